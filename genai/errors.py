@@ -1,0 +1,69 @@
+"""Every error this library raises on purpose.
+
+    GenAIError
+    ├── ConfigError          an option, config file or request field is wrong
+    │   └── CapacityError    what was asked for cannot fit in memory or in the model's context
+    ├── ModelError           a model cannot be used
+    │   ├── ModelNotFoundError   no such model, file or folder
+    │   ├── DownloadError        fetching weights failed (network, checksum, disk)
+    │   ├── WeightsError         a GGUF or safetensors file is damaged or incomplete
+    │   ├── UnsupportedModelError  an architecture or feature that is not supported
+    │   └── ContractError        a graph that does not follow the contract (genai/contract.py)
+    ├── TokenizerError       a tokenizer or chat template cannot be built or applied
+    ├── RuntimeUnavailableError  ONNX Runtime is missing, or its kernels are wrong or absent
+    └── GraphRunError        ONNX Runtime failed while running a graph
+
+The command line prints `str(error)` as one line and exits with code 2.
+Messages say what was wrong, what is allowed, and what to do next.
+"""
+
+
+class GenAIError(Exception):
+    """Base of all errors raised on purpose."""
+
+
+class ConfigError(GenAIError, ValueError):
+    """An option, a configuration file or a request field is wrong."""
+
+
+class CapacityError(ConfigError):
+    """What was asked for does not fit in memory or in the model's context."""
+
+
+class ModelError(GenAIError):
+    """A model cannot be used."""
+
+
+class ModelNotFoundError(ModelError, FileNotFoundError):
+    """No such model, file or folder."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+class DownloadError(ModelError):
+    """Fetching weights failed: network, checksum or disk."""
+
+
+class WeightsError(ModelError):
+    """A weights file is damaged or incomplete."""
+
+
+class UnsupportedModelError(ModelError):
+    """The model uses an architecture or a feature that is not supported."""
+
+
+class ContractError(ModelError):
+    """A graph does not follow the contract in `genai/contract.py`."""
+
+
+class TokenizerError(GenAIError):
+    """A tokenizer or a chat template cannot be built or applied."""
+
+
+class RuntimeUnavailableError(GenAIError):
+    """ONNX Runtime is missing, or a kernel that decoding needs is wrong or absent."""
+
+
+class GraphRunError(GenAIError):
+    """ONNX Runtime failed while running a graph."""
