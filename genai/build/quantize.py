@@ -1,0 +1,132 @@
+"""Integer weights: rounding to blocks, and the byte layout that ONNX Runtime's block operators read.
+
+All weights here are symmetric: no zero points are stored, and the operators' default, `2 ** (bits - 1)`, stands for 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from genai.build.source import BlockWeight, FloatArray
+from genai.errors import WeightsError
+
+ByteArray: TypeAlias = npt.NDArray[np.uint8]
+Bits: TypeAlias = Literal[4, 8]
+
+# Where a 4-bit block's largest element may land: -8 is the end of the range, 7 the other one; outside it the element
+# is clipped so that the others get finer steps, inside it the steps are coarser and nothing is clipped.
+_TARGETS_4 = (-9.0, -8.5, -8.0, -7.5, -7.0, 7.0, 7.5, 8.0)
+_SMALLEST_SCALE = 1e-36
+_CHUNK_ELEMENTS = 1 << 17
+_NUM_THREADS = 2
+
+
+def quantize(weight: FloatArray, *, bits: Bits, block_size: int = 32) -> BlockWeight:
+    """Round a weight to blocks along its last axis.
+
+    weight: [N, K] float32. In 4 bits each block's scale is the one with the least squared error of a small search, in
+    8 bits its largest element becomes 127. If K is no multiple of `block_size` the last block of a row is shorter.
+    Raises: WeightsError if the weight has values that are not finite.
+    """
+    return _rounded(weight.shape, lambda rows: weight[rows], bits, block_size)
+
+
+def requantized(block: BlockWeight, bits: Bits = 8) -> BlockWeight:
+    """The nearest weight without offsets: exact if it has none and fits `bits`, else rounded anew, block by block."""
+    if block.offsets is None and block.bits <= bits:
+        shift = np.uint8(2 ** (bits - 1) - 2 ** (block.bits - 1))
+        return BlockWeight(values=block.values + shift, scales=block.scales, bits=bits, block_size=block.block_size)
+    return _rounded(block.values.shape, lambda rows: block.take_rows(rows).dequantize(), bits, block.block_size)
+
+
+def pack(block: BlockWeight) -> tuple[ByteArray, FloatArray]:
+    """A weight without offsets in the layout of MatMulNBits and GatherBlockQuantized.
+
+    Returns: data [N, blocks, block_size * bits / 8] uint8, in 4 bits the earlier element in the low nibble, and scales
+    [N, blocks] float32. A short last block is filled with zeros.
+    Specification: onnxruntime's docs/ContribOperators.md.
+    """
+    if block.offsets is not None:
+        raise ValueError("a weight with offsets has no MatMulNBits form; see requantized()")
+    rows, columns = block.values.shape
+    padding = -columns % block.block_size
+    values = block.values
+    if padding:
+        values = np.pad(values, ((0, 0), (0, padding)), constant_values=2 ** (block.bits - 1))
+    if block.bits == 4:
+        values = values[:, 0::2] | (values[:, 1::2] << np.uint8(4))
+    return values.reshape(rows, block.scales.shape[1], -1), block.scales
+
+
+def _rounded(shape: tuple[int, ...], read: Callable[[slice], FloatArray], bits: Bits, block_size: int) -> BlockWeight:
+    """Round the rows that `read` gives, a few at a time: temporaries stay in the processor's cache."""
+    rows, columns = shape
+    num_blocks = -(-columns // block_size)
+    values = np.empty((rows, columns), dtype=np.uint8)
+    scales = np.empty((rows, num_blocks), dtype=np.float32)
+    round_blocks = _round_4 if bits == 4 else _round_8
+
+    def work(part: slice) -> None:
+        chunk = read(part)
+        if padding := num_blocks * block_size - columns:
+            chunk = np.pad(chunk, ((0, 0), (0, padding)))
+        with np.errstate(over="ignore"):
+            rounded, scales[part] = round_blocks(chunk.reshape(len(chunk), num_blocks, block_size))
+        if not np.isfinite(scales[part]).all():
+            raise WeightsError("a weight holds values that are infinite or not numbers; the checkpoint is damaged")
+        values[part] = rounded.reshape(len(chunk), -1)[:, :columns]
+
+    with ThreadPoolExecutor(_NUM_THREADS) as pool:
+        for _ in pool.map(work, _row_chunks(rows, columns)):
+            pass
+    return BlockWeight(values=values, scales=scales, bits=bits, block_size=block_size)
+
+
+def _row_chunks(rows: int, columns: int) -> Iterator[slice]:
+    step = max(1, _CHUNK_ELEMENTS // max(1, columns))
+    return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
+
+
+def _inverse(scales: FloatArray) -> FloatArray:
+    """1 / scales, with 0 for scales so small that the inverse would overflow."""
+    return np.divide(1, scales, out=np.zeros_like(scales), where=np.abs(scales) > _SMALLEST_SCALE)
+
+
+def _round_8(blocks: FloatArray) -> tuple[ByteArray, FloatArray]:
+    scales = np.maximum(blocks.max(axis=-1), -blocks.min(axis=-1)) / np.float32(127)
+    if not np.isfinite(scales).all():
+        return np.zeros(blocks.shape, dtype=np.uint8), scales
+    rounded = blocks * _inverse(scales)[..., None]
+    rounded += np.float32(128.5)  # all are positive now: the cast's truncation rounds half up
+    return rounded.astype(np.uint8), scales
+
+
+def _round_4(blocks: FloatArray) -> tuple[ByteArray, FloatArray]:
+    """Try `_TARGETS_4` for each block's largest element; each try's scale is then fitted by least squares."""
+    highest, lowest = blocks.max(axis=-1), blocks.min(axis=-1)
+    peaks = np.where(highest > -lowest, highest, lowest)
+    if not np.isfinite(peaks).all():
+        return np.zeros(blocks.shape, dtype=np.uint8), peaks
+    best_fit = np.full(peaks.shape, -1, dtype=np.float32)
+    best_values = np.zeros(blocks.shape, dtype=np.float32)
+    best_scales = np.zeros(peaks.shape, dtype=np.float32)
+    for target in _TARGETS_4:
+        values = blocks * (np.float32(target) * _inverse(peaks))[..., None]
+        np.rint(values, out=values)
+        np.clip(values, -8, 7, out=values)
+        products = np.einsum("...k,...k->...", blocks, values)
+        squares = np.einsum("...k,...k->...", values, values)
+        # With the best scale, products / squares, the squared error is |block|² - products² / squares.
+        scales = products * _inverse(squares)
+        fit = products * scales
+        is_better = fit > best_fit
+        np.copyto(best_fit, fit, where=is_better)
+        np.copyto(best_scales, scales, where=is_better)
+        np.copyto(best_values, values, where=is_better[..., None])
+    best_values += 8
+    return best_values.astype(np.uint8), best_scales
