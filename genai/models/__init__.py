@@ -1,0 +1,16 @@
+"""Model packages: find them by name or path, pull their weights, build them on demand, keep them in a cache."""
+
+from genai.models.catalog import KnownModel, known_models
+from genai.models.library import BuiltPackage, ModelStatus, is_package, list_models, package, pull, remove
+
+__all__ = [
+    "BuiltPackage",
+    "KnownModel",
+    "ModelStatus",
+    "is_package",
+    "known_models",
+    "list_models",
+    "package",
+    "pull",
+    "remove",
+]

@@ -1,0 +1,146 @@
+"""Models named by hub id, `organisation/name[@revision][:file.gguf]`, fetched by `huggingface_hub` into its own cache.
+
+Without a file the repository's safetensors weights are taken, or its only GGUF. A file may also be named by a part of
+its name that no other GGUF there has (`organisation/name:Q4_K_M`).
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import glob
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from genai.errors import DownloadError, ModelNotFoundError, UnsupportedModelError
+from genai.progress import Progress
+
+_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w.-]*[\w-])(@(?P<revision>[\w./-]+))?(:(?P<file>[^:]+))?", re.ASCII)
+_WANTED = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template*",
+    "*.safetensors",
+    "*.safetensors.index.json",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HubId:
+    """A repository on the hub; revision: a branch, tag or commit (None: the default branch); file: one GGUF in it."""
+
+    repo: str
+    revision: str | None = None
+    file: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> HubId | None:
+        """Read `organisation/name[@revision][:file]`; None if the text does not look like one."""
+        found = _ID.fullmatch(text)
+        return cls(**found.groupdict()) if found else None
+
+    @property
+    def label(self) -> str:
+        """A short name for folders."""
+        return self.repo.replace("/", "--") + (f"-{Path(self.file).stem}" if self.file else "")
+
+
+def fetch(hub_id: HubId, progress: Progress) -> Path:
+    """Bring a repository's newest matching files here: a folder with safetensors weights, or one GGUF file.
+
+    Files that are already in the cache are not fetched again; interrupted downloads are resumed.
+    Raises: ModelNotFoundError, DownloadError, UnsupportedModelError (no weights that can be read).
+    """
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    from genai.models.hub_progress import bars_to
+
+    try:
+        progress(f"asking the hub for {hub_id.repo}", 0, 0)
+        info = huggingface_hub.HfApi().model_info(hub_id.repo, revision=hub_id.revision)
+        files = choose_files(hub_id, [sibling.rfilename for sibling in info.siblings or []])
+        folder = huggingface_hub.snapshot_download(
+            hub_id.repo,
+            revision=info.sha,
+            allow_patterns=[glob.escape(file) for file in files],
+            tqdm_class=bars_to(progress, hub_id.repo),
+        )
+    except HFValidationError as error:
+        raise ModelNotFoundError(f"{hub_id.repo!r} is not a hub id: {_line(error)}") from None
+    except (HfHubHTTPError, OSError, RuntimeError) as error:
+        raise _translated(hub_id, error) from None
+    except Exception as error:  # the HTTP client's own errors, which are not the same in every release
+        if not _is_http_error(error):
+            raise
+        raise _translated(hub_id, error) from None
+    return Path(folder, files[0]) if files[0].endswith(".gguf") else Path(folder)
+
+
+def choose_files(hub_id: HubId, names: Sequence[str]) -> list[str]:
+    """Which of a repository's files to fetch: one GGUF, or configuration, tokenizer and safetensors weights.
+
+    Raises: ModelNotFoundError, UnsupportedModelError.
+    """
+    ggufs = sorted(name for name in names if name.endswith(".gguf"))
+    if hub_id.file:
+        exact = [name for name in names if name == hub_id.file]
+        alike = exact or [name for name in ggufs if hub_id.file.lower() in name.lower()]
+        if len(alike) != 1:
+            raise ModelNotFoundError(
+                f"{hub_id.repo} has {'several files' if alike else 'no file'} {hub_id.file!r}; "
+                f"its GGUF files: {', '.join(alike or ggufs) or 'none'}"
+            )
+        return alike
+    wanted = [name for name in names if any(fnmatch.fnmatch(name, pattern) for pattern in _WANTED) and "/" not in name]
+    weights = [name for name in wanted if name.endswith(".safetensors")]
+    named_as_usual = [name for name in weights if name.startswith("model")]
+    if weights and "config.json" in names:
+        # Some repositories hold the same weights twice, under the original authors' names.
+        return [name for name in wanted if name not in weights or name in (named_as_usual or weights)]
+    if len(ggufs) == 1:
+        return ggufs
+    if ggufs:
+        raise ModelNotFoundError(
+            f"{hub_id.repo} has several GGUF files; name one, as {hub_id.repo}:FILE, of: {', '.join(ggufs)}"
+        )
+    raise UnsupportedModelError(f"{hub_id.repo} has no safetensors weights with a config.json, and no GGUF file")
+
+
+def _translated(hub_id: HubId, error: Exception) -> ModelNotFoundError | DownloadError:
+    """An error of the hub's client as one of ours, one line long."""
+    from huggingface_hub import errors
+
+    at = f" at revision {hub_id.revision!r}" if hub_id.revision else ""
+    match error:
+        case errors.GatedRepoError():
+            return DownloadError(
+                f"{hub_id.repo} is gated: accept its terms on its page on the hub, then log in with `hf auth login`"
+            )
+        case errors.RepositoryNotFoundError():
+            return ModelNotFoundError(
+                f"the hub has no model {hub_id.repo!r}, or it is private (then log in with `hf auth login`)"
+            )
+        case errors.RevisionNotFoundError() | errors.EntryNotFoundError() if not isinstance(
+            error, errors.LocalEntryNotFoundError
+        ):
+            return ModelNotFoundError(f"{hub_id.repo} has not what was asked for{at}: {_line(error)}")
+        case errors.OfflineModeIsEnabled():
+            return DownloadError(f"{hub_id.repo} is not here, and HF_HUB_OFFLINE forbids to fetch it")
+        case _:
+            return DownloadError(f"cannot fetch {hub_id.repo} from the hub{at}: {_line(error)}; the same call resumes")
+
+
+def _is_http_error(error: Exception) -> bool:
+    return any(kind.__module__.partition(".")[0].startswith(("httpx", "httpcore")) for kind in type(error).__mro__)
+
+
+def _line(error: Exception) -> str:
+    """An error's first line, without the client's advice."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

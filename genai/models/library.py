@@ -1,0 +1,244 @@
+"""From a model's name to a model package on disk: find, pull, build on demand, list, remove."""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from genai import config
+from genai.config import DEVICES, PRECISIONS, Precision
+from genai.errors import ConfigError, ModelNotFoundError
+from genai.models import hub, store, wheels
+from genai.models.catalog import KnownModel, known_models, not_found
+from genai.progress import Progress, silent
+
+_LOG = logging.getLogger(__name__)
+_PACKAGE_NAME = re.compile(rf"(?P<label>[^.].*)-(?P<precision>{'|'.join(PRECISIONS)})-(?P<key>[^-]+)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuiltPackage:
+    """A model package in the cache."""
+
+    path: Path
+    precision: Precision
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelStatus:
+    """What is here of a model. weights: the pulled GGUF of a known model, or None; known: it is in the catalogue."""
+
+    name: str
+    known: bool
+    description: str = ""
+    license: str = ""
+    weights: Path | None = None
+    num_weights_bytes: int = 0
+    packages: tuple[BuiltPackage, ...] = ()
+
+
+def package(
+    name: str | Path,
+    *,
+    precision: Precision = "auto",
+    device: str = "auto",
+    max_seq_len: int | None = None,
+    progress: Progress = silent,
+) -> Path:
+    """The model package of a model, pulled and built first if that has not been done.
+
+    name: a known name, a package folder (used as it is), a Hugging Face folder, a .gguf file, or a hub id.
+    Raises: ModelNotFoundError, DownloadError, ConfigError, and what the builder raises.
+    """
+    if precision not in PRECISIONS:
+        raise ConfigError(f"precision={precision!r}: must be one of {', '.join(PRECISIONS)}")
+    if device not in DEVICES:
+        raise ConfigError(f"device={device!r}: must be one of {', '.join(DEVICES)}")
+    name = str(name)
+    folder = Path(name).expanduser()
+    if name not in known_models() and is_package(folder):
+        _check_precision(folder, precision)
+        return folder
+    source, label = _source(name, progress)
+    options = _BuildOptions(precision=precision, device=_resolved(device), max_seq_len=max_seq_len)
+    return _built(source, label, options, progress)
+
+
+def pull(name: str | Path, *, progress: Progress = silent) -> Path:
+    """Bring a model's weights here: a GGUF file or a folder. A hub id is asked for anew each time.
+
+    Raises: ModelNotFoundError, DownloadError.
+    """
+    if model := known_models().get(str(name)):
+        return _pull_known(model, progress)
+    if hub_id := hub.HubId.parse(str(name)):
+        path = hub.fetch(hub_id, progress)
+        store.remember(f"hub {name}", "", str(path))
+        return path
+    raise not_found(str(name))
+
+
+def list_models() -> list[ModelStatus]:
+    """Every known model, then what else has been built."""
+    built: dict[str, list[BuiltPackage]] = {}
+    for path in sorted(store.packages_folder().glob("*/genai.json")):
+        if found := _PACKAGE_NAME.fullmatch(path.parent.name):
+            built.setdefault(found["label"], []).append(
+                BuiltPackage(
+                    path=path.parent,
+                    precision=next(p for p in PRECISIONS if p == found["precision"]),
+                    num_bytes=store.tree_bytes(path.parent),
+                )
+            )
+    known = []
+    for model in known_models().values():
+        weights = _weights(model)
+        known.append(
+            ModelStatus(
+                name=model.name,
+                known=True,
+                description=model.description,
+                license=model.license,
+                weights=weights,
+                num_weights_bytes=model.size if weights else 0,
+                packages=tuple(built.pop(store.label_of(model.name), ())),
+            )
+        )
+    return known + [
+        ModelStatus(name=label, known=False, packages=tuple(packages)) for label, packages in sorted(built.items())
+    ]
+
+
+def remove(name: str) -> int:
+    """Delete a model's weights, its packages and what an interrupted pull left; returns the bytes that this freed.
+
+    Weights that the hub's client keeps in its own cache, and files of the user's own, are not touched.
+    Raises: ModelNotFoundError if nothing of it is here.
+    """
+    hub_id = hub.HubId.parse(name)
+    label = hub_id.label if hub_id else name
+    status = next((model for model in list_models() if model.name in (name, store.label_of(label))), None)
+    doomed = [package.path for package in status.packages] if status else []
+    if name in known_models():
+        doomed += [store.weights_folder(name), store.downloads_folder(name)]
+    doomed = [path for path in doomed if path.exists()]
+    if not doomed:
+        raise ModelNotFoundError(f"nothing of {name!r} is here; `genai models` lists what is")
+    freed = sum(store.tree_bytes(path) for path in doomed)
+    for path in doomed:
+        (path / "genai.json").unlink(missing_ok=True)  # a removal that is cut short leaves no package
+        shutil.rmtree(path)
+    return freed
+
+
+def is_package(folder: Path) -> bool:
+    """Whether a folder is a model package."""
+    return (folder / "genai.json").is_file()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _BuildOptions:
+    precision: Precision
+    device: str
+    max_seq_len: int | None
+
+
+def _source(name: str, progress: Progress) -> tuple[Path, str]:
+    """A model's weights, here, and a label for its packages."""
+    if model := known_models().get(name):
+        return _pull_known(model, progress), model.name
+    path = Path(name).expanduser()
+    if path.is_file() and path.suffix == ".gguf":
+        return path.resolve(), path.stem
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelNotFoundError(f"{path} is no model: it has neither genai.json (a package) nor config.json")
+        return path.resolve(), path.resolve().name
+    if path.exists():
+        raise ModelNotFoundError(f"{path} is no model: give a package folder, a Hugging Face folder or a .gguf file")
+    hub_id = hub.HubId.parse(name)
+    if hub_id is None:
+        raise not_found(name)
+    here = store.recall(f"hub {name}", "")
+    return Path(here) if here and Path(here).exists() else pull(name, progress=progress), hub_id.label
+
+
+def _pull_known(model: KnownModel, progress: Progress) -> Path:
+    if weights := _weights(model):
+        return weights
+    with store.locked(model.name, progress):
+        if weights := _weights(model):  # another process has just pulled it
+            return weights
+        if model.terms:
+            _LOG.warning("%s", model.terms)
+        target = store.weights_folder(model.name) / model.file
+        wheels.pull_weights(model, target, progress)
+    return target
+
+
+def _weights(model: KnownModel) -> Path | None:
+    """The pulled weights; they have their final name only after their checksum was verified."""
+    path = store.weights_folder(model.name) / model.file
+    return path if path.is_file() and path.stat().st_size == model.size else None
+
+
+def _built(source: Path, label: str, options: _BuildOptions, progress: Progress) -> Path:
+    """The package of a source and options, from the cache or built into it."""
+    question = f"package {source} {options.precision} {options.device} {options.max_seq_len}"
+    stamp = store.fingerprint(source) + _builder_stamp()
+    name = store.recall(question, stamp)
+    if name and is_package(store.packages_folder() / name):
+        return store.packages_folder() / name
+    name = _build(source, label, options, progress)
+    store.remember(question, stamp, name)
+    return store.packages_folder() / name
+
+
+def _build(source: Path, label: str, options: _BuildOptions, progress: Progress) -> str:
+    """Build a package into the cache, unless it is there under its key; returns its folder's name."""
+    from genai.build.open import source_digest
+    from genai.build.package import build_package, package_key
+
+    precision, device, max_seq_len = options.precision, options.device, options.max_seq_len
+    digest = source_digest(source)
+    key = package_key(source, precision=precision, device=device, max_seq_len=max_seq_len, sha256=digest)
+    name = f"{store.label_of(label)}-{precision}-{key}"
+    target = store.packages_folder() / name
+    with store.locked(name, progress):
+        for leftover in store.packages_folder().glob(f".{name}.*"):  # of builds that were killed
+            shutil.rmtree(leftover, ignore_errors=True)
+        if not is_package(target):
+            build_package(
+                source, target, precision=precision, device=device, max_seq_len=max_seq_len, progress=progress
+            )
+    return name
+
+
+def _builder_stamp() -> str:
+    """Changes when the builder's code does, so that keys are worked out anew; importing it would take a second."""
+    folder = Path(config.__file__).with_name("build")
+    return str(max(file.stat().st_mtime_ns for file in folder.rglob("*.py")))
+
+
+def _resolved(device: str) -> str:
+    """The device to build for: for `auto`, CUDA where the installed ONNX Runtime has it."""
+    if device != "auto":
+        return device
+    config.disable_runtime_telemetry()
+    try:
+        import onnxruntime
+    except ImportError:
+        return "cpu"
+    return "cuda" if "CUDAExecutionProvider" in onnxruntime.get_available_providers() else "cpu"
+
+
+def _check_precision(folder: Path, precision: Precision) -> None:
+    if precision == "auto":
+        return
+    built = config.ModelConfig.read(folder).provenance.precision
+    if built != precision:
+        raise ConfigError(f"{folder} was built in {built}, not {precision}: build it again from its weights")
