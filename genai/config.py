@@ -96,7 +96,9 @@ class GenerationConfig:
         own = {name: options.pop(name) for name in list(options) if name in _names(GenerationConfig)}
         unknown = options.keys() - _names(SamplingConfig)
         if unknown:
-            allowed = sorted((_names(GenerationConfig) | _names(SamplingConfig) | _ALIASES.keys()) - {"sampling_config"})
+            allowed = sorted(
+                (_names(GenerationConfig) | _names(SamplingConfig) | _ALIASES.keys()) - {"sampling_config"}
+            )
             raise ConfigError(f"unknown generation option {sorted(unknown)[0]!r}; allowed: {', '.join(allowed)}")
         nested = own.pop("sampling_config", None) or self.sampling_config
         if not isinstance(nested, SamplingConfig):
@@ -229,6 +231,17 @@ def genai_home() -> Path:
         return Path(home).expanduser()
     cache = os.environ.get("XDG_CACHE_HOME")
     return (Path(cache) if cache else Path.home() / ".cache") / "genai"
+
+
+def is_debugging() -> bool:
+    """Whether the command line shows tracebacks: `$GENAI_DEBUG` is set, and not to 0."""
+    return os.environ.get("GENAI_DEBUG", "0") not in ("", "0")
+
+
+def certificate_file() -> str | None:
+    """The certificate bundle that the user chose for downloads, by the names that pip reads; None: the system's."""
+    chosen = (os.environ.get(name) for name in ("PIP_CERT", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"))
+    return next((path for path in chosen if path and Path(path).is_file()), None)
 
 
 def disable_runtime_telemetry() -> None:
