@@ -1,0 +1,60 @@
+"""Opening weights, whatever they are, and fingerprinting them."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from genai.build.checkpoint_config import CONFIG_FILE
+from genai.build.gguf_source import GgufSource
+from genai.build.safetensors import INDEX_FILE, SINGLE_FILE, SafetensorsSource, weight_files
+from genai.errors import ModelNotFoundError, WeightsError
+
+
+def open_source(path: str | Path) -> GgufSource | SafetensorsSource:
+    """Open a GGUF file, a folder with one GGUF file, or a Hugging Face folder; close it when done.
+
+    Raises: ModelNotFoundError, WeightsError, UnsupportedModelError.
+    """
+    place = _located(Path(path))
+    return GgufSource(place) if place.is_file() else SafetensorsSource(place)
+
+
+def source_digest(path: str | Path) -> str:
+    """A SHA-256 over everything `open_source` would read, in hexadecimal.
+
+    Of a single file it is the file's own; of a folder that of a listing, as `sha256sum` prints it, of its
+    configuration and weight files.
+    """
+    place = _located(Path(path))
+    if place.is_file():
+        return _file_digest(place)
+    files = sorted([place / CONFIG_FILE, *weight_files(place)])
+    listing = "".join(f"{_file_digest(file)}  {file.name}\n" for file in files)
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def _located(path: Path) -> Path:
+    """The GGUF file or the Hugging Face folder that a path means."""
+    if path.is_file():
+        if path.suffix == ".safetensors":
+            raise WeightsError(f"{path} is only the weights; give the folder with its {CONFIG_FILE}")
+        return path
+    if not path.is_dir():
+        raise ModelNotFoundError(f"{path}: no such file or folder")
+    if (path / SINGLE_FILE).is_file() or (path / INDEX_FILE).is_file():
+        return path
+    files = sorted(path.glob("*.gguf"))
+    if len(files) > 1:
+        raise WeightsError(
+            f"{path} has {len(files)} GGUF files; give one of them: {', '.join(f.name for f in files[:8])}"
+        )
+    return files[0] if files else path
+
+
+def _file_digest(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read ({error.strerror})") from None
