@@ -67,12 +67,14 @@ class GenerationConfig:
     eos_token_ids: tokens that end the text; None: the model's own.
     stop_strings: the text ends before the first of these.
     ignore_eos: go on past end-of-sequence tokens (benchmarks).
+    logprobs: report the log probability of each generated token, before any sampling option.
     """
 
     max_new_tokens: int | None = None
     eos_token_ids: tuple[int, ...] | None = None
     stop_strings: tuple[str, ...] = ()
     ignore_eos: bool = False
+    logprobs: bool = False
     sampling_config: SamplingConfig = field(default_factory=SamplingConfig)
 
     def __post_init__(self) -> None:

@@ -1,0 +1,20 @@
+"""Granite: Llama with multipliers on embedding, attention scores, residual additions and logits."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from genai.build.architectures.config import ConfigReader
+from genai.build.spec import DecoderSpec
+
+
+def decoder_spec(config: ConfigReader) -> DecoderSpec:
+    """Llama's layers with Granite's four multipliers."""
+    attention = config.attention(config.rotary())
+    attention = dataclasses.replace(attention, scale=config.number("attention_multiplier", attention.scale))
+    return dataclasses.replace(
+        config.decoder([attention] * config.size("num_hidden_layers")),
+        embedding_scale=config.number("embedding_multiplier", 1.0),
+        residual_scale=config.number("residual_multiplier", 1.0),
+        logits_scale=1.0 / config.number("logits_scaling", 1.0),
+    )

@@ -1,0 +1,15 @@
+"""OLMo 2: norms after the blocks instead of before, and a norm over all heads' queries and keys together."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from genai.build.architectures.config import ConfigReader
+from genai.build.spec import POST_NORM, DecoderSpec
+
+
+def decoder_spec(config: ConfigReader) -> DecoderSpec:
+    """Llama's layers with post-norms and whole-width query/key norms."""
+    attention = dataclasses.replace(config.attention(config.rotary()), qk_norm="all_heads")
+    decoder = config.decoder([attention] * config.size("num_hidden_layers"))
+    return dataclasses.replace(decoder, norms=POST_NORM)

@@ -1,0 +1,195 @@
+"""The KV cache: one arena per layer and per K/V, allocated once, and the rows in it.
+
+A row is a number; where it lies is the layout's business (`layout.py`), and the graph sees it through a `View`: a
+pointer and a shape [rows, capacity, kv_size], bound as input and as output of TensorScatter alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from genai.errors import CapacityError
+from genai.runtime.layout import Group, Layout, Move, bucketed
+from genai.runtime.memory import Buffer, Memory
+
+_ITEM_SIZE = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheShape:
+    """What a model's cache is made of: `num_buffers` (two per layer) of `kv_size` elements per token."""
+
+    num_buffers: int
+    kv_size: int
+    dtype: str
+
+    @property
+    def slot_bytes(self) -> int:
+        """Bytes that one token takes in one buffer."""
+        return self.kv_size * _ITEM_SIZE[self.dtype]
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes that one token takes in all buffers."""
+        return self.slot_bytes * self.num_buffers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """Neighbouring rows as one tensor: [num_rows, capacity, kv_size] from slot `start`."""
+
+    start: int
+    num_rows: int
+    capacity: int
+
+
+class KVCache:
+    """Rows of keys and values in preallocated memory.
+
+    num_slots: tokens that fit in all rows together. Nothing here allocates after construction.
+    """
+
+    def __init__(self, shape: CacheShape, num_slots: int, memory: Memory) -> None:
+        self.shape = shape
+        self._layout = Layout(num_slots)
+        self._buffers: list[Buffer] = [
+            memory.allocate(num_slots * shape.slot_bytes) for _ in range(shape.num_buffers)
+        ]
+        self._next_row = 0
+
+    @property
+    def num_slots(self) -> int:
+        """Tokens that fit in all rows together."""
+        return self._layout.num_slots
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """All rows, in the order in which they lie."""
+        return tuple(row for group in self._layout.groups for row in group.rows)
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """Rows by the groups in which they run."""
+        return self._layout.groups
+
+    def valid(self, row: int) -> int:
+        """How many tokens a row holds."""
+        return self._layout.valid(row)
+
+    def capacity(self, row: int) -> int:
+        """How many tokens a row can hold where it lies."""
+        return self._layout.place(row).capacity
+
+    def can_hold(self, needs: Sequence[int]) -> bool:
+        """Whether rows of these lengths, in one group, fit into an otherwise empty arena."""
+        return bucketed(max(needs)) * len(needs) <= self.num_slots
+
+    def allocate(self, num_tokens: int) -> int:
+        """A new, empty row with room for this many tokens. Raises: CapacityError; nothing has changed then."""
+        row = self._next_row
+        self._arrange([*self.rows, row], num_tokens)
+        self._next_row += 1
+        return row
+
+    def reserve(self, row: int, num_tokens: int) -> None:
+        """Make room for this many tokens in a row. Raises: CapacityError; nothing has changed then."""
+        if num_tokens > self.capacity(row):
+            self._arrange(list(self.rows), num_tokens)
+
+    def free(self, row: int) -> None:
+        """Forget a row; the last one moves into its place."""
+        rows = list(self.rows)
+        last = rows.pop()
+        if last != row:
+            rows[rows.index(row)] = last
+        self._arrange(rows, 0)
+
+    def truncate(self, row: int, num_tokens: int) -> None:
+        """Keep a row's first tokens only: rewinding costs nothing."""
+        if num_tokens > self.valid(row):
+            raise CapacityError(f"cannot keep {num_tokens} tokens of a row that holds {self.valid(row)}")
+        self._layout.set_valid(row, num_tokens)
+
+    def extend(self, row: int, num_tokens: int) -> None:
+        """Count tokens that the graph has just written."""
+        self._layout.set_valid(row, self.valid(row) + num_tokens)
+
+    def fork(self, row: int, num_tokens: int) -> int:
+        """A new row that begins with a copy of another's first tokens. Raises: CapacityError."""
+        if num_tokens > self.valid(row):
+            raise CapacityError(f"cannot fork {num_tokens} tokens of a row that holds {self.valid(row)}")
+        new = self.allocate(num_tokens)
+        source, target = self._layout.place(row).start, self._layout.place(new).start
+        for buffer in self._buffers:
+            self._copy(buffer, target, source, num_tokens)
+        self._layout.set_valid(new, num_tokens)
+        return new
+
+    def export_row(self, row: int, num_tokens: int | None = None) -> list[npt.NDArray[np.uint8]]:
+        """A row's first tokens as raw bytes in host memory, one array for each buffer."""
+        size = (self.valid(row) if num_tokens is None else num_tokens) * self.shape.slot_bytes
+        start = self._layout.place(row).start * self.shape.slot_bytes
+        return [buffer.read(start, size) for buffer in self._buffers]
+
+    def import_row(self, data: Sequence[npt.NDArray[np.uint8]]) -> int:
+        """A new row from what `export_row` returned. Raises: CapacityError."""
+        num_tokens = data[0].size // self.shape.slot_bytes
+        row = self.allocate(num_tokens)
+        start = self._layout.place(row).start * self.shape.slot_bytes
+        for buffer, content in zip(self._buffers, data, strict=True):
+            buffer.write(start, content)
+        self._layout.set_valid(row, num_tokens)
+        return row
+
+    def view(self, row: int, num_tokens: int) -> View:
+        """One row alone, no longer than it has to be for this many tokens."""
+        place = self._layout.place(row)
+        return View(start=place.start, num_rows=1, capacity=min(bucketed(num_tokens), place.capacity))
+
+    def group_view(self, group: Group) -> View:
+        """All rows of a group; a row that is alone gets no more capacity than one more token needs."""
+        if len(group.rows) == 1:
+            return self.view(group.rows[0], self.valid(group.rows[0]) + 1)
+        return View(start=group.start, num_rows=len(group.rows), capacity=group.capacity)
+
+    def pointers(self, view: View) -> list[int]:
+        """Where a view begins in each buffer."""
+        offset = view.start * self.shape.slot_bytes
+        return [buffer.pointer + offset for buffer in self._buffers]
+
+    def check_integrity(self) -> None:
+        """Raises: AssertionError if rows overlap or leave the arena."""
+        self._layout.check_integrity()
+
+    def _arrange(self, rows: Sequence[int], num_tokens: int) -> None:
+        """One group of these rows, of the smallest capacity that holds them and `num_tokens`."""
+        known = set(self.rows)
+        needed = max([num_tokens, 1, *(self.valid(row) for row in rows if row in known)])
+        capacity = bucketed(needed)
+        # A somewhat larger capacity is kept: shrinking copies, and the next growth would copy back.
+        current = max((group.capacity for group in self.groups), default=0)
+        if capacity < current <= 2 * capacity and self._layout.fits([Group(capacity=current, rows=tuple(rows))]):
+            capacity = current
+        if capacity * len(rows) > self.num_slots:  # the last bit of the arena is smaller than a bucket
+            capacity = max(needed, self.num_slots // max(len(rows), 1))
+        self._move(self._layout.arrange([Group(capacity=capacity, rows=tuple(rows))]))
+
+    def _move(self, moves: Sequence[Move]) -> None:
+        size = self.shape.slot_bytes
+        for buffer in self._buffers:
+            stash: dict[int, npt.NDArray[np.uint8]] = {}
+            for move in moves:
+                if move.target is None and move.source is not None:
+                    stash[move.row] = buffer.read(move.source * size, move.length * size)
+                elif move.source is None and move.target is not None:
+                    buffer.write(move.target * size, stash.pop(move.row))
+                elif move.source is not None and move.target is not None:
+                    self._copy(buffer, move.target, move.source, move.length)
+
+    def _copy(self, buffer: Buffer, target: int, source: int, num_tokens: int) -> None:
+        size = self.shape.slot_bytes
+        buffer.move(target * size, source * size, num_tokens * size)

@@ -1,0 +1,166 @@
+"""Rows and tokens in, logits out: the graph's inputs kept in fixed buffers, bound once for each shape.
+
+A run covers neighbouring rows of the cache, each bringing up to T new tokens, right-padded:
+
+    row 0   ████████▒▒▒···      █ valid before   ▒ new tokens   · free
+    row 1   ███▒○○·········     ○ padding: written behind the valid part, overwritten by the next run
+
+Between two runs of one shape nothing is allocated and nothing rebound: a few small arrays change in place.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from genai import contract
+from genai.errors import CapacityError
+from genai.runtime.cache import KVCache, View
+from genai.runtime.session import Binding, Session
+
+FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int64]
+
+_MAX_STEPS = 24
+"""Shapes kept bound; the least recently used goes. A conversation needs one per capacity it passes through."""
+_SCORE_BYTES = 64 * 2**20
+"""Largest logits buffer of one scoring run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Step:
+    """One shape of run: its buffers and their bindings.
+
+    input_ids, position_ids: [B, T]; write_indices, nonpad_kv_seqlen: [B]; logits_positions: [B, P];
+    logits: [B, P, V] float32; offsets: 0 … T-1.
+    """
+
+    input_ids: IntArray
+    position_ids: IntArray
+    write_indices: IntArray
+    nonpad_kv_seqlen: IntArray
+    logits_positions: IntArray
+    logits: FloatArray
+    offsets: IntArray
+    binding: Binding
+
+
+class Runner:
+    """Runs a contract graph over the rows of its cache.
+
+    graph_seconds: time spent inside runs of the graph, for benchmarks.
+    """
+
+    def __init__(self, session: Session, cache: KVCache, vocab_size: int, prefill_chunk: int) -> None:
+        self.cache = cache
+        self.vocab_size = vocab_size
+        self.graph_seconds = 0.0
+        self._session = session
+        self._prefill_chunk = prefill_chunk
+        self._names = contract.cache_names(cache.shape.num_buffers // 2)
+        self._steps: OrderedDict[tuple[int, int, int, int, int], _Step] = OrderedDict()
+
+    def prefill(self, row: int, tokens: Sequence[int]) -> FloatArray:
+        """Add tokens to a row, in chunks; returns the last one's logits [V], valid until the next run.
+
+        Raises: CapacityError if the row cannot be made long enough; GraphRunError.
+        """
+        for start in range(0, len(tokens), self._prefill_chunk):
+            logits = self.prefill_chunk(row, tokens[start : start + self._prefill_chunk])
+        return logits
+
+    def prefill_chunk(self, row: int, tokens: Sequence[int]) -> FloatArray:
+        """Add tokens to a row in one run; returns the last one's logits [V], valid until the next run."""
+        return self._run_row(row, tokens, 1)[0]
+
+    def score(self, row: int, tokens: Sequence[int]) -> FloatArray:
+        """Add tokens to a row; returns the logits that follow each of them, [len(tokens), V]."""
+        largest = max(1, _SCORE_BYTES // (4 * self.vocab_size))
+        chunk = min(self._prefill_chunk, largest)
+        result = np.empty((len(tokens), self.vocab_size), np.float32)
+        for start in range(0, len(tokens), chunk):
+            part = tokens[start : start + chunk]
+            result[start : start + len(part)] = self._run_row(row, part, len(part))
+        return result
+
+    def decode(self, tokens: Sequence[int | None]) -> FloatArray:
+        """Add one token to each row of the cache (in the order of `cache.rows`); None leaves a row as it is.
+
+        Returns logits [rows, V], valid until the next run. Every row must have room for one more token.
+        """
+        (group,) = self.cache.groups
+        view = self.cache.group_view(group)
+        step = self._step(view, 1, 1)
+        for index, (row, token) in enumerate(zip(group.rows, tokens, strict=True)):
+            step.input_ids[index, 0] = token or 0
+            step.write_indices[index] = self.cache.valid(row)
+        if step.write_indices.max() >= view.capacity:
+            raise CapacityError(f"a row is full at {view.capacity} tokens; reserve before decoding")
+        self._run(step)
+        for row, token in zip(group.rows, tokens, strict=True):
+            if token is not None:
+                self.cache.extend(row, 1)
+        return step.logits[:, 0]
+
+    def release(self) -> None:
+        """Drop all buffers and bindings."""
+        self._steps.clear()
+
+    def _run_row(self, row: int, tokens: Sequence[int], num_logits: int) -> FloatArray:
+        """One run over one row at a tight capacity; logits [num_logits, V] of its last tokens."""
+        valid = self.cache.valid(row)
+        self.cache.reserve(row, valid + len(tokens))
+        step = self._step(self.cache.view(row, valid + len(tokens)), len(tokens), num_logits)
+        step.input_ids[0] = tokens
+        step.write_indices[0] = valid
+        self._run(step)
+        self.cache.extend(row, len(tokens))
+        return step.logits[0]
+
+    def _run(self, step: _Step) -> None:
+        """Run a step whose tokens and write indices are set."""
+        np.add(step.write_indices[:, None], step.offsets, out=step.position_ids)
+        np.add(step.write_indices, step.offsets.size, out=step.nonpad_kv_seqlen)
+        started = time.perf_counter()
+        self._session.run(step.binding)
+        self.graph_seconds += time.perf_counter() - started
+
+    def _step(self, view: View, num_tokens: int, num_logits: int) -> _Step:
+        key = (view.start, view.num_rows, view.capacity, num_tokens, num_logits)
+        step = self._steps.get(key)
+        if step is None:
+            step = self._steps[key] = self._bound(view, num_tokens, num_logits)
+            if len(self._steps) > _MAX_STEPS:
+                self._steps.popitem(last=False)
+        self._steps.move_to_end(key)
+        return step
+
+    def _bound(self, view: View, num_tokens: int, num_logits: int) -> _Step:
+        rows = view.num_rows
+        binding = self._session.binding()
+        step = _Step(
+            input_ids=np.zeros((rows, num_tokens), np.int64),
+            position_ids=np.zeros((rows, num_tokens), np.int64),
+            write_indices=np.zeros(rows, np.int64),
+            nonpad_kv_seqlen=np.zeros(rows, np.int64),
+            logits_positions=np.tile(np.arange(num_tokens - num_logits, num_tokens), (rows, 1)),
+            logits=np.zeros((rows, num_logits, self.vocab_size), np.float32),
+            offsets=np.arange(num_tokens),
+            binding=binding,
+        )
+        binding.bind_host_input(contract.INPUT_IDS, step.input_ids)
+        binding.bind_host_input(contract.POSITION_IDS, step.position_ids)
+        binding.bind_host_input(contract.WRITE_INDICES, step.write_indices)
+        binding.bind_host_input(contract.NONPAD_KV_SEQLEN, step.nonpad_kv_seqlen)
+        binding.bind_host_input(contract.LOGITS_POSITIONS, step.logits_positions)
+        binding.bind_host_output(contract.LOGITS, step.logits)
+        shape = (rows, view.capacity, self.cache.shape.kv_size)
+        for name, pointer in zip(self._names, self.cache.pointers(view), strict=True):
+            binding.bind_input(name, self.cache.shape.dtype, shape, pointer)
+            binding.bind_output(contract.updated(name), self.cache.shape.dtype, shape, pointer)
+        return step
