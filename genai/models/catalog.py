@@ -57,7 +57,8 @@ def known_models(path: Path = CATALOG) -> Mapping[str, KnownModel]:
 def not_found(name: str) -> ModelNotFoundError:
     """The error for a name that is no known model, file, folder or hub id; it tells the closest known name."""
     names = list(known_models())
-    close = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
+    within = [known for known in names if len(name) > 2 and name.lower() in known]
+    close = within or difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
     return ModelNotFoundError(
         f"no model {name!r}{hint}; known names: {', '.join(names)}; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import re
 import shutil
@@ -54,17 +55,13 @@ def package(
     name: a known name, a package folder (used as it is), a Hugging Face folder, a .gguf file, or a hub id.
     Raises: ModelNotFoundError, DownloadError, ConfigError, and what the builder raises.
     """
-    if precision not in PRECISIONS:
-        raise ConfigError(f"precision={precision!r}: must be one of {', '.join(PRECISIONS)}")
-    if device not in DEVICES:
-        raise ConfigError(f"device={device!r}: must be one of {', '.join(DEVICES)}")
+    options = _BuildOptions(precision=precision, device=device, max_seq_len=max_seq_len)
     name = str(name)
     folder = Path(name).expanduser()
     if name not in known_models() and is_package(folder):
         _check_precision(folder, precision)
         return folder
     source, label = _source(name, progress)
-    options = _BuildOptions(precision=precision, device=_resolved(device), max_seq_len=max_seq_len)
     return _built(source, label, options, progress)
 
 
@@ -80,6 +77,30 @@ def pull(name: str | Path, *, progress: Progress = silent) -> Path:
         store.remember(f"hub {name}", "", str(path))
         return path
     raise not_found(str(name))
+
+
+def build(
+    name: str | Path,
+    output: Path,
+    *,
+    precision: Precision = "auto",
+    device: str = "auto",
+    max_seq_len: int | None = None,
+    progress: Progress = silent,
+) -> Path:
+    """Build a package folder outside the cache from a known name, a Hugging Face folder, a .gguf file or a hub id.
+
+    Raises: ModelNotFoundError, DownloadError, ConfigError, and what the builder raises.
+    """
+    _BuildOptions(precision=precision, device=device, max_seq_len=max_seq_len)
+    if is_package(Path(name).expanduser()):
+        raise ConfigError(f"{name} is a built package already; give the weights that it was built from")
+    source, _ = _source(str(name), progress)
+    from genai.build.package import build_package
+
+    return build_package(
+        source, output, precision=precision, device=_resolved(device), max_seq_len=max_seq_len, progress=progress
+    )
 
 
 def list_models() -> list[ModelStatus]:
@@ -142,9 +163,19 @@ def is_package(folder: Path) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _BuildOptions:
+    """What to build, checked."""
+
     precision: Precision
     device: str
     max_seq_len: int | None
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ConfigError(f"precision={self.precision!r}: must be one of {', '.join(PRECISIONS)}")
+        if self.device not in DEVICES:
+            raise ConfigError(f"device={self.device!r}: must be one of {', '.join(DEVICES)}")
+        if self.max_seq_len is not None and self.max_seq_len < 1:
+            raise ConfigError(f"max_seq_len={self.max_seq_len}: must be at least 1")
 
 
 def _source(name: str, progress: Progress) -> tuple[Path, str]:
@@ -188,12 +219,13 @@ def _weights(model: KnownModel) -> Path | None:
 
 def _built(source: Path, label: str, options: _BuildOptions, progress: Progress) -> Path:
     """The package of a source and options, from the cache or built into it."""
-    question = f"package {source} {options.precision} {options.device} {options.max_seq_len}"
+    device = _resolved(options.device)
+    question = f"package {source} {options.precision} {device} {options.max_seq_len}"
     stamp = store.fingerprint(source) + _builder_stamp()
     name = store.recall(question, stamp)
     if name and is_package(store.packages_folder() / name):
         return store.packages_folder() / name
-    name = _build(source, label, options, progress)
+    name = _build(source, label, dataclasses.replace(options, device=device), progress)
     store.remember(question, stamp, name)
     return store.packages_folder() / name
 
@@ -225,15 +257,12 @@ def _builder_stamp() -> str:
 
 
 def _resolved(device: str) -> str:
-    """The device to build for: for `auto`, CUDA where the installed ONNX Runtime has it."""
+    """The device to build for. A named one need not be on this machine; `auto` is what would run here."""
     if device != "auto":
         return device
-    config.disable_runtime_telemetry()
-    try:
-        import onnxruntime
-    except ImportError:
-        return "cpu"
-    return "cuda" if "CUDAExecutionProvider" in onnxruntime.get_available_providers() else "cpu"
+    from genai.runtime.session import choose_device
+
+    return choose_device("auto")
 
 
 def _check_precision(folder: Path, precision: Precision) -> None:

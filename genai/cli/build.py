@@ -1,0 +1,39 @@
+"""`genai build`: a model package from weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from genai.cli import options
+from genai.cli.bars import bars
+
+
+def build(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE", help="A .gguf file, a Hugging Face folder, a known name or a hub id.", show_default=False
+        ),
+    ],
+    *,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="The package folder to write.", show_default=False)
+    ],
+    precision: options.PrecisionOption = "auto",
+    device: options.DeviceOption = "auto",
+    max_seq_len: options.MaxSeqLen = None,
+) -> None:
+    """Build a model package from weights.
+
+    A package is one folder with graph, weights and tokenizer; its path is printed.
+    """
+    from genai import models
+
+    with bars() as progress:
+        path = models.build(
+            source, output, precision=precision, device=device, max_seq_len=max_seq_len, progress=progress
+        )
+    print(path)

@@ -1,0 +1,178 @@
+"""`genai chat`: a conversation. The cache of earlier turns is kept, so each turn costs its own tokens only."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+from collections.abc import Callable, Generator, Iterator
+from types import FrameType
+from typing import TYPE_CHECKING, cast
+
+from genai.cli import options, results
+from genai.cli.loading import Message, open_model
+from genai.errors import CapacityError, ConfigError
+
+if TYPE_CHECKING:
+    from genai.llm import LLM, Chunk
+
+HELP = """\
+/help         this list
+/reset        forget the conversation
+/system TEXT  forget the conversation and set the system message (without TEXT: remove it)
+/exit         leave (also Ctrl-D)
+Ctrl-C        stop the answer"""
+
+
+def chat(
+    model: options.Model,
+    *,
+    system: options.System = None,
+    max_new_tokens: options.MaxNewTokens = 1024,
+    temperature: options.Temperature = None,
+    top_k: options.TopK = None,
+    top_p: options.TopP = None,
+    min_p: options.MinP = None,
+    repetition_penalty: options.RepetitionPenalty = None,
+    seed: options.Seed = None,
+    stop: options.Stop = None,
+    precision: options.PrecisionOption = "auto",
+    device: options.DeviceOption = "auto",
+    threads: options.Threads = None,
+    max_seq_len: options.MaxSeqLen = None,
+) -> None:
+    """Talk with a model.
+
+    /help lists what may be typed. Piped input is read line by line, each line one message.
+    """
+    generation = options.given(
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        seed=seed,
+        stop=tuple(stop) if stop else None,
+    )
+    with open_model(model, precision=precision, device=device, threads=threads, max_seq_len=max_seq_len) as llm:
+        if not llm.tokenizer.has_chat_template:
+            raise ConfigError(f"{model} has no chat template; continue plain text with `genai run {model} --raw`")
+        conversation = Conversation(llm, system, generation)
+        for line in _lines(model):
+            if not conversation.take(line):
+                break
+
+
+class Conversation:
+    """The messages so far, and what a typed line does to them."""
+
+    def __init__(self, llm: LLM, system: str | None, generation: dict[str, object]) -> None:
+        self._llm = llm
+        self._generation = generation
+        self._messages: list[Message] = []
+        self._begin(system)
+
+    def take(self, line: str) -> bool:
+        """Obey a command, or answer a message; False if the conversation is over."""
+        command, _, rest = line.strip().partition(" ")
+        match command:
+            case "":
+                pass
+            case "/exit" | "/quit" | "/bye":
+                return False
+            case "/help" | "/?":
+                _note(HELP)
+            case "/reset":
+                self._begin(self._system)
+                _note("the conversation is forgotten")
+            case "/system":
+                self._begin(rest.strip() or None)
+                _note("the conversation is forgotten; the system message is " + ("set" if self._system else "removed"))
+            case _ if command.startswith("/"):
+                _note(f"no command {command}; /help lists them")
+            case _:
+                self._answer(line)
+        return True
+
+    def _begin(self, system: str | None) -> None:
+        self._system = system
+        self._messages = [{"role": "system", "content": system}] if system else []
+
+    def _answer(self, line: str) -> None:
+        """Answer one message; what was said before an interruption stays part of the conversation."""
+        messages: list[Message] = [*self._messages, {"role": "user", "content": line.strip()}]
+        said: list[str] = []
+        try:
+            summary = self._say(messages, said)
+        except CapacityError as error:
+            _note(f"{error} (/reset begins anew)")
+            return
+        self._messages = [*messages, {"role": "assistant", "content": "".join(said)}]
+        _note(summary)
+
+    def _say(self, messages: list[Message], said: list[str]) -> str:
+        """Stream the answer into `said` and onto the screen, until it ends or Ctrl-C; returns the closing note."""
+        note = "stopped"
+        stream = cast("Generator[Chunk]", self._llm.stream(messages, None, **self._generation))
+        with contextlib.suppress(KeyboardInterrupt), contextlib.closing(stream), _interruptions() as is_interrupted:
+            for chunk in stream:
+                said.append(chunk.text)
+                sys.stdout.write(chunk.text)
+                sys.stdout.flush()
+                if chunk.result:
+                    note = results.summary(chunk.result)
+                if is_interrupted():
+                    break
+        sys.stdout.write("\n")
+        return note
+
+
+def _lines(model: str) -> Iterator[str]:
+    """What is typed, line by line, until Ctrl-D; or the lines of a pipe."""
+    if not sys.stdin.isatty():
+        yield from sys.stdin
+        return
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401 (gives input() its line editing and history)
+    from rich.console import Console
+
+    console = Console()
+    _note(f"{model}: /help lists the commands, Ctrl-D leaves")
+    while True:
+        try:
+            yield console.input("[bold]>>>[/bold] ")
+        except EOFError:
+            console.print()
+            return
+        except KeyboardInterrupt:
+            console.print("\n[dim]Ctrl-D or /exit leaves[/dim]")
+
+
+@contextlib.contextmanager
+def _interruptions() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C into a flag, so that no step is torn in the middle; a second one interrupts at once."""
+    interrupted = False
+
+    def note(_signal: int, _frame: FrameType | None) -> None:
+        nonlocal interrupted
+        if interrupted:
+            raise KeyboardInterrupt
+        interrupted = True
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _note(text: str) -> None:
+    """Something about the conversation rather than in it: on standard error, dim on a terminal."""
+    sys.stdout.flush()
+    if sys.stderr.isatty():
+        from rich.console import Console
+
+        Console(stderr=True, highlight=False).print(text, style="dim", markup=False)
+    else:
+        print(text, file=sys.stderr)

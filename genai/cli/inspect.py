@@ -1,0 +1,98 @@
+"""`genai inspect`: what a graph is made of, and where its memory goes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from genai.cli import options
+from genai.cli.table import megabytes, table
+
+if TYPE_CHECKING:
+    from genai.cli.results import JSON
+    from genai.inspect import GraphReport
+
+
+def inspect(
+    path: Annotated[
+        Path, typer.Argument(metavar="PATH", help="A package folder, or any .onnx file.", show_default=False)
+    ],
+    *,
+    batch: Annotated[int, typer.Option(min=1, metavar="N", help="Rows, for the size of the cache.")] = 1,
+    length: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Tokens of each row, for the size of the cache.")
+    ] = 2048,
+    json_output: options.Json = False,
+) -> None:
+    """Show what a graph is made of and where its memory goes.
+
+    Reads the graph only, not its external data: operators, what differs from the decoder contract, bytes by part.
+    """
+    from genai.inspect import inspect as read
+
+    report = read(path)
+    if json_output:
+        print(json.dumps(_as_json(report, batch, length), indent=2))
+        return
+    print("\n\n".join((_head(report), _operators(report), _contract(report), _memory(report, batch, length))))
+
+
+def _head(report: GraphReport) -> str:
+    opsets = ", ".join(f"{domain} {version}" for domain, version in report.opsets.items())
+    lines = [f"{report.path}", f"IR {report.ir_version}; opsets {opsets}"]
+    if config := report.config:
+        lines += [
+            f"{config.model_type}: {config.num_layers} layers, hidden {config.hidden_size}, {config.num_heads} heads "
+            f"({config.num_kv_heads} of keys and values, size {config.head_dim}), vocabulary {config.vocab_size:,}, "
+            f"up to {config.max_position:,} tokens",
+            f"built from {config.provenance.source} (sha256 {config.provenance.sha256[:12]}…), "
+            f"precision {config.provenance.precision}",
+        ]
+    return "\n".join(lines)
+
+
+def _operators(report: GraphReport) -> str:
+    rows = [
+        (domain, str(sum(kinds.values())), ", ".join(f"{kind} {number}" for kind, number in kinds.items()))
+        for domain, kinds in report.operators.items()
+    ]
+    return table(("DOMAIN", "NODES", "OPERATORS"), rows)
+
+
+def _contract(report: GraphReport) -> str:
+    if not report.differences:
+        return "contract: followed"
+    return "contract: not followed\n" + "\n".join(f"  - {difference}" for difference in report.differences)
+
+
+def _memory(report: GraphReport, batch: int, length: int) -> str:
+    sizes = {f"weights: {part}": size for part, size in report.weight_bytes.items() if size}
+    per_token = report.cache_bytes_per_token
+    if per_token is not None:
+        sizes[f"cache: {batch} × {length} tokens of {per_token:,} B"] = batch * length * per_token
+    total = sum(sizes.values())
+    rows = [(name, megabytes(size), f"{size / total:.0%}") for name, size in sizes.items() if total]
+    return table(("MEMORY", "SIZE", "SHARE"), [*rows, ("total", megabytes(total), "")], numbers=True)
+
+
+def _as_json(report: GraphReport, batch: int, length: int) -> dict[str, JSON]:
+    per_token = report.cache_bytes_per_token
+    return {
+        "path": str(report.path),
+        "ir_version": report.ir_version,
+        "opsets": dict(report.opsets),
+        "operators": {domain: dict(kinds) for domain, kinds in report.operators.items()},
+        "contract": {"followed": not report.differences, "differences": list(report.differences)},
+        "weight_bytes": {**report.weight_bytes, "total": report.num_weight_bytes},
+        "cache": None
+        if per_token is None
+        else {
+            "bytes_per_token": per_token,
+            "batch": batch,
+            "length": length,
+            "bytes": batch * length * per_token,
+        },
+    }

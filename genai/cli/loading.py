@@ -1,0 +1,24 @@
+"""Opening a model for a command: pulled and built with progress bars where that is needed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeAlias
+
+from genai.cli.bars import bars
+from genai.cli.options import given
+from genai.config import Device, Precision
+
+if TYPE_CHECKING:
+    from genai.llm import LLM
+
+Message: TypeAlias = dict[str, str]
+"""A chat message: its role and its content."""
+
+
+def open_model(name: str, *, precision: Precision, device: Device, threads: int | None, max_seq_len: int | None) -> LLM:
+    """Load a model. The caller closes it."""
+    from genai.llm import load
+
+    engine = given(num_threads=threads, max_seq_len=max_seq_len)
+    with bars() as progress:
+        return load(name, precision=precision, device=device, progress=progress, **engine)

@@ -1,0 +1,137 @@
+"""The `genai` command: registers the commands, and turns every failure into one line and an exit code.
+
+    0    done
+    1    a bug in this program, or an error of the operating system that nobody foresaw
+    2    a wrong option, a bad input, a model that cannot be had or run: one line on standard error says what
+    130  interrupted with Ctrl-C
+
+`GENAI_DEBUG=1` shows tracebacks. Other distributions add commands through the entry-point group `genai.commands`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Annotated
+
+import typer
+
+from genai.cli.build import build
+from genai.cli.chat import chat
+from genai.cli.inspect import inspect
+from genai.cli.models import models
+from genai.cli.pull import pull
+from genai.cli.run import run
+from genai.config import is_debugging
+from genai.errors import GenAIError
+
+_DISTRIBUTION = "onnx-kv-runtime"
+_COMMANDS: tuple[Callable[..., None], ...] = (run, chat, pull, build, models, inspect)
+# A usage error's class has no public name; it is what a bad parameter is a kind of.
+_UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+
+
+def application() -> typer.Typer:
+    """The command line with all its commands."""
+    app = typer.Typer(
+        name="genai",
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback(invoke_without_command=True)(_top)
+    for command in _COMMANDS:
+        app.command(command.__name__)(command)
+    known = {command.__name__ for command in _COMMANDS}
+    for entry in importlib.metadata.entry_points(group="genai.commands"):
+        if entry.name not in known:
+            app.command(entry.name)(_plugin(entry))
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit."""
+    sys.exit(exit_code(sys.argv[1:] if arguments is None else arguments))
+
+
+def exit_code(arguments: Sequence[str]) -> int:
+    """Run the command line; returns the exit code. Every failure has been printed."""
+    try:
+        result = application()(list(arguments), prog_name="genai", standalone_mode=False)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except (KeyboardInterrupt, typer.Abort):
+        return 130
+    except BrokenPipeError:
+        return _leave_pipe()
+    except SystemExit as leaving:  # how typer ends on a closed pipe
+        return leaving.code if isinstance(leaving.code, int) else 1
+    except GenAIError as error:
+        return _failed(2, str(error))
+    except _UsageError as error:
+        return _failed(2, _usage_message(error))
+    except Exception as error:
+        hint = "" if is_debugging() else " (GENAI_DEBUG=1 shows where)"
+        return _failed(1, f"unexpected {type(error).__name__}: {error}{hint}")
+
+
+def _top(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Run language models on ONNX Runtime.
+
+    Try: genai run smollm2-135m-instruct "Name three colours."
+    """
+    if version:
+        typer.echo(f"genai {_version()}")
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version(_DISTRIBUTION)
+    except importlib.metadata.PackageNotFoundError:
+        return "(not installed)"
+
+
+def _plugin(entry: importlib.metadata.EntryPoint) -> Callable[..., None]:
+    """A plugin's command; one that cannot be imported becomes a command that says so."""
+    try:
+        command: Callable[..., None] = entry.load()
+        return command
+    except Exception as error:
+        reason = f"`genai {entry.name}` cannot be loaded: {error}"
+
+    def unavailable() -> None:
+        raise GenAIError(reason)
+
+    unavailable.__doc__ = "(cannot be loaded)"
+    return unavailable
+
+
+def _failed(code: int, message: str) -> int:
+    if is_debugging():
+        traceback.print_exc()
+    with contextlib.suppress(OSError):
+        print(f"genai: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _usage_message(error: Exception) -> str:
+    """A usage error as one line that says where help is."""
+    text = error.format_message() if isinstance(error, typer.BadParameter) else str(error)
+    context = getattr(error, "ctx", None)
+    text = text.replace("Value error, ", "").rstrip(".")
+    return f"{text}; see {context.command_path if context else 'genai'} --help"
+
+
+def _leave_pipe() -> int:
+    """The reader of our output has gone: keep the interpreter from complaining about it at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 128 + 13

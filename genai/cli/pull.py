@@ -1,0 +1,25 @@
+"""`genai pull`: bring weights here."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from genai.cli.bars import bars
+
+
+def pull(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A known name (see `genai models`), or a hub id.", show_default=False)
+    ],
+) -> None:
+    """Fetch a model's weights and print where they are.
+
+    They are verified; an interrupted download goes on where it stopped.
+    """
+    from genai import models
+
+    with bars() as progress:
+        path = models.pull(model, progress=progress)
+    print(path)
