@@ -80,9 +80,7 @@ class GenerationConfig:
     def __post_init__(self) -> None:
         if self.max_new_tokens is not None:
             _require(self.max_new_tokens >= 1, "max_new_tokens", self.max_new_tokens, "at least 1")
-        if isinstance(self.stop_strings, str):
-            object.__setattr__(self, "stop_strings", (self.stop_strings,))
-        object.__setattr__(self, "stop_strings", tuple(self.stop_strings or ()))
+        object.__setattr__(self, "stop_strings", _as_tuple(self.stop_strings))
         if any(not isinstance(stop, str) or not stop for stop in self.stop_strings):
             raise ConfigError(f"stop_strings={list(self.stop_strings)!r}: every stop string is a non-empty string")
         if self.eos_token_ids is not None:
@@ -101,7 +99,7 @@ class GenerationConfig:
             allowed = sorted(
                 (_names(GenerationConfig) | _names(SamplingConfig) | _ALIASES.keys()) - {"sampling_config"}
             )
-            raise ConfigError(f"unknown generation option {sorted(unknown)[0]!r}; allowed: {', '.join(allowed)}")
+            raise ConfigError(f"unknown generation option {min(unknown)!r}; allowed: {', '.join(allowed)}")
         nested = own.pop("sampling_config", None) or self.sampling_config
         if not isinstance(nested, SamplingConfig):
             raise ConfigError(f"sampling_config is a SamplingConfig, not {type(nested).__name__}")
@@ -207,7 +205,10 @@ class ModelConfig:
 
     @classmethod
     def read(cls, folder: Path) -> ModelConfig:
-        """Read a package folder's `genai.json`. Raises: ContractError if it is missing, damaged or of another version."""
+        """Read a package folder's `genai.json`.
+
+        Raises: ContractError if it is missing, damaged or of another version.
+        """
         path = folder / "genai.json"
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
@@ -216,7 +217,7 @@ class ModelConfig:
             version = data.get("contract_version")
             if version != CONTRACT_VERSION:
                 raise ContractError(
-                    f"{path}: contract version {version}, this runtime reads {CONTRACT_VERSION}; build the package again"
+                    f"{path}: contract version {version}, this runtime reads {CONTRACT_VERSION}; build it again"
                 )
             data["eos_token_ids"] = tuple(data["eos_token_ids"])
             data["provenance"] = Provenance(**data["provenance"])
@@ -264,6 +265,13 @@ def replaced(config: Config, **changes: object) -> Config:
     except TypeError as error:
         given = ", ".join(f"{name}={value!r}" for name, value in changes.items())
         raise ConfigError(f"an option has a value of the wrong type ({given}): {error}") from None
+
+
+def _as_tuple(stops: object) -> object:
+    """One string for itself, None for none."""
+    if stops is None:
+        return ()
+    return (stops,) if isinstance(stops, str) else tuple(cast(Any, stops))
 
 
 def _names(kind: type) -> set[str]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence as List
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeAlias, TypeGuard
+from typing import Self, TypeAlias, cast, overload
 
 import numpy as np
 
@@ -23,8 +23,9 @@ from genai.engine.sequence import FinishReason, Sequence, TokenEvent
 from genai.errors import ConfigError
 from genai.progress import Progress, silent
 from genai.runtime.load import load_runner
+from genai.text.chat_template import Message
 from genai.text.stop import StopStrings
-from genai.text.tokenizer import Message, Tokenizer
+from genai.text.tokenizer import Tokenizer
 
 _log = logging.getLogger(__name__)
 
@@ -93,9 +94,7 @@ def load(
     from genai.runtime.session import choose_device
 
     config = replaced(EngineConfig(), **engine_options)
-    path = models.package(
-        str(model), precision=precision, device=choose_device(config.device), progress=progress
-    )
+    path = models.package(str(model), precision=precision, device=choose_device(config.device), progress=progress)
     return LLM(path, config)
 
 
@@ -128,6 +127,16 @@ class LLM:
         self._defaults = GenerationConfig().updated(**self.config.generation)
         self._lock = threading.RLock()
 
+    @overload
+    def generate(  # type: ignore[overload-overlap]  # a string is a sequence of strings too
+        self, prompt: Prompt, config: GenerationConfig | None = None, **options: object
+    ) -> Generation: ...
+
+    @overload
+    def generate(
+        self, prompt: List[Prompt], config: GenerationConfig | None = None, **options: object
+    ) -> list[Generation]: ...
+
     def generate(
         self, prompt: Prompt | List[Prompt], config: GenerationConfig | None = None, **options: object
     ) -> Generation | list[Generation]:
@@ -137,16 +146,15 @@ class LLM:
         Raises: ConfigError, CapacityError, TokenizerError.
         """
         settings = (config or self._defaults).updated(**options)
-        if is_batch(prompt):
-            return self._generate([self._encoded(one) for one in prompt], settings)
-        return self._generate([self._encoded(prompt)], settings)[0]
+        results = self._generate([self._encoded(one) for one in _as_list(prompt)], settings)
+        return results if _is_batch(prompt) else results[0]
 
     def stream(self, prompt: Prompt, config: GenerationConfig | None = None, **options: object) -> Iterator[Chunk]:
         """Continue one prompt, piece by piece; the pieces' texts joined are the whole text.
 
         Closing the iterator ends the sequence. Raises: as `generate`, when called, before the first piece.
         """
-        if is_batch(prompt):
+        if _is_batch(prompt):
             raise ConfigError("stream takes one prompt; use generate for several")
         settings = (config or self._defaults).updated(**options)
         tokens = self._encoded(prompt)
@@ -227,7 +235,11 @@ class LLM:
                     self._engine.finish(writer.sequence, "cancelled")
 
 
-def is_batch(prompt: Prompt | List[Prompt]) -> TypeGuard[List[Prompt]]:
+def _as_list(prompt: Prompt | List[Prompt]) -> List[Prompt]:
+    return cast(List[Prompt], prompt) if _is_batch(prompt) else [cast(Prompt, prompt)]
+
+
+def _is_batch(prompt: Prompt | List[Prompt]) -> bool:
     """Whether this is a list of prompts rather than one prompt. Raises: ConfigError for an empty list."""
     if isinstance(prompt, str):
         return False

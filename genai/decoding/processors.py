@@ -13,7 +13,7 @@ IntArray = npt.NDArray[np.int64]
 
 
 def penalize_repetition(logits: FloatArray, seen: IntArray, penalty: float) -> FloatArray:
-    """Divide positive logits of tokens already seen by `penalty` and multiply negative ones (CTRL, arXiv 1909.05858)."""
+    """Divide positive logits of tokens already seen by `penalty` and multiply negative ones (arXiv 1909.05858)."""
     result = logits.copy()
     scores = result[seen]
     result[seen] = np.where(scores > 0, scores / penalty, scores * penalty)
@@ -46,7 +46,7 @@ def keep_min_p(logits: FloatArray, p: float) -> FloatArray:
 
 def softmax(logits: FloatArray) -> FloatArray:
     """Probabilities [V] of logits [V]."""
-    weights = np.exp(logits - logits.max())
+    weights: FloatArray = np.exp(logits - logits.max())
     weights /= weights.sum(dtype=np.float64)
     return weights
 

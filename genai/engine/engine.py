@@ -31,8 +31,8 @@ class EngineLimits:
 class Engine:
     """Runs sequences over one runner's cache.
 
-    The row of the last sequence to end is kept until the cache is needed otherwise: a prompt that goes on from there (the
-    next turn of a conversation) prefills only what is new.
+    The row of the last sequence to end is kept until the cache is needed otherwise: a prompt that goes on from there
+    (the next turn of a conversation) prefills only what is new.
     """
 
     def __init__(self, runner: Runner, limits: EngineLimits, eos_token_ids: tuple[int, ...]) -> None:
@@ -50,7 +50,10 @@ class Engine:
         return bool(self._waiting or self._running)
 
     def submit(self, prompt: Tokens[int], config: GenerationConfig) -> Sequence:
-        """Queue a prompt. Raises: ConfigError for an empty or invalid one, CapacityError for one that can never fit."""
+        """Queue a prompt.
+
+        Raises: ConfigError for an empty or invalid one, CapacityError for one that never fits.
+        """
         vocab_size, limit = self._runner.vocab_size, self._limits.max_seq_len
         if not prompt:
             raise ConfigError("the prompt has no tokens; give at least one")

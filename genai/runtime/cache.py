@@ -56,9 +56,7 @@ class KVCache:
     def __init__(self, shape: CacheShape, num_slots: int, memory: Memory) -> None:
         self.shape = shape
         self._layout = Layout(num_slots)
-        self._buffers: list[Buffer] = [
-            memory.allocate(num_slots * shape.slot_bytes) for _ in range(shape.num_buffers)
-        ]
+        self._buffers: list[Buffer] = [memory.allocate(num_slots * shape.slot_bytes) for _ in range(shape.num_buffers)]
         self._next_row = 0
 
     @property

@@ -44,7 +44,9 @@ def load_runner(folder: Path, model: ModelConfig, config: EngineConfig) -> Loade
     check_kernels(config, graph.cache_dtype)
     num_slots, max_seq_len = plan_budget(model.max_position, shape.bytes_per_token, config, session.free_memory())
     cache = KVCache(shape, num_slots, memory_for(session, config))
-    _log.info("KV cache: %d tokens, %d bytes; longest sequence %d", num_slots, num_slots * shape.bytes_per_token, max_seq_len)
+    _log.info(
+        "KV cache: %d tokens, %d bytes; longest sequence %d", num_slots, num_slots * shape.bytes_per_token, max_seq_len
+    )
     runner = Runner(session, cache, graph.vocab_size, config.prefill_chunk)
     return LoadedRunner(runner=runner, max_seq_len=max_seq_len)
 

@@ -55,7 +55,7 @@ def _largest_error(config: EngineConfig, cache_dtype: str, num_tokens: int) -> f
     rng = np.random.default_rng(0)
     width = _HEADS * _HEAD_DIM
     valid = np.array([0, 4], np.int64)
-    arrays = {
+    arrays: dict[str, npt.NDArray[np.generic]] = {
         "query": rng.standard_normal((2, num_tokens, width), np.float32),
         "keys": rng.standard_normal((2, _CAPACITY, width), np.float32),
         "values": rng.standard_normal((2, _CAPACITY, width), np.float32),
@@ -112,7 +112,7 @@ def _attention_graph(cache_dtype: str) -> bytes:
 
 def _expected(arrays: dict[str, npt.NDArray[np.generic]], valid: npt.NDArray[np.int64]) -> FloatArray:
     """The same in NumPy: query i of a row sees the keys up to its own, bottom-right aligned."""
-    query = arrays["query"]
+    query = np.asarray(arrays["query"], np.float32)
     result = np.zeros(query.shape, np.float32)
     for row, start in enumerate(valid):
         end = start + query.shape[1]
@@ -128,9 +128,7 @@ def _expected(arrays: dict[str, npt.NDArray[np.generic]], valid: npt.NDArray[np.
     return result
 
 
-def _model(
-    nodes: list[onnx.NodeProto], inputs: list[onnx.ValueInfoProto], outputs: list[onnx.ValueInfoProto]
-) -> bytes:
+def _model(nodes: list[onnx.NodeProto], inputs: list[onnx.ValueInfoProto], outputs: list[onnx.ValueInfoProto]) -> bytes:
     graph = helper.make_graph(nodes, "probe", inputs, outputs)
     opset = helper.make_opsetid("", contract.OPSET)
     model: bytes = helper.make_model(graph, opset_imports=[opset], ir_version=contract.IR_VERSION).SerializeToString()

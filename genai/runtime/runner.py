@@ -76,7 +76,8 @@ class Runner:
 
     def prefill_chunk(self, row: int, tokens: Sequence[int]) -> FloatArray:
         """Add tokens to a row in one run; returns the last one's logits [V], valid until the next run."""
-        return self._run_row(row, tokens, 1)[0]
+        last: FloatArray = self._run_row(row, tokens, 1)[0]
+        return last
 
     def score(self, row: int, tokens: Sequence[int]) -> FloatArray:
         """Add tokens to a row; returns the logits that follow each of them, [len(tokens), V]."""
@@ -120,7 +121,8 @@ class Runner:
         step.write_indices[0] = valid
         self._run(step)
         self.cache.extend(row, len(tokens))
-        return step.logits[0]
+        logits: FloatArray = step.logits[0]
+        return logits
 
     def _run(self, step: _Step) -> None:
         """Run a step whose tokens and write indices are set."""

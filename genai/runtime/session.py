@@ -139,11 +139,11 @@ class Binding:
 class _IOBinding(Protocol):
     """The part of onnxruntime.IOBinding that is used."""
 
-    def bind_input(
+    def bind_input(  # noqa: PLR0917 (as it is there)
         self, name: str, device_type: str, device_id: int, element_type: int, shape: Sequence[int], buffer_ptr: int
     ) -> None: ...
 
-    def bind_output(
+    def bind_output(  # noqa: PLR0917 (as it is there)
         self, name: str, device_type: str, device_id: int, element_type: int, shape: Sequence[int], buffer_ptr: int
     ) -> None: ...
 
