@@ -62,7 +62,8 @@ class Engine:
             raise ConfigError(f"token id {bad} is outside the vocabulary (0 to {vocab_size - 1})")
         if len(prompt) >= limit:
             raise CapacityError(
-                f"the prompt has {len(prompt)} tokens; at most {limit - 1} fit beside one new token (max_seq_len={limit})"
+                f"the prompt has {len(prompt)} tokens; at most {limit - 1} fit, with room for one more "
+                f"(max_seq_len={limit})"
             )
         eos = self._eos_token_ids if config.eos_token_ids is None else config.eos_token_ids
         sequence = Sequence(

@@ -57,6 +57,7 @@ class KVCache:
         self.shape = shape
         self._layout = Layout(num_slots)
         self._buffers: list[Buffer] = [memory.allocate(num_slots * shape.slot_bytes) for _ in range(shape.num_buffers)]
+        self._needs: dict[int, int] = {}  # tokens that each row asked room for
         self._next_row = 0
 
     @property
@@ -89,14 +90,16 @@ class KVCache:
     def allocate(self, num_tokens: int) -> int:
         """A new, empty row with room for this many tokens. Raises: CapacityError; nothing has changed then."""
         row = self._next_row
-        self._arrange([*self.rows, row], num_tokens)
+        self._arrange([*self.rows, row], {**self._needs, row: num_tokens})
         self._next_row += 1
         return row
 
     def reserve(self, row: int, num_tokens: int) -> None:
         """Make room for this many tokens in a row. Raises: CapacityError; nothing has changed then."""
         if num_tokens > self.capacity(row):
-            self._arrange(list(self.rows), num_tokens)
+            self._arrange(self.rows, {**self._needs, row: num_tokens})
+        elif num_tokens > self._needs[row]:
+            self._needs[row] = num_tokens
 
     def free(self, row: int) -> None:
         """Forget a row; the last one moves into its place."""
@@ -104,13 +107,14 @@ class KVCache:
         last = rows.pop()
         if last != row:
             rows[rows.index(row)] = last
-        self._arrange(rows, 0)
+        self._arrange(rows, {kept: self._needs[kept] for kept in rows})
 
     def truncate(self, row: int, num_tokens: int) -> None:
         """Keep a row's first tokens only: rewinding costs nothing."""
         if num_tokens > self.valid(row):
             raise CapacityError(f"cannot keep {num_tokens} tokens of a row that holds {self.valid(row)}")
         self._layout.set_valid(row, num_tokens)
+        self._needs[row] = num_tokens
 
     def extend(self, row: int, num_tokens: int) -> None:
         """Count tokens that the graph has just written."""
@@ -163,18 +167,20 @@ class KVCache:
         """Raises: AssertionError if rows overlap or leave the arena."""
         self._layout.check_integrity()
 
-    def _arrange(self, rows: Sequence[int], num_tokens: int) -> None:
-        """One group of these rows, of the smallest capacity that holds them and `num_tokens`."""
-        known = set(self.rows)
-        needed = max([num_tokens, 1, *(self.valid(row) for row in rows if row in known)])
+    def _arrange(self, rows: Sequence[int], needs: dict[int, int]) -> None:
+        """One group of these rows, of the smallest capacity that gives each what it needs."""
+        needed = max(needs.values(), default=1)
         capacity = bucketed(needed)
         # A somewhat larger capacity is kept: shrinking copies, and the next growth would copy back.
         current = max((group.capacity for group in self.groups), default=0)
-        if capacity < current <= 2 * capacity and self._layout.fits([Group(capacity=current, rows=tuple(rows))]):
+        if capacity < current <= 2 * capacity and current * len(rows) <= self.num_slots:
             capacity = current
-        if capacity * len(rows) > self.num_slots:  # the last bit of the arena is smaller than a bucket
+        if capacity * len(rows) > self.num_slots:  # the last bit of the arena may be smaller than a bucket
             capacity = max(needed, self.num_slots // max(len(rows), 1))
-        self._move(self._layout.arrange([Group(capacity=capacity, rows=tuple(rows))]))
+        group = Group(capacity=capacity, rows=tuple(rows))
+        if (group.capacity, group.rows) != next(((old.capacity, old.rows) for old in self.groups), None):
+            self._move(self._layout.arrange([group]))
+        self._needs = needs
 
     def _move(self, moves: Sequence[Move]) -> None:
         size = self.shape.slot_bytes

@@ -1,0 +1,253 @@
+"""The allocator and the cache: rows never overlap, and what was valid survives every operation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from genai.errors import CapacityError
+from genai.runtime.layout import Group, Layout, bucketed
+from tests.fakes import read_tokens, small_cache, write_tokens
+
+
+@pytest.mark.parametrize("needed", [1, 63, 64, 65, 512, 513, 600, 1000, 1025, 5000, 100_000])
+def test_buckets_hold_what_is_needed_and_waste_at_most_a_quarter(needed: int) -> None:
+    capacity = bucketed(needed)
+    assert needed <= capacity
+    assert capacity <= max(1.25 * needed, needed + 63)
+    assert capacity % 64 == 0
+
+
+def test_there_are_few_buckets_on_the_way_to_a_long_row() -> None:
+    assert len({bucketed(n) for n in range(1, 8193)}) <= 24
+
+
+class CacheMachine(RuleBasedStateMachine):
+    """Every operation in any order, against a dictionary of lists."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cache = small_cache(640)
+        self.model: dict[int, list[int]] = {}
+        self.asked: dict[int, int] = {}
+        self.next_token = 1
+
+    rows = st.integers(0, 30)
+
+    def _row(self, choice: int) -> int:
+        return sorted(self.model)[choice % len(self.model)]
+
+    def _fails_cleanly(self, action, result=None) -> bool:
+        try:
+            action()
+        except CapacityError:
+            return True
+        return False
+
+    @rule(room=st.integers(1, 300))
+    def allocate(self, room: int) -> None:
+        try:
+            row = self.cache.allocate(room)
+        except CapacityError:
+            assert max([room, *self.asked.values()]) * (len(self.model) + 1) > 640
+            return
+        assert self.cache.capacity(row) >= room
+        self.model[row] = []
+        self.asked[row] = room
+
+    @precondition(lambda self: self.model)
+    @rule(choice=rows, count=st.integers(1, 120))
+    def append(self, choice: int, count: int) -> None:
+        row = self._row(choice)
+        if self._fails_cleanly(lambda: self.cache.reserve(row, len(self.model[row]) + count)):
+            return
+        self.asked[row] = max(self.asked[row], len(self.model[row]) + count)
+        tokens = list(range(self.next_token, self.next_token + count))
+        self.next_token += count
+        write_tokens(self.cache, row, self.cache.valid(row), tokens)
+        self.cache.extend(row, count)
+        self.model[row] += tokens
+
+    @precondition(lambda self: self.model)
+    @rule(choice=rows)
+    def free(self, choice: int) -> None:
+        row = self._row(choice)
+        self.cache.free(row)
+        del self.model[row], self.asked[row]
+
+    @precondition(lambda self: self.model)
+    @rule(choice=rows, keep=st.floats(0, 1))
+    def truncate(self, choice: int, keep: float) -> None:
+        row = self._row(choice)
+        length = int(keep * len(self.model[row]))
+        self.cache.truncate(row, length)
+        del self.model[row][length:]
+        self.asked[row] = length
+
+    @precondition(lambda self: self.model)
+    @rule(choice=rows, keep=st.floats(0, 1))
+    def fork(self, choice: int, keep: float) -> None:
+        row = self._row(choice)
+        length = int(keep * len(self.model[row]))
+        try:
+            new = self.cache.fork(row, length)
+        except CapacityError:
+            return
+        self.model[new] = self.model[row][:length]
+        self.asked[new] = length
+
+    @precondition(lambda self: self.model)
+    @rule(choice=rows)
+    def export_and_import(self, choice: int) -> None:
+        row = self._row(choice)
+        try:
+            new = self.cache.import_row(self.cache.export_row(row))
+        except CapacityError:
+            return
+        self.model[new] = list(self.model[row])
+        self.asked[new] = len(self.model[row])
+
+    @invariant()
+    def every_row_holds_its_tokens(self) -> None:
+        self.cache.check_integrity()
+        assert set(self.cache.rows) == set(self.model)
+        for row, tokens in self.model.items():
+            assert read_tokens(self.cache, row) == tokens
+
+
+TestCacheMachine = CacheMachine.TestCase
+TestCacheMachine.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+
+
+class LayoutMachine(RuleBasedStateMachine):
+    """Arbitrary arrangements into several groups: the moves carry every valid slot to its new place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layout = Layout(64)
+        self.memory = [-1] * 64
+        self.model: dict[int, list[int]] = {}
+        self.next_row = 0
+
+    @rule(data=st.data())
+    def arrange(self, data: st.DataObject) -> None:
+        kept = data.draw(st.lists(st.sampled_from(sorted(self.model)), unique=True)) if self.model else []
+        new = list(range(self.next_row, self.next_row + data.draw(st.integers(0, 2))))
+        rows = data.draw(st.permutations(kept + new))
+        cut = data.draw(st.integers(0, len(rows)))
+        groups = []
+        for part in (rows[:cut], rows[cut:]):
+            least = max([1, *(len(self.model.get(row, [])) for row in part)])
+            groups.append(Group(capacity=data.draw(st.integers(least, least + 6)), rows=tuple(part)))
+        before = self.layout.groups
+        try:
+            moves = self.layout.arrange(groups)
+        except CapacityError:
+            assert self.layout.groups == before
+            return
+        self.next_row += len(new)
+        stash: dict[int, list[int]] = {}
+        for move in moves:
+            if move.target is None:
+                stash[move.row] = self.memory[move.source : move.source + move.length]
+            else:
+                content = (
+                    stash[move.row] if move.source is None else self.memory[move.source : move.source + move.length]
+                )
+                self.memory[move.target : move.target + move.length] = content
+        self.model = {row: self.model.get(row, []) for row in rows}
+
+    @precondition(lambda self: self.model)
+    @rule(data=st.data())
+    def fill(self, data: st.DataObject) -> None:
+        row = data.draw(st.sampled_from(sorted(self.model)))
+        place = self.layout.place(row)
+        length = data.draw(st.integers(0, place.capacity))
+        content = [row * 1000 + i for i in range(length)]
+        self.memory[place.start : place.start + length] = content
+        self.layout.set_valid(row, length)
+        self.model[row] = content
+
+    @invariant()
+    def contents_are_where_the_layout_says(self) -> None:
+        self.layout.check_integrity()
+        for row, content in self.model.items():
+            start = self.layout.place(row).start
+            assert self.memory[start : start + len(content)] == content
+
+
+TestLayoutMachine = LayoutMachine.TestCase
+TestLayoutMachine.settings = settings(max_examples=100, stateful_step_count=20, deadline=None)
+
+
+def test_growing_a_single_row_copies_nothing() -> None:
+    layout = Layout(1024)
+    layout.arrange([Group(capacity=64, rows=(0,))])
+    layout.set_valid(0, 64)
+    assert layout.arrange([Group(capacity=128, rows=(0,))]) == []
+
+
+def test_freeing_the_last_row_copies_nothing() -> None:
+    layout = Layout(1024)
+    layout.arrange([Group(capacity=64, rows=(0, 1, 2))])
+    for row in range(3):
+        layout.set_valid(row, 10)
+    assert layout.arrange([Group(capacity=64, rows=(0, 1))]) == []
+
+
+def test_swapped_rows_go_through_the_stash() -> None:
+    layout = Layout(128)
+    layout.arrange([Group(capacity=64, rows=(0, 1))])
+    layout.set_valid(0, 64)
+    layout.set_valid(1, 64)
+    moves = layout.arrange([Group(capacity=64, rows=(1, 0))])
+    assert [(move.source, move.target) for move in moves] == [(64, None), (0, 64), (None, 0)]
+
+
+def test_a_refused_request_changes_nothing() -> None:
+    cache = small_cache(128)
+    row = cache.allocate(64)
+    write_tokens(cache, row, 0, [1, 2, 3])
+    cache.extend(row, 3)
+    with pytest.raises(CapacityError, match="holds 128 tokens"):
+        cache.allocate(100)
+    with pytest.raises(CapacityError, match="holds 128 tokens"):
+        cache.reserve(row, 129)
+    assert cache.rows == (row,)
+    assert read_tokens(cache, row) == [1, 2, 3]
+
+
+def test_a_view_is_no_longer_than_it_has_to_be() -> None:
+    cache = small_cache(4096)
+    row = cache.allocate(2048)
+    assert cache.view(row, 10).capacity == 64
+    assert cache.group_view(cache.groups[0]).capacity == 64
+    other = cache.allocate(10)
+    assert cache.view(other, 10).capacity == 64
+    assert cache.group_view(cache.groups[0]).capacity == cache.capacity(row) >= 2048
+
+
+def test_truncating_beyond_the_end_is_refused() -> None:
+    cache = small_cache(64)
+    row = cache.allocate(1)
+    with pytest.raises(CapacityError, match="holds 0"):
+        cache.truncate(row, 1)
+    with pytest.raises(CapacityError, match="holds 0"):
+        cache.fork(row, 1)
+
+
+def test_rows_survive_in_sixteen_bits() -> None:
+    from genai.runtime.cache import CacheShape, KVCache
+    from genai.runtime.memory import HostMemory
+
+    cache = KVCache(CacheShape(num_buffers=4, kv_size=6, dtype="bfloat16"), 256, HostMemory())
+    assert cache.shape.bytes_per_token == 4 * 6 * 2
+    rng = np.random.default_rng(0)
+    data = [rng.integers(0, 256, 10 * 12, dtype=np.uint8) for _ in range(4)]
+    row = cache.import_row(data)
+    cache.reserve(row, 200)
+    for got, want in zip(cache.export_row(row), data, strict=True):
+        np.testing.assert_array_equal(got, want)

@@ -1,0 +1,158 @@
+"""Budget arithmetic, the kernel probe, the contract check, and what a bad package says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from genai import contract
+from genai.config import EngineConfig, ModelConfig, Provenance
+from genai.contract import TensorType
+from genai.errors import CapacityError, ConfigError, ContractError, GraphRunError, ModelError, RuntimeUnavailableError
+from genai.runtime import probe
+from genai.runtime.load import load_runner, plan_budget
+from genai.runtime.session import Session, choose_device
+from tests.random_model import build_random_model
+
+CPU = EngineConfig(device="cpu", num_threads=1)
+GIB = 2**30
+
+
+def test_the_default_budget_is_half_of_free_memory_and_no_more_than_useful() -> None:
+    slots, longest = plan_budget(2048, 1000, EngineConfig(), GIB)
+    assert (slots, longest) == (2048 * 8, 2048), "eight rows of the model's own length are all it can use"
+    slots, longest = plan_budget(100_000, 1000, EngineConfig(), GIB)
+    assert slots == GIB // 2 // 1000
+    assert longest == 100_000
+
+
+def test_a_small_budget_shortens_the_longest_sequence() -> None:
+    assert plan_budget(8192, 1000, EngineConfig(kv_cache_bytes=500_000), GIB) == (500, 500)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (EngineConfig(max_seq_len=4096, kv_cache_bytes=1_000_000), r"4,096 × 1,000 = 4,096,000 bytes, more than"),
+        (EngineConfig(max_seq_len=10_000), "built for at most 8192"),
+        (EngineConfig(kv_cache_bytes=2 * GIB), "only 1,073,741,824 bytes are free"),
+        (EngineConfig(kv_cache_bytes=10), "1 × 1,000"),
+    ],
+)
+def test_asking_for_more_than_fits_is_refused_with_the_arithmetic(config: EngineConfig, message: str) -> None:
+    with pytest.raises(CapacityError, match=message):
+        plan_budget(8192, 1000, config, GIB)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_this_runtime_passes_the_probe(dtype: str) -> None:
+    probe.check_kernels(CPU, dtype)
+
+
+def test_a_kernel_with_wrong_results_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = probe._expected
+    monkeypatch.setattr(probe, "_expected", lambda arrays, valid: np.roll(right(arrays, valid), 1, axis=1))
+    with pytest.raises(RuntimeUnavailableError, match=r"off by .* 1\.31\.1|1\.31\.1 is known to work"):
+        probe.check_kernels(CPU, "float32")
+
+
+def test_a_missing_kernel_is_one_clear_error() -> None:
+    with pytest.raises(RuntimeUnavailableError, match="TensorScatter with Attention in bfloat16 is missing or wrong"):
+        probe.check_kernels(CPU, "bfloat16")
+
+
+def package(folder: Path) -> ModelConfig:
+    build_random_model(folder)
+    return ModelConfig(
+        contract_version=1, model_type="mistral", num_layers=2, hidden_size=64, vocab_size=101, num_heads=4,
+        num_kv_heads=2, head_dim=16, max_position=4096, cache_dtype="float32", eos_token_ids=(),
+        provenance=Provenance(source="", sha256="", precision="f32", builder=""),
+    )  # fmt: skip
+
+
+def test_a_package_loads(tmp_path: Path) -> None:
+    loaded = load_runner(tmp_path, package(tmp_path), CPU)
+    assert loaded.max_seq_len == 4096
+    assert loaded.runner.cache.num_slots == 4096 * 8
+
+
+def test_a_folder_without_a_graph_is_refused(tmp_path: Path) -> None:
+    config = package(tmp_path)
+    (tmp_path / "model.onnx").unlink()
+    with pytest.raises(ContractError, match=r"has no model\.onnx"):
+        load_runner(tmp_path, config, CPU)
+
+
+@pytest.mark.parametrize("damage", ["truncate_graph", "truncate_data", "no_data", "noise"])
+def test_a_damaged_package_is_one_clear_line(tmp_path: Path, damage: str) -> None:
+    config = package(tmp_path)
+    graph, data = tmp_path / "model.onnx", tmp_path / "model.onnx.data"
+    match damage:
+        case "truncate_graph":
+            graph.write_bytes(graph.read_bytes()[:500])
+        case "truncate_data":
+            data.write_bytes(data.read_bytes()[:500])
+        case "no_data":
+            data.unlink()
+        case "noise":
+            graph.write_bytes(b"\x00\xff" * 1000)
+    with pytest.raises(ModelError, match=r"cannot load .*model\.onnx") as caught:
+        load_runner(tmp_path, config, CPU)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_graph_of_another_kind_is_refused_naming_what_differs(tmp_path: Path) -> None:
+    config = package(tmp_path)
+    model = onnx.load(tmp_path / "model.onnx", load_external_data=False)
+    model.graph.input[0].name = "tokens"
+    for node in model.graph.node:
+        node.input[:] = ["tokens" if name == contract.INPUT_IDS else name for name in node.input]
+    onnx.save(model, tmp_path / "model.onnx")
+    with pytest.raises(ContractError, match="input 'input_ids' is missing; input 'tokens' is unknown"):
+        load_runner(tmp_path, config, CPU)
+
+
+def test_contract_differences_are_all_listed() -> None:
+    inputs = contract.inputs(2, 32, "float32")
+    outputs = contract.outputs(2, 32, "float32", 100)
+    assert contract.check_signature(inputs, outputs).num_layers == 2
+    inputs[2] = TensorType(name=inputs[2].name, dtype="int32", shape=inputs[2].shape)
+    inputs[5] = TensorType(name=inputs[5].name, dtype="float32", shape=("B", 128, 32))
+    with pytest.raises(ContractError, match=r"'write_indices' is int32, not int64; .*'key_cache.0' has shape"):
+        contract.check_signature(inputs, outputs[:-1])
+    with pytest.raises(ContractError, match="it has inputs none and outputs none"):
+        contract.check_signature([], [])
+    with pytest.raises(ContractError, match="the caches are int8"):
+        contract.check_signature(contract.inputs(1, 8, "int8"), contract.outputs(1, 8, "int8", 5))
+
+
+def test_a_failing_run_is_wrapped(tmp_path: Path) -> None:
+    vector = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N"]) for name in ("x", "y", "z")]
+    graph = helper.make_graph([helper.make_node("Add", ["x", "y"], ["z"])], "g", vector[:2], vector[2:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 24)], ir_version=11)
+    session = Session(model.SerializeToString(), CPU)
+    binding = session.binding()
+    binding.bind_host_input("x", np.zeros(2, np.float32))
+    binding.bind_host_input("y", np.zeros(3, np.float32))
+    binding.bind_host_output("z", np.zeros(3, np.float32))
+    with pytest.raises(GraphRunError, match="ONNX Runtime failed"):
+        session.run(binding)
+
+
+def test_cuda_without_cuda_says_what_to_install() -> None:
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime has CUDA")
+    assert choose_device("auto") == "cpu"
+    with pytest.raises(ConfigError, match=r"onnx-kv-runtime\[gpu\]"):
+        choose_device("cuda")
+
+
+def test_an_unknown_session_option_is_an_error_not_a_crash(tmp_path: Path) -> None:
+    path = build_random_model(tmp_path)
+    Session(path, EngineConfig(device="cpu", session_options={"session.intra_op.allow_spinning": "0"}))
