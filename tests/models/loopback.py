@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import re
 import threading
 import zipfile
@@ -17,11 +18,12 @@ class FileServer:
 
     cut_at: drop the connection after this many bytes of a file, `cuts` times; pause: called after each chunk;
     ignore_range: always send whole files; status: answer every file with this instead, or what it returns.
-    requests: (path, Range header) of every request, in order.
+    headers: sent with every file; requests: (path, Range header) of every request, in order.
     """
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
+        self.headers: dict[str, str] = {}
         self.requests: list[tuple[str, str | None]] = []
         self.cut_at = 0
         self.cuts = 0
@@ -34,6 +36,9 @@ class FileServer:
             protocol_version = "HTTP/1.0"
 
             def do_GET(self) -> None:
+                server.answer(self)
+
+            def do_HEAD(self) -> None:
                 server.answer(self)
 
             def log_message(self, *args: Any) -> None:
@@ -80,9 +85,13 @@ class FileServer:
         handler.send_response(206 if start else 200)
         if start:
             handler.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
+        for name, value in self.headers.items():
+            handler.send_header(name, value)
         handler.send_header("Content-Length", str(len(body) - start))
         handler.send_header("Content-Type", "text/html" if path.endswith("/") else "application/octet-stream")
         handler.end_headers()
+        if handler.command == "HEAD":
+            return
         self._send(handler, body, start, is_file=not path.endswith("/"))
 
     def _send(self, handler: BaseHTTPRequestHandler, body: bytes, start: int, *, is_file: bool) -> None:
@@ -95,6 +104,62 @@ class FileServer:
             handler.wfile.flush()
             if is_file:
                 self.pause()
+
+
+class HubServer(FileServer):
+    """As much of a model hub as fetching a repository needs. repos: repository to file name to contents."""
+
+    COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.repos: dict[str, dict[str, bytes]] = {}
+        self.gated: set[str] = set()
+
+    def answer(self, handler: BaseHTTPRequestHandler) -> None:
+        path = handler.path.partition("?")[0]
+        api = re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+))?", path)
+        file = re.fullmatch(r"/([^/]+/[^/]+)/resolve/[^/]+/(.+)", path)
+        found = api or file
+        files = self.repos.get(found[1]) if found else None
+        if found is None or files is None:
+            self._refuse(handler, 404, "RepoNotFound")
+        elif found[1] in self.gated and (file or (api and api[2] == "tree")):
+            self._refuse(handler, 403, "GatedRepo")
+        elif api and api[3] not in (None, "main", self.COMMIT):
+            self._refuse(handler, 404, "RevisionNotFound")
+        elif api:
+            self._send_json(handler, self._tree(files) if api[2] == "tree" else self._info(api[1], files))
+        elif file and file[2] in files:
+            self.files[path] = files[file[2]]
+            self.headers = {"ETag": f'"{sha256(files[file[2]])}"', "X-Repo-Commit": self.COMMIT}
+            super().answer(handler)
+        else:
+            self._refuse(handler, 404, "EntryNotFound")
+
+    def _info(self, repo: str, files: Mapping[str, bytes]) -> dict[str, object]:
+        return {"id": repo, "sha": self.COMMIT, "siblings": [{"rfilename": name} for name in files]}
+
+    def _tree(self, files: Mapping[str, bytes]) -> list[dict[str, object]]:
+        return [
+            {"type": "file", "path": name, "size": len(body), "oid": sha256(body)[:40]} for name, body in files.items()
+        ]
+
+    def _send_json(self, handler: BaseHTTPRequestHandler, answer: object) -> None:
+        self.requests.append((handler.path, None))
+        body = json.dumps(answer).encode()
+        handler.send_response(200)
+        handler.send_header("Content-Type", "application/json")
+        handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        handler.wfile.write(body)
+
+    def _refuse(self, handler: BaseHTTPRequestHandler, status: int, code: str) -> None:
+        handler.send_response(status)
+        handler.send_header("X-Error-Code", code)
+        handler.send_header("X-Error-Message", code)
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
 
 
 def wheel(name: str, version: str, members: Mapping[str, bytes]) -> tuple[str, bytes]:
