@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from loopback import FileServer, serve_wheel, sha256
 
 from genai.models import download
 from genai.models.catalog import KnownModel, Part
+from tests.models.loopback import FileServer, serve_wheel, sha256
 
 WEIGHTS = random.Random(1).randbytes(600_000)
 

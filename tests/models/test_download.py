@@ -8,10 +8,10 @@ import socket
 from pathlib import Path
 
 import pytest
-from loopback import FileServer, sha256
 
 from genai.errors import DownloadError
 from genai.models import download
+from tests.models.loopback import FileServer, sha256
 
 BODY = random.Random(0).randbytes(300_000)
 

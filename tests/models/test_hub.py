@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from loopback import HubServer
 
 from genai.errors import ModelNotFoundError, UnsupportedModelError
 from genai.models.hub import HubId, choose_files
+from tests.models.loopback import HubServer
 
 FOLDER = {
     "config.json": b"{}",
