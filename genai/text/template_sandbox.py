@@ -25,9 +25,9 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
-MAX_STEPS = 1_000_000
+MAX_STEPS = 200_000
 """Most loop turns and macro calls in one rendering."""
-MAX_SECONDS = 20.0
+MAX_SECONDS = 10.0
 """Most time that one rendering may take."""
 MAX_SIZE = 16_000_000
 """Longest text or list a template may make, in characters or items."""
