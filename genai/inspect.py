@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -151,7 +152,8 @@ def _check(model: onnx.ModelProto) -> tuple[GraphShape | None, list[str]]:
             [_tensor_type(value) for value in model.graph.output],
         )
     except ContractError as error:
-        found += str(error).removeprefix("the graph does not follow the decoder contract: ").split("; ")
+        text = str(error).removeprefix("the graph does not follow the decoder contract: ")
+        found += re.split(r"; (?=input |output |the caches )", text)
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
     if opset < contract.OPSET:
         found.append(f"opset {opset}, not {contract.OPSET}: TensorScatter is not in it")

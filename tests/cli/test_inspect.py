@@ -1,0 +1,129 @@
+"""`genai inspect` and what it reports."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from genai.errors import ContractError, ModelNotFoundError
+from genai.inspect import GraphReport, inspect
+from tests.cli.conftest import Genai
+from tests.random_model import build_random_model
+
+
+def report_of(tmp_path: Path, nodes: list[onnx.NodeProto], weights: list[onnx.TensorProto]) -> GraphReport:
+    """Inspect a graph of these nodes and weights, from x to y."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
+    graph = helper.make_graph(nodes, "g", [x], [y], weights)
+    opsets = [helper.make_opsetid("", 23), helper.make_opsetid("com.microsoft", 1)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), tmp_path / "m.onnx")
+    return inspect(tmp_path / "m.onnx")
+
+
+def weight(name: str, size: int) -> onnx.TensorProto:
+    return numpy_helper.from_array(np.zeros(size, np.float32), name)
+
+
+@pytest.mark.parametrize("precision", ["f32", "int8"])
+def test_built_graph_follows_the_contract(tmp_path: Path, precision: str) -> None:
+    build_random_model(tmp_path, precision)  # type: ignore[arg-type]
+    report = inspect(tmp_path)
+    assert report.differences == ()
+    assert report.shape
+    assert (report.shape.num_layers, report.shape.kv_size, report.shape.vocab_size) == (2, 32, 101)
+    assert report.cache_bytes_per_token == 2 * 2 * 32 * 4
+    assert report.operators["ai.onnx"]["TensorScatter"] == 4
+    assert set(report.operators) == ({"ai.onnx"} if precision == "f32" else {"ai.onnx", "com.microsoft"})
+    stored = (tmp_path / "model.onnx.data").stat().st_size
+    assert stored * 0.5 < report.num_weight_bytes <= stored + 1000  # pages are padded; small constants lie in the graph
+    if precision == "f32":
+        sizes = report.weight_bytes
+        assert sizes["embedding"] == 4 * 101 * 64
+        assert sizes["attention"] == 4 * 2 * (64 * 128 + 64 * 64)
+        assert sizes["mlp"] == 4 * 2 * 3 * 96 * 64
+        assert sizes["norms"] == 4 * 5 * 64
+        assert sizes["head"] == 0  # tied
+        assert sizes["other"] < 1000
+
+
+def test_external_data_is_not_read_but_looked_for(tmp_path: Path) -> None:
+    build_random_model(tmp_path, "f32")
+    data = tmp_path / "model.onnx.data"
+    data.write_bytes(data.read_bytes()[:100])
+    assert "has 100 bytes of at least" in inspect(tmp_path).differences[0]
+    data.unlink()
+    report = inspect(tmp_path)
+    assert report.differences == ("the external data file 'model.onnx.data' is missing",)
+    assert report.num_weight_bytes > 0
+
+
+def test_other_graph_says_what_differs(tmp_path: Path) -> None:
+    report = report_of(tmp_path, [helper.make_node("Identity", ["x"], ["y"])], [])
+    assert report.shape is None
+    assert report.cache_bytes_per_token is None
+    assert "key_cache.0" in report.differences[0]
+    assert report.differences[1] == "opset 23, not 24: TensorScatter is not in it"
+
+
+def test_weights_are_told_by_name_then_by_their_users(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Gather", ["table", "x"], ["a"]),
+        helper.make_node("MatMul", ["a", "onnx::MatMul_7"], ["b"], name="/model/layers.0/self_attn/q_proj/MatMul"),
+        helper.make_node("RMSNormalization", ["b", "scale"], ["c"]),
+        helper.make_node("Add", ["c", "model.layers.0.mlp.up_proj.weight"], ["d"]),
+        helper.make_node("MatMul", ["d", "lm_head.weight"], ["e"]),
+        helper.make_node("Add", ["e", "mystery"], ["y"]),
+    ]
+    names = ["table", "onnx::MatMul_7", "scale", "model.layers.0.mlp.up_proj.weight", "lm_head.weight", "mystery"]
+    report = report_of(tmp_path, nodes, [weight(name, 2**number) for number, name in enumerate(names)])
+    assert report.weight_bytes == {"embedding": 4, "attention": 8, "norms": 16, "mlp": 32, "head": 64, "other": 128}
+
+
+def test_packed_types_and_subgraphs(tmp_path: Path) -> None:
+    body = helper.make_graph([helper.make_node("Relu", ["x"], ["z"])], "b", [], [
+        helper.make_tensor_value_info("z", TensorProto.FLOAT, [1])
+    ])  # fmt: skip
+    nodes = [
+        helper.make_node("If", ["flag"], ["y"], then_branch=body, else_branch=body),
+        helper.make_node("MatMulNBits", ["x", "lm_head.blocks"], ["w"], domain="com.microsoft"),
+    ]
+    packed = helper.make_tensor("lm_head.blocks", TensorProto.UINT4, [5], [1, 2, 3, 4, 5])
+    flag = numpy_helper.from_array(np.array(True), "flag")
+    report = report_of(tmp_path, nodes, [packed, flag])
+    assert report.operators == {"ai.onnx": {"If": 1, "Relu": 2}, "com.microsoft": {"MatMulNBits": 1}}
+    assert report.weight_bytes["head"] == 3
+
+
+@pytest.mark.parametrize("content", [b"", b"not a model", b"\x08\x07", bytes(range(256))])
+def test_damaged_file(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "m.onnx").write_bytes(content)
+    with pytest.raises(ContractError, match=r"m\.onnx is not"):
+        inspect(tmp_path / "m.onnx")
+
+
+def test_folders(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFoundError, match=r"holds no \.onnx files"):
+        inspect(tmp_path)
+    for name in ("a.onnx", "b.onnx"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(ModelNotFoundError, match=r"several \.onnx files; give one: a\.onnx, b\.onnx"):
+        inspect(tmp_path)
+
+
+def test_command(run_genai: Genai, tmp_path: Path) -> None:
+    build_random_model(tmp_path, "f32")
+    text = run_genai("inspect", tmp_path, "--batch", 4, "--length", 100).out
+    assert "contract: followed" in text
+    assert "cache: 4 × 100 tokens of 512 B   205 kB" in text
+    found = json.loads(run_genai("inspect", tmp_path, "--batch", 4, "--length", 100, "--json").out)
+    assert found["cache"]["bytes"] == 4 * 100 * 512
+    assert found["contract"] == {"followed": True, "differences": []}
+    assert found["weight_bytes"]["total"] == sum(
+        size for part, size in found["weight_bytes"].items() if part != "total"
+    )
