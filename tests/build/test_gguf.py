@@ -308,18 +308,16 @@ def test_any_mutation_reads_or_is_refused(
 
 
 @pytest.mark.slow
-def test_real_files_read_as_the_reference_reads_them(smollm2_gguf: Path, gemma_gguf: Path) -> None:
-    for path in (smollm2_gguf, gemma_gguf):
-        reference = gguf.GGUFReader(path)
-        with GgufFile(path) as file:
-            assert file.tensors.keys() == {tensor.name for tensor in reference.tensors}
-            for tensor in reference.tensors:
-                assert file.info(tensor.name).shape == tuple(int(size) for size in reversed(tensor.shape))
-                assert file.info(tensor.name).ggml_type == tensor.tensor_type.name
-                np.testing.assert_array_equal(
-                    file.raw(tensor.name).reshape(-1), np.asarray(tensor.data).view(np.uint8).reshape(-1)
-                )
-            for key, field in reference.fields.items():
-                if not key.startswith("GGUF."):
-                    value = file.metadata[key]
-                    assert (value.tolist() if isinstance(value, np.ndarray) else value) == field.contents()
+def test_a_real_file_reads_as_the_reference_reads_it(smollm2_gguf: Path) -> None:
+    reference = gguf.GGUFReader(smollm2_gguf)
+    with GgufFile(smollm2_gguf) as file:
+        assert file.tensors.keys() == {tensor.name for tensor in reference.tensors}
+        for tensor in reference.tensors:
+            assert file.info(tensor.name).shape == tuple(int(size) for size in reversed(tensor.shape))
+            assert file.info(tensor.name).ggml_type == tensor.tensor_type.name
+            expected = np.asarray(tensor.data).view(np.uint8).reshape(-1)
+            np.testing.assert_array_equal(file.raw(tensor.name).reshape(-1), expected)
+        for key, field in reference.fields.items():
+            if not key.startswith("GGUF."):
+                value = file.metadata[key]
+                assert (value.tolist() if isinstance(value, np.ndarray) else value) == field.contents()

@@ -6,6 +6,7 @@ logits of the original: that covers rotary embeddings, windows, multipliers and 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -414,8 +415,12 @@ def test_rows_that_do_not_pair_are_refused() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fixture", ["smollm2_gguf", "gemma_gguf"])
-def test_real_files_read_as_transformers_reads_them(request: pytest.FixtureRequest, fixture: str) -> None:
+def test_real_files_read_as_transformers_reads_them(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, fixture: str
+) -> None:
     path: Path = request.getfixturevalue(fixture)
+    # transformers asks for the same table once per module; it takes half of the loading time.
+    monkeypatch.setattr(gguf, "get_tensor_name_map", functools.cache(gguf.get_tensor_name_map))
     with GgufSource(path) as source:
         config = dict(source.config)
         with torch.device("meta"):
