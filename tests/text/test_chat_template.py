@@ -117,7 +117,7 @@ def test_a_message_object_is_not_changed() -> None:
 )
 def test_messages_of_the_wrong_form_are_refused(messages: object, part: str) -> None:
     with pytest.raises(TokenizerError, match=part):
-        ChatTemplate("x").render(messages)  # type: ignore[arg-type]
+        ChatTemplate("x").render(messages)
 
 
 def test_values_nested_without_end_are_refused() -> None:
