@@ -40,10 +40,13 @@ class Buffer(Protocol):
 
 
 class HostBuffer:
-    """Page-aligned host memory; the operating system commits it when it is first written."""
+    """Aligned host memory, zero; the operating system commits it when it is first written.
+
+    Zero, because Attention reads a row's whole capacity: what is masked counts 0 times, and 0 × NaN is NaN.
+    """
 
     def __init__(self, size: int) -> None:
-        self._owner = np.empty(size + _ALIGNMENT, np.uint8)
+        self._owner = np.zeros(size + _ALIGNMENT, np.uint8)
         start = -self._owner.ctypes.data % _ALIGNMENT
         self._bytes = self._owner[start : start + size]
         self.pointer = int(self._bytes.ctypes.data)
@@ -62,11 +65,11 @@ class HostBuffer:
 
 
 class CudaBuffer:
-    """CUDA memory owned by an OrtValue."""
+    """CUDA memory owned by an OrtValue, zero as on the host."""
 
     def __init__(self, size: int, copier: CudaCopier) -> None:
         ort = import_onnxruntime()
-        self._value = ort.OrtValue.ortvalue_from_shape_and_type([max(size, 1)], np.uint8, "cuda", 0)
+        self._value = ort.OrtValue.ortvalue_from_numpy(np.zeros(max(size, 1), np.uint8), "cuda", 0)
         self._copier = copier
         self.pointer = int(self._value.data_ptr())
 
@@ -125,7 +128,7 @@ class Memory(Protocol):
     """Where buffers come from."""
 
     def allocate(self, size: int) -> Buffer:
-        """A buffer of this many bytes, not initialised."""
+        """A buffer of this many bytes, all zero."""
         ...
 
 
