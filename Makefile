@@ -30,13 +30,18 @@ clean: ## remove .venv and what tools have cached here
 override PROMPT := $(value PROMPT)
 export PROMPT
 
+# Compiling ten thousand files of which a few hundred are imported would double the time.
+INSTALL = $(BIN)/python -m pip install -qq --no-compile --disable-pip-version-check --editable
+
 # One stamp for each set of dependencies; pyproject.toml is all that they depend on.
 $(VENV)/.cpu: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[cpu]'
+	@echo "installing into $(VENV), once: a minute or two"
+	@$(INSTALL) '.[cpu]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@echo "installing into $(VENV) with the tools for development, once: some minutes"
+	@$(INSTALL) '.[dev]'
 	@touch $@ $(VENV)/.cpu
 
 $(VENV)/bin/python:
