@@ -100,7 +100,7 @@ def _refuse_quantized(config: Mapping[str, JSON], folder: Path) -> None:
         if settings:
             method = settings.get("quant_method") if isinstance(settings, dict) else None
             raise UnsupportedModelError(
-                f"{folder} is quantized ({method or 'unknown method'}); use the original checkpoint, or a GGUF"
+                f"{folder} is quantized (method {str(method)[:40]!r}); use the original checkpoint, or a GGUF"
             )
 
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from genai.build.gguf import ByteArray, GgufFile
 from genai.build.source import BlockWeight, FloatArray
+from genai.errors import WeightsError
 
 Decoded: TypeAlias = tuple[ByteArray, FloatArray, FloatArray | None]
 
@@ -38,12 +39,18 @@ class _Format:
 
 
 def read_block_weight(file: GgufFile, name: str) -> BlockWeight | None:
-    """A matrix as the file's own blocks, or None if it is no matrix or its format has no such form."""
+    """A matrix as the file's own blocks, or None if it is no matrix or its format has no such form.
+
+    Raises: WeightsError if scales or minima are not finite.
+    """
     info = file.info(name)
     known = _FORMATS.get(info.ggml_type)
     if known is None or len(info.shape) != 2:
         return None
-    return _decoded(file.raw(name), known)
+    block = _decoded(file.raw(name), known)
+    if not np.isfinite(block.scales).all() or (block.offsets is not None and not np.isfinite(block.offsets).all()):
+        raise WeightsError(f"{file.path} is damaged: tensor {name!r} has scales that are infinite or not numbers")
+    return block
 
 
 def block_weight(raw: ByteArray, ggml_type: str) -> BlockWeight | None:

@@ -162,7 +162,7 @@ class ArchitectureMetadata:
         for key in _CHANGES_THE_MODEL:
             value = self.value(key)
             if key not in handled and not (value is None or (isinstance(value, int | float) and value == 0)):
-                raise UnsupportedModelError(f"{self.path}: {self.arch}.{key}={value!r} is not supported")
+                raise UnsupportedModelError(f"{self.path}: {self.arch}.{key}={_shown(value)} is not supported")
         if self.flag("attention.causal") is False:
             raise UnsupportedModelError(f"{self.path} is an encoder ({self.arch}.attention.causal=False)")
 
@@ -189,5 +189,10 @@ class ArchitectureMetadata:
         return number
 
     def _bad(self, key: str, value: object, wanted: str) -> WeightsError:
-        what = "is missing" if value is None else f"is {str(value)[:80]!r}"
+        what = "is missing" if value is None else f"is {_shown(value)!r}"
         return WeightsError(f"{self.path}: metadata {self.arch}.{key} {what}; it should be {wanted}")
+
+
+def _shown(value: object) -> str:
+    """A metadata value in one short line."""
+    return " ".join(str(value).split())[:80]

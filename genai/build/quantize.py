@@ -72,10 +72,10 @@ def _rounded(shape: tuple[int, ...], read: Callable[[slice], FloatArray], bits: 
     round_blocks = _round_4 if bits == 4 else _round_8
 
     def work(part: slice) -> None:
-        chunk = read(part)
-        if padding := num_blocks * block_size - columns:
-            chunk = np.pad(chunk, ((0, 0), (0, padding)))
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):  # infinities and what comes of them are refused below
+            chunk = read(part)
+            if padding := num_blocks * block_size - columns:
+                chunk = np.pad(chunk, ((0, 0), (0, padding)))
             rounded, scales[part] = round_blocks(chunk.reshape(len(chunk), num_blocks, block_size))
         if not np.isfinite(scales[part]).all():
             raise WeightsError("a weight holds values that are infinite or not numbers; the checkpoint is damaged")

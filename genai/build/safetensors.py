@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import mmap
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ INDEX_FILE = "model.safetensors.index.json"
 
 _MAX_HEADER_BYTES = 100_000_000  # the reference implementation's limit
 _MAX_DIMENSIONS = 8
+_SHARD_NAME = re.compile(r"[A-Za-z0-9._-]+\.safetensors")
 _DTYPES = {
     "BOOL": "?",
     "U8": "<u1",
@@ -185,8 +187,8 @@ def _weight_map(folder: Path) -> dict[str, str]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise WeightsError(f"{index} has no weight_map")
     for shard in weight_map.values():
-        if not isinstance(shard, str) or not shard.endswith(".safetensors") or set(shard) & {"/", "\\", "\0", ":"}:
-            raise WeightsError(f"{index} names {shard!r}, not a safetensors file in the same folder")
+        if not isinstance(shard, str) or not _SHARD_NAME.fullmatch(shard):
+            raise WeightsError(f"{index} names {str(shard)[:80]!r}, not a safetensors file in the same folder")
     return cast(dict[str, str], weight_map)
 
 

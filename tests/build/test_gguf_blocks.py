@@ -10,6 +10,7 @@ from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from genai.build.gguf import GgufFile
 from genai.build.gguf_blocks import BLOCK_FORMATS, block_weight, read_block_weight
 from genai.build.quantize import requantized
+from genai.errors import WeightsError
 
 RNG = np.random.default_rng(11)
 FORMS = {
@@ -94,6 +95,21 @@ def test_formats_without_an_integer_form_and_vectors_have_none(tmp_path: Path) -
     with GgufFile(tmp_path / "m.gguf") as file:
         assert read_block_weight(file, "vector") is None
         assert read_block_weight(file, "float") is None
+
+
+@pytest.mark.parametrize("number", [np.inf, np.nan])
+@pytest.mark.parametrize("start", HALVES["Q4_1"])
+def test_scales_that_are_no_numbers_are_refused(tmp_path: Path, start: int, number: float) -> None:
+    raw = random_blocks("Q4_1", rows=4, blocks_per_row=1)
+    raw[2, start : start + 2] = np.array([number], np.float16).view(np.uint8)
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
+    writer.add_tensor("t", raw, raw_dtype=GGMLQuantizationType.Q4_1)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with GgufFile(tmp_path / "m.gguf") as file, pytest.raises(WeightsError, match="'t' has scales"):
+        read_block_weight(file, "t")
 
 
 @pytest.mark.slow

@@ -324,6 +324,7 @@ REFUSED: dict[str, tuple[str, Callable[[Any], None], str]] = {
     "rotary type": ("qwen2", lambda w: (w.add_string("qwen2.rope.scaling.type", "ntk"),
                                         w.add_rope_scaling_factor(2.0)), "'ntk'"),
     "mrope": ("qwen2", lambda w: w.add_rope_dimension_sections([1, 1, 2, 0]), "dimension_sections"),
+    "many sections": ("qwen2", lambda w: w.add_array("qwen2.rope.dimension_sections", list(range(200))), "sections"),
     "values of another size": ("llama", lambda w: w.add_uint32("llama.attention.value_length", 8), "values of 8"),
     "part of a rotation": ("llama", lambda w: w.add_rope_dimension_count(8), "0.5 of each head"),
     "split": ("llama", lambda w: w.add_uint16("split.count", 3), "one of 3 parts"),
@@ -345,6 +346,7 @@ def test_what_is_not_supported_is_named(tmp_path: Path, case: str) -> None:
     with pytest.raises(UnsupportedModelError, match=match) as caught:
         GgufSource(path)
     assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_unknown_architectures_are_named(tmp_path: Path) -> None:

@@ -186,6 +186,14 @@ def test_requantized_with_offsets_is_within_half_a_step() -> None:
     assert (error <= 0.5001 * np.repeat(symmetric.scales, 32, axis=1)).all()
 
 
+def test_requantized_refuses_offsets_that_are_no_numbers() -> None:
+    ones = np.ones((2, 1), np.float32)
+    values = np.zeros((2, 32), np.uint8)
+    for scales, offsets in ((ones * np.inf, ones), (ones, ones * np.nan), (-ones * np.inf, ones * np.inf)):
+        with pytest.raises(WeightsError, match="not numbers"):
+            requantized(BlockWeight(values=values, scales=scales, bits=4, block_size=32, offsets=offsets))
+
+
 def test_requantized_to_four_bits_rounds_anew() -> None:
     block = quantize(normal(50, 96), bits=8)
     narrow = requantized(block, bits=4)

@@ -161,6 +161,7 @@ INDEXES = {
     "absolute": {"t": "/etc/model.safetensors"},
     "windows": {"t": "..\\model.safetensors"},
     "drive": {"t": "c:model.safetensors"},
+    "surrogate": {"t": "\ud800.safetensors"},
     "other suffix": {"t": "config.json"},
     "number": {"t": 3},
     "list": [],
@@ -207,7 +208,7 @@ def test_bad_configurations_are_refused(tmp_path: Path, text: str) -> None:
 def test_quantized_checkpoints_are_refused_by_name(tmp_path: Path, method: str | None) -> None:
     settings = {"quant_method": method} if method else {"bits": 4}
     folder(tmp_path, {"t": np.ones(2, np.float32)}, CONFIG | {"quantization_config": settings})
-    with pytest.raises(UnsupportedModelError, match=rf"quantized \({method or 'unknown method'}\)"):
+    with pytest.raises(UnsupportedModelError, match=rf"quantized \(method '{method}'\)"):
         open_source(tmp_path)
 
 
