@@ -60,7 +60,7 @@ def tokenizer_from_gguf(metadata: Mapping[str, object]) -> TokenizerFiles:
     eos = _end_tokens(vocabulary, ids)
     try:
         tokenizer = builders[vocabulary.model](vocabulary)
-        _add_tokens(tokenizer, vocabulary, special_ids={*eos, *ids.values()})
+        _add_tokens(tokenizer, vocabulary, special_ids={*eos, ids.get("bos", -1)})
     except (TokenizerError, UnsupportedModelError):
         raise
     except Exception as error:  # tokenizers raises plain Exception
@@ -173,6 +173,7 @@ def _end_tokens(vocabulary: GgufVocabulary, ids: Mapping[str, int]) -> tuple[int
 
 
 def _add_tokens(tokenizer: tokenizers.Tokenizer, vocabulary: GgufVocabulary, special_ids: set[int]) -> None:
+    """Add control, user-defined and the given tokens. Padding is not given: files name ordinary tokens for it."""
     # Where the normalizer only turns spaces into "▁", runs of spaces are looked for after it, as SentencePiece does.
     is_normalized = vocabulary.model != "gpt2" and not _adds_space_prefix(vocabulary)
     added = []
@@ -200,13 +201,13 @@ def _post_processor(vocabulary: GgufVocabulary, ids: Mapping[str, int]) -> proce
     for name, is_wanted in wanted.items():
         if is_wanted and name not in ids:
             raise TokenizerError(f"tokenizer.ggml.add_{name}_token is true, but {name}_token_id is missing")
-    return special_token_template(
+    return _special_token_template(
         bos=(ids["bos"], vocabulary.tokens[ids["bos"]]) if wanted["bos"] else None,
         eos=(ids["eos"], vocabulary.tokens[ids["eos"]]) if wanted["eos"] else None,
     )
 
 
-def special_token_template(
+def _special_token_template(
     *, bos: tuple[int, str] | None, eos: tuple[int, str] | None
 ) -> processors.TemplateProcessing:
     """The post-processor that puts BOS before a text and EOS after it, each given as (id, token) or None."""

@@ -1,20 +1,20 @@
 """A tokenizer from a Hugging Face folder.
 
-`tokenizer.json` is taken as it is. What is spread over `tokenizer_config.json`, `special_tokens_map.json`,
-`generation_config.json` and `config.json` is read as transformers reads it.
+`tokenizer.json` is taken as it is (transformers 5, too, ignores `add_bos_token` beside it). What is spread over
+`tokenizer_config.json`, `special_tokens_map.json`, `generation_config.json` and `config.json` is read as transformers
+reads it.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import tokenizers
 
 from genai.errors import TokenizerError
 from genai.text.files import CHAT_TEMPLATE_FILE, TOKENIZER_FILE, TokenizerFiles
-from genai.text.gguf_tokenizer import special_token_template
 from genai.text.tokenizer import load_tokenizer_json
 
 _JSON = Mapping[str, object]
@@ -35,7 +35,6 @@ def tokenizer_from_hf(folder: Path) -> TokenizerFiles:
     bos = _token_ids(tokenizer, settings, "bos", config, generation)
     eos = _end_ids(tokenizer, settings, config, generation)
     pad = _token_ids(tokenizer, settings, "pad", config, generation)
-    _follow_settings(tokenizer, settings, bos, eos)
     return TokenizerFiles(
         tokenizer=tokenizer,
         chat_template=_chat_template(folder, settings),
@@ -89,18 +88,6 @@ def _configured_ids(tokenizer: tokenizers.Tokenizer, key: str, config: _JSON) ->
     values = value if isinstance(value, list) else [value]
     ids = [item for item in values if isinstance(item, int) and not isinstance(item, bool) and 0 <= item < 2**32]
     return tuple(token_id for token_id in ids if tokenizer.id_to_token(token_id) is not None)
-
-
-def _follow_settings(tokenizer: tokenizers.Tokenizer, settings: _JSON, bos: Sequence[int], eos: Sequence[int]) -> None:
-    """`add_bos_token` and `add_eos_token`, where they are given, replace the post-processor, as in transformers."""
-    if settings.get("add_bos_token") is None and settings.get("add_eos_token") is None:
-        return
-    wanted = {
-        name: (ids[0], str(tokenizer.id_to_token(ids[0])))
-        for name, ids in (("bos", bos), ("eos", eos))
-        if ids and settings.get(f"add_{name}_token") is True
-    }
-    tokenizer.post_processor = special_token_template(bos=wanted.get("bos"), eos=wanted.get("eos"))
 
 
 def _chat_template(folder: Path, settings: _JSON) -> str | None:

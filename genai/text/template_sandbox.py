@@ -25,7 +25,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
-MAX_STEPS = 200_000
+MAX_STEPS = 100_000
 """Most loop turns and macro calls in one rendering."""
 MAX_SECONDS = 10.0
 """Most time that one rendering may take."""
