@@ -17,8 +17,9 @@ Message: TypeAlias = dict[str, str]
 
 def open_model(name: str, *, precision: Precision, device: Device, threads: int | None, max_seq_len: int | None) -> LLM:
     """Load a model. The caller closes it."""
-    from genai.llm import load
-
     engine = given(num_threads=threads, max_seq_len=max_seq_len)
     with bars() as progress:
+        progress(f"loading {name}", 0, 0)
+        from genai.llm import load
+
         return load(name, precision=precision, device=device, progress=progress, **engine)

@@ -8,6 +8,7 @@ which is verified and renamed.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import json
@@ -69,7 +70,12 @@ def pull_weights(model: KnownModel, target: Path, progress: Progress) -> None:
     except OSError as error:
         shutil.rmtree(folder, ignore_errors=True)
         raise download.disk_error(f"cannot store {model.name}", error) from None
-    shutil.rmtree(folder, ignore_errors=True)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        for emptied in (folder, target.parent):
+            with contextlib.suppress(OSError):  # not empty, or not there
+                emptied.rmdir()
 
 
 def locate(requirements: Sequence[str]) -> list[Wheel]:
