@@ -5,6 +5,7 @@ All weights here are symmetric: no zero points are stored, and the operators' de
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, TypeAlias
@@ -23,7 +24,7 @@ Bits: TypeAlias = Literal[4, 8]
 _TARGETS_4 = (-9.0, -8.5, -8.0, -7.5, -7.0, 7.0, 7.5, 8.0)
 _SMALLEST_SCALE = 1e-36
 _CHUNK_ELEMENTS = 1 << 17
-_NUM_THREADS = 2
+_MAX_THREADS = 8
 
 
 def quantize(weight: FloatArray, *, bits: Bits, block_size: int = 32) -> BlockWeight:
@@ -81,7 +82,7 @@ def _rounded(shape: tuple[int, ...], read: Callable[[slice], FloatArray], bits: 
             raise WeightsError("a weight holds values that are infinite or not numbers; the checkpoint is damaged")
         values[part] = rounded.reshape(len(chunk), -1)[:, :columns]
 
-    with ThreadPoolExecutor(_NUM_THREADS) as pool:
+    with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
         for _ in pool.map(work, _row_chunks(rows, columns)):
             pass
     return BlockWeight(values=values, scales=scales, bits=bits, block_size=block_size)
