@@ -1,11 +1,12 @@
 """What a decoder looks like, as data: the one thing an architecture file has to produce.
 
-`architectures/<model_type>.py` reads a checkpoint's configuration into a `DecoderSpec`; `decoder.py` turns any spec into
-a graph. A model family that needs something new adds a field here and a few lines in `layers.py`.
+`architectures/<model_type>.py` reads a checkpoint's configuration into a `DecoderSpec`; `decoder.py` turns any spec
+into a graph. A model family that needs something new adds a field here and a few lines in `layers.py`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
@@ -56,6 +57,11 @@ class NormNames:
     mlp_in: str | None
     mlp_out: str | None
 
+    def of_layer(self, layer: int) -> NormNames:
+        """The names with one layer's prefix."""
+        names = {key: name and f"model.layers.{layer}.{name}" for key, name in dataclasses.asdict(self).items()}
+        return NormNames(**names)
+
 
 PRE_NORM = NormNames(
     attention_in="input_layernorm", attention_out=None, mlp_in="post_attention_layernorm", mlp_out=None
@@ -76,7 +82,9 @@ class DecoderSpec:
     """A whole decoder.
 
     norm_offset: added to every norm weight (Gemma stores `w - 1`); embedding_scale, residual_scale and logits_scale
-    multiply what their names say; fused_checkpoint: the checkpoint itself holds q/k/v and gate/up fused (Phi-3).
+    multiply what their names say; fused_checkpoint: the checkpoint itself holds q/k/v and gate/up fused (Phi-3);
+    biases: products ("q_proj", …) that must have a bias in every layer, others have one where the checkpoint does;
+    has_wide_residual: the residual stream outgrows float16 and is kept in float32 there.
     """
 
     vocab_size: int
@@ -94,6 +102,8 @@ class DecoderSpec:
     logits_scale: float = 1.0
     logits_softcap: float | None = None
     fused_checkpoint: bool = False
+    biases: frozenset[str] = frozenset()
+    has_wide_residual: bool = False
 
     @property
     def sliding_window(self) -> int | None:

@@ -16,6 +16,11 @@ _ACTIVATIONS: dict[str, Activation] = {
     "gelu_pytorch_tanh": "gelu_tanh",
     "gelu_new": "gelu_tanh",
 }
+_BIASES = {
+    "attention_bias": ("q_proj", "k_proj", "v_proj", "o_proj"),
+    "mlp_bias": ("gate_proj", "up_proj", "down_proj"),
+}
+_LAYER_TYPES = ("full_attention", "sliding_attention")
 _MAX_DIMENSION = 2**31
 
 
@@ -29,85 +34,114 @@ class ConfigReader:
         self._values = values
         self._max_position = max_position
 
+    def with_defaults(self, defaults: Mapping[str, JSON]) -> ConfigReader:
+        """The same configuration with values for keys that are missing: a null stays one.
+
+        Checkpoints may leave out what equals the default of their configuration class in transformers.
+        """
+        return ConfigReader({**defaults, **self._values}, self._max_position)
+
     def text(self, key: str) -> str:
         """A string. Raises: WeightsError if it is missing or something else."""
-        return str(self._typed(key, (str,), "a string"))
+        value = self._values.get(key)
+        if not isinstance(value, str):
+            raise _wrong(key, value, "a string")
+        return value
 
     def size(self, key: str, default: int | None = None) -> int:
         """A positive whole number; the default stands in for a missing or null key."""
         value = self._values.get(key)
         value = default if value is None else value
         if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < _MAX_DIMENSION:
-            raise WeightsError(f"the model's configuration has {key}={value!r}, not a positive whole number")
+            raise _wrong(key, value, "a positive whole number")
         return value
 
-    def number(self, key: str, default: float | None = None) -> float:
+    def optional_size(self, key: str) -> int | None:
+        """A positive whole number, or None where the key is missing or null."""
+        return None if self._values.get(key) is None else self.size(key)
+
+    def number(self, key: str, default: float) -> float:
         """A finite number; the default stands in for a missing or null key."""
         value = self.optional_number(key)
-        if value is None and default is None:
-            raise WeightsError(f"the model's configuration has no {key}")
-        return value if value is not None else float(default or 0)
+        return default if value is None else value
 
     def optional_number(self, key: str) -> float | None:
         """A finite number, or None where the key is missing or null."""
         value = self._values.get(key)
         return None if value is None else rotary.finite(key, value)
 
-    def flag(self, key: str, *, default: bool = False) -> bool:
-        """True or False."""
-        value = self._values.get(key)
-        return default if value is None else bool(value)
+    def positive(self, key: str, default: float) -> float:
+        """A finite number above 0; the default stands in for a missing or null key."""
+        value = self.number(key, default)
+        if value <= 0:
+            raise _wrong(key, value, "a positive number")
+        return value
 
-    def optional_size(self, key: str) -> int | None:
-        """A positive whole number, or None where the key is missing or null."""
-        return None if self._values.get(key) is None else self.size(key)
+    def optional_positive(self, key: str) -> float | None:
+        """A finite number above 0, or None where the key is missing or null."""
+        return None if self._values.get(key) is None else self.positive(key, 1.0)
+
+    def flag(self, key: str) -> bool:
+        """True or False; False where the key is missing or null."""
+        value = self._values.get(key)
+        if value is not None and not isinstance(value, bool):
+            raise _wrong(key, value, "true or false")
+        return bool(value)
 
     def items(self, key: str, length: int) -> Sequence[JSON] | None:
-        """A list of exactly this length, or None where the key is missing or null."""
+        """The first `length` items of a list that has at least so many, or None where the key is missing or null."""
         value = self._values.get(key)
         if value is None:
             return None
-        if not isinstance(value, list) or len(value) != length:
-            raise WeightsError(f"the model's configuration has {key}={value!r}, not a list of {length}")
-        return value
+        if not isinstance(value, list) or len(value) < length:
+            raise _wrong(key, value, f"a list of {length}")
+        return value[:length]
 
-    def refuse(self, key: str, *, unless: tuple[JSON, ...] = (None, False)) -> None:
-        """Refuse a checkpoint whose configuration asks for something that is not built."""
-        if self._values.get(key) not in unless:
+    def refuse(self, key: str) -> None:
+        """Refuse a checkpoint that asks for something that is not built: the key must be missing, null or false."""
+        if self._values.get(key) not in (None, False):
             raise UnsupportedModelError(f"the model's configuration has {key}={self._values[key]!r}: not supported")
 
     @property
+    def num_layers(self) -> int:
+        """Decoder layers."""
+        return self.size("num_hidden_layers")
+
+    @property
     def max_position(self) -> int:
-        """The context to build for. Raises: WeightsError if the checkpoint's own limit is smaller."""
+        """The context to build for: never more than the checkpoint's own limit."""
         limit = self.size("max_position_embeddings")
-        if self._max_position is None:
-            return limit
-        return min(self._max_position, limit)
+        return limit if self._max_position is None else min(self._max_position, limit)
 
     @property
     def head_dim(self) -> int:
         """Elements of one head."""
         return self.size("head_dim", self.size("hidden_size") // self.size("num_attention_heads"))
 
-    def rotary(self, layer_type: str | None = None, legacy_base: str = "rope_theta") -> RotarySpec:
+    @property
+    def window(self) -> int | None:
+        """The sliding window, None where there is none or it is no shorter than the context."""
+        window = self.optional_size("sliding_window")
+        return window if window is not None and window < self.max_position else None
+
+    def rotary(self, layer_type: str | None = None, base_key: str = "rope_theta") -> RotarySpec:
         """The rotary embedding, of one layer type where the checkpoint has several.
 
-        Reads `rope_parameters` (transformers 5) or, in older checkpoints, the base key and `rope_scaling`.
+        base_key: the key that holds the base where `rope_parameters` (transformers 5) does not. Scaling stands there
+        too, or in `rope_scaling`, which is only about layers with the base `rope_theta`.
         """
-        parameters = self._values.get("rope_parameters")
-        if isinstance(parameters, dict) and layer_type in parameters:
-            parameters = parameters[layer_type]
-        if parameters is None:
-            scaling = self._values.get("rope_scaling") if legacy_base == "rope_theta" else None
-            parameters = {"rope_theta": self.number(legacy_base, 10000.0)}
-            if isinstance(scaling, dict):
-                parameters |= scaling
-        if not isinstance(parameters, dict):
-            raise WeightsError(f"the model's configuration has rope_parameters={parameters!r}, not an object")
-        partial = rotary.finite("partial_rotary_factor", parameters.get("partial_rotary_factor") or self._partial())
+        parameters = self._object("rope_parameters")
+        if layer_type is not None:
+            parameters = _as_object(f"rope_parameters.{layer_type}", parameters.get(layer_type))
+        elif any(isinstance(value, dict) for value in parameters.values()):
+            raise UnsupportedModelError("the model's configuration has rope_parameters by layer type: not supported")
+        if base_key == "rope_theta":
+            parameters |= self._object("rope_scaling")
+        if parameters.get("rope_theta") is None:
+            parameters["rope_theta"] = self.number(base_key, 10000.0)
         return rotary.spec_of(
             parameters,
-            size=int(self.head_dim * partial),
+            size=self._rotated_size(parameters),
             max_position=self.max_position,
             model_max_position=self.size("max_position_embeddings"),
             original_max_position=self.optional_size("original_max_position_embeddings"),
@@ -130,39 +164,56 @@ class ConfigReader:
     def decoder(self, layers: Sequence[AttentionSpec]) -> DecoderSpec:
         """The usual decoder around these layers; architectures change what differs with `dataclasses.replace`."""
         activation = self._values.get("hidden_activation") or self._values.get("hidden_act") or "silu"
-        if activation not in _ACTIVATIONS:
-            raise UnsupportedModelError(f"activation {activation!r} is not supported; supported: {list(_ACTIVATIONS)}")
+        if not isinstance(activation, str) or activation not in _ACTIVATIONS:
+            raise UnsupportedModelError(
+                f"activation {activation!r} is not supported; supported: {', '.join(_ACTIVATIONS)}"
+            )
         return DecoderSpec(
             vocab_size=self.size("vocab_size"),
             hidden_size=self.size("hidden_size"),
             intermediate_size=self.size("intermediate_size"),
             max_position=self.max_position,
             layers=tuple(layers),
-            norm_eps=self.number("rms_norm_eps", 1e-6),
+            norm_eps=self.positive("rms_norm_eps", 1e-6),
             is_head_tied=self.flag("tie_word_embeddings"),
-            activation=_ACTIVATIONS[str(activation)],
+            activation=_ACTIVATIONS[activation],
+            biases=frozenset(name for key, names in _BIASES.items() if self.flag(key) for name in names),
         )
 
-    def windows(self, window: int | None, default_types: Sequence[str]) -> list[int | None]:
-        """Each layer's sliding window, from `layer_types` or, in older checkpoints, the given pattern."""
-        types = self.items("layer_types", len(default_types)) or default_types
-        known = {"full_attention", "sliding_attention"}
-        if unknown := set(map(str, types)) - known:
-            raise UnsupportedModelError(f"layer type {sorted(unknown)[0]!r} is not supported; supported: {sorted(known)}")
-        if window is None and "sliding_attention" in types:
+    def layer_types(self, default: Sequence[str]) -> list[str]:
+        """Each layer's kind, "full_attention" or "sliding_attention": `layer_types`, else the default."""
+        types = self.items("layer_types", len(default)) or default
+        for kind in types:
+            if kind not in _LAYER_TYPES:
+                raise UnsupportedModelError(
+                    f"layer type {kind!r} is not supported; supported: {', '.join(_LAYER_TYPES)}"
+                )
+        if "sliding_attention" in types and self._values.get("sliding_window") is None:
             raise WeightsError("the model's configuration has sliding layers but no sliding_window")
-        return [window if kind == "sliding_attention" else None for kind in types]
+        return [str(kind) for kind in types]
 
-    def _partial(self) -> float:
-        return self.number("partial_rotary_factor", 1.0)
+    def _rotated_size(self, parameters: Mapping[str, JSON]) -> int:
+        key = "partial_rotary_factor"
+        partial = parameters.get(key) if parameters.get(key) is not None else self.number(key, 1.0)
+        if not 0 < rotary.finite(key, partial) <= 1:
+            raise _wrong(key, partial, "a number above 0, at most 1")
+        return int(self.head_dim * rotary.finite(key, partial))
 
-    def _typed(self, key: str, kinds: tuple[type, ...], wanted: str) -> JSON:
-        value = self._values.get(key)
-        if not isinstance(value, kinds):
-            raise WeightsError(f"the model's configuration has {key}={value!r}, not {wanted}")
-        return value
+    def _object(self, key: str) -> dict[str, JSON]:
+        return _as_object(key, self._values.get(key))
 
 
 def with_windows(attention: AttentionSpec, windows: Sequence[int | None]) -> list[AttentionSpec]:
     """One layer for each window, otherwise alike."""
     return [dataclasses.replace(attention, sliding_window=window) for window in windows]
+
+
+def _as_object(key: str, value: JSON) -> dict[str, JSON]:
+    """A copy of a JSON object, empty for null."""
+    if value is not None and not isinstance(value, dict):
+        raise _wrong(key, value, "an object")
+    return dict(value or {})
+
+
+def _wrong(key: str, value: JSON, wanted: str) -> WeightsError:
+    return WeightsError(f"the model's configuration has {key}={repr(value)[:80]}, not {wanted}")

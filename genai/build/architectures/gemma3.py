@@ -5,31 +5,49 @@ from __future__ import annotations
 import dataclasses
 
 from genai.build.architectures.config import ConfigReader
+from genai.build.source import JSON
 from genai.build.spec import SANDWICH_NORM, DecoderSpec
+
+_DEFAULTS: dict[str, JSON] = {
+    "hidden_activation": "gelu_pytorch_tanh",
+    "query_pre_attn_scalar": 256,
+    "rope_theta": 1_000_000.0,
+    "sliding_window": 4096,
+    "sliding_window_pattern": 6,
+    "tie_word_embeddings": True,
+}
 
 
 def decoder_spec(config: ConfigReader) -> DecoderSpec:
     """Sliding layers rotate with a local base, full ones with the global base and its scaling.
 
-    Norm weights are stored as `w - 1`; the embedding is scaled by the root of the hidden size.
+    Norm weights are stored as `w - 1`; the embedding is scaled by the root of the hidden size. The residual stream
+    reaches hundreds of thousands, beyond float16.
     """
+    config = config.with_defaults(_DEFAULTS)
     config.refuse("use_bidirectional_attention")
-    num_layers, pattern = config.size("num_hidden_layers"), config.size("sliding_window_pattern", 6)
-    kinds = ["full_attention" if (layer + 1) % pattern == 0 else "sliding_attention" for layer in range(num_layers)]
-    windows = config.windows(config.optional_size("sliding_window"), kinds)
     everywhere = dataclasses.replace(
         config.attention(config.rotary("full_attention")),
-        scale=config.number("query_pre_attn_scalar", config.head_dim) ** -0.5,
-        softcap=config.optional_number("attn_logit_softcapping"),
+        scale=config.positive("query_pre_attn_scalar", config.head_dim) ** -0.5,
+        softcap=config.optional_positive("attn_logit_softcapping"),
         qk_norm="per_head",
     )
-    nearby = dataclasses.replace(everywhere, rotary=config.rotary("sliding_attention", "rope_local_base_freq"))
+    nearby = dataclasses.replace(
+        everywhere, rotary=config.rotary("sliding_attention", "rope_local_base_freq"), sliding_window=config.window
+    )
     return dataclasses.replace(
-        config.decoder([dataclasses.replace(nearby if w else everywhere, sliding_window=w) for w in windows]),
+        config.decoder([nearby if kind == "sliding_attention" else everywhere for kind in _layer_types(config)]),
         norms=SANDWICH_NORM,
         norm_offset=1.0,
         embedding_scale=config.size("hidden_size") ** 0.5,
-        logits_softcap=config.optional_number("final_logit_softcapping"),
-        is_head_tied=config.flag("tie_word_embeddings", default=True),
-        activation="gelu_tanh",
+        logits_softcap=config.optional_positive("final_logit_softcapping"),
+        has_wide_residual=True,
+    )
+
+
+def _layer_types(config: ConfigReader) -> list[str]:
+    """From `layer_types` or, in older checkpoints, every `sliding_window_pattern`-th layer is a full one."""
+    pattern = config.size("sliding_window_pattern")
+    return config.layer_types(
+        ["sliding_attention" if (layer + 1) % pattern else "full_attention" for layer in range(config.num_layers)]
     )

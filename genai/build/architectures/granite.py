@@ -9,12 +9,11 @@ from genai.build.spec import DecoderSpec
 
 
 def decoder_spec(config: ConfigReader) -> DecoderSpec:
-    """Llama's layers with Granite's four multipliers."""
-    attention = config.attention(config.rotary())
-    attention = dataclasses.replace(attention, scale=config.number("attention_multiplier", attention.scale))
+    """Llama's layers with Granite's four multipliers, each 1 where it is missing."""
+    attention = dataclasses.replace(config.attention(config.rotary()), scale=config.number("attention_multiplier", 1.0))
     return dataclasses.replace(
-        config.decoder([attention] * config.size("num_hidden_layers")),
+        config.decoder([attention] * config.num_layers),
         embedding_scale=config.number("embedding_multiplier", 1.0),
         residual_scale=config.number("residual_multiplier", 1.0),
-        logits_scale=1.0 / config.number("logits_scaling", 1.0),
+        logits_scale=1.0 / config.positive("logits_scaling", 1.0),
     )

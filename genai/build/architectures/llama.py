@@ -8,4 +8,4 @@ from genai.build.spec import DecoderSpec
 
 def decoder_spec(config: ConfigReader) -> DecoderSpec:
     """Pre-norm layers, grouped heads, SiLU-gated MLP."""
-    return config.decoder([config.attention(config.rotary())] * config.size("num_hidden_layers"))
+    return config.decoder([config.attention(config.rotary())] * config.num_layers)

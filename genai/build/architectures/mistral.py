@@ -7,6 +7,6 @@ from genai.build.spec import DecoderSpec
 
 
 def decoder_spec(config: ConfigReader) -> DecoderSpec:
-    """Llama's layers, each with the configuration's window."""
-    windows = [config.optional_size("sliding_window")] * config.size("num_hidden_layers")
-    return config.decoder(with_windows(config.attention(config.rotary()), windows))
+    """Llama's layers, each with the configuration's window: a null means none, a missing key the class's default."""
+    config = config.with_defaults({"sliding_window": 4096})
+    return config.decoder(with_windows(config.attention(config.rotary()), [config.window] * config.num_layers))

@@ -10,6 +10,6 @@ from genai.build.spec import POST_NORM, DecoderSpec
 
 def decoder_spec(config: ConfigReader) -> DecoderSpec:
     """Llama's layers with post-norms and whole-width query/key norms."""
+    config = config.with_defaults({"rms_norm_eps": 1e-5})
     attention = dataclasses.replace(config.attention(config.rotary()), qk_norm="all_heads")
-    decoder = config.decoder([attention] * config.size("num_hidden_layers"))
-    return dataclasses.replace(decoder, norms=POST_NORM)
+    return dataclasses.replace(config.decoder([attention] * config.num_layers), norms=POST_NORM)

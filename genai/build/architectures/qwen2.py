@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from genai.build.architectures.config import ConfigReader, with_windows
 from genai.build.spec import DecoderSpec
 
 
 def decoder_spec(config: ConfigReader) -> DecoderSpec:
-    """Llama's layers with the configuration's windows."""
-    return config.decoder(with_windows(config.attention(config.rotary()), layer_windows(config)))
+    """Llama's layers with the configuration's windows, and biases that no key is needed for."""
+    decoder = config.decoder(with_windows(config.attention(config.rotary()), layer_windows(config)))
+    return dataclasses.replace(decoder, biases=frozenset({"q_proj", "k_proj", "v_proj"}))
 
 
 def layer_windows(config: ConfigReader) -> list[int | None]:
     """Each layer's window: none, unless `use_sliding_window` is set."""
-    num_layers = config.size("num_hidden_layers")
     if not config.flag("use_sliding_window"):
-        return [None] * num_layers
-    first = config.size("max_window_layers", num_layers)
-    kinds = ["sliding_attention" if layer >= first else "full_attention" for layer in range(num_layers)]
-    return config.windows(config.optional_size("sliding_window"), kinds)
+        return [None] * config.num_layers
+    config = config.with_defaults({"sliding_window": 4096, "max_window_layers": 28})
+    first = config.size("max_window_layers", 28)
+    kinds = ["sliding_attention" if layer >= first else "full_attention" for layer in range(config.num_layers)]
+    return [config.window if kind == "sliding_attention" else None for kind in config.layer_types(kinds)]

@@ -1,4 +1,4 @@
-"""Qwen3: Qwen2 without biases, with a norm over each head's queries and keys."""
+"""Qwen3: Qwen2 without its biases, with a norm over each head's queries and keys."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from genai.build.spec import DecoderSpec
 
 
 def decoder_spec(config: ConfigReader) -> DecoderSpec:
-    """Qwen2's layers with per-head query/key norms."""
+    """Llama's layers with Qwen2's windows and per-head query/key norms."""
+    config = config.with_defaults({"head_dim": 128})
     attention = dataclasses.replace(config.attention(config.rotary()), qk_norm="per_head")
     return config.decoder(with_windows(attention, layer_windows(config)))

@@ -1,6 +1,7 @@
 """Rotary frequencies for every scaling that checkpoints use, following transformers' `modeling_rope_utils`.
 
-Sources: RoPE (arXiv 2104.09864), linear interpolation (2306.15595), YaRN (2309.00071), LongRoPE (2402.13753), Llama 3.1.
+Sources: RoPE (arXiv 2104.09864), linear interpolation (2306.15595), YaRN (2309.00071), LongRoPE (2402.13753), and the
+code published with Llama 3.1.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from genai.errors import UnsupportedModelError, WeightsError
 def finite(key: str, value: JSON) -> float:
     """A finite number. Raises: WeightsError."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise WeightsError(f"the model's configuration has {key}={value!r}, not a number")
+        raise WeightsError(f"the model's configuration has {key}={repr(value)[:80]}, not a number")
     return float(value)
 
 
@@ -49,20 +50,23 @@ class _Request:
         return factors
 
     @property
+    def base(self) -> float:
+        return self.number("rope_theta", 10000.0)
+
+    @property
     def original(self) -> float:
-        """Longest position the model was first trained for."""
-        return self.number("original_max_position_embeddings", float(self.original_max_position or self.model_max_position))
+        """Longest position the model was first trained for; the key beside the parameters goes before theirs."""
+        if self.original_max_position is not None:
+            return float(self.original_max_position)
+        return self.number("original_max_position_embeddings", float(self.model_max_position))
 
     @property
     def extension(self) -> float:
         return self.number("factor", self.model_max_position / self.original)
 
     def plain(self) -> FloatArray:
-        base = self.number("rope_theta", 10000.0)
-        if base <= 0:
-            raise WeightsError(f"the model's configuration has rope_theta={base}, not a positive number")
         exponents = np.arange(0, self.size, 2, dtype=np.float32) / np.float32(self.size)
-        return (np.float32(1.0) / np.float32(base) ** exponents).astype(np.float32)
+        return (np.float32(1.0) / np.float32(self.base) ** exponents).astype(np.float32)
 
 
 def spec_of(
@@ -79,19 +83,28 @@ def spec_of(
     Raises: UnsupportedModelError for an unknown type, WeightsError for missing or bad values.
     """
     kind = str(parameters.get("rope_type") or parameters.get("type") or "default")
+    if kind in _OLD_LONGROPE and "long_factor" in parameters:
+        kind = "longrope"
     if kind not in _TYPES:
         raise UnsupportedModelError(f"rotary scaling {kind!r} is not supported; supported: {', '.join(sorted(_TYPES))}")
     if size < 2 or size % 2:
         raise WeightsError(f"rotary embedding of {size} elements: an even number is needed")
-    frequencies, scale = _TYPES[kind](
-        _Request(
-            parameters=parameters,
-            size=size,
-            max_position=max_position,
-            model_max_position=model_max_position,
-            original_max_position=original_max_position,
-        )
+    request = _Request(
+        parameters=parameters,
+        size=size,
+        max_position=max_position,
+        model_max_position=model_max_position,
+        original_max_position=original_max_position,
     )
+    try:
+        with np.errstate(all="ignore"):
+            frequencies, scale = _TYPES[kind](request)
+    except (ArithmeticError, ValueError):
+        frequencies, scale = np.array([np.nan], np.float32), 1.0
+    if not np.isfinite(frequencies).all() or not math.isfinite(scale) or scale <= 0:
+        raise WeightsError(
+            f"the model's configuration has rotary parameters that make no sense: {str(parameters)[:200]}"
+        )
     return RotarySpec(inverse_frequencies=tuple(frequencies.astype(np.float32).tolist()), scale=scale)
 
 
@@ -121,10 +134,10 @@ def _llama3(request: _Request) -> tuple[FloatArray, float]:
 
 
 def _yarn(request: _Request) -> tuple[FloatArray, float]:
-    factor, base = request.extension, request.number("rope_theta", 10000.0)
+    factor = request.extension
 
     def correction(rotations: float) -> float:
-        return request.size * math.log(request.original / (rotations * 2 * math.pi)) / (2 * math.log(base))
+        return request.size * math.log(request.original / (rotations * 2 * math.pi)) / (2 * math.log(request.base))
 
     low = correction(request.number("beta_fast", 32.0) or 32.0)
     high = correction(request.number("beta_slow", 1.0) or 1.0)
@@ -162,6 +175,9 @@ def _longrope(request: _Request) -> tuple[FloatArray, float]:
     factor = request.extension
     return frequencies, 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(request.original))
 
+
+_OLD_LONGROPE = ("su", "yarn")
+"""What LongRoPE was called in the first Phi-3 configurations."""
 
 _TYPES: dict[str, Callable[[_Request], tuple[FloatArray, float]]] = {
     "default": _default,
