@@ -5,11 +5,13 @@ Values are plain strings (ONNX value names). Nothing here knows about decoders.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self, TypeAlias
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import onnx
@@ -43,9 +45,7 @@ class ExternalData:
         offset = -(-self._file.tell() // _ALIGNMENT) * _ALIGNMENT if array.nbytes >= _ALIGNMENT else self._file.tell()
         self._file.seek(offset)
         self._file.write(np.ascontiguousarray(array).data if array.dtype.kind != "V" else array.tobytes())
-        tensor = onnx.TensorProto(
-            name=name, data_type=helper.np_dtype_to_tensor_dtype(array.dtype), dims=array.shape
-        )
+        tensor = onnx.TensorProto(name=name, data_type=helper.np_dtype_to_tensor_dtype(array.dtype), dims=array.shape)
         tensor.data_location = onnx.TensorProto.EXTERNAL
         for key, value in (("location", self._name), ("offset", str(offset)), ("length", str(array.nbytes))):
             tensor.external_data.add(key=key, value=value)
@@ -62,34 +62,42 @@ class GraphBuilder:
         self._scope: list[str] = []
         self._count: dict[str, int] = {}
 
-    def scope(self, name: str) -> _Scope:
+    @contextmanager
+    def scope(self, name: str) -> Iterator[None]:
         """Within `with graph.scope("layer.0"):` node names start with that."""
-        return _Scope(self._scope, name)
+        self._scope.append(name)
+        yield
+        self._scope.pop()
 
-    def op(self, kind: str, *inputs: str | None, domain: str = "", **attributes: Attribute | None) -> str:
-        """Add a node with one output; None is an omitted optional input, attributes that are None are left out."""
-        return self.ops(kind, *inputs, domain=domain, num_outputs=1, **attributes)[0]
+    def op(self, kind: str, *inputs: str | None, **attributes: Attribute | None) -> str:
+        """Add a node with one output; None is an omitted optional input, attributes that are None are left out.
 
-    def ops(
-        self, kind: str, *inputs: str | None, num_outputs: int, domain: str = "", **attributes: Attribute | None
-    ) -> list[str]:
+        The attribute `domain` is the operator's domain.
+        """
+        return self.ops(kind, *inputs, num_outputs=1, **attributes)[0]
+
+    def ops(self, kind: str, *inputs: str | None, num_outputs: int, **attributes: Attribute | None) -> list[str]:
         """Add a node with several outputs."""
-        name = self._unique("/".join([*self._scope, kind]))
-        outputs = [name] if num_outputs == 1 else [f"{name}:{i}" for i in range(num_outputs)]
-        return self._add(kind, inputs, outputs, name, domain, attributes)
+        return self.op_chosen(kind, *inputs, outputs=[True] * num_outputs, **attributes)
+
+    def op_chosen(
+        self, kind: str, *inputs: str | None, outputs: Sequence[bool], **attributes: Attribute | None
+    ) -> list[str]:
+        """Add a node with optional outputs: those marked False are omitted; returns the names of the others."""
+        name = self._unique(kind)
+        names = [name] if len(outputs) == 1 else [f"{name}:{i}" for i in range(len(outputs))]
+        names = [output if wanted else "" for output, wanted in zip(names, outputs, strict=True)]
+        self._add(name, kind, inputs, names, attributes)
+        return [output for output in names if output]
 
     def op_into(self, output: str, kind: str, *inputs: str | None, **attributes: Attribute | None) -> str:
         """Add a node whose output has a given name: a graph output."""
-        name = self._unique("/".join([*self._scope, kind]))
-        return self._add(kind, inputs, [output], name, "", attributes)[0]
+        self._add(self._unique(kind), kind, inputs, [output], attributes)
+        return output
 
-    def op_chosen(
-        self, kind: str, *inputs: str | None, outputs: Sequence[bool], domain: str = "", **attributes: Attribute | None
-    ) -> list[str]:
-        """Add a node with optional outputs: those marked False are omitted; returns the names of the others."""
-        name = self._unique("/".join([*self._scope, kind]))
-        names = [f"{name}:{i}" if wanted else "" for i, wanted in enumerate(outputs)]
-        return [name for name in self._add(kind, inputs, names, name, domain, attributes) if name]
+    def cast(self, x: str, old: np.dtype[np.generic], new: np.dtype[np.generic]) -> str:
+        """A value of type `old` as `new`; x itself when they are the same."""
+        return x if old == new else self.op("Cast", x, to=int(helper.np_dtype_to_tensor_dtype(new)))
 
     def constant(self, value: npt.ArrayLike, dtype: npt.DTypeLike) -> str:
         """A small constant, stored in the model file; equal ones are stored once."""
@@ -120,7 +128,7 @@ class GraphBuilder:
     def model(
         self, inputs: Sequence[TensorType], outputs: Sequence[TensorType], metadata: dict[str, str]
     ) -> onnx.ModelProto:
-        """The finished model. Raises: onnx.checker.ValidationError for a graph that is not valid."""
+        """The finished model."""
         graph = helper.make_graph(
             self._nodes,
             "decoder",
@@ -137,32 +145,24 @@ class GraphBuilder:
 
     def _add(
         self,
+        name: str,
         kind: str,
         inputs: Sequence[str | None],
-        outputs: list[str],
-        name: str,
-        domain: str,
-        attributes: dict[str, Attribute | None],
-    ) -> list[str]:
-        given = {key: value for key, value in attributes.items() if value is not None}
-        node = helper.make_node(kind, [value or "" for value in inputs], outputs, name=name, domain=domain, **given)
+        outputs: Sequence[str],
+        attributes: Mapping[str, Attribute | None],
+    ) -> None:
+        domain = attributes.get("domain")
+        node = helper.make_node(kind, [value or "" for value in inputs], outputs, name=name, domain=str(domain or ""))
+        for key, value in attributes.items():
+            if value is not None and key != "domain":
+                node.attribute.append(helper.make_attribute(key, value))
         self._nodes.append(node)
-        return outputs
 
     def _unique(self, name: str) -> str:
+        """A name in the current scope that no other node has."""
+        name = "/".join([*self._scope, name])
         count = self._count[name] = self._count.get(name, 0) + 1
         return name if count == 1 else f"{name}.{count}"
-
-
-class _Scope:
-    def __init__(self, stack: list[str], name: str) -> None:
-        self._stack, self._name = stack, name
-
-    def __enter__(self) -> None:
-        self._stack.append(self._name)
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.pop()
 
 
 def _value_info(tensor: TensorType) -> onnx.ValueInfoProto:
@@ -171,8 +171,4 @@ def _value_info(tensor: TensorType) -> onnx.ValueInfoProto:
 
 
 def _numpy_dtype(name: str) -> np.dtype[np.generic]:
-    if name == "bfloat16":
-        import ml_dtypes
-
-        return np.dtype(ml_dtypes.bfloat16)
-    return np.dtype(name)
+    return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)

@@ -4,9 +4,11 @@
 |---|---|---|
 | f32 | as they are, standard operators only | f32 |
 | f16, bf16 | f16, bf16; norms, rotary angles, softmax and logits in f32 | the same |
-| int8 | 8-bit blocks of 32, symmetric | f32 on CPU, f16 on CUDA |
-| int4 | 4-bit blocks of 32, symmetric; embedding and head in 8 bits | f32 on CPU, f16 on CUDA |
-| auto | CPU: a GGUF's own blocks where MatMulNBits holds them exactly, else as int8; CUDA: f16 | |
+| int8 | 8-bit blocks, symmetric | f32 on CPU, f16 on CUDA |
+| int4 | 4-bit blocks, symmetric; embedding and head as in auto on CPU | f32 on CPU, f16 on CUDA |
+| auto | CPU: a GGUF's own blocks where MatMulNBits holds them exactly, else as int8; CUDA: as f16 | |
+
+Blocks are those of the file where it has some, else 32 weights long.
 """
 
 from __future__ import annotations
@@ -16,13 +18,20 @@ from typing import Literal
 
 from genai.build.quantize import quantize, requantized
 from genai.build.source import BlockWeight, WeightSource
-from genai.config import Precision
+from genai.config import PRECISIONS, Precision
 from genai.errors import ConfigError
 
 FloatType = Literal["float32", "float16", "bfloat16"]
-WeightForm = Literal["float", "exact", "int8", "int4"]
+IntegerForm = Literal["exact", "int8", "int4"]
+WeightForm = Literal["float"] | IntegerForm
 
 BLOCK_SIZE = 32
+_FLOATS: dict[str, FloatType] = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
+_INTEGERS: dict[str, tuple[IntegerForm, IntegerForm]] = {
+    "auto": ("exact", "exact"),
+    "int8": ("int8", "int8"),
+    "int4": ("int4", "exact"),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,32 +52,22 @@ class Plan:
 
     @classmethod
     def of(cls, precision: Precision, device: str) -> Plan:
-        """The plan for a precision on a device ("cpu" or "cuda")."""
-        activations: FloatType = "float16" if device == "cuda" else "float32"
-        if precision == "auto":
-            precision = "f16" if device == "cuda" else "auto"
-        match precision:
-            case "f32":
-                return cls(dtype="float32", matrices="float", ends="float")
-            case "f16":
-                return cls(dtype="float16", matrices="float", ends="float")
-            case "bf16":
-                return cls(dtype="bfloat16", matrices="float", ends="float")
-            case "int8":
-                return cls(dtype=activations, matrices="int8", ends="int8")
-            case "int4":
-                return cls(dtype=activations, matrices="int4", ends="int8")
-            case "auto":
-                return cls(dtype=activations, matrices="exact", ends="exact")
-        raise ConfigError(f"precision={precision!r}: allowed are auto, f32, f16, bf16, int8, int4")
+        """The plan for a precision on a device ("cpu" or "cuda"). Raises: ConfigError for an unknown precision."""
+        if precision not in PRECISIONS:
+            raise ConfigError(f"precision={precision!r}: must be one of {', '.join(PRECISIONS)}")
+        name = "f16" if precision == "auto" and device == "cuda" else precision
+        if name in _FLOATS:
+            return cls(dtype=_FLOATS[name], matrices="float", ends="float")
+        matrices, ends = _INTEGERS[name]
+        return cls(dtype="float16" if device == "cuda" else "float32", matrices=matrices, ends=ends)
 
 
-def read_quantized(source: WeightSource, name: str, form: WeightForm) -> BlockWeight:
-    """A matrix [N, K] in the integer form that a plan asks for."""
+def read_quantized(source: WeightSource, name: str, form: IntegerForm) -> BlockWeight:
+    """A matrix [N, K] in symmetric blocks: the file's own where they have the form asked for, else rounded once."""
     stored = source.read_blocks(name)
-    bits: Literal[4, 8] = 4 if form == "int4" else 8
-    if stored is not None and stored.offsets is None and stored.bits <= (4 if form == "int4" else 8):
+    is_symmetric = stored is not None and stored.offsets is None
+    if stored is not None and is_symmetric and (form == "exact" or (form == "int4" and stored.bits == 4)):
         return stored
-    if stored is not None and form != "int4":
-        return requantized(stored)
-    return quantize(source.read(name), bits=bits, block_size=BLOCK_SIZE)
+    if form == "int4":
+        return quantize(source.read(name), bits=4, block_size=BLOCK_SIZE)
+    return quantize(source.read(name), bits=8, block_size=BLOCK_SIZE) if stored is None else requantized(stored)

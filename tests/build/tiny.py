@@ -1,0 +1,181 @@
+"""Tiny random checkpoints as transformers saves them, packages built from them, and both models' logits.
+
+Every parameter is drawn anew, norms and biases included: at their initial values a forgotten one would not show.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import tokenizers
+
+from genai import contract
+from genai.build.package import build_package
+from genai.config import EngineConfig
+
+if TYPE_CHECKING:
+    from genai.llm import LLM
+
+Run = Callable[[dict[str, np.ndarray]], list[np.ndarray]]
+
+VOCAB_SIZE = 300
+SIZES = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": VOCAB_SIZE,
+    "max_position_embeddings": 256,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+
+
+def make_model(model_type: str, seed: int = 0, **options: Any) -> Any:
+    """A transformers model of `SIZES` with these options on top, all parameters random."""
+    import torch
+    import transformers
+
+    torch.set_num_threads(1)
+    torch.manual_seed(seed)
+    config = transformers.AutoConfig.for_model(model_type, **(SIZES | options))
+    config._attn_implementation = "eager"
+    model = transformers.AutoModelForCausalLM.from_config(config).float().eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            draw = torch.randn_like(parameter)
+            if parameter.dim() == 2:
+                scale = 1.0 if "embed_tokens" in name else 1.5 / parameter.shape[1] ** 0.5
+                parameter.copy_(draw * scale)
+            else:
+                parameter.add_(0.3 * draw)
+    return model
+
+
+def save(model: Any, folder: Path, **changes: Any) -> Path:
+    """A Hugging Face folder of a model; changes: keys of `config.json` to set, or to remove where they are `...`."""
+    model.save_pretrained(folder)
+    write_tokenizer(folder)
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    config = {key: value for key, value in (config | changes).items() if value is not ...}
+    path.write_text(json.dumps(config))
+    return folder
+
+
+def write_tokenizer(folder: Path) -> None:
+    vocabulary = {f"t{i}": i for i in range(3, VOCAB_SIZE)} | {"<pad>": 0, "<s>": 1, "</s>": 2}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="<pad>"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    tokenizer.add_special_tokens(["<pad>", "<s>", "</s>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
+def load(folder: Path) -> Any:
+    """The folder as transformers reads it."""
+    import transformers
+
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").float().eval()
+
+
+def build(model: Any, folder: Path, **options: Any) -> Path:
+    """A package of a model, by way of a Hugging Face folder; options: `build_package`'s."""
+    source = save(model, folder / "checkpoint")
+    return build_package(source, folder / "package", **({"precision": "f32"} | options))
+
+
+class Graph:
+    """A package's graph over caches held as NumPy arrays: [num_rows, capacity, kv_size], every row with its own length.
+
+    run: what runs it, feeds in and outputs out: ONNX Runtime unless something else is given.
+    """
+
+    def __init__(self, package: Path, num_rows: int = 1, capacity: int = 80, run: Run | None = None) -> None:
+        model = onnx.load(package / "model.onnx", load_external_data=False)
+        self.outputs = [output.name for output in model.graph.output]
+        self.caches = {
+            value.name: np.zeros((num_rows, capacity, value.type.tensor_type.shape.dim[2].dim_value), _dtype(value))
+            for value in model.graph.input
+            if value.name in contract.cache_names(len(model.graph.input))
+        }
+        self.valid = np.zeros(num_rows, np.int64)
+        self._run = run or in_onnxruntime(package)
+
+    def add(self, *rows: Sequence[int]) -> list[np.ndarray]:
+        """Add new tokens to each row; returns the logits that follow them, [T, V] for each row."""
+        longest = max(map(len, rows))
+        padded = np.array([[*row, *[0] * (longest - len(row))] for row in rows], np.int64)
+        places = np.arange(longest)
+        logits, *updated = self._run(
+            {
+                contract.INPUT_IDS: padded,
+                contract.POSITION_IDS: self.valid[:, None] + places,
+                contract.WRITE_INDICES: self.valid,
+                contract.NONPAD_KV_SEQLEN: self.valid + longest,
+                contract.LOGITS_POSITIONS: np.tile(places, (len(rows), 1)),
+                **self.caches,
+            }
+        )
+        self.caches = dict(zip(self.caches, updated, strict=True))
+        self.valid = self.valid + [len(row) for row in rows]
+        return [row_logits[: len(row)] for row, row_logits in zip(rows, logits, strict=True)]
+
+
+def in_onnxruntime(package: Path) -> Run:
+    session = load_session(package)
+    return lambda feeds: session.run(None, feeds)
+
+
+def load_session(package: Path) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(package / "model.onnx", options, providers=["CPUExecutionProvider"])
+
+
+@contextmanager
+def loaded(package: Path, **options: Any) -> Iterator[LLM]:
+    """A package with a small cache; options: `EngineConfig`'s."""
+    from genai.llm import LLM
+
+    limits = {"device": "cpu", "num_threads": 1, "max_batch": 3, "kv_cache_bytes": 4_000_000} | options
+    with LLM(package, EngineConfig(**limits)) as llm:
+        yield llm
+
+
+def tokens(count: int, seed: int = 0) -> list[int]:
+    return [int(token) for token in np.random.default_rng(seed).integers(3, VOCAB_SIZE, count)]
+
+
+def expected(model: Any, prompt: Sequence[int]) -> np.ndarray:
+    """The original's logits after each token, [T, V]."""
+    import torch
+
+    with torch.no_grad():
+        return np.asarray(model(torch.tensor([list(prompt)])).logits[0])
+
+
+def greedy(model: Any, prompt: Sequence[int], count: int) -> list[int]:
+    """The original's most probable continuation."""
+    tokens = list(prompt)
+    for _ in range(count):
+        tokens.append(int(expected(model, tokens)[-1].argmax()))
+    return tokens[len(prompt) :]
+
+
+def chunks(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def _dtype(value: onnx.ValueInfoProto) -> np.dtype[Any]:
+    return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
