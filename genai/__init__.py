@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from genai.config import EngineConfig, GenerationConfig, ModelConfig, SamplingConfig
     from genai.errors import GenAIError
-    from genai.llm import LLM, Chunk, Generation, Timings, Usage, load
+    from genai.llm import LLM, load
+    from genai.writer import Chunk, Generation, Timings, Usage
 
 __all__ = [
     "LLM",
@@ -35,7 +36,8 @@ __all__ = [
 _HOMES = {
     "genai.config": ("EngineConfig", "GenerationConfig", "ModelConfig", "SamplingConfig"),
     "genai.errors": ("GenAIError",),
-    "genai.llm": ("LLM", "Chunk", "Generation", "Timings", "Usage", "load"),
+    "genai.llm": ("LLM", "load"),
+    "genai.writer": ("Chunk", "Generation", "Timings", "Usage"),
 }
 
 

@@ -126,6 +126,9 @@ class EngineConfig:
     kv_cache_bytes: the arena's size; None: `KV_CACHE_SHARE` of free memory, never more than the model can use.
     num_threads: threads inside an operator; None: one per physical core available to the process.
     prefill_chunk: most tokens of one prompt in one run of the graph.
+    prefix_cache_bytes: host memory for keys and values of earlier prompts, 0 for none; None: `PREFIX_CACHE_SHARE` of
+    free memory.
+    max_waiting: requests that may wait for a row before further ones are refused; None: any number.
     provider_options: passed to ONNX Runtime's execution provider as they are.
     session_options: ONNX Runtime session configuration entries, passed as they are.
     """
@@ -136,6 +139,8 @@ class EngineConfig:
     kv_cache_bytes: int | None = None
     num_threads: int | None = None
     prefill_chunk: int = 512
+    prefix_cache_bytes: int | None = None
+    max_waiting: int | None = None
     provider_options: Mapping[str, str] = field(default_factory=dict)
     session_options: Mapping[str, str] = field(default_factory=dict)
 
@@ -146,10 +151,15 @@ class EngineConfig:
         for name in ("max_seq_len", "kv_cache_bytes", "num_threads"):
             value = getattr(self, name)
             _require(value is None or value >= 1, name, value, "at least 1, or None")
+        for name in ("prefix_cache_bytes", "max_waiting"):
+            value = getattr(self, name)
+            _require(value is None or value >= 0, name, value, "at least 0, or None")
 
 
 KV_CACHE_SHARE = 0.5
 """The share of free memory that the cache arena may take when `kv_cache_bytes` is not given."""
+PREFIX_CACHE_SHARE = 0.1
+"""The share of free memory that earlier prompts may take when `prefix_cache_bytes` is not given."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
     GenAIError
     ├── ConfigError          an option, config file or request field is wrong
     │   └── CapacityError    what was asked for cannot fit in memory or in the model's context
+    ├── QueueFullError       too many requests wait, or the engine is shutting down
     ├── ModelError           a model cannot be used
     │   ├── ModelNotFoundError   no such model, file or folder
     │   ├── DownloadError        fetching weights failed (network, checksum, disk)
@@ -28,6 +29,10 @@ class ConfigError(GenAIError, ValueError):
 
 class CapacityError(ConfigError):
     """What was asked for does not fit in memory or in the model's context."""
+
+
+class QueueFullError(GenAIError):
+    """Too many requests are waiting, or the engine is shutting down."""
 
 
 class ModelError(GenAIError):

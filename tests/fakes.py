@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from genai.errors import GraphRunError
 from genai.runtime.cache import CacheShape, KVCache
+from genai.runtime.layout import Group
 from genai.runtime.memory import HostMemory
 
 VOCAB_SIZE = 97
@@ -51,15 +52,16 @@ def greedy_continuation(prompt: Sequence[int], num_tokens: int) -> list[int]:
 
 
 class FakeRunner:
-    """Runs the fake model over a real cache; `fail_at` makes that run (counted from 0) raise."""
+    """Runs the fake model over a real cache. `fails` is asked before each run whether it raises."""
 
     vocab_size = VOCAB_SIZE
 
-    def __init__(self, num_slots: int, fail_at: int | None = None) -> None:
+    def __init__(self, num_slots: int, fails: Callable[[int], bool] = lambda run: False) -> None:
         self.cache = small_cache(num_slots)
         self.num_runs = 0
         self.longest_run = 0
-        self._fail_at = fail_at
+        self.fails = fails
+        self.group_sizes: list[tuple[int, int]] = []
 
     def prefill_chunk(self, row: int, tokens: Sequence[int]) -> np.ndarray:
         self._count(len(tokens))
@@ -67,14 +69,19 @@ class FakeRunner:
         self._append(row, tokens)
         return next_logits(read_tokens(self.cache, row))
 
-    def decode(self, tokens: Sequence[int | None]) -> np.ndarray:
-        self._count(1)
-        for row, token in zip(self.cache.rows, tokens, strict=True):
-            if token is None:  # the graph writes padding there too
-                write_tokens(self.cache, row, self.cache.valid(row), [0])
-            else:
+    def advance(self, group: Group, tokens: Sequence[Sequence[int]]) -> np.ndarray:
+        assert group in self.cache.groups, "rows have moved since the group was taken"
+        longest = max(map(len, tokens))
+        self._count(longest)
+        self.group_sizes.append((len(group.rows), group.capacity))
+        logits = np.zeros((len(tokens), longest, VOCAB_SIZE), np.float32)
+        for index, (row, new) in enumerate(zip(group.rows, tokens, strict=True)):
+            for position, token in enumerate(new):
                 self._append(row, [token])
-        return np.stack([next_logits(read_tokens(self.cache, row)) for row in self.cache.rows])
+                logits[index, position] = next_logits(read_tokens(self.cache, row))
+            # the graph writes padding behind what it was given
+            write_tokens(self.cache, row, self.cache.valid(row), [0] * (longest - len(new)))
+        return logits
 
     def _append(self, row: int, tokens: Sequence[int]) -> None:
         write_tokens(self.cache, row, self.cache.valid(row), tokens)
@@ -82,7 +89,7 @@ class FakeRunner:
         self.cache.check_integrity()
 
     def _count(self, num_tokens: int) -> None:
-        if self.num_runs == self._fail_at:
-            raise GraphRunError("injected failure")
         self.num_runs += 1
+        if self.fails(self.num_runs - 1):
+            raise GraphRunError("injected failure")
         self.longest_run = max(self.longest_run, num_tokens)

@@ -8,19 +8,22 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-LEAVES = {"genai.config", "genai.errors", "genai.progress"}
+LEAVES = {"genai.config", "genai.errors", "genai.metrics", "genai.progress"}
 ALLOWED = {
     "genai.contract": LEAVES,
     "genai.decoding": LEAVES,
     "genai.text": LEAVES,
     "genai.runtime": LEAVES | {"genai.contract"},
     "genai.engine": LEAVES | {"genai.runtime", "genai.decoding"},
+    "genai.writer": LEAVES | {"genai.engine", "genai.text"},
     "genai.build": LEAVES | {"genai.contract", "genai.text"},
     "genai.inspect": LEAVES | {"genai.contract", "genai.runtime"},
     "genai.models": LEAVES | {"genai.build", "genai.runtime"},
-    "genai.llm": LEAVES | {"genai.models", "genai.runtime", "genai.engine", "genai.text", "genai.decoding"},
+    "genai.llm": LEAVES
+    | {"genai.writer", "genai.models", "genai.runtime", "genai.engine", "genai.text", "genai.decoding"},
     "genai.bench": LEAVES | {"genai", "genai.llm", "genai.engine", "genai.runtime", "genai.models"},
     "genai.progress": set(),
+    "genai.metrics": set(),
     "genai.errors": set(),
     "genai.config": {"genai.errors"},
 }

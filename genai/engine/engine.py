@@ -1,60 +1,163 @@
-"""The decoding loop: admit → prefill a chunk → decode everything that runs → report tokens.
+"""The decoding loop: plan → give rows → prefill a chunk → decode each group → report tokens.
 
-One `step` runs at most one chunk of one prompt and one decode step of all running sequences, so a long prompt that
-comes in does not stop the others. Strings are not known here: stop strings are the caller's, who calls `finish`.
+One step runs at most one chunk of one prompt and one decode step of everything that runs. Strings are not known here:
+a sequence's sink turns tokens into text and says when a stop string has come.
+
+Any thread may submit and cancel; one thread at a time may step.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
-from collections.abc import Sequence as Tokens
+from collections.abc import Iterator
+from collections.abc import Sequence as List
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from genai.config import GenerationConfig
 from genai.decoding.processors import FloatArray, log_probability
 from genai.decoding.sampler import Sampler
-from genai.engine.sequence import FinishReason, Sequence, TokenEvent
-from genai.errors import CapacityError, ConfigError
+from genai.engine.prefix_cache import BLOCK_SIZE, PrefixCache
+from genai.engine.scheduler import Limits, Memory, Pace, Plan, Scheduler
+from genai.engine.sequence import FinishReason, Sequence, Sink, TokenEvent
+from genai.errors import CapacityError, ConfigError, GenAIError, QueueFullError
+from genai.metrics import EngineMetrics
 from genai.runtime.runner import Runner
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EngineLimits:
-    """What an engine accepts: sequences that run together, tokens of one sequence, tokens of one prefill run."""
+class Request:
+    """A prompt and how to continue it.
 
-    max_batch: int
-    max_seq_len: int
-    prefill_chunk: int
+    priority: lower runs first; timeout: seconds from submission until it ends with "timeout"; sink: who follows it.
+    """
+
+    prompt: List[int]
+    config: GenerationConfig
+    priority: int = 0
+    timeout: float | None = None
+    sink: Sink | None = None
 
 
 class Engine:
     """Runs sequences over one runner's cache.
 
-    The row of the last sequence to end is kept until the cache is needed otherwise: a prompt that goes on from there
-    (the next turn of a conversation) prefills only what is new.
+    prefixes: keys and values of earlier prompts, looked up before a prompt is run; metrics: told what happens;
+    is_stalled: the last step had nothing to run, because every sequence that could is paused.
     """
 
-    def __init__(self, runner: Runner, limits: EngineLimits, eos_token_ids: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        limits: Limits,
+        eos_token_ids: tuple[int, ...],
+        prefixes: PrefixCache,
+        metrics: EngineMetrics | None = None,
+    ) -> None:
+        self.limits = limits
         self._runner = runner
         self._cache = runner.cache
-        self._limits = limits
         self._eos_token_ids = eos_token_ids
-        self._waiting: deque[Sequence] = deque()
-        self._running: list[Sequence] = []
-        self._kept: Sequence | None = None
+        self._prefixes = prefixes
+        self._metrics = metrics
+        self._scheduler = Scheduler(limits)
+        self._pace = Pace()
+        self._memory = Memory(has_room=self._has_room, holds=self._cache.would_hold)
+        self._inbox: deque[tuple[Sequence, FinishReason | None]] = deque()
+        self._events: list[TokenEvent] = []
+        self._is_draining = False
+        self.is_stalled = False
 
     @property
     def has_work(self) -> bool:
         """Whether a step would do anything."""
-        return bool(self._waiting or self._running)
+        return bool(self._inbox or self._scheduler.waiting or self._scheduler.running)
 
-    def submit(self, prompt: Tokens[int], config: GenerationConfig) -> Sequence:
-        """Queue a prompt.
+    @property
+    def running(self) -> tuple[Sequence, ...]:
+        """The sequences that have rows."""
+        return tuple(self._scheduler.running)
 
-        Raises: ConfigError for an empty or invalid one, CapacityError for one that never fits.
+    @property
+    def num_waiting(self) -> int:
+        """How many sequences wait for a row."""
+        return len(self._scheduler.waiting) + sum(reason is None for _, reason in tuple(self._inbox))
+
+    def submit(self, request: Request) -> Sequence:
+        """Queue a request.
+
+        Raises: ConfigError for an invalid prompt, CapacityError for one that never fits, QueueFullError when too many
+        wait or the engine is draining.
         """
-        vocab_size, limit = self._runner.vocab_size, self._limits.max_seq_len
+        self._check(request)
+        prompt, config = list(request.prompt), request.config
+        eos = self._eos_token_ids if config.eos_token_ids is None else config.eos_token_ids
+        limit = self.limits.max_seq_len
+        sequence = Sequence(
+            tokens=prompt,
+            num_prompt=len(prompt),
+            max_tokens=min(limit, len(prompt) + (config.max_new_tokens or limit)),
+            config=config,
+            eos_token_ids=frozenset() if config.ignore_eos else frozenset(eos),
+            sampler=Sampler(config.sampling_config, prompt, self._runner.vocab_size),
+            priority=request.priority,
+            sink=request.sink,
+        )
+        if request.timeout is not None:
+            sequence.deadline = sequence.timeline.submitted + request.timeout
+        self._inbox.append((sequence, None))
+        return sequence
+
+    def cancel(self, sequence: Sequence) -> None:
+        """End a sequence before the next step runs, wherever it is; cancelling what has ended does nothing."""
+        self._inbox.append((sequence, "cancelled"))
+
+    def settle(self) -> list[TokenEvent]:
+        """Handle submissions and cancellations without running anything; part of every step."""
+        self._read_inbox()
+        return self._taken_events()
+
+    def step(self) -> list[TokenEvent]:
+        """Advance everything by one step; returns what happened, in order. A failed run ends those that were in it."""
+        self._read_inbox()
+        plan = self._scheduler.plan(self._memory, self._pace, time.perf_counter())
+        self._apply(plan)
+        if plan.prefill is not None and plan.prefill[0].row is not None:
+            with self._failures_end(plan.prefill[0]):
+                self._prefill(*plan.prefill)
+        decoding = [sequence for sequence in plan.decoding if sequence.row is not None]
+        self.is_stalled = plan.prefill is None and not decoding and not plan.admitted
+        if decoding:
+            self._decode(decoding)
+        if self._metrics:
+            self._metrics.saw_step(len(plan.decoding), len(self._scheduler.running), self.num_waiting, self._usage())
+        return self._taken_events()
+
+    def drain(self) -> None:
+        """Refuse new requests from now on; those accepted go on."""
+        self._is_draining = True
+
+    def cancel_all(self) -> list[TokenEvent]:
+        """End everything that waits or runs."""
+        self._read_inbox()
+        for sequence in [*self._scheduler.waiting, *self._scheduler.running]:
+            self._end(sequence, "cancelled")
+        return self._taken_events()
+
+    def _read_inbox(self) -> None:
+        while self._inbox:
+            sequence, reason = self._inbox.popleft()
+            if reason is not None:
+                self._end(sequence, reason)
+            elif sequence.finish_reason is None:
+                self._scheduler.add(sequence)
+
+    def _check(self, request: Request) -> None:
+        prompt, vocab_size, limit = request.prompt, self._runner.vocab_size, self.limits.max_seq_len
         if not prompt:
             raise ConfigError("the prompt has no tokens; give at least one")
         if min(prompt) < 0 or max(prompt) >= vocab_size:
@@ -65,150 +168,176 @@ class Engine:
                 f"the prompt has {len(prompt)} tokens; at most {limit - 1} fit, with room for one more "
                 f"(max_seq_len={limit})"
             )
-        eos = self._eos_token_ids if config.eos_token_ids is None else config.eos_token_ids
-        sequence = Sequence(
-            tokens=list(prompt),
-            num_prompt=len(prompt),
-            config=config,
-            eos_token_ids=frozenset() if config.ignore_eos else frozenset(eos),
-            sampler=Sampler(config.sampling_config, prompt, vocab_size),
-            max_tokens=min(limit, len(prompt) + (config.max_new_tokens or limit)),
-        )
-        self._waiting.append(sequence)
-        return sequence
+        if self._is_draining:
+            raise QueueFullError("the engine is shutting down and takes no new requests")
+        if self.limits.max_waiting is not None and self.num_waiting >= self.limits.max_waiting:
+            raise QueueFullError(f"{self.num_waiting} requests are waiting, the most allowed; try again later")
 
-    def step(self) -> list[TokenEvent]:
-        """Advance everything by one step. Raises: GraphRunError; then every sequence is ended first."""
-        try:
-            self._admit()
-            return [*self._prefill(), *self._decode()]
-        except Exception:
-            self.cancel_all()
-            raise
-
-    def finish(self, sequence: Sequence, reason: FinishReason) -> None:
-        """End a sequence now, whether it waits or runs, and free its row. Ending it twice does nothing."""
-        if sequence.finish_reason is not None:
-            return
-        sequence.finish_reason = reason
-        sequence.finished = time.perf_counter()
-        if sequence in self._waiting:
-            self._waiting.remove(sequence)
-        if sequence.row is None:
-            return
-        self._running.remove(sequence)
-        if self._running or self._waiting:
+    def _apply(self, plan: Plan) -> None:
+        """Take and give rows as planned."""
+        for sequence in plan.expired:
+            self._end(sequence, "timeout")
+        for sequence in plan.preempted:
             self._release(sequence)
+            sequence.timeline.num_preemptions += 1
+            if self._metrics:
+                self._metrics.saw_preemption()
+        for sequence in plan.exhausted:
+            self._end(sequence, "length")
+        for sequence in plan.admitted:
+            with self._failures_end(sequence):
+                self._give_row(sequence)
+
+    def _give_row(self, sequence: Sequence) -> None:
+        """A row, filled with what the prefix cache has; at least the last token has to be run."""
+        known = self._prefixes.lookup(sequence.tokens[:-1])
+        if known:
+            data = self._prefixes.take(sequence.tokens[:known])
+            sequence.row = self._cache.import_row(data, room=sequence.need)
         else:
-            self._kept = sequence
+            sequence.row = self._cache.allocate(sequence.need)
+        sequence.num_computed = known
+        if not sequence.timeline.admitted:
+            sequence.timeline.admitted = time.perf_counter()
+            sequence.num_cached = known
+            if self._metrics:
+                waited = sequence.timeline.admitted - sequence.timeline.submitted
+                self._metrics.saw_admission(waited, sequence.num_prompt, known)
 
-    def cancel_all(self) -> None:
-        """End every sequence and forget the kept row."""
-        for sequence in [*self._waiting, *self._running]:
-            self.finish(sequence, "cancelled")
-        self.drop_kept()
+    def _prefill(self, sequence: Sequence, num_tokens: int) -> None:
+        """Run the next tokens of a prompt; the last of them gives the first new token."""
+        start = time.perf_counter()
+        chunk = sequence.tokens[sequence.num_computed : sequence.num_computed + num_tokens]
+        logits = self._runner.prefill_chunk(_row(sequence), chunk)
+        sequence.num_computed += num_tokens
+        self._pace.saw_prefill(time.perf_counter() - start, num_tokens)
+        if sequence.num_computed == len(sequence.tokens):
+            self._remember(sequence)
+            self._advance(sequence, logits)
 
-    def drop_kept(self) -> None:
-        """Forget the row kept for a continuation."""
-        if self._kept is not None:
-            self._release(self._kept)
-            self._kept = None
+    def _decode(self, decoding: List[Sequence]) -> None:
+        """One token for each of these sequences, group by group; the other rows of a group sit out.
 
-    def _release(self, sequence: Sequence) -> None:
-        if sequence.row is not None:
-            self._cache.free(sequence.row)
-            sequence.row = None
-
-    def _admit(self) -> None:
-        """Give rows to waiting sequences, first come first served, while they fit."""
-        while self._waiting and len(self._running) < self._limits.max_batch:
-            sequence = self._waiting[0]
-            if not self._reuse_kept(sequence):
-                self.drop_kept()
-                needs = [len(other.tokens) + 1 for other in [*self._running, sequence]]
-                if self._running and not self._cache.can_hold(needs):
-                    return
-                sequence.row = self._cache.allocate(len(sequence.tokens) + 1)
-            sequence.started = time.perf_counter()
-            self._waiting.popleft()
-            self._running.append(sequence)
-
-    def _reuse_kept(self, sequence: Sequence) -> bool:
-        """Take over the kept row if it begins like this prompt: at least the last token has to be run again."""
-        kept = self._kept
-        if kept is None or kept.row is None:
-            return False
-        held = kept.tokens[: self._cache.valid(kept.row)]
-        common = min(_common_prefix(held, sequence.tokens), len(sequence.tokens) - 1)
-        if common == 0:
-            return False
-        self._cache.truncate(kept.row, common)
-        self._cache.reserve(kept.row, len(sequence.tokens) + 1)
-        sequence.row, sequence.num_cached = kept.row, common
-        kept.row = self._kept = None
-        return True
-
-    def _prefill(self) -> list[TokenEvent]:
-        """One chunk of the first prompt that is not in the cache yet."""
-        for sequence in self._running:
-            row = _row(sequence)
-            start = self._cache.valid(row)
-            if start < sequence.num_prompt and len(sequence.tokens) == sequence.num_prompt:
-                chunk = sequence.tokens[start : start + self._limits.prefill_chunk]
-                logits = self._runner.prefill_chunk(row, chunk)
-                return [self._advance(sequence, logits)] if start + len(chunk) == sequence.num_prompt else []
-        return []
-
-    def _decode(self) -> list[TokenEvent]:
-        """One token for every sequence whose prompt is in the cache."""
-        events = self._make_room()
-        decoding = {_row(sequence): sequence for sequence in self._running if self._is_decoding(sequence)}
-        if not decoding:
-            return events
-        rows = self._cache.rows
-        logits = self._runner.decode([decoding[row].tokens[-1] if row in decoding else None for row in rows])
-        advancing = [(decoding[row], logits[index]) for index, row in enumerate(rows) if row in decoding]
-        return events + [self._advance(sequence, row_logits) for sequence, row_logits in advancing]
-
-    def _is_decoding(self, sequence: Sequence) -> bool:
-        return self._cache.valid(_row(sequence)) == len(sequence.tokens) - 1 >= sequence.num_prompt
-
-    def _make_room(self) -> list[TokenEvent]:
-        """Room for one more token in every row; a sequence that cannot get it ends here."""
-        events = []
-        for sequence in list(self._running):
+        Nothing is freed before all groups have run: that would move rows about.
+        """
+        started = time.perf_counter()
+        for sequence in decoding:
+            with self._failures_end(sequence):
+                self._cache.reserve(_row(sequence), sequence.need)
+        ready = {sequence.row: sequence for sequence in decoding if sequence.row is not None}
+        results: list[tuple[Sequence, FloatArray]] = []
+        failures: list[tuple[Sequence, GenAIError]] = []
+        for group in self._cache.groups:
+            members = [(index, ready[row]) for index, row in enumerate(group.rows) if row in ready]
+            if not members:
+                continue
             try:
-                self._cache.reserve(_row(sequence), self._cache.valid(_row(sequence)) + 1)
-            except CapacityError:
-                self.finish(sequence, "length")
-                events.append(TokenEvent(sequence=sequence, token=None, finish_reason="length"))
-        return events
+                tokens = [ready[row].tokens[-1:] if row in ready else () for row in group.rows]
+                logits = self._runner.advance(group, tokens)
+            except GenAIError as error:
+                failures += [(sequence, error) for _, sequence in members]
+                continue
+            results += [(sequence, logits[index, 0]) for index, sequence in members]
+        self._pace.saw_decode(time.perf_counter() - started)
+        for sequence, reason in failures:
+            self._fail(sequence, reason)
+        for sequence, row_logits in results:
+            sequence.num_computed += 1
+            self._advance(sequence, row_logits)
 
-    def _advance(self, sequence: Sequence, logits: FloatArray) -> TokenEvent:
+    def _advance(self, sequence: Sequence, logits: FloatArray) -> None:
         """Choose a sequence's next token and see whether it ends there."""
         token = sequence.sampler.choose(logits)
         if sequence.config.logprobs:
             sequence.logprobs.append(log_probability(logits, token))
-        if len(sequence.tokens) == sequence.num_prompt:
-            sequence.first_token = time.perf_counter()
         sequence.tokens.append(token)
+        now, timeline = time.perf_counter(), sequence.timeline
+        if self._metrics and timeline.first_token:
+            self._metrics.saw_next_token(now - timeline.last_token)
+        elif self._metrics:
+            self._metrics.saw_first_token(now - timeline.submitted)
+        timeline.first_token = timeline.first_token or now
+        timeline.last_token = now
         reason: FinishReason | None = None
         if token in sequence.eos_token_ids:
             reason = "stop"
         elif len(sequence.tokens) >= sequence.max_tokens:
             reason = "length"
-        if reason:
-            self.finish(sequence, reason)
-        return TokenEvent(sequence=sequence, token=token, finish_reason=reason)
+        self._happened(TokenEvent(sequence=sequence, token=token, finish_reason=reason))
+
+    def _happened(self, event: TokenEvent) -> None:
+        """Let the sink judge an event, end the sequence if this is its end, and report it."""
+        sequence, sink = event.sequence, event.sequence.sink
+        try:
+            is_stopped = sink is not None and sink.accept(event)
+        except Exception:
+            _log.exception("a sequence's sink failed; the sequence ends")
+            is_stopped = True
+        if is_stopped:
+            event = TokenEvent(sequence=sequence, token=event.token, finish_reason="stop")
+        if event.finish_reason is not None:
+            self._finished(sequence, event.finish_reason)
+        if sink is not None:
+            sink.deliver(event)
+        self._events.append(event)
+
+    @contextmanager
+    def _failures_end(self, sequence: Sequence) -> Iterator[None]:
+        """If the work inside fails, this sequence ends and the others go on."""
+        try:
+            yield
+        except GenAIError as error:
+            self._fail(sequence, error)
+
+    def _fail(self, sequence: Sequence, error: GenAIError) -> None:
+        if sequence.finish_reason is None:
+            _log.warning("a sequence ends: %s", error)
+            sequence.error = error
+            self._end(sequence, "error")
+
+    def _end(self, sequence: Sequence, reason: FinishReason) -> None:
+        """End a sequence without a further token. Ending it twice does nothing."""
+        if sequence.finish_reason is None:
+            self._finished(sequence, reason)
+            self._happened(TokenEvent(sequence=sequence, token=None, finish_reason=reason))
+
+    def _finished(self, sequence: Sequence, reason: FinishReason) -> None:
+        """Free what an ended sequence holds. The first reason stays."""
+        if sequence.finish_reason is not None:
+            return
+        sequence.finish_reason = reason
+        sequence.timeline.finished = time.perf_counter()
+        self._scheduler.remove(sequence)
+        if sequence.row is not None and reason in {"stop", "length"}:
+            self._remember(sequence)
+        self._release(sequence)
+        if self._metrics:
+            self._metrics.saw_end(reason, sequence.timeline.finished - sequence.timeline.submitted)
+
+    def _remember(self, sequence: Sequence) -> None:
+        """Put a sequence's whole blocks into the prefix cache."""
+        row = _row(sequence)
+        end = sequence.num_computed // BLOCK_SIZE * BLOCK_SIZE
+        known = self._prefixes.lookup(sequence.tokens[:end])
+        if known < end and self._prefixes.is_on:
+            self._prefixes.put(sequence.tokens[:end], known, self._cache.export_row(row, known, end))
+
+    def _release(self, sequence: Sequence) -> None:
+        if sequence.row is not None:
+            self._cache.free(sequence.row)
+            sequence.row, sequence.num_computed = None, 0
+
+    def _has_room(self, sequence: Sequence) -> bool:
+        return sequence.row is None or sequence.need <= self._cache.capacity(sequence.row)
+
+    def _usage(self) -> float:
+        return sum(self._cache.valid(row) for row in self._cache.rows) / self._cache.num_slots
+
+    def _taken_events(self) -> list[TokenEvent]:
+        events, self._events = self._events, []
+        return events
 
 
 def _row(sequence: Sequence) -> int:
     assert sequence.row is not None, "a running sequence has a row"
     return sequence.row
-
-
-def _common_prefix(first: Tokens[int], second: Tokens[int]) -> int:
-    for index, (a, b) in enumerate(zip(first, second, strict=False)):
-        if a != b:
-            return index
-    return min(len(first), len(second))

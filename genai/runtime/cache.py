@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from genai.errors import CapacityError
+from genai.runtime.grouping import DEFAULT_COST, grouped
 from genai.runtime.layout import Group, Layout, Move, bucketed
 from genai.runtime.memory import Buffer, Memory
 
@@ -50,11 +51,13 @@ class View:
 class KVCache:
     """Rows of keys and values in preallocated memory.
 
-    num_slots: tokens that fit in all rows together. Nothing here allocates after construction.
+    num_slots: tokens that fit in all rows together; cost: what decides which rows share a group. Nothing here allocates
+    after construction.
     """
 
     def __init__(self, shape: CacheShape, num_slots: int, memory: Memory) -> None:
         self.shape = shape
+        self.cost = DEFAULT_COST
         self._layout = Layout(num_slots)
         self._buffers: list[Buffer] = [memory.allocate(num_slots * shape.slot_bytes) for _ in range(shape.num_buffers)]
         self._needs: dict[int, int] = {}  # tokens that each row asked room for
@@ -83,38 +86,34 @@ class KVCache:
         """How many tokens a row can hold where it lies."""
         return self._layout.place(row).capacity
 
-    def can_hold(self, needs: Sequence[int]) -> bool:
-        """Whether rows of these lengths, in one group, fit into an otherwise empty arena."""
-        return bucketed(max(needs)) * len(needs) <= self.num_slots
+    def would_hold(self, needs: Sequence[int]) -> bool:
+        """Whether rows of these lengths, and no others, would fit."""
+        return grouped(dict(enumerate(needs)), (), self.num_slots, self.cost) is not None
 
     def allocate(self, num_tokens: int) -> int:
         """A new, empty row with room for this many tokens. Raises: CapacityError; nothing has changed then."""
         row = self._next_row
-        self._arrange([*self.rows, row], {**self._needs, row: num_tokens})
+        self._arrange({**self._needs, row: max(num_tokens, 1)})
         self._next_row += 1
         return row
 
     def reserve(self, row: int, num_tokens: int) -> None:
         """Make room for this many tokens in a row. Raises: CapacityError; nothing has changed then."""
         if num_tokens > self.capacity(row):
-            self._arrange(self.rows, {**self._needs, row: num_tokens})
+            self._arrange({**self._needs, row: num_tokens})
         elif num_tokens > self._needs[row]:
             self._needs[row] = num_tokens
 
     def free(self, row: int) -> None:
-        """Forget a row; the last one moves into its place."""
-        rows = list(self.rows)
-        last = rows.pop()
-        if last != row:
-            rows[rows.index(row)] = last
-        self._arrange(rows, {kept: self._needs[kept] for kept in rows})
+        """Forget a row; the last one of its group moves into its place."""
+        self._arrange({other: need for other, need in self._needs.items() if other != row})
 
     def truncate(self, row: int, num_tokens: int) -> None:
         """Keep a row's first tokens only: rewinding costs nothing."""
         if num_tokens > self.valid(row):
             raise CapacityError(f"cannot keep {num_tokens} tokens of a row that holds {self.valid(row)}")
         self._layout.set_valid(row, num_tokens)
-        self._needs[row] = num_tokens
+        self._needs[row] = max(num_tokens, 1)
 
     def extend(self, row: int, num_tokens: int) -> None:
         """Count tokens that the graph has just written."""
@@ -131,16 +130,16 @@ class KVCache:
         self._layout.set_valid(new, num_tokens)
         return new
 
-    def export_row(self, row: int, num_tokens: int | None = None) -> list[npt.NDArray[np.uint8]]:
-        """A row's first tokens as raw bytes in host memory, one array for each buffer."""
-        size = (self.valid(row) if num_tokens is None else num_tokens) * self.shape.slot_bytes
-        start = self._layout.place(row).start * self.shape.slot_bytes
-        return [buffer.read(start, size) for buffer in self._buffers]
+    def export_row(self, row: int, start: int = 0, end: int | None = None) -> list[npt.NDArray[np.uint8]]:
+        """A copy of a row's tokens from `start` to `end` (default: all) as raw bytes, one array for each buffer."""
+        end = self.valid(row) if end is None else end
+        offset = (self._layout.place(row).start + start) * self.shape.slot_bytes
+        return [buffer.read(offset, (end - start) * self.shape.slot_bytes) for buffer in self._buffers]
 
-    def import_row(self, data: Sequence[npt.NDArray[np.uint8]]) -> int:
-        """A new row from what `export_row` returned. Raises: CapacityError."""
+    def import_row(self, data: Sequence[npt.NDArray[np.uint8]], room: int = 0) -> int:
+        """A new row from what `export_row` returned, with room for at least so many tokens. Raises: CapacityError."""
         num_tokens = data[0].size // self.shape.slot_bytes
-        row = self.allocate(num_tokens)
+        row = self.allocate(max(num_tokens, room))
         start = self._layout.place(row).start * self.shape.slot_bytes
         for buffer, content in zip(self._buffers, data, strict=True):
             buffer.write(start, content)
@@ -152,10 +151,10 @@ class KVCache:
         place = self._layout.place(row)
         return View(start=place.start, num_rows=1, capacity=min(bucketed(num_tokens), place.capacity))
 
-    def group_view(self, group: Group) -> View:
-        """All rows of a group; a row that is alone gets no more capacity than one more token needs."""
+    def group_view(self, group: Group, num_tokens: int) -> View:
+        """All rows of a group; a row that is alone gets no more capacity than so many further tokens need."""
         if len(group.rows) == 1:
-            return self.view(group.rows[0], self.valid(group.rows[0]) + 1)
+            return self.view(group.rows[0], self.valid(group.rows[0]) + num_tokens)
         return View(start=group.start, num_rows=len(group.rows), capacity=group.capacity)
 
     def pointers(self, view: View) -> list[int]:
@@ -167,19 +166,15 @@ class KVCache:
         """Raises: AssertionError if rows overlap or leave the arena."""
         self._layout.check_integrity()
 
-    def _arrange(self, rows: Sequence[int], needs: dict[int, int]) -> None:
-        """One group of these rows, of the smallest capacity that gives each what it needs."""
-        needed = max(needs.values(), default=1)
-        capacity = bucketed(needed)
-        # A somewhat larger capacity is kept: shrinking copies, and the next growth would copy back.
-        current = max((group.capacity for group in self.groups), default=0)
-        if capacity < current <= 2 * capacity and current * len(rows) <= self.num_slots:
-            capacity = current
-        if capacity * len(rows) > self.num_slots:  # the last bit of the arena may be smaller than a bucket
-            capacity = max(needed, self.num_slots // max(len(rows), 1))
-        group = Group(capacity=capacity, rows=tuple(rows))
-        if (group.capacity, group.rows) != next(((old.capacity, old.rows) for old in self.groups), None):
-            self._move(self._layout.arrange([group]))
+    def _arrange(self, needs: dict[int, int]) -> None:
+        """Lay rows out anew so that each has room for what it needs; nothing moves if nothing has to."""
+        groups = grouped(needs, self.groups, self.num_slots, self.cost)
+        if groups is None:
+            raise CapacityError(
+                f"the KV cache holds {self.num_slots} tokens, {sum(needs.values())} in {len(needs)} rows do not fit"
+            )
+        if [(group.capacity, group.rows) for group in groups] != [(old.capacity, old.rows) for old in self.groups]:
+            self._move(self._layout.arrange(groups))
         self._needs = needs
 
     def _move(self, moves: Sequence[Move]) -> None:

@@ -103,7 +103,7 @@ class Layout:
         if not self.fits(groups):
             needed = sum(group.num_slots for group in groups)
             raise CapacityError(f"the KV cache holds {self.num_slots} tokens, {needed} are needed")
-        placed = _placed(groups)
+        placed = self._placed(groups)
         places = {
             row: Place(group=number, index=index, start=group.start + index * group.capacity, capacity=group.capacity)
             for number, group in enumerate(placed)
@@ -121,6 +121,23 @@ class Layout:
         self._valid = {row: self._valid.get(row, 0) for row in places}
         return _ordered(moves)
 
+    def _placed(self, groups: Sequence[Group]) -> list[Group]:
+        """Starts for the groups: where their first row is already if that is possible, so that little is copied."""
+        placed: list[Group | None] = []
+        for group in groups:
+            old = self._places.get(group.rows[0])
+            stays = old is not None and old.capacity == group.capacity
+            moved = Group(capacity=group.capacity, rows=group.rows, start=old.start) if old and stays else None
+            taken = [other for other in placed if other]
+            placed.append(moved if moved and not _collides(moved, taken, self.num_slots) else None)
+        for index, group in enumerate(groups):
+            if placed[index] is None:
+                start = _first_fit(group, [other for other in placed if other], self.num_slots)
+                if start is None:  # fragmented: push everything together
+                    return _packed(groups)
+                placed[index] = Group(capacity=group.capacity, rows=group.rows, start=start)
+        return [group for group in placed if group]
+
     def check_integrity(self) -> None:
         """Raises: AssertionError if rows overlap, leave the arena, or hold more than their capacity."""
         end = 0
@@ -132,12 +149,29 @@ class Layout:
         assert all(0 <= self._valid[row] <= place.capacity for row, place in self._places.items())
 
 
-def _placed(groups: Sequence[Group]) -> list[Group]:
+def _packed(groups: Sequence[Group]) -> list[Group]:
+    """One group after the other, without gaps."""
     placed, start = [], 0
     for group in groups:
         placed.append(Group(capacity=group.capacity, rows=group.rows, start=start))
         start += group.num_slots
     return placed
+
+
+def _collides(group: Group, taken: Sequence[Group], num_slots: int) -> bool:
+    """Whether a group leaves the arena or overlaps one that is already placed."""
+    end = group.start + group.num_slots
+    return end > num_slots or any(other.start < end and group.start < other.start + other.num_slots for other in taken)
+
+
+def _first_fit(group: Group, taken: Sequence[Group], num_slots: int) -> int | None:
+    """The first gap between the groups already placed that is large enough."""
+    start = 0
+    for other in sorted(taken, key=lambda other: other.start):
+        if other.start - start >= group.num_slots:
+            return start
+        start = max(start, other.start + other.num_slots)
+    return start if num_slots - start >= group.num_slots else None
 
 
 def _ordered(moves: list[Move]) -> list[Move]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from genai import contract
-from genai.config import KV_CACHE_SHARE, EngineConfig, ModelConfig
+from genai.config import KV_CACHE_SHARE, PREFIX_CACHE_SHARE, EngineConfig, ModelConfig
 from genai.errors import CapacityError, ContractError
 from genai.runtime.cache import CacheShape, KVCache
+from genai.runtime.grouping import StepCost
 from genai.runtime.layout import bucketed
 from genai.runtime.memory import memory_for
 from genai.runtime.probe import check_kernels
@@ -19,14 +21,16 @@ from genai.runtime.session import Session
 _log = logging.getLogger(__name__)
 
 MODEL_FILE = "model.onnx"
+_MEASURED_RUNS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedRunner:
-    """A runner, and the longest sequence that its cache and its model allow."""
+    """A runner, the longest sequence that its cache and its model allow, and host memory for earlier prompts."""
 
     runner: Runner
     max_seq_len: int
+    prefix_cache_bytes: int
 
 
 def load_runner(folder: Path, model: ModelConfig, config: EngineConfig) -> LoadedRunner:
@@ -42,13 +46,51 @@ def load_runner(folder: Path, model: ModelConfig, config: EngineConfig) -> Loade
     graph = contract.check_signature(session.inputs, session.outputs)
     shape = CacheShape(num_buffers=2 * graph.num_layers, kv_size=graph.kv_size, dtype=graph.cache_dtype)
     check_kernels(config, graph.cache_dtype)
-    num_slots, max_seq_len = plan_budget(model.max_position, shape.bytes_per_token, config, session.free_memory())
+    free_bytes = session.free_memory()
+    num_slots, max_seq_len = plan_budget(model.max_position, shape.bytes_per_token, config, free_bytes)
     cache = KVCache(shape, num_slots, memory_for(session, config))
     _log.info(
         "KV cache: %d tokens, %d bytes; longest sequence %d", num_slots, num_slots * shape.bytes_per_token, max_seq_len
     )
     runner = Runner(session, cache, graph.vocab_size, config.prefill_chunk)
-    return LoadedRunner(runner=runner, max_seq_len=max_seq_len)
+    if config.max_batch > 1:
+        cache.cost = measured_cost(runner)
+    prefix_bytes = config.prefix_cache_bytes
+    if prefix_bytes is None:
+        prefix_bytes = int(free_bytes * PREFIX_CACHE_SHARE)
+    return LoadedRunner(runner=runner, max_seq_len=max_seq_len, prefix_cache_bytes=prefix_bytes)
+
+
+def measured_cost(runner: Runner) -> StepCost:
+    """What a decode step costs on this machine: three shapes, each the best of a few runs over an empty cache.
+
+    Where the arena is too small to tell capacities apart, the default stands.
+    """
+    short, long = 64, min(1024, runner.cache.num_slots // 2 // 64 * 64)
+    if long < 4 * short:
+        return runner.cache.cost
+    one, two = _decode_seconds(runner, 1, short), _decode_seconds(runner, 2, short)
+    slot = max(_decode_seconds(runner, 2, long) - two, 0.0) / (2 * (long - short))
+    row = max(two - one - short * slot, 0.0)
+    cost = StepCost(weights=max(one - row - short * slot, 1e-5), row=row, slot=max(slot, 1e-9))
+    _log.info("a decode step costs %.2g s + %.2g s a row + %.2g s a slot", cost.weights, cost.row, cost.slot)
+    return cost
+
+
+def _decode_seconds(runner: Runner, num_rows: int, capacity: int) -> float:
+    cache = runner.cache
+    rows = [cache.allocate(capacity) for _ in range(num_rows)]
+    seconds = []
+    for _ in range(_MEASURED_RUNS):
+        started = time.perf_counter()
+        runner.advance(cache.groups[0], [[0]] * num_rows)
+        seconds.append(time.perf_counter() - started)
+        for row in rows:
+            cache.truncate(row, 0)
+            cache.reserve(row, capacity)
+    for row in rows:
+        cache.free(row)
+    return min(seconds)
 
 
 def plan_budget(max_position: int, bytes_per_token: int, config: EngineConfig, free_bytes: int) -> tuple[int, int]:

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from genai import contract
 from genai.errors import CapacityError
 from genai.runtime.cache import KVCache, View
+from genai.runtime.layout import Group
 from genai.runtime.session import Binding, Session
 
 FloatArray = npt.NDArray[np.float32]
@@ -89,24 +90,25 @@ class Runner:
             result[start : start + len(part)] = self._run_row(row, part, len(part))
         return result
 
-    def decode(self, tokens: Sequence[int | None]) -> FloatArray:
-        """Add one token to each row of the cache (in the order of `cache.rows`); None leaves a row as it is.
+    def advance(self, group: Group, tokens: Sequence[Sequence[int]]) -> FloatArray:
+        """Add tokens to the rows of a group in one run: one each to decode, several to verify drafts.
 
-        Returns logits [rows, V], valid until the next run. Every row must have room for one more token.
+        tokens: for each row of the group in order; an empty one leaves its row as it is. Returns the logits that follow
+        each token, [rows, T, V] with T the most tokens of any row, valid until the next run.
+        Raises: CapacityError unless every row, those left alone too, has room for T more tokens.
         """
-        (group,) = self.cache.groups
-        view = self.cache.group_view(group)
-        step = self._step(view, 1, 1)
-        for index, (row, token) in enumerate(zip(group.rows, tokens, strict=True)):
-            step.input_ids[index, 0] = token or 0
+        num_tokens = max(map(len, tokens))
+        view = self.cache.group_view(group, num_tokens)
+        step = self._step(view, num_tokens, num_tokens)
+        for index, (row, new) in enumerate(zip(group.rows, tokens, strict=True)):
+            step.input_ids[index, : len(new)] = new
             step.write_indices[index] = self.cache.valid(row)
-        if step.write_indices.max() >= view.capacity:
-            raise CapacityError(f"a row is full at {view.capacity} tokens; reserve before decoding")
+        if step.write_indices.max() + num_tokens > view.capacity:
+            raise CapacityError(f"a row is full at {view.capacity} tokens; reserve before running")
         self._run(step)
-        for row, token in zip(group.rows, tokens, strict=True):
-            if token is not None:
-                self.cache.extend(row, 1)
-        return step.logits[:, 0]
+        for row, new in zip(group.rows, tokens, strict=True):
+            self.cache.extend(row, len(new))
+        return step.logits
 
     def release(self) -> None:
         """Drop all buffers and bindings."""

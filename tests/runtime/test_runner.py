@@ -34,6 +34,15 @@ def runner_for(session: Session, *, num_slots: int = 2048, chunk: int = 512) -> 
     return Runner(session, KVCache(cache_shape, num_slots, HostMemory()), shape.vocab_size, chunk)
 
 
+def advance(runner: Runner, tokens: list[list[int]]) -> np.ndarray:
+    """Run rows that are all in one group; logits [rows, V] after each row's last token."""
+    (group,) = runner.cache.groups
+    by_row = dict(zip(sorted(group.rows), tokens, strict=True))
+    logits = runner.advance(group, [by_row[row] for row in group.rows])
+    last = {row: logits[index, len(by_row[row]) - 1] for index, row in enumerate(group.rows)}
+    return np.stack([last[row] for row in sorted(group.rows)]) if len(last) > 1 else logits[:, -1]
+
+
 def scored(session: Session, tokens: list[int]) -> np.ndarray:
     """The logits after every token, in one run over an empty row."""
     runner = runner_for(session)
@@ -56,7 +65,7 @@ def test_decoding_equals_scoring_across_growing_capacities(session: Session) -> 
     runner.prefill(row, TOKENS[:10])
     for position in range(10, len(TOKENS)):
         runner.cache.reserve(row, position + 1)
-        logits = runner.decode([TOKENS[position]])
+        logits = advance(runner, [[TOKENS[position]]])
         np.testing.assert_allclose(logits[0], whole[position], atol=TOLERANCE)
 
 
@@ -70,9 +79,27 @@ def test_ragged_rows_advance_together_as_if_alone(session: Session) -> None:
     for step in range(70):
         for row in rows:
             runner.cache.reserve(row, runner.cache.valid(row) + 1)
-        logits = runner.decode([TOKENS[length + step] for length in lengths])
+        logits = advance(runner, [[TOKENS[length + step]] for length in lengths])
         for index, length in enumerate(lengths):
             np.testing.assert_allclose(logits[index], whole[length + step], atol=TOLERANCE)
+
+
+def test_rows_bring_different_numbers_of_tokens(session: Session) -> None:
+    """A verification step: each row's drafts get their logits in one run, as if fed one by one."""
+    whole = scored(session, TOKENS)
+    runner = runner_for(session)
+    starts, counts = [30, 33, 40], [5, 1, 3]
+    rows = [runner.cache.allocate(60) for _ in starts]
+    for row, start in zip(rows, starts, strict=True):
+        runner.prefill(row, TOKENS[:start])
+    (group,) = runner.cache.groups
+    logits = runner.advance(group, [TOKENS[s : s + n] for s, n in zip(starts, counts, strict=True)])
+    assert logits.shape == (3, 5, 101)
+    for index, (start, count) in enumerate(zip(starts, counts, strict=True)):
+        np.testing.assert_allclose(logits[index, :count], whole[start : start + count], atol=TOLERANCE)
+    runner.cache.truncate(rows[0], 32)
+    runner.cache.reserve(rows[0], 60)
+    np.testing.assert_allclose(runner.prefill(rows[0], TOKENS[32:50]), whole[49], atol=TOLERANCE)
 
 
 def test_a_row_that_sits_out_a_step_is_not_disturbed(session: Session) -> None:
@@ -82,10 +109,10 @@ def test_a_row_that_sits_out_a_step_is_not_disturbed(session: Session) -> None:
     runner.prefill(first, TOKENS[:20])
     runner.prefill_chunk(second, TOKENS[:8])
     for position in range(20, 30):
-        runner.decode([TOKENS[position], None])
+        advance(runner, [[TOKENS[position]], []])
     assert runner.cache.valid(second) == 8
     np.testing.assert_allclose(runner.prefill_chunk(second, TOKENS[8:30]), whole[29], atol=TOLERANCE)
-    np.testing.assert_allclose(runner.decode([TOKENS[30], TOKENS[30]]), whole[[30, 30]], atol=TOLERANCE)
+    np.testing.assert_allclose(advance(runner, [[TOKENS[30]], [TOKENS[30]]]), whole[[30, 30]], atol=TOLERANCE)
 
 
 def test_rewound_and_forked_rows_go_on_as_if_they_had_always_been_so(session: Session) -> None:
@@ -106,7 +133,7 @@ def test_a_saved_row_goes_on_bit_for_bit(session: Session) -> None:
     restored = runner.cache.import_row(runner.cache.export_row(row))
     for each in (row, restored):
         runner.cache.reserve(each, 101)
-    logits = runner.decode([7, 7])
+    logits = advance(runner, [[7], [7]])
     np.testing.assert_array_equal(logits[0], logits[1])
 
 
@@ -117,20 +144,20 @@ def test_a_full_row_is_not_written_beyond(session: Session) -> None:
     with pytest.raises(CapacityError, match="holds 64 tokens"):
         runner.prefill(row, [1])
     with pytest.raises(CapacityError, match="full at 64"):
-        runner.decode([1])
+        advance(runner, [[1]])
 
 
 def test_a_steady_step_rebinds_and_allocates_nothing(session: Session) -> None:
     runner = runner_for(session)
     row = runner.cache.allocate(128)
     runner.prefill(row, TOKENS[:65])
-    runner.decode([1])
+    advance(runner, [[1]])
     steps = dict(runner._steps)
-    pointers = [runner.cache.pointers(runner.cache.group_view(runner.cache.groups[0]))]
-    logits = [runner.decode([1]).ctypes.data for _ in range(50)]
+    pointers = [runner.cache.pointers(runner.cache.group_view(runner.cache.groups[0], 1))]
+    logits = [advance(runner, [[1]]).ctypes.data for _ in range(50)]
     assert runner._steps == steps
     assert len(set(logits)) == 1
-    assert pointers == [runner.cache.pointers(runner.cache.group_view(runner.cache.groups[0]))]
+    assert pointers == [runner.cache.pointers(runner.cache.group_view(runner.cache.groups[0], 1))]
 
 
 def test_bound_shapes_are_limited(session: Session) -> None:
@@ -151,7 +178,7 @@ import logging
 logging.basicConfig(level=logging.DEBUG)
 from genai.config import EngineConfig
 from genai.runtime.session import Session
-from tests.runtime.test_runner import runner_for, TOKENS
+from tests.runtime.test_runner import advance, runner_for, TOKENS
 session = Session(Path({model!r}), EngineConfig(device="cpu", num_threads=1))
 logging.getLogger().setLevel(logging.WARNING)
 runner = runner_for(session)
@@ -161,7 +188,7 @@ before = [data.copy() for data in runner.cache.export_row(row)]
 resident = []
 for step in range(2000):
     runner.cache.truncate(row, 8 + step % 50)
-    runner.decode([step % 101])
+    advance(runner, [[step % 101]])
     if step in (200, 1999):
         resident.append(psutil.Process().memory_info().rss)
 runner.cache.truncate(row, 8)

@@ -1,0 +1,163 @@
+"""Who runs in the next step: admission, preemption and the share of prefill, in plain Python.
+
+    waiting ──admit──► running (prefilling ──► decoding) ──► ended
+       ▲                  │
+       └─────preempt──────┘   tokens kept, row freed; resumed by prefilling them again
+
+First come first served within a priority; waiting raises a sequence by one level every `AGING_SECONDS`, so nothing
+starves. When memory runs out the youngest of the lowest priority gives way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from collections.abc import Sequence as List
+from dataclasses import dataclass, field
+
+from genai.engine.sequence import Sequence
+
+AGING_SECONDS = 10.0
+"""After waiting this long a sequence counts as one priority level higher."""
+HEADROOM = 64
+"""Tokens that must be free beyond a newcomer's prompt while others run, or it would soon be preempted again."""
+MIN_CHUNK = 16
+STALL = 1.5
+"""A prefill chunk beside running streams takes at most this many decode steps' time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """max_batch: sequences that run together; max_seq_len: tokens of one; prefill_chunk: tokens of one prefill run.
+
+    max_waiting: sequences that may wait, None for any number.
+    """
+
+    max_batch: int
+    max_seq_len: int
+    prefill_chunk: int
+    max_waiting: int | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Pace:
+    """What steps have cost lately: seconds of a decode step, and of one prefilled token."""
+
+    decode_seconds: float = 0.02
+    prefill_token_seconds: float = 0.003
+
+    def saw_decode(self, seconds: float) -> None:
+        """Count a decode step."""
+        self.decode_seconds += 0.2 * (seconds - self.decode_seconds)
+
+    def saw_prefill(self, seconds: float, num_tokens: int) -> None:
+        """Count a prefill run."""
+        self.prefill_token_seconds += 0.2 * (seconds / num_tokens - self.prefill_token_seconds)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """What the scheduler asks of the cache.
+
+    has_room: whether a running sequence's row takes its next token where it lies; holds: whether rows of these lengths
+    fit together.
+    """
+
+    has_room: Callable[[Sequence], bool]
+    holds: Callable[[List[int]], bool]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """One step: who lost its row, who cannot go on, who gets a row, whose prompt advances by how much, who decodes."""
+
+    expired: list[Sequence] = field(default_factory=list)
+    preempted: list[Sequence] = field(default_factory=list)
+    exhausted: list[Sequence] = field(default_factory=list)
+    admitted: list[Sequence] = field(default_factory=list)
+    prefill: tuple[Sequence, int] | None = None
+    decoding: list[Sequence] = field(default_factory=list)
+
+
+class Scheduler:
+    """Keeps the waiting and the running, and plans steps. Knows sequences only by length, priority and time."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.waiting: list[Sequence] = []
+        self.running: list[Sequence] = []
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a sequence."""
+        self.waiting.append(sequence)
+
+    def remove(self, sequence: Sequence) -> None:
+        """Forget a sequence that has ended."""
+        for queue in (self.waiting, self.running):
+            if sequence in queue:
+                queue.remove(sequence)
+
+    def plan(self, memory: Memory, pace: Pace, now: float) -> Plan:
+        """The next step; waiting and running are changed to match. The caller ends what is expired or exhausted."""
+        expired = [
+            each for each in (*self.waiting, *self.running) if each.deadline is not None and each.deadline <= now
+        ]
+        for sequence in expired:
+            self.remove(sequence)
+        preempted, exhausted = self._make_room(memory, now)
+        admitted = [] if preempted else self._admit(memory, now)
+        active = [sequence for sequence in self.running if not sequence.is_paused]
+        decoding = [sequence for sequence in active if not sequence.is_prefilling]
+        return Plan(
+            expired=expired,
+            preempted=preempted,
+            exhausted=exhausted,
+            admitted=admitted,
+            prefill=self._prefill(active, len(decoding), pace),
+            decoding=decoding,
+        )
+
+    def _make_room(self, memory: Memory, now: float) -> tuple[list[Sequence], list[Sequence]]:
+        """Preempt until those that run have room for their next token; the last one ends if even it has none."""
+        preempted: list[Sequence] = []
+        exhausted: list[Sequence] = []
+        if all(memory.has_room(sequence) for sequence in self.running):
+            return preempted, exhausted
+        while self.running and not memory.holds([sequence.need for sequence in self.running]):
+            if len(self.running) == 1:
+                exhausted.append(self.running.pop())
+                break
+            victim = max(self.running, key=lambda each: self._rank(each, now))
+            self.running.remove(victim)
+            self.waiting.append(victim)
+            preempted.append(victim)
+        return preempted, exhausted
+
+    def _admit(self, memory: Memory, now: float) -> list[Sequence]:
+        admitted: list[Sequence] = []
+        while self.waiting and len(self.running) < self.limits.max_batch:
+            first = min(self.waiting, key=lambda each: self._rank(each, now))
+            needs = [sequence.need for sequence in self.running]
+            headroom = min(HEADROOM, first.max_tokens - len(first.tokens)) if self.running else 0
+            if not memory.holds([*needs, first.need + headroom]):
+                break
+            self.waiting.remove(first)
+            self.running.append(first)
+            admitted.append(first)
+        return admitted
+
+    def _prefill(self, active: Iterable[Sequence], num_decoding: int, pace: Pace) -> tuple[Sequence, int] | None:
+        """The first prompt that is not in the cache yet, and how much of it: little while others decode."""
+        sequence = next((each for each in active if each.is_prefilling), None)
+        if sequence is None:
+            return None
+        chunk = self.limits.prefill_chunk
+        if num_decoding:
+            affordable = int(STALL * pace.decode_seconds / pace.prefill_token_seconds)
+            chunk = min(chunk, max(MIN_CHUNK, affordable // MIN_CHUNK * MIN_CHUNK))
+        return sequence, min(chunk, len(sequence.tokens) - sequence.num_computed)
+
+    @staticmethod
+    def _rank(sequence: Sequence, now: float) -> tuple[float, float]:
+        """Smaller comes first and is preempted last."""
+        waited = now - sequence.timeline.submitted
+        return sequence.priority - waited // AGING_SECONDS, sequence.timeline.submitted
