@@ -17,9 +17,10 @@ CATALOG = Path(__file__).with_name("models.toml")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """One wheel that carries weights: its requirement (`name==version`), and the file inside it."""
+    """One wheel that carries weights: its requirement (`name==version`), its sha256, and the file inside it."""
 
     requirement: str
+    sha256: str
     member: str
 
 

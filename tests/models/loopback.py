@@ -178,15 +178,12 @@ def wheel(name: str, version: str, members: Mapping[str, bytes]) -> tuple[str, b
 
 
 def serve_wheel(server: FileServer, name: str, version: str, members: Mapping[str, bytes]) -> str:
-    """Add a wheel to a server's package index (at /simple/), its metadata apart; returns the wheel's path."""
+    """Add a wheel to a server's package index (at /simple/); returns the wheel's path."""
     filename, body = wheel(name, version, members)
     path = f"/files/{filename}"
-    with zipfile.ZipFile(io.BytesIO(body)) as archive:
-        metadata = archive.read(next(entry for entry in archive.namelist() if entry.endswith("METADATA")))
     server.files[path] = body
-    server.files[f"{path}.metadata"] = metadata
-    link = f'<a href="{path}#sha256={sha256(body)}" data-core-metadata="sha256={sha256(metadata)}">{filename}</a>'
-    server.files[f"/simple/{name}/"] = f"<!DOCTYPE html><html><body>{link}</body></html>".encode()
+    page = server.files.get(f"/simple/{name}/", b"<!DOCTYPE html>")
+    server.files[f"/simple/{name}/"] = page + f'<a href="{path}#sha256={sha256(body)}">{filename}</a>'.encode()
     return path
 
 

