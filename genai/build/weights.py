@@ -18,7 +18,7 @@ from genai.build.source import BlockWeight, FloatArray, WeightSource
 from genai.errors import UnsupportedModelError, WeightsError
 
 ACCURACY_LEVEL = 4
-"""MatMulNBits multiplies 8-bit integers; below 4 a decode step on CPU is ten times slower."""
+"""MatMulNBits on CPU rounds its input to 8-bit integers; below 4 a decode step is ten times slower."""
 
 _DTYPES = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
@@ -133,7 +133,7 @@ class Weights:
         return self.graph.op(
             "MatMulNBits", x, stored.data, stored.scales, None, None, bias, domain=CONTRIB,
             N=stored.shape[0], K=stored.shape[1], bits=stored.bits, block_size=stored.block_size,
-            accuracy_level=ACCURACY_LEVEL,
+            accuracy_level=ACCURACY_LEVEL if self.plan.dtype == "float32" else None,
         )  # fmt: skip
 
     def _store(self, name: str, block: BlockWeight) -> _StoredBlocks:

@@ -162,7 +162,7 @@ def expected(model: Any, prompt: Sequence[int]) -> np.ndarray:
     import torch
 
     with torch.no_grad():
-        return np.asarray(model(torch.tensor([list(prompt)])).logits[0])
+        return np.asarray(model(torch.tensor([list(prompt)])).logits[0].float())
 
 
 def greedy(model: Any, prompt: Sequence[int], count: int) -> list[int]:
