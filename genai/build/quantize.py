@@ -37,12 +37,15 @@ def quantize(weight: FloatArray, *, bits: Bits, block_size: int = 32) -> BlockWe
     return _rounded(weight.shape, lambda rows: weight[rows], bits, block_size)
 
 
-def requantized(block: BlockWeight, bits: Bits = 8) -> BlockWeight:
-    """The nearest weight without offsets: exact if it has none and fits `bits`, else rounded anew, block by block."""
+def requantized(block: BlockWeight, bits: Bits = 8, block_size: int | None = None) -> BlockWeight:
+    """The nearest weight without offsets: exact if it has none and fits `bits`, else rounded anew.
+
+    block_size: of what is rounded anew, None for the weight's own.
+    """
     if block.offsets is None and block.bits <= bits:
         shift = np.uint8(2 ** (bits - 1) - 2 ** (block.bits - 1))
         return BlockWeight(values=block.values + shift, scales=block.scales, bits=bits, block_size=block.block_size)
-    return _rounded(block.values.shape, lambda rows: block.take_rows(rows).dequantize(), bits, block.block_size)
+    return _rounded(block.values.shape, lambda rows: block.take_rows(rows).dequantize(), bits, block_size or block.block_size)
 
 
 def pack(block: BlockWeight) -> tuple[ByteArray, FloatArray]:
