@@ -2,18 +2,13 @@
 
     model.onnx  model.onnx.data  tokenizer.json  chat_template.jinja  genai.json
 
-Built in a temporary folder beside its destination and renamed when whole: a build that dies leaves nothing half-made.
+The folder appears when it is whole: a build that fails or dies leaves nothing half-made.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
@@ -24,19 +19,21 @@ from genai.build.decoder import build_decoder
 from genai.build.gguf_source import GgufSource
 from genai.build.graph import ExternalData, GraphBuilder
 from genai.build.open import open_source, source_digest
+from genai.build.output import finished_folder
 from genai.build.precision import Plan
-from genai.build.source import WeightSource
+from genai.build.safetensors import SafetensorsSource
 from genai.build.spec import DecoderSpec
 from genai.build.weights import Weights
-from genai.config import CONTRACT_VERSION, ModelConfig, Precision, Provenance
-from genai.errors import ModelError
+from genai.config import CONTRACT_VERSION, GenerationConfig, ModelConfig, Precision, Provenance
+from genai.errors import ConfigError, ModelError
 from genai.progress import Progress, silent
 from genai.text.files import TokenizerFiles
 
-BUILDER = "genai-1"
+BUILDER = "genai-3"
 """Changes whenever the same source and options would give another graph: cached packages are keyed by it."""
 
 MODEL_FILE = "model.onnx"
+CONFIG_FILE = "genai.json"
 _GENERATION_KEYS = ("do_sample", "temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 
 
@@ -57,43 +54,55 @@ def build_package(
 ) -> Path:
     """Build a package folder from a GGUF file or a Hugging Face folder; returns `output`.
 
-    device: "cpu" or "cuda", which decides what "auto" means and the activations' type; max_seq_len: the context to
-    build for, None for the model's own. Raises: ModelError and its kinds; nothing is left behind.
+    output: new, empty, or a package, which is replaced; device: "cpu" or "cuda", which decides what "auto" means and
+    the activations' type; max_seq_len: the context to build for, None for the model's own.
+    Raises: ModelError and its kinds, TokenizerError; nothing is left behind.
     """
     plan = Plan.of(precision, device)
-    with open_source(source) as checkpoint, _finished_folder(output) as folder:
+    with open_source(source) as checkpoint, finished_folder(output, CONFIG_FILE) as folder:
         spec = spec_of(ConfigReader(checkpoint.config, max_seq_len))
-        tokenizer = _tokenizer(checkpoint, source)
-        provenance = Provenance(
-            source=source.name,
-            sha256=source_digest(source),
-            precision=precision,
-            builder=BUILDER,
-            options={"device": device, "max_seq_len": max_seq_len},
+        tokenizer = _tokenizer(checkpoint)
+        config = _model_config(
+            spec,
+            plan,
+            tokenizer,
+            model_type=str(checkpoint.config["model_type"]),
+            generation=_generation_defaults(source),
+            provenance=Provenance(
+                source=checkpoint.path.resolve().name,
+                sha256=source_digest(source),
+                precision=precision,
+                builder=BUILDER,
+                options={"device": device, "max_seq_len": max_seq_len},
+            ),
         )
-        config = _model_config(checkpoint, spec, plan, tokenizer, source, provenance)
         with ExternalData(folder / f"{MODEL_FILE}.data") as data:
             weights = Weights(GraphBuilder(data), checkpoint, plan)
-            metadata = {"source": source.name, "sha256": provenance.sha256, "precision": precision}
-            model = build_decoder(spec, weights, metadata, progress)
+            model = build_decoder(spec, weights, _metadata(config.provenance), progress)
         onnx.save(model, folder / MODEL_FILE)
         tokenizer.save(folder)
         config.write(folder)
     return output
 
 
+def _metadata(provenance: Provenance) -> dict[str, str]:
+    """What the model file itself says about its origin."""
+    return {"source": provenance.source, "sha256": provenance.sha256, "precision": provenance.precision}
+
+
 def _model_config(
-    checkpoint: WeightSource,
     spec: DecoderSpec,
     plan: Plan,
     tokenizer: TokenizerFiles,
-    source: Path,
+    *,
+    model_type: str,
+    generation: dict[str, int | float | bool],
     provenance: Provenance,
 ) -> ModelConfig:
     heads = spec.layers[0]
     return ModelConfig(
         contract_version=CONTRACT_VERSION,
-        model_type=str(checkpoint.config["model_type"]),
+        model_type=model_type,
         num_layers=len(spec.layers),
         hidden_size=spec.hidden_size,
         vocab_size=spec.vocab_size,
@@ -106,56 +115,35 @@ def _model_config(
         bos_token_id=tokenizer.bos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         sliding_window=spec.sliding_window,
-        generation=_generation_defaults(source),
+        generation=generation,
         provenance=provenance,
     )
 
 
-def _tokenizer(checkpoint: WeightSource, source: Path) -> TokenizerFiles:
+def _tokenizer(checkpoint: GgufSource | SafetensorsSource) -> TokenizerFiles:
     if isinstance(checkpoint, GgufSource):
         from genai.text.gguf_tokenizer import tokenizer_from_gguf
 
         return tokenizer_from_gguf(checkpoint.metadata)
     from genai.text.hf_tokenizer import tokenizer_from_hf
 
-    return tokenizer_from_hf(source)
+    return tokenizer_from_hf(checkpoint.path)
 
 
 def _generation_defaults(source: Path) -> dict[str, int | float | bool]:
-    """The sampling settings of a Hugging Face folder's `generation_config.json`, if it has one."""
+    """The sampling settings of a folder's `generation_config.json`, if it has one; without `do_sample` they are off.
+
+    Raises: ModelError for settings that could not be used.
+    """
     path = source / "generation_config.json"
     if not path.is_file():
         return {}
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        return {key: values[key] for key in _GENERATION_KEYS if isinstance(values.get(key), int | float)}
-    except (ValueError, AttributeError) as error:
-        raise ModelError(f"{path} is damaged: {error}") from None
-
-
-@contextmanager
-def _finished_folder(output: Path) -> Iterator[Path]:
-    """A temporary folder that becomes `output` if the block succeeds and vanishes if it does not."""
-    if output.exists() and (not output.is_dir() or (any(output.iterdir()) and not (output / "genai.json").exists())):
-        raise ModelError(f"{output} exists and is not a model package; choose another output folder")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-    except OSError as error:
-        raise _disk_error(error, output) from None
-    try:
-        yield folder
-        if output.exists():
-            shutil.rmtree(output)
-        folder.chmod(0o755)
-        folder.rename(output)
-    except OSError as error:
-        raise _disk_error(error, output) from None
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _disk_error(error: OSError, output: Path) -> ModelError:
-    if error.errno == errno.ENOSPC:
-        return ModelError(f"the disk is full: cannot write {output}; free some space and build again")
-    return ModelError(f"cannot write {output}: {error.strerror or error}")
+        settings = {key: values[key] for key in _GENERATION_KEYS if isinstance(values.get(key), int | float)}
+        settings = {"do_sample": False} | settings if settings else {}
+        GenerationConfig().updated(**settings)
+    except (ValueError, AttributeError, RecursionError) as error:
+        kind = "has settings that cannot be used" if isinstance(error, ConfigError) else "is damaged"
+        raise ModelError(f"{path} {kind}: {error}") from None
+    return settings

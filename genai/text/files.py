@@ -26,7 +26,8 @@ class TokenizerFiles:
 
     def save(self, folder: Path) -> None:
         """Write `tokenizer.json` and, where there is one, `chat_template.jinja` into an existing folder."""
-        self.tokenizer.save(str(folder / TOKENIZER_FILE), pretty=False)
+        # Not the tokenizer's own save(): its errors are no OSErrors.
+        (folder / TOKENIZER_FILE).write_text(self.tokenizer.to_str(), encoding="utf-8", newline="\n")
         template = folder / CHAT_TEMPLATE_FILE
         if self.chat_template is None:
             template.unlink(missing_ok=True)
