@@ -11,7 +11,9 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.metadata
+import importlib.util
 import os
 import sys
 import traceback
@@ -44,9 +46,10 @@ def application() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback(invoke_without_command=True)(_top)
-    for command in _COMMANDS:
+    commands = [*_COMMANDS, *_measuring()]
+    for command in commands:
         app.command(command.__name__)(command)
-    known = {command.__name__ for command in _COMMANDS}
+    known = {command.__name__ for command in commands}
     for entry in importlib.metadata.entry_points(group="genai.commands"):
         if entry.name not in known:
             app.command(entry.name)(_plugin(entry))
@@ -91,6 +94,14 @@ def _top(
         typer.echo(f"genai {_version()}")
     elif context.invoked_subcommand is None:
         typer.echo(context.get_help())
+
+
+def _measuring() -> list[Callable[..., None]]:
+    """`genai bench`, which a stripped installation may leave out."""
+    if importlib.util.find_spec("genai.cli.bench") is None:
+        return []
+    command: Callable[..., None] = importlib.import_module("genai.cli.bench").bench
+    return [command]
 
 
 def _version() -> str:
