@@ -1,0 +1,317 @@
+"""How fast a model runs here: prefill over prompt lengths, decoding over context lengths and batch sizes.
+
+What is timed is what `generate` does: the engine's steps (schedule, graph, sampling), each token turned into text.
+Measurements that are compared are interleaved, round after round, and their medians reported: on a machine that does
+other things besides, only ratios within one run count.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from genai.config import EngineConfig, GenerationConfig
+from genai.engine.engine import Request
+from genai.engine.sequence import Sequence as Text
+from genai.errors import CapacityError, ConfigError
+from genai.llm import LLM
+from genai.progress import Progress, silent
+from genai.runtime.session import choose_device, default_threads
+from genai.writer import TextWriter
+
+WARM_UP = 2
+"""Steps before the timed ones: the first of a shape binds its buffers."""
+
+_CPU_FEATURES = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "asimd", "asimddp", "i8mm")
+_PACKAGES = ("onnx-kv-runtime", "onnxruntime", "onnxruntime-gpu", "numpy")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What to measure: `repeats` rounds over all lengths and batches, `new_tokens` timed steps for each.
+
+    Raises: ConfigError.
+    """
+
+    lengths: tuple[int, ...] = (64, 256, 1024)
+    batches: tuple[int, ...] = (1, 4, 8)
+    new_tokens: int = 32
+    repeats: int = 3
+
+    def __post_init__(self) -> None:
+        for name, values in (("lengths", self.lengths), ("batches", self.batches)):
+            if not values or min(values) < 1:
+                raise ConfigError(f"{name}={list(values)}: numbers from 1 are needed, at least one")
+        for name, value in (("new_tokens", self.new_tokens), ("repeats", self.repeats)):
+            if value < 1:
+                raise ConfigError(f"{name}={value}: must be at least 1")
+
+    @property
+    def max_seq_len(self) -> int:
+        """The longest sequence that comes up."""
+        return max(self.lengths) + WARM_UP + self.new_tokens + 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepTime:
+    """Seconds of one decode step, and how many of them inside the graph run."""
+
+    seconds: float
+    graph_seconds: float
+
+    @property
+    def outside_share(self) -> float:
+        """The share of the step spent outside the graph run."""
+        return 1 - self.graph_seconds / self.seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefillResult:
+    """Time from a prompt of `length` tokens to its first new token, nothing cached."""
+
+    length: int
+    seconds: float
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Prompt tokens per second."""
+        return self.length / self.seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeResult:
+    """Time of a decode step of `batch` rows that hold `length` tokens each."""
+
+    length: int
+    batch: int
+    seconds: float
+    outside_share: float
+
+    @property
+    def tokens_per_second(self) -> float:
+        """New tokens per second, all rows together."""
+        return self.batch / self.seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """Everything measured; sizes in bytes, times in seconds; machine: what it was measured on."""
+
+    path: Path
+    precision: str
+    machine: dict[str, str | int]
+    plan: Plan
+    load_seconds: float
+    peak_memory: int
+    prefill: tuple[PrefillResult, ...]
+    decode: tuple[DecodeResult, ...]
+
+
+class Stepper:
+    """A model package driven one decode step at a time, as `generate` drives it, without the cache of earlier prompts.
+
+    Use as a context manager, or call `close`. Raises: as `LLM`.
+    """
+
+    def __init__(self, path: Path, config: EngineConfig) -> None:
+        started = time.perf_counter()
+        self.llm = LLM(path, replace(config, prefix_cache_bytes=0))
+        self.load_seconds = time.perf_counter() - started
+        self._runner = self.llm._runner
+        self._texts: list[Text] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the graph and its cache."""
+        self.llm.close()
+
+    def check_fits(self, batch: int, num_tokens: int) -> None:
+        """Raises: CapacityError unless this many rows can hold this many tokens each."""
+        limits, cache = self.llm.engine.limits, self._runner.cache
+        if batch > limits.max_batch or num_tokens > limits.max_seq_len:
+            raise CapacityError(
+                f"{batch} rows of {num_tokens} tokens: at most {limits.max_batch} rows of {limits.max_seq_len} fit; "
+                "measure shorter lengths, smaller batches or fewer new tokens, or raise the limit"
+            )
+        if not cache.would_hold([num_tokens] * batch):
+            raise CapacityError(f"{batch} rows of {num_tokens} tokens: the KV cache holds {cache.num_slots} tokens")
+
+    def start(self, prompts: Sequence[Sequence[int]]) -> float:
+        """Begin a batch; returns the seconds until every prompt has its first token.
+
+        A row that has its first token waits for the others, so that all are equally long when the steps begin.
+        """
+        self.stop()
+        self.check_fits(len(prompts), max(map(len, prompts)) + 1)
+        settings = GenerationConfig(ignore_eos=True)
+        started = time.perf_counter()
+        self._texts = [self._submitted(prompt, settings) for prompt in prompts]
+        while not all(text.generated for text in self._texts):
+            self.llm.engine.step()
+            for text in self._texts:
+                text.is_paused = bool(text.generated)
+        seconds = time.perf_counter() - started
+        for text in self._texts:
+            text.is_paused = False
+        return seconds
+
+    def step(self) -> StepTime:
+        """One more token for every row. Raises: CapacityError when a row has reached the limit."""
+        graph_seconds, started = self._runner.graph_seconds, time.perf_counter()
+        events = self.llm.engine.step()
+        seconds = time.perf_counter() - started
+        advanced = sum(event.token is not None for event in events)
+        if advanced < len(self._texts) or not self._texts:
+            raise CapacityError(f"only {advanced} of {len(self._texts)} rows could take one more token")
+        return StepTime(seconds=seconds, graph_seconds=self._runner.graph_seconds - graph_seconds)
+
+    def stop(self) -> None:
+        """End the batch and forget its cache."""
+        self.llm.engine.cancel_all()
+        self._texts = []
+
+    def _submitted(self, prompt: Sequence[int], settings: GenerationConfig) -> Text:
+        writer = TextWriter(self.llm.tokenizer, settings)
+        return self.llm.engine.submit(Request(prompt=prompt, config=settings, sink=writer))
+
+
+def measure(path: Path, plan: Plan, config: EngineConfig, *, progress: Progress = silent) -> Report:
+    """Measure a model package. A `max_seq_len` of None becomes what the plan needs. Raises: as `LLM`, ConfigError."""
+    config = replace(config, max_seq_len=config.max_seq_len or plan.max_seq_len, max_batch=max(plan.batches))
+    prefill: dict[int, list[float]] = {length: [] for length in plan.lengths}
+    decode: dict[tuple[int, int], list[StepTime]] = {
+        (length, batch): [] for length in plan.lengths for batch in plan.batches
+    }
+    _forget_peak()
+    with Stepper(path, config) as stepper:
+        stepper.check_fits(max(plan.batches), plan.max_seq_len)
+        prompts = _Prompts(stepper.llm.config.vocab_size)
+        stepper.start(prompts.batch(1, min(plan.lengths)))  # the first run of all warms up threads and memory
+        total, done = plan.repeats * len(decode), 0
+        for _ in range(plan.repeats):
+            for length in plan.lengths:
+                prefill[length].append(stepper.start(prompts.batch(1, length)))
+                for batch in plan.batches:
+                    decode[length, batch] += _steps(stepper, prompts.batch(batch, length), plan.new_tokens)
+                    done += 1
+                    progress("measuring", done, total)
+        return Report(
+            path=path,
+            precision=stepper.llm.config.provenance.precision,
+            machine=machine(config),
+            plan=plan,
+            load_seconds=stepper.load_seconds,
+            peak_memory=peak_memory(),
+            prefill=tuple(_prefill_result(length, seconds) for length, seconds in prefill.items()),
+            decode=tuple(_decode_result(length, batch, steps) for (length, batch), steps in decode.items()),
+        )
+
+
+def machine(config: EngineConfig) -> dict[str, str | int]:
+    """What a measurement has to be read with: processor, threads, memory and versions."""
+    import psutil
+
+    return {
+        "cpu": _cpu_name(),
+        "cpu_features": " ".join(feature for feature in _CPU_FEATURES if feature in _cpu_flags()),
+        "logical_cores": os.cpu_count() or 1,
+        "threads": config.num_threads or default_threads(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "device": choose_device(config.device),
+        **{name: found for name in _PACKAGES if (found := _version(name))},
+    }
+
+
+def peak_memory() -> int:
+    """The most bytes that this process has had resident; on Linux, since `measure` began."""
+    import psutil
+
+    status = Path("/proc/self/status")
+    if status.is_file():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _forget_peak() -> None:
+    """Let the peak begin anew, where the system can do that: building the package is not part of running it."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+class _Prompts:
+    """Random prompts, never the same one twice: no cache of prefixes can help with them."""
+
+    def __init__(self, vocab_size: int) -> None:
+        self._random = np.random.default_rng(0)
+        self._vocab_size = vocab_size
+
+    def batch(self, rows: int, length: int) -> list[list[int]]:
+        drawn: list[list[int]] = self._random.integers(0, self._vocab_size, (rows, length)).tolist()
+        return drawn
+
+
+def _steps(stepper: Stepper, prompts: Sequence[Sequence[int]], num_steps: int) -> list[StepTime]:
+    """The times of a batch's decode steps."""
+    stepper.start(prompts)
+    times = [stepper.step() for _ in range(WARM_UP + num_steps)]
+    return times[WARM_UP:]
+
+
+def _prefill_result(length: int, seconds: Iterable[float]) -> PrefillResult:
+    return PrefillResult(length=length, seconds=statistics.median(seconds))
+
+
+def _decode_result(length: int, batch: int, steps: Sequence[StepTime]) -> DecodeResult:
+    return DecodeResult(
+        length=length,
+        batch=batch,
+        seconds=statistics.median(step.seconds for step in steps),
+        outside_share=statistics.median(step.outside_share for step in steps),
+    )
+
+
+def _cpu_flags() -> set[str]:
+    return set(_cpu_info("flags").split()) | set(_cpu_info("Features").split())
+
+
+def _cpu_name() -> str:
+    return _cpu_info("model name") or platform.processor() or platform.machine()
+
+
+def _cpu_info(key: str) -> str:
+    """The first processor's entry in Linux's list; empty elsewhere."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == key), "")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
