@@ -5,7 +5,8 @@
        └─────preempt──────┘   tokens kept, row freed; resumed by prefilling them again
 
 First come first served within a priority; waiting raises a sequence by one level every `AGING_SECONDS`, so nothing
-starves. When memory runs out the youngest of the lowest priority gives way.
+starves. When memory runs out the youngest of the lowest priority gives way. What is paused keeps its row only while
+nobody else needs it: it gives way first, and waits until it may run again.
 """
 
 from __future__ import annotations
@@ -104,7 +105,9 @@ class Scheduler:
         for sequence in expired:
             self.remove(sequence)
         preempted, exhausted = self._make_room(memory, now)
-        admitted = [] if preempted else self._admit(memory, now)
+        admitted: list[Sequence] = []
+        if not preempted:
+            preempted, admitted = self._admit(memory, now)
         active = [sequence for sequence in self.running if not sequence.is_paused]
         decoding = [sequence for sequence in active if not sequence.is_prefilling]
         return Plan(
@@ -126,24 +129,39 @@ class Scheduler:
             if len(self.running) == 1:
                 exhausted.append(self.running.pop())
                 break
-            victim = max(self.running, key=lambda each: self._rank(each, now))
-            self.running.remove(victim)
-            self.waiting.append(victim)
-            preempted.append(victim)
+            victim = max(self.running, key=lambda each: (each.is_paused, self._rank(each, now)))
+            preempted.append(self._preempt(victim))
         return preempted, exhausted
 
-    def _admit(self, memory: Memory, now: float) -> list[Sequence]:
+    def _admit(self, memory: Memory, now: float) -> tuple[list[Sequence], list[Sequence]]:
+        """Rows for those first in line; returns what is paused and had to give way for them, and them."""
+        preempted: list[Sequence] = []
         admitted: list[Sequence] = []
-        while self.waiting and len(self.running) < self.limits.max_batch:
-            first = min(self.waiting, key=lambda each: self._rank(each, now))
-            needs = [sequence.need for sequence in self.running]
-            headroom = min(HEADROOM, first.max_tokens - len(first.tokens)) if self.running else 0
-            if not memory.holds([*needs, first.need + headroom]):
+        # Looked at once: readers resume what is paused at any time.
+        idle = sorted((each for each in self.running if each.is_paused), key=lambda each: self._rank(each, now))
+        busy = [each for each in self.running if each not in idle]
+        while ready := [each for each in self.waiting if not each.is_paused]:
+            first = min(ready, key=lambda each: self._rank(each, now))
+            if not self._fits(first, busy, memory):
                 break
+            while not self._fits(first, [*busy, *idle], memory):
+                preempted.append(self._preempt(idle.pop()))
             self.waiting.remove(first)
             self.running.append(first)
+            busy.append(first)
             admitted.append(first)
-        return admitted
+        return preempted, admitted
+
+    def _fits(self, newcomer: Sequence, others: List[Sequence], memory: Memory) -> bool:
+        """Whether a newcomer may run beside others."""
+        headroom = min(HEADROOM, newcomer.max_tokens - len(newcomer.tokens)) if others else 0
+        needs = [sequence.need for sequence in others]
+        return len(others) < self.limits.max_batch and memory.holds([*needs, newcomer.need + headroom])
+
+    def _preempt(self, victim: Sequence) -> Sequence:
+        self.running.remove(victim)
+        self.waiting.append(victim)
+        return victim
 
     def _prefill(self, active: Iterable[Sequence], num_decoding: int, pace: Pace) -> tuple[Sequence, int] | None:
         """The first prompt that is not in the cache yet, and how much of it: little while others decode."""

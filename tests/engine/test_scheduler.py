@@ -1,0 +1,403 @@
+"""Plans in virtual time: a machine that obeys them, random loads, and rules that hold after every step."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
+
+from genai.config import GenerationConfig, SamplingConfig
+from genai.decoding.sampler import Sampler
+from genai.engine.scheduler import AGING_SECONDS, MIN_CHUNK, STALL, Limits, Memory, Pace, Plan, Scheduler
+from genai.engine.sequence import Sequence, Timeline
+
+DECODE, PREFILL_TOKEN = 0.02, 0.001
+
+
+def text(
+    num_prompt: int = 10,
+    num_new: int = 5,
+    *,
+    submitted: float = 0.0,
+    priority: int = 0,
+    deadline: float | None = None,
+) -> Sequence:
+    return Sequence(
+        tokens=[0] * num_prompt,
+        num_prompt=num_prompt,
+        max_tokens=num_prompt + num_new,
+        config=GenerationConfig(),
+        eos_token_ids=frozenset(),
+        sampler=Sampler(SamplingConfig(), [], 1),
+        priority=priority,
+        deadline=deadline,
+        timeline=Timeline(submitted=submitted),
+    )
+
+
+class Machine:
+    """Does what plans say, as the engine would: rows of whole buckets, so that not every token asks for room."""
+
+    def __init__(self, num_slots: int = 10_000, *, max_batch: int = 4, chunk: int = 64, bucket: int = 8) -> None:
+        self.num_slots, self.bucket, self.now = num_slots, bucket, 0.0
+        self.scheduler = Scheduler(Limits(max_batch=max_batch, max_seq_len=num_slots, prefill_chunk=chunk))
+        self.pace = Pace(decode_seconds=DECODE, prefill_token_seconds=PREFILL_TOKEN)
+        self.memory = Memory(has_room=self._has_room, holds=lambda needs: sum(needs) <= num_slots)
+        self.capacity: dict[Sequence, int] = {}
+        self.asked: dict[Sequence, int] = {}
+        self.ended: dict[Sequence, str] = {}
+        self.admissions: list[Sequence] = []
+
+    def add(self, sequence: Sequence) -> Sequence:
+        self.scheduler.add(sequence)
+        return sequence
+
+    def step(self) -> Plan:
+        """Plan and obey; checks what must be true of every plan."""
+        running, waiting = list(self.scheduler.running), list(self.scheduler.waiting)
+        plan = self.scheduler.plan(self.memory, self.pace, self.now)
+        self.check(plan, running, waiting)
+        for sequence in plan.expired:
+            self._end(sequence, "timeout")
+        for sequence in plan.exhausted:
+            self._end(sequence, "exhausted")
+        for sequence in plan.preempted:
+            self._free(sequence)
+            sequence.num_computed = 0
+            sequence.timeline.num_preemptions += 1
+        for sequence in plan.admitted:
+            self.admissions.append(sequence)
+            self._reserve(sequence)
+        if plan.prefill:
+            sequence, num_tokens = plan.prefill
+            sequence.num_computed += num_tokens
+            self.now += num_tokens * PREFILL_TOKEN
+            if sequence.num_computed == len(sequence.tokens):
+                self._append(sequence)
+        for sequence in plan.decoding:
+            self._reserve(sequence)
+            sequence.num_computed += 1
+            self._append(sequence)
+        self.now += DECODE
+        return plan
+
+    def check(self, plan: Plan, running: list[Sequence], waiting: list[Sequence]) -> None:
+        scheduler, limits = self.scheduler, self.scheduler.limits
+        kept = [sequence for sequence in running if sequence in scheduler.running]
+        assert len(scheduler.running) <= limits.max_batch
+        assert sum(sequence.need for sequence in scheduler.running) <= self.num_slots, "what runs fits"
+        for sequence in (*running, *waiting):
+            is_late = sequence.deadline is not None and sequence.deadline <= self.now
+            assert is_late == (sequence in plan.expired), "the expired leave at once, and nobody else"
+        for victim in plan.preempted:
+            assert victim in running
+            if victim.is_paused:
+                continue
+            assert not any(each.is_paused for each in kept), "who does not run anyway gives way first"
+            assert all(self._rank(each) <= self._rank(victim) for each in kept), "the last in line gives way"
+        if plan.exhausted:
+            assert len(plan.exhausted) == 1
+            assert not kept, "nothing ends for lack of room while another could give way"
+        for sequence in plan.admitted:
+            assert not sequence.is_paused
+            left = [each for each in scheduler.waiting if not each.is_paused and each not in plan.preempted]
+            assert all(self._rank(sequence) <= self._rank(each) for each in left), "first come first served"
+        assert not any(sequence.is_paused or sequence.is_prefilling for sequence in plan.decoding)
+        assert all(sequence in scheduler.running for sequence in plan.decoding)
+        if plan.prefill:
+            sequence, num_tokens = plan.prefill
+            assert sequence in scheduler.running
+            assert sequence.is_prefilling
+            assert not sequence.is_paused
+            bound = limits.prefill_chunk
+            if plan.decoding:
+                bound = min(bound, max(MIN_CHUNK, int(STALL * DECODE / PREFILL_TOKEN)))
+            assert 1 <= num_tokens <= bound
+        active = [sequence for sequence in (*scheduler.running, *scheduler.waiting) if not sequence.is_paused]
+        if active:
+            assert plan.prefill or plan.decoding, "the machine is never idle while one that could run waits"
+
+    def check_queues(self, accepted: list[Sequence]) -> None:
+        """Every accepted sequence is in exactly one place; rows are those that run."""
+        places = [*self.scheduler.running, *self.scheduler.waiting, *self.ended]
+        assert len(places) == len(set(places)) == len(accepted)
+        assert self.capacity.keys() == set(self.scheduler.running)
+
+    def run(self, max_steps: int = 20_000) -> None:
+        """Step until all have ended."""
+        for _ in range(max_steps):
+            if not self.scheduler.running and not self.scheduler.waiting:
+                return
+            self.step()
+        pytest.fail(f"still at work after {max_steps} steps")
+
+    def _reserve(self, sequence: Sequence) -> None:
+        granted = self.capacity.get(sequence, 0)
+        if sequence.need > granted:
+            rounded = -(-sequence.need // self.bucket) * self.bucket
+            others = sum(self.capacity.values()) - granted
+            if others + rounded > self.num_slots:  # rows are laid out anew, without spare room
+                self.capacity = dict(self.asked)
+                rounded = sequence.need
+            self.capacity[sequence] = rounded
+        self.asked[sequence] = sequence.need
+        assert sum(self.capacity.values()) <= self.num_slots
+
+    def _append(self, sequence: Sequence) -> None:
+        sequence.tokens.append(0)
+        if len(sequence.tokens) >= sequence.max_tokens:
+            self.scheduler.remove(sequence)
+            self._end(sequence, "length")
+
+    def _end(self, sequence: Sequence, reason: str) -> None:
+        assert sequence not in self.ended
+        self.ended[sequence] = reason
+        self._free(sequence)
+
+    def _free(self, sequence: Sequence) -> None:
+        self.capacity.pop(sequence, None)
+        self.asked.pop(sequence, None)
+
+    def _has_room(self, sequence: Sequence) -> bool:
+        return sequence.need <= self.capacity.get(sequence, 0)
+
+    def _rank(self, sequence: Sequence) -> tuple[float, float]:
+        waited = self.now - sequence.timeline.submitted
+        return sequence.priority - waited // AGING_SECONDS, sequence.timeline.submitted
+
+
+def random_load(machine: Machine, rng: random.Random, *, count: int, pace: float, longest: int) -> list[Sequence]:
+    """Let `count` texts arrive at random, about one in `pace` seconds, and run until all have ended."""
+    arrivals = sorted(rng.uniform(0, count * pace) for _ in range(count))
+    accepted: list[Sequence] = []
+    while arrivals or machine.scheduler.running or machine.scheduler.waiting:
+        while arrivals and arrivals[0] <= machine.now:
+            new = text(
+                rng.randint(1, longest),
+                rng.randint(1, longest),
+                submitted=arrivals.pop(0),
+                priority=rng.randint(-1, 1),
+                deadline=machine.now + rng.uniform(1, 60) if rng.random() < 0.1 else None,
+            )
+            accepted.append(machine.add(new))
+        if not (machine.scheduler.running or machine.scheduler.waiting):
+            machine.now = arrivals[0]
+            continue
+        machine.step()
+        machine.check_queues(accepted)
+    return accepted
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_random_loads_end_and_nobody_starves(seed: int) -> None:
+    rng = random.Random(seed)
+    machine = Machine(rng.choice([250, 600, 5000]), max_batch=rng.choice([1, 3, 8]), chunk=rng.choice([16, 50, 512]))
+    accepted = random_load(machine, rng, count=120, pace=rng.choice([0.2, 1.0]), longest=100)
+    assert set(machine.ended) == set(accepted)
+    for sequence, reason in machine.ended.items():
+        assert reason != "exhausted", "each fits the memory when it is alone"
+        assert reason == "length" or sequence.deadline is not None
+
+
+def test_first_come_first_served_within_a_priority() -> None:
+    machine = Machine(max_batch=2)
+    texts = [machine.add(text(submitted=float(n), priority=n % 2)) for n in range(10)]
+    machine.now = 10.0 - AGING_SECONDS
+    machine.run()
+    assert machine.admissions == [*texts[::2], *texts[1::2]]
+
+
+def test_a_low_priority_that_waits_long_enough_comes_before_newcomers() -> None:
+    machine = Machine(max_batch=1)
+    patient = machine.add(text(priority=3))
+    while patient not in machine.ended:
+        if len(machine.scheduler.waiting) < 3:  # there is always someone of a higher priority
+            machine.add(text(submitted=machine.now))
+        machine.step()
+        assert machine.now < 3 * AGING_SECONDS + 5, "starved"
+    assert machine.now > 2 * AGING_SECONDS
+
+
+def test_a_large_text_is_not_overtaken_for_ever_by_small_ones_that_fit() -> None:
+    machine = Machine(400, max_batch=4)
+    for _ in range(3):
+        machine.add(text(60, 20, submitted=machine.now))
+    machine.step()
+    large = machine.add(text(350, 20, submitted=machine.now))
+    while large not in machine.ended:
+        if len(machine.scheduler.waiting) < 3:
+            machine.add(text(60, 20, submitted=machine.now))
+        machine.step()
+        assert machine.now < 20, "starved"
+
+
+def test_when_memory_runs_out_the_youngest_of_the_lowest_priority_gives_way_and_the_oldest_never() -> None:
+    machine = Machine(200, max_batch=4, bucket=1)
+    oldest = machine.add(text(20, 100, submitted=0.0))
+    old = machine.add(text(20, 100, submitted=0.1))
+    low = machine.add(text(20, 100, submitted=0.2, priority=1))
+    youngest = machine.add(text(20, 100, submitted=0.3))
+    victims: list[Sequence] = []
+    while machine.scheduler.running or machine.scheduler.waiting:
+        victims += machine.step().preempted
+    assert victims[:3] == [low, youngest, old]
+    assert oldest.timeline.num_preemptions == 0
+    assert set(machine.ended.values()) == {"length"}
+
+
+def test_only_what_is_alone_ends_for_lack_of_room() -> None:
+    machine = Machine(100, bucket=1)
+    first, second = (machine.add(text(30, 500, submitted=float(n))) for n in range(2))
+    machine.run()
+    assert machine.ended == {first: "exhausted", second: "exhausted"}
+    assert len(first.tokens) == 100
+    assert len(second.tokens) == 100
+
+
+def test_a_prompt_beside_running_streams_comes_in_small_pieces_and_alone_in_large_ones() -> None:
+    machine = Machine(chunk=512)
+    machine.add(text(8, 300))
+    machine.step()
+    long = machine.add(text(1000, 2, submitted=1.0))
+    sizes = []
+    while long.is_prefilling:
+        plan = machine.step()
+        assert plan.prefill
+        assert len(plan.decoding) == 1, "the stream gets a token in every step"
+        sizes.append(plan.prefill[1])
+    affordable = int(STALL * DECODE / PREFILL_TOKEN) // MIN_CHUNK * MIN_CHUNK
+    assert set(sizes[:-1]) == {affordable}
+    machine.run()
+    machine.add(text(1000, 2, submitted=2.0))
+    assert [plan.prefill[1] for plan in (machine.step(), machine.step()) if plan.prefill] == [512, 488]
+
+
+@pytest.mark.parametrize(("decode", "token"), [(1e-4, 1.0), (0.0, 1.0), (0.02, 1e-9)])
+def test_chunks_stay_within_their_bounds_at_any_pace(decode: float, token: float) -> None:
+    machine = Machine(chunk=100)
+    machine.pace = Pace(decode_seconds=decode, prefill_token_seconds=token)
+    machine.add(text(1, 100))
+    machine.step()
+    machine.add(text(500, 1, submitted=1.0))
+    plan = machine.scheduler.plan(machine.memory, machine.pace, machine.now)
+    assert plan.prefill
+    assert plan.prefill[1] == (MIN_CHUNK if token == 1.0 else 100)
+
+
+def test_the_pace_follows_what_steps_cost() -> None:
+    pace = Pace()
+    for _ in range(50):
+        pace.saw_decode(0.1)
+        pace.saw_prefill(5.0, 100)
+    assert pace.decode_seconds == pytest.approx(0.1, rel=1e-3)
+    assert pace.prefill_token_seconds == pytest.approx(0.05, rel=1e-3)
+
+
+def test_paused_texts_do_not_keep_others_from_running() -> None:
+    """Slow readers' rows take all places, or all memory; whoever waits gets the last in line's."""
+    for machine in (Machine(max_batch=2), Machine(100, max_batch=8)):
+        slow = [machine.add(text(20, 40, submitted=float(n))) for n in range(2)]
+        for _ in range(5):
+            machine.step()
+        for sequence in slow:
+            sequence.is_paused = True
+        other = machine.add(text(30, 20, submitted=3.0))
+        while other not in machine.ended:
+            machine.step()
+        assert slow[0].timeline.num_preemptions == 0, "no more give way than must"
+        assert slow[1].timeline.num_preemptions == 1
+        assert not machine.step().admitted, "what is paused does not come back before it may run"
+        for sequence in slow:
+            sequence.is_paused = False
+        machine.run()
+        assert set(machine.ended.values()) == {"length"}
+
+
+def test_memory_that_runs_out_takes_what_is_paused_before_what_runs() -> None:
+    machine = Machine(120, bucket=1)
+    slow = machine.add(text(30, 50))
+    machine.step()
+    slow.is_paused = True
+    young = machine.add(text(20, 70, submitted=1.0, priority=1))
+    while young not in machine.ended:
+        machine.step()
+    assert slow.timeline.num_preemptions == 1
+    assert young.timeline.num_preemptions == 0
+    slow.is_paused = False
+    machine.run()
+
+
+def test_a_paused_text_keeps_its_row_while_there_is_room() -> None:
+    machine = Machine()
+    slow = machine.add(text(20, 40))
+    machine.step()
+    slow.is_paused = True
+    machine.add(text(20, 40, submitted=1.0))
+    for _ in range(100):
+        machine.step()
+    assert slow.timeline.num_preemptions == 0
+    assert machine.scheduler.running == [slow]
+
+
+class Scheduling(RuleBasedStateMachine):
+    """Any order of arrivals, steps, waits, pauses and cancellations; `Machine.check` holds in every step."""
+
+    texts = Bundle("texts")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.machine = Machine(160, max_batch=3, chunk=24, bucket=4)
+        self.accepted: list[Sequence] = []
+
+    @rule(
+        target=texts,
+        num_prompt=st.integers(1, 70),
+        num_new=st.integers(1, 70),
+        priority=st.integers(-2, 2),
+        timeout=st.none() | st.floats(0, 30),
+    )
+    def submit(self, num_prompt: int, num_new: int, priority: int, timeout: float | None) -> Sequence:
+        deadline = None if timeout is None else self.machine.now + timeout
+        new = text(num_prompt, num_new, submitted=self.machine.now, priority=priority, deadline=deadline)
+        self.machine.now += 1e-6  # no two are submitted at the same time
+        self.accepted.append(new)
+        return self.machine.add(new)
+
+    @rule(count=st.integers(1, 30))
+    def steps(self, count: int) -> None:
+        for _ in range(count):
+            self.machine.step()
+
+    @rule(seconds=st.floats(0, 25))
+    def wait(self, seconds: float) -> None:
+        self.machine.now += seconds
+
+    @rule(sequence=texts, is_paused=st.booleans())
+    def pause(self, sequence: Sequence, is_paused: bool) -> None:
+        sequence.is_paused = is_paused
+
+    @rule(sequence=consumes(texts))
+    def cancel(self, sequence: Sequence) -> None:
+        self.machine.scheduler.remove(sequence)
+        if sequence not in self.machine.ended:
+            self.machine._end(sequence, "cancelled")
+
+    @invariant()
+    def everything_is_somewhere(self) -> None:
+        self.machine.check_queues(self.accepted)
+
+    def teardown(self) -> None:
+        for sequence in self.accepted:
+            sequence.is_paused = False
+        self.machine.run()
+        assert set(self.machine.ended) == set(self.accepted)
+        assert "exhausted" not in self.machine.ended.values()
+
+
+Scheduling.TestCase.settings = settings(
+    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+TestScheduling = Scheduling.TestCase
