@@ -14,7 +14,7 @@ from genai.cli.loading import Message, open_model
 from genai.errors import CapacityError, ConfigError
 
 if TYPE_CHECKING:
-    from genai.llm import LLM, Chunk
+    from genai import LLM, Chunk
 
 HELP = """\
 /help         this list

@@ -9,7 +9,7 @@ from genai.cli.options import given
 from genai.config import Device, Precision
 
 if TYPE_CHECKING:
-    from genai.llm import LLM
+    from genai import LLM
 
 Message: TypeAlias = dict[str, str]
 """A chat message: its role and its content."""

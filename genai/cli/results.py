@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
-    from genai.llm import Generation
+    from genai import Generation
 
 JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
 
@@ -30,20 +31,10 @@ def summary(result: Generation) -> str:
 
 def as_json(result: Generation) -> dict[str, JSON]:
     """A result as JSON; times are in seconds."""
-    usage, timings = result.usage, result.timings
     return {
         "text": result.text,
         "token_ids": list(result.token_ids),
         "finish_reason": result.finish_reason,
-        "usage": {
-            "prompt_tokens": usage.prompt_tokens,
-            "completion_tokens": usage.completion_tokens,
-            "cached_tokens": usage.cached_tokens,
-        },
-        "timings": {
-            "time_to_first_token": timings.time_to_first_token,
-            "tokens_per_second": timings.tokens_per_second,
-            "prefill_seconds": timings.prefill_seconds,
-            "decode_seconds": timings.decode_seconds,
-        },
+        "usage": dataclasses.asdict(result.usage),
+        "timings": dataclasses.asdict(result.timings),
     }

@@ -13,7 +13,7 @@ from genai.cli.loading import Message, open_model
 from genai.errors import ConfigError
 
 if TYPE_CHECKING:
-    from genai.llm import LLM
+    from genai import LLM
 
 
 def run(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
 
-from tests.cli.conftest import FakeLLM, Genai
+from tests.cli.conftest import TIMINGS, FakeLLM, Genai
 
 
 def user(text: str) -> dict[str, str]:
@@ -70,12 +71,7 @@ def test_json(run_genai: Genai, llm: FakeLLM) -> None:
         "token_ids": [1, 2, 3],
         "finish_reason": "stop",
         "usage": {"prompt_tokens": 5, "completion_tokens": 3, "cached_tokens": 2},
-        "timings": {
-            "time_to_first_token": 0.25,
-            "tokens_per_second": 20.0,
-            "prefill_seconds": 0.2,
-            "decode_seconds": 0.1,
-        },
+        "timings": dataclasses.asdict(TIMINGS),
     }
 
 
