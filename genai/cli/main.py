@@ -11,9 +11,7 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import importlib.metadata
-import importlib.util
 import os
 import sys
 import traceback
@@ -22,6 +20,7 @@ from typing import Annotated
 
 import typer
 
+from genai.cli.bench import bench
 from genai.cli.build import build
 from genai.cli.chat import chat
 from genai.cli.inspect import inspect
@@ -32,7 +31,7 @@ from genai.config import is_debugging
 from genai.errors import GenAIError
 
 _DISTRIBUTION = "onnx-kv-runtime"
-_COMMANDS: tuple[Callable[..., None], ...] = (run, chat, pull, build, models, inspect)
+_COMMANDS: tuple[Callable[..., None], ...] = (run, chat, pull, build, models, inspect, bench)
 # A usage error's class has no public name; it is what a bad parameter is a kind of.
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
@@ -46,10 +45,9 @@ def application() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback(invoke_without_command=True)(_top)
-    commands = [*_COMMANDS, *_measuring()]
-    for command in commands:
+    for command in _COMMANDS:
         app.command(command.__name__)(command)
-    known = {command.__name__ for command in commands}
+    known = {command.__name__ for command in _COMMANDS}
     for entry in importlib.metadata.entry_points(group="genai.commands"):
         if entry.name not in known:
             app.command(entry.name)(_plugin(entry))
@@ -94,14 +92,6 @@ def _top(
         typer.echo(f"genai {_version()}")
     elif context.invoked_subcommand is None:
         typer.echo(context.get_help())
-
-
-def _measuring() -> list[Callable[..., None]]:
-    """`genai bench`, which a stripped installation may leave out."""
-    if importlib.util.find_spec("genai.cli.bench") is None:
-        return []
-    command: Callable[..., None] = importlib.import_module("genai.cli.bench").bench
-    return [command]
 
 
 def _version() -> str:
