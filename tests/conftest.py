@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from genai.config import Precision
+
 
 @pytest.fixture(scope="session")
 def smollm2_gguf() -> Path:
@@ -21,3 +23,34 @@ def gemma_gguf() -> Path:
     from genai import models
 
     return models.pull("gemma-3-270m")
+
+
+@pytest.fixture(scope="session")
+def smollm2_f32(smollm2_gguf: Path) -> Path:
+    """SmolLM2's package in f32."""
+    return _package("smollm2-135m-instruct", "f32")
+
+
+@pytest.fixture(scope="session")
+def smollm2_auto(smollm2_gguf: Path) -> Path:
+    """SmolLM2's package in the default precision."""
+    return _package("smollm2-135m-instruct", "auto")
+
+
+@pytest.fixture(scope="session")
+def gemma_f32(gemma_gguf: Path) -> Path:
+    """Gemma's package in f32."""
+    return _package("gemma-3-270m", "f32")
+
+
+@pytest.fixture(scope="session")
+def gemma_auto(gemma_gguf: Path) -> Path:
+    """Gemma's package in the default precision."""
+    return _package("gemma-3-270m", "auto")
+
+
+def _package(name: str, precision: Precision) -> Path:
+    """A package for the CPU, built once and kept where the weights are."""
+    from genai import models
+
+    return models.package(name, precision=precision, device="cpu")
