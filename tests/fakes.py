@@ -64,6 +64,7 @@ class FakeRunner:
         self.group_sizes: list[tuple[int, int]] = []
 
     def prefill_chunk(self, row: int, tokens: Sequence[int]) -> np.ndarray:
+        assert tokens, "the graph refuses an empty run"
         self._count(len(tokens))
         self.cache.reserve(row, self.cache.valid(row) + len(tokens))
         self._append(row, tokens)

@@ -205,12 +205,15 @@ class Engine:
                 self._metrics.saw_admission(waited, sequence.num_prompt, known)
 
     def _prefill(self, sequence: Sequence, num_tokens: int) -> None:
-        """Run the next tokens of a prompt; the last of them gives the first new token."""
+        """Run the next tokens of a prompt, at most so many; the last of them gives the first new token.
+
+        Fewer are left than were planned when the row began with what the prefix cache had.
+        """
         start = time.perf_counter()
         chunk = sequence.tokens[sequence.num_computed : sequence.num_computed + num_tokens]
         logits = self._runner.prefill_chunk(_row(sequence), chunk)
-        sequence.num_computed += num_tokens
-        self._pace.saw_prefill(time.perf_counter() - start, num_tokens)
+        sequence.num_computed += len(chunk)
+        self._pace.saw_prefill(time.perf_counter() - start, len(chunk))
         if sequence.num_computed == len(sequence.tokens):
             self._remember(sequence)
             self._advance(sequence, logits)

@@ -42,10 +42,12 @@ def load_runner(folder: Path, model: ModelConfig, config: EngineConfig) -> Loade
     path = folder / MODEL_FILE
     if not path.is_file():
         raise ContractError(f"{folder} is not a model package: it has no {MODEL_FILE}")
+    check_kernels(config, model.cache_dtype)  # first: of a type without kernels the graph would not even load
     session = Session(path, config)
     graph = contract.check_signature(session.inputs, session.outputs)
+    if graph.cache_dtype != model.cache_dtype:
+        raise ContractError(f"{folder}: its caches are {graph.cache_dtype}, genai.json says {model.cache_dtype}")
     shape = CacheShape(num_buffers=2 * graph.num_layers, kv_size=graph.kv_size, dtype=graph.cache_dtype)
-    check_kernels(config, graph.cache_dtype)
     free_bytes = session.free_memory()
     num_slots, max_seq_len = plan_budget(model.max_position, shape.bytes_per_token, config, free_bytes)
     cache = KVCache(shape, num_slots, memory_for(session, config))

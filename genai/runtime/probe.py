@@ -15,7 +15,7 @@ from onnx import helper
 from genai import contract
 from genai.config import EngineConfig
 from genai.errors import GraphRunError, ModelError, RuntimeUnavailableError
-from genai.runtime.session import Session, import_onnxruntime
+from genai.runtime.session import Session, choose_device, import_onnxruntime
 
 KNOWN_GOOD = "1.31.1"
 _CAPACITY, _HEADS, _HEAD_DIM = 8, 2, 16
@@ -30,10 +30,10 @@ def check_kernels(config: EngineConfig, cache_dtype: str) -> None:
         try:
             error = _largest_error(config, cache_dtype, num_tokens)
         except (GraphRunError, ModelError) as reason:
-            raise RuntimeUnavailableError(f"{_diagnosis(cache_dtype)}: {reason}") from reason
+            raise RuntimeUnavailableError(f"{_diagnosis(config, cache_dtype)}: {reason}") from reason
         if not error <= _TOLERANCE[cache_dtype]:
             raise RuntimeUnavailableError(
-                f"{_diagnosis(cache_dtype)}: results for {num_tokens} new tokens are off by {error:.3g}"
+                f"{_diagnosis(config, cache_dtype)}: results for {num_tokens} new tokens are off by {error:.3g}"
             )
 
 
@@ -43,11 +43,14 @@ def identity_graph() -> bytes:
     return _model([helper.make_node("Identity", ["x"], ["y"])], vector[:1], vector[1:])
 
 
-def _diagnosis(cache_dtype: str) -> str:
-    version = import_onnxruntime().__version__
+def _diagnosis(config: EngineConfig, cache_dtype: str) -> str:
+    version, device = import_onnxruntime().__version__, choose_device(config.device)
+    advice = f"onnxruntime {KNOWN_GOOD} is known to work"
+    if cache_dtype != "float32" and device == "cpu":
+        advice = "build the model in f32, int8 or int4 instead"
     return (
-        f"onnxruntime {version} cannot decode here: TensorScatter with Attention in {cache_dtype} is missing or wrong; "
-        f"onnxruntime {KNOWN_GOOD} is known to work"
+        f"onnxruntime {version} cannot decode in {cache_dtype} on {device}: TensorScatter or Attention is missing or "
+        f"wrong; {advice}"
     )
 
 

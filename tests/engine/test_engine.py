@@ -323,7 +323,7 @@ def test_a_long_row_does_not_share_a_group_with_short_ones() -> None:
     short = [submit(engine, [n] * 10, config(12)) for n in range(7)]
     for _ in range(9):
         engine.step()
-    assert {capacity for _, capacity in runner.group_sizes[-2:]} == {64, 4096}
+    assert {capacity for _, capacity in runner.group_sizes[-2:]} == {32, 4096}
     run(engine)
     assert long.generated == greedy_continuation([1] * 3900, 12)
     assert [sequence.generated for sequence in short] == [greedy_continuation([n] * 10, 12) for n in range(7)]

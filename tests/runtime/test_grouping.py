@@ -17,10 +17,10 @@ def test_a_long_row_gets_a_group_of_its_own() -> None:
     assert groups is not None
     assert [len(group.rows) for group in groups] == [7, 1]
     short, long = groups
-    assert short.capacity == 256
+    assert short.capacity == 208
     together = COST.of(8, bucketed(4000))
     assert COST.of_groups(groups) < 0.5 * together
-    assert COST.of(7, short.capacity) <= 1.05 * COST.of(7, 256), "the short rows do not pay for the long one"
+    assert COST.of(7, short.capacity) <= 1.05 * COST.of(7, 208), "the short rows do not pay for the long one"
     assert long.capacity == bucketed(4000)
 
 
@@ -41,7 +41,7 @@ def test_groups_stay_while_their_rows_fit_and_nothing_is_much_cheaper() -> None:
 def test_a_group_shrinks_once_its_long_row_is_gone() -> None:
     current = [Group(capacity=4096, rows=(0, 1, 2, 3))]
     groups = grouped({0: 100, 1: 100, 2: 100}, current, 100_000, COST)
-    assert groups == [Group(capacity=128, rows=(0, 1, 2))]
+    assert groups == [Group(capacity=112, rows=(0, 1, 2))]
 
 
 def test_a_full_arena_is_filled_to_the_last_slot() -> None:
