@@ -13,7 +13,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,11 +25,11 @@ import numpy as np
 from genai.config import EngineConfig, GenerationConfig
 from genai.engine.engine import Request
 from genai.engine.sequence import Sequence as Text
+from genai.engine.sequence import TokenEvent
 from genai.errors import CapacityError, ConfigError
 from genai.llm import LLM
 from genai.progress import Progress, silent
 from genai.runtime.session import choose_device, default_threads
-from genai.writer import TextWriter
 
 WARM_UP = 2
 """Steps before the timed ones: the first of a shape binds its buffers."""
@@ -119,6 +119,22 @@ class Report:
     decode: tuple[DecodeResult, ...]
 
 
+class _Detokenized:
+    """A sink that does what every reader needs: turn each token into text."""
+
+    def __init__(self, push: Callable[[int], str]) -> None:
+        self._push = push
+
+    def accept(self, event: TokenEvent) -> bool:
+        """Take the token; the text goes on."""
+        if event.token is not None:
+            self._push(event.token)
+        return False
+
+    def deliver(self, event: TokenEvent) -> None:
+        """Nobody reads along."""
+
+
 class Stepper:
     """A model package driven one decode step at a time, as `generate` drives it, without the cache of earlier prompts.
 
@@ -188,8 +204,8 @@ class Stepper:
         self._texts = []
 
     def _submitted(self, prompt: Sequence[int], settings: GenerationConfig) -> Text:
-        writer = TextWriter(self.llm.tokenizer, settings)
-        return self.llm.engine.submit(Request(prompt=prompt, config=settings, sink=writer))
+        sink = _Detokenized(self.llm.tokenizer.detokenizer().push)
+        return self.llm.engine.submit(Request(prompt=prompt, config=settings, sink=sink))
 
 
 def measure(path: Path, plan: Plan, config: EngineConfig, *, progress: Progress = silent) -> Report:
