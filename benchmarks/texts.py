@@ -1,0 +1,29 @@
+"""The text that everything is measured on: a short story written for this purpose, so that no model has learned it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from genai.config import ModelConfig
+from genai.text.tokenizer import Tokenizer
+
+ENGLISH = Path(__file__).resolve().parent / "data" / "english.txt"
+
+
+def english_tokens(package: Path) -> list[int]:
+    """The text as a model package's tokens."""
+    model = ModelConfig.read(package)
+    tokenizer = Tokenizer.from_folder(
+        package,
+        bos_token_id=model.bos_token_id,
+        eos_token_ids=model.eos_token_ids,
+        pad_token_id=model.pad_token_id,
+    )
+    return tokenizer.encode(ENGLISH.read_text(encoding="utf-8"))
+
+
+def prompts(tokens: list[int], rows: int, length: int) -> list[list[int]]:
+    """A batch of prompts of one length: the text repeated, each row beginning somewhere else in it."""
+    repeated = tokens * (2 + length // len(tokens))
+    starts = [row * 97 % len(tokens) for row in range(rows)]
+    return [repeated[start : start + length] for start in starts]
