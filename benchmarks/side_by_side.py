@@ -1,0 +1,301 @@
+"""Ours beside its peers, on the same weights, in one interleaved run.
+
+    python -m benchmarks.side_by_side [MODEL] [--only ours-int4,onnxruntime-genai-int4] [--lengths 64,1024] …
+
+Each contestant is a process that holds its model (and, while decoding is measured, its batch), and is asked for a few
+steps at a time, A, B, C, A, B, C, …, while the others are idle. All get the same token ids and the same thread count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from benchmarks import environments
+from benchmarks.environments import ROOT, PeerUnavailableError
+from benchmarks.hf_folder import write_hf_folder
+from benchmarks.measure import FloatArray, divergence
+from benchmarks.protocol import LoadOptions
+from benchmarks.results import Cell, Contestant, Results, as_json, as_markdown
+from benchmarks.rounds import Action, quiet_rounds
+from benchmarks.texts import english_tokens, prompts
+from benchmarks.workers import PeerError, Worker
+from genai import models
+from genai.bench import machine
+from genai.config import EngineConfig, Precision
+
+T = TypeVar("T")
+
+REFERENCE = "ours-f32"
+BASELINES = ("ours-auto", "ours-int4")
+FIDELITY_TOKENS = 512
+WARM_UP = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A runtime and the precision that it runs at."""
+
+    name: str
+    peer: str
+    precision: Precision = "auto"
+
+
+ENTRIES = (
+    Entry(name="ours-auto", peer="ours", precision="auto"),
+    Entry(name="ours-int8", peer="ours", precision="int8"),
+    Entry(name="ours-int4", peer="ours", precision="int4"),
+    Entry(name="ours-f32", peer="ours", precision="f32"),
+    Entry(name="onnxruntime-genai-int4", peer="onnxruntime-genai", precision="int4"),
+    Entry(name="llama.cpp-gguf", peer="llama-cpp-python"),
+    Entry(name="openvino-genai-gguf", peer="openvino-genai"),
+    Entry(name="transformers-f32", peer="transformers", precision="f32"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What to measure: `rounds` rounds, each of `steps` decode steps (or one prefill) of every contestant."""
+
+    model: str
+    entries: tuple[Entry, ...]
+    prefills: tuple[int, ...]
+    lengths: tuple[int, ...]
+    batches: tuple[int, ...]
+    rounds: int
+    steps: int
+    threads: int
+    pause: float
+    patience: int
+
+    @property
+    def max_length(self) -> int:
+        """Room for the longest context and everything decoded from it."""
+        decoded = WARM_UP + self.rounds * self.patience * self.steps + max(self.batches)
+        return max(FIDELITY_TOKENS, *self.prefills, *(length + decoded for length in self.lengths)) + 8
+
+
+class Run:
+    """One comparison: the contestants that could be had, and what is measured on them."""
+
+    def __init__(self, settings: Settings, stack: ExitStack) -> None:
+        self.settings = settings
+        self.results = Results(
+            model=settings.model,
+            machine=machine(EngineConfig(num_threads=settings.threads, device="cpu")),
+            settings={
+                "prefills": list(settings.prefills),
+                "lengths": list(settings.lengths),
+                "batches": list(settings.batches),
+                "rounds": settings.rounds,
+                "steps": settings.steps,
+                "started": datetime.now().isoformat(timespec="seconds"),
+            },
+        )
+        self._stack = stack
+        self._folder = ROOT / ".envs" / "models" / settings.model
+        self._gguf = models.pull(settings.model)
+        self._workers: dict[str, Worker] = {}
+        self._tokens = english_tokens(models.package(settings.model, precision="auto", device="cpu"))
+
+    def load(self) -> None:
+        """Start and load every contestant; one that cannot be had becomes a note."""
+        for entry in self.settings.entries:
+            _say(f"loading {entry.name}")
+            try:
+                environments.install(entry.peer)
+                log = ROOT / "results" / "logs" / f"{entry.name}.log"
+                worker = self._stack.enter_context(Worker(entry.name, environments.worker_command(entry.peer), log))
+                version, seconds = worker.load(self._options(entry))
+            except (PeerUnavailableError, PeerError) as error:
+                self.results.notes.append(f"{entry.name} is left out: {error}")
+                continue
+            self._workers[entry.name] = worker
+            self.results.contestants.append(Contestant(name=entry.name, version=version, load_seconds=seconds))
+
+    def measure_fidelity(self) -> None:
+        """Every contestant's divergence from our float32 graph, on the same tokens."""
+        if REFERENCE not in self._workers:
+            self.results.notes.append(f"no divergences: {REFERENCE} does not take part")
+            return
+        tokens = self._tokens[:FIDELITY_TOKENS]
+        with tempfile.TemporaryDirectory() as folder:
+            reference = self._logits(REFERENCE, tokens, Path(folder))
+            for contestant in self.results.contestants:
+                is_reference = contestant.name == REFERENCE
+                other = reference if is_reference else self._logits(contestant.name, tokens, Path(folder))
+                if reference is not None and other is not None:
+                    found = divergence(reference, other)
+                    contestant.mean_kl, contestant.top1 = found.mean_kl, found.top1
+
+    def measure_prefill(self, length: int) -> None:
+        """Time from a prompt to its first token."""
+        (prompt,) = prompts(self._tokens, 1, length)
+        able = self._able(lambda worker: worker.prefill(prompt))  # the first run of a shape is not counted
+        self._measure(f"Prefill, {length} tokens", length, lambda worker: [worker.prefill(prompt)], able)
+
+    def measure_decode(self, length: int, batch: int) -> None:
+        """Time of a decode step, in one state that every contestant holds."""
+        batch_prompts = prompts(self._tokens, batch, length)
+        able = self._able(lambda worker: worker.start(batch_prompts))
+        able = self._able(lambda worker: worker.decode(WARM_UP), able)
+        steps = self.settings.steps
+        self._measure(f"Decode, batch {batch}, context {length}", batch, lambda worker: worker.decode(steps), able)
+        self._able(Worker.stop, [name for name in able if name in self._workers])
+
+    def measure_memory(self) -> None:
+        """Resident memory at the end."""
+        for contestant in self.results.contestants:
+            if contestant.name in self._workers:
+                contestant.rss, contestant.peak = self._try(contestant.name, Worker.memory) or (0, 0)
+
+    def _options(self, entry: Entry) -> LoadOptions:
+        needs_folder = entry.peer not in {"ours", "llama-cpp-python"}
+        return LoadOptions(
+            gguf=str(self._gguf),
+            hf_folder=str(write_hf_folder(self._gguf, self._folder / "hf")) if needs_folder else "",
+            package=str(models.package(self.settings.model, precision=entry.precision, device="cpu"))
+            if entry.peer == "ours"
+            else "",
+            work=str(self._folder / entry.peer),
+            precision=entry.precision,
+            threads=self.settings.threads,
+            max_length=self.settings.max_length,
+            max_batch=max(self.settings.batches),
+        )
+
+    def _logits(self, name: str, tokens: list[int], folder: Path) -> FloatArray | None:
+        _say(f"logits of {name}")
+        return self._try(name, lambda worker: worker.logits(tokens, folder / "logits.npy"))
+
+    def _measure(self, title: str, work: int, measure: Callable[[Worker], list[float]], names: Sequence[str]) -> None:
+        """Interleaved rounds of the same for each of these contestants; without one that fails, all over again."""
+        _say(title)
+        if not names:
+            return
+        workers = {name: self._workers[name] for name in names}
+        actions = {
+            name: Action(run=partial(measure, worker), process_id=worker.process_id) for name, worker in workers.items()
+        }
+        settings = self.settings
+        try:
+            found = quiet_rounds(actions, settings.rounds, patience=settings.patience, pause=settings.pause)
+        except PeerError as error:
+            self._note(error)
+            self._measure(title, work, measure, [name for name in names if name != error.name])
+            return
+        self.results.cells.append(Cell(title=title, work=work, rounds=found.results, disturbance=found.disturbance))
+
+    def _able(self, action: Callable[[Worker], object], names: Sequence[str] | None = None) -> list[str]:
+        """The contestants (of these) that can do this; a note says why another cannot."""
+        able = []
+        for name in list(self._workers) if names is None else names:
+            try:
+                action(self._workers[name])
+                able.append(name)
+            except PeerError as error:
+                self._note(error)
+        return able
+
+    def _try(self, name: str, action: Callable[[Worker], T]) -> T | None:
+        """What a contestant answers; None, and a note, if it cannot."""
+        try:
+            return action(self._workers[name])
+        except PeerError as error:
+            self._note(error)
+            return None
+
+    def _note(self, error: PeerError) -> None:
+        """Write down a failure; who died takes no further part."""
+        self.results.notes.append(str(error))
+        if not self._workers[error.name].is_alive:
+            del self._workers[error.name]
+
+
+def compare(settings: Settings) -> Results:
+    """Measure everything that the settings ask for."""
+    with ExitStack() as stack:
+        run = Run(settings, stack)
+        run.load()
+        run.measure_fidelity()
+        for length in settings.prefills:
+            run.measure_prefill(length)
+        for length in settings.lengths:
+            for batch in settings.batches:
+                run.measure_decode(length, batch)
+        run.measure_memory()
+        return run.results
+
+
+def settings_from(arguments: Sequence[str]) -> Settings:
+    """The command line as settings; exits with a message on a bad one."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.side_by_side", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("model", nargs="?", default="smollm2-135m-instruct")
+    parser.add_argument("--only", help=f"some of {','.join(entry.name for entry in ENTRIES)}")
+    parser.add_argument("--prefills", type=_numbers, default=(64, 512), help="prompt lengths (default 64,512)")
+    parser.add_argument("--lengths", type=_numbers, default=(64, 512), help="context lengths (default 64,512)")
+    parser.add_argument("--batches", type=_numbers, default=(1, 8), help="batch sizes (default 1,8)")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--steps", type=int, default=8, help="decode steps in a round (default 8)")
+    parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
+    parser.add_argument("--pause", type=float, default=0.05, help="seconds of rest before each measurement")
+    parser.add_argument(
+        "--patience", type=int, default=3, help="measure up to this many times as many rounds for quiet"
+    )
+    chosen = parser.parse_args(arguments)
+    names = chosen.only.split(",") if chosen.only else [entry.name for entry in ENTRIES]
+    if unknown := set(names) - {entry.name for entry in ENTRIES}:
+        parser.error(f"--only {sorted(unknown)[0]!r}: must be of {', '.join(entry.name for entry in ENTRIES)}")
+    if chosen.rounds < 1 or chosen.steps < 1 or chosen.threads < 1:
+        parser.error("--rounds, --steps and --threads must be at least 1")
+    return Settings(
+        model=chosen.model,
+        entries=tuple(entry for entry in ENTRIES if entry.name in names),
+        prefills=chosen.prefills,
+        lengths=chosen.lengths,
+        batches=chosen.batches,
+        rounds=chosen.rounds,
+        steps=chosen.steps,
+        threads=chosen.threads,
+        pause=chosen.pause,
+        patience=max(1, chosen.patience),
+    )
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    numbers = tuple(int(part) for part in text.split(",") if part)
+    if any(number < 1 for number in numbers):
+        raise argparse.ArgumentTypeError("numbers from 1, between commas")
+    return numbers
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Measure, print Markdown, and keep it with the JSON in benchmarks/results."""
+    settings = settings_from(arguments)
+    results = compare(settings)
+    folder = ROOT / "results"
+    folder.mkdir(exist_ok=True)
+    markdown = as_markdown(results, BASELINES)
+    (folder / f"{settings.model}.json").write_text(json.dumps(as_json(results, BASELINES), indent=1))
+    (folder / f"{settings.model}.md").write_text(markdown)
+    print(markdown)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

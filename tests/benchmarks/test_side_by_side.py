@@ -1,0 +1,139 @@
+"""The whole driver, on peers that take no time."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import environments, side_by_side
+from benchmarks.environments import PeerUnavailableError
+from benchmarks.side_by_side import ENTRIES, Entry, Settings, compare, settings_from
+from benchmarks.texts import ENGLISH, prompts
+
+FAKE = str(Path(__file__).with_name("fake_worker.py"))
+CONTESTANTS = (
+    Entry(name="ours-f32", peer="ours", precision="f32"),
+    Entry(name="ours-auto", peer="ours", precision="auto"),
+    Entry(name="mute", peer="ours", precision="int8"),
+    Entry(name="broken", peer="ours", precision="f16"),
+    Entry(name="missing", peer="missing"),
+)
+
+
+@pytest.fixture
+def fake_peers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Every peer is the fake one; nothing is pulled, built or installed."""
+
+    def install(peer: str) -> None:
+        if peer == "missing":
+            raise PeerUnavailableError("cannot be installed: no such package")
+
+    monkeypatch.setattr(environments, "install", install)
+    monkeypatch.setattr(environments, "worker_command", lambda peer: [sys.executable, FAKE])
+    monkeypatch.setattr(side_by_side, "ROOT", tmp_path)
+    monkeypatch.setattr(side_by_side.models, "pull", lambda model: tmp_path / "model.gguf")
+    monkeypatch.setattr(side_by_side.models, "package", lambda model, **options: tmp_path)
+    monkeypatch.setattr(side_by_side, "english_tokens", lambda package: list(range(600)))
+    monkeypatch.setattr(side_by_side, "write_hf_folder", lambda gguf, folder: folder)
+
+
+def settings(**changes: object) -> Settings:
+    options = {
+        "model": "tiny",
+        "entries": CONTESTANTS,
+        "prefills": (20,),
+        "lengths": (30,),
+        "batches": (1, 3),
+        "rounds": 2,
+        "steps": 3,
+        "threads": 1,
+        "pause": 0.0,
+        "patience": 1,
+    }
+    return Settings(**{**options, **changes})
+
+
+@pytest.mark.usefixtures("fake_peers")
+def test_everything_is_measured_and_what_fails_is_noted() -> None:
+    results = compare(settings())
+    assert [each.name for each in results.contestants] == ["ours-f32", "ours-auto", "mute"]
+    assert [each.mean_kl for each in results.contestants] == [pytest.approx(0), pytest.approx(0), None]
+    assert all(each.rss > 0 for each in results.contestants)
+    assert [cell.title for cell in results.cells] == [
+        "Prefill, 20 tokens",
+        "Decode, batch 1, context 30",
+        "Decode, batch 3, context 30",
+    ]
+    assert results.cells[0].rounds["mute"] == [[0.02], [0.02]]
+    assert results.cells[2].rounds["ours-auto"] == [pytest.approx([0.003, 0.003001, 0.003002])] * 2
+    assert results.notes == [
+        "broken is left out: broken cannot load: RuntimeError: no such precision here",
+        "missing is left out: cannot be installed: no such package",
+        "mute cannot logits: NotImplementedError: no logits",
+    ]
+
+
+@pytest.mark.usefixtures("fake_peers")
+def test_a_peer_that_dies_is_noted_and_the_others_go_on() -> None:
+    fragile = Entry(name="fragile", peer="ours", precision="bf16")
+    results = compare(settings(entries=(fragile, *CONTESTANTS[:2]), prefills=(13, 20), batches=(1,)))
+    assert [list(cell.rounds) for cell in results.cells] == [["ours-f32", "ours-auto"]] * 3
+    assert results.notes == ["fragile died in 'prefill': out of luck"]
+
+
+@pytest.mark.usefixtures("fake_peers")
+def test_a_round_in_which_a_peer_fails_is_begun_anew_without_it() -> None:
+    tired = Entry(name="tired", peer="ours", precision="int4")
+    results = compare(settings(entries=(tired, *CONTESTANTS[:2]), prefills=(20,), batches=(1,), rounds=4))
+    prefill, decode = results.cells
+    assert list(prefill.rounds) == ["ours-f32", "ours-auto"]
+    assert list(decode.rounds) == ["tired", "ours-f32", "ours-auto"], "it fails at prefill only"
+    assert results.notes == ["tired cannot prefill: RuntimeError: enough"]
+
+
+def test_settings_come_from_the_command_line() -> None:
+    found = settings_from(["tiny", "--only", "ours-auto,llama.cpp-gguf", "--lengths", "8,16", "--rounds", "3"])
+    assert [entry.name for entry in found.entries] == ["ours-auto", "llama.cpp-gguf"]
+    assert (found.model, found.lengths, found.rounds) == ("tiny", (8, 16), 3)
+    assert settings_from([]).entries == ENTRIES
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--only", "vllm"], "--only 'vllm': must be of ours-auto"),
+        (["--rounds", "0"], "must be at least 1"),
+        (["--lengths", "0"], "numbers from 1"),
+    ],
+)
+def test_bad_settings_are_refused(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        settings_from(arguments)
+    assert message in capsys.readouterr().err
+
+
+def test_there_is_a_worker_and_a_requirements_file_for_every_entry() -> None:
+    assert {entry.peer for entry in ENTRIES} == set(environments.peers())
+    for peer in set(environments.peers()) - {environments.OURS}:
+        assert (environments.ROOT / "peers" / peer / "requirements.txt").is_file()
+
+
+def test_peers_that_are_not_installed_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "peers" / "nobody").mkdir(parents=True)
+    (tmp_path / "peers" / "nobody" / "requirements.txt").write_text("no-such-package\n")
+    monkeypatch.setattr(environments, "ROOT", tmp_path)
+    with pytest.raises(PeerUnavailableError, match=r"not installed; python -m benchmarks\.environments nobody"):
+        environments.worker_command("nobody")
+    assert environments.worker_command("ours")[0] == sys.executable
+
+
+def test_prompts_are_as_long_as_asked_and_differ() -> None:
+    batch = prompts(list(range(50)), 3, 120)
+    assert [len(prompt) for prompt in batch] == [120] * 3
+    assert len({prompt[0] for prompt in batch}) == 3
+
+
+def test_the_text_is_long_enough() -> None:
+    assert len(ENGLISH.read_text(encoding="utf-8").split()) > 600
