@@ -1,0 +1,203 @@
+"""Keys and values by token prefix, against a plain dictionary of every prefix that was put."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from genai.engine.prefix_cache import BLOCK_SIZE, PrefixCache
+
+SLOT_BYTES, NUM_BUFFERS = 4, 3
+BLOCK_BYTES = SLOT_BYTES * BLOCK_SIZE * NUM_BUFFERS
+
+
+def cache_of(num_blocks: int, model: bytes = b"model") -> PrefixCache:
+    return PrefixCache(model, SLOT_BYTES, NUM_BUFFERS, num_blocks * BLOCK_BYTES)
+
+
+def rows_of(tokens: Sequence[int], start: int = 0) -> list[np.ndarray]:
+    """What `export_row` would give: for each buffer, bytes that depend on all tokens up to each slot, as K and V do."""
+    result = []
+    for buffer in range(NUM_BUFFERS):
+        state, slots = buffer, []
+        for token in tokens:
+            state = (state * 31 + token + 1) % 2**32
+            slots.append(state)
+        result.append(np.array(slots[start:], np.uint32).view(np.uint8))
+    return result
+
+
+def put(cache: PrefixCache, tokens: Sequence[int]) -> None:
+    """As the engine does: the whole blocks that are not there yet."""
+    end = len(tokens) // BLOCK_SIZE * BLOCK_SIZE
+    known = cache.lookup(tokens[:end])
+    if known < end:
+        cache.put(tokens[:end], known, rows_of(tokens[:end], known))
+
+
+def assert_same(taken: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> None:
+    for left, right in zip(taken, expected, strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+def prompt(*blocks: int, tail: int = 0) -> list[int]:
+    """One number for each block, which fills it, and further tokens."""
+    return [*(block for block in blocks for _ in range(BLOCK_SIZE)), *range(tail)]
+
+
+tokens_strategy = st.builds(
+    lambda blocks, tail: prompt(*blocks, tail=tail), st.lists(st.integers(0, 2), max_size=5), st.integers(0, 15)
+)
+
+
+@given(stored=st.lists(tokens_strategy, max_size=6), asked=tokens_strategy)
+def test_a_lookup_finds_the_longest_stored_prefix_in_whole_blocks(stored: list[list[int]], asked: list[int]) -> None:
+    cache = cache_of(1000)
+    for tokens in stored:
+        put(cache, tokens)
+    ends = range(0, len(asked) + 1, BLOCK_SIZE)
+    longest = max(end for end in ends if not end or any(asked[:end] == tokens[:end] for tokens in stored))
+    assert cache.lookup(asked) == longest
+    if longest:
+        assert_same(cache.take(asked[:longest]), rows_of(asked[:longest]))
+
+
+@settings(max_examples=60)
+@given(
+    tokens=st.lists(st.integers(0, 2**31), min_size=BLOCK_SIZE, max_size=6 * BLOCK_SIZE),
+    place=st.integers(0),
+    other=st.integers(0, 2**31),
+)
+def test_one_other_token_anywhere_ends_the_match_in_its_block(tokens: list[int], place: int, other: int) -> None:
+    cache = cache_of(1000)
+    put(cache, tokens)
+    place %= len(tokens)
+    changed = [*tokens[:place], other, *tokens[place + 1 :]]
+    whole = len(tokens) // BLOCK_SIZE * BLOCK_SIZE
+    expected = whole if changed == tokens else min(place // BLOCK_SIZE * BLOCK_SIZE, whole)
+    assert cache.lookup(changed) == expected
+
+
+def test_the_same_block_after_another_beginning_is_another_block() -> None:
+    cache = cache_of(1000)
+    put(cache, prompt(1, 2))
+    assert cache.lookup(prompt(2)) == 0
+    assert cache.lookup(prompt(1, 1, 2)) == BLOCK_SIZE
+    assert cache.lookup(prompt(2, 1)) == 0
+
+
+def test_another_model_never_hits() -> None:
+    """Keys and values of one model are noise to another: blocks moved over by force are not found."""
+    ours, theirs = cache_of(1000, b"llama f32"), cache_of(1000, b"llama int8")
+    put(theirs, prompt(1, 2, 3))
+    ours._blocks.update(theirs._blocks)
+    assert theirs.lookup(prompt(1, 2, 3)) == 3 * BLOCK_SIZE
+    assert ours.lookup(prompt(1, 2, 3)) == 0
+
+
+def test_a_round_trip_gives_copies() -> None:
+    cache = cache_of(1000)
+    data = rows_of(prompt(5, 6))
+    cache.put(prompt(5, 6), 0, data)
+    for buffer in data:
+        buffer[:] = 0
+    taken = cache.take(prompt(5, 6))
+    assert_same(taken, rows_of(prompt(5, 6)))
+    taken[0][:] = 0
+    assert_same(cache.take(prompt(5, 6)), rows_of(prompt(5, 6)))
+
+
+def test_what_is_put_later_continues_what_is_there() -> None:
+    cache = cache_of(1000)
+    put(cache, prompt(1, 2, tail=9))
+    put(cache, prompt(1, 2, 3, 4))
+    assert_same(cache.take(prompt(1, 2, 3, 4)), rows_of(prompt(1, 2, 3, 4)))
+    assert cache.num_bytes == 4 * BLOCK_BYTES
+
+
+@pytest.mark.parametrize("max_bytes", [0, 1, BLOCK_BYTES - 1])
+def test_less_than_a_block_is_off(max_bytes: int) -> None:
+    cache = PrefixCache(b"model", SLOT_BYTES, NUM_BUFFERS, max_bytes)
+    assert not cache.is_on
+    cache.put(prompt(1, 2), 0, rows_of(prompt(1, 2)))
+    assert cache.lookup(prompt(1, 2)) == 0
+    assert cache.num_bytes == 0
+
+
+def test_a_text_longer_than_the_budget_keeps_its_beginning() -> None:
+    cache = cache_of(3)
+    put(cache, prompt(1, 2, 3, 4, 5))
+    assert cache.lookup(prompt(1, 2, 3, 4, 5)) == 3 * BLOCK_SIZE
+
+
+def test_the_least_recently_used_go_first_and_what_others_build_on_last() -> None:
+    cache = cache_of(4)
+    put(cache, prompt(9, 1))
+    put(cache, prompt(9, 2))
+    put(cache, prompt(8))
+    cache.take(prompt(9, 1))  # used again: 9-2 is the oldest now
+    put(cache, prompt(7))
+    assert cache.lookup(prompt(9, 2)) == BLOCK_SIZE
+    put(cache, prompt(6))
+    assert cache.lookup(prompt(8)) == 0
+    put(cache, prompt(5))
+    assert cache.lookup(prompt(9, 1)) == BLOCK_SIZE, "its end goes before what it shares"
+    put(cache, prompt(4))
+    assert cache.lookup(prompt(9, 1)) == 0
+    assert all(cache.lookup(prompt(n)) == BLOCK_SIZE for n in (4, 5, 6, 7))
+
+
+def test_clearing_forgets_everything() -> None:
+    cache = cache_of(10)
+    put(cache, prompt(1, 2))
+    cache.clear()
+    assert cache.num_bytes == 0
+    assert cache.lookup(prompt(1, 2)) == 0
+
+
+class Prefixes(RuleBasedStateMachine):
+    """Puts and takes in any order within a small budget."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_blocks = 7
+        self.cache = cache_of(self.num_blocks)
+        self.seen: list[list[int]] = []
+
+    @rule(tokens=tokens_strategy)
+    def put(self, tokens: list[int]) -> None:
+        put(self.cache, tokens)
+        self.seen.append(tokens)
+        whole = min(len(tokens) // BLOCK_SIZE, self.num_blocks) * BLOCK_SIZE
+        assert self.cache.lookup(tokens) == whole, "what was put last is there"
+
+    @precondition(lambda self: self.seen)
+    @rule(data=st.data())
+    def take(self, data: st.DataObject) -> None:
+        tokens = data.draw(st.sampled_from(self.seen))
+        if known := self.cache.lookup(tokens):
+            assert_same(self.cache.take(tokens[:known]), rows_of(tokens[:known]))
+            assert self.cache.lookup(tokens) == known, "taking keeps"
+
+    @invariant()
+    def stays_in_budget(self) -> None:
+        buffers = [buffer for block in self.cache._blocks.values() for buffer in block]
+        assert all(buffer.base is None for buffer in buffers), "a view would hold a whole text's memory"
+        held = sum(buffer.nbytes for buffer in buffers)
+        assert held == self.cache.num_bytes <= self.num_blocks * BLOCK_BYTES
+
+    @invariant()
+    def no_block_outlives_what_it_builds_on(self) -> None:
+        reachable: set[bytes] = set()
+        for tokens in self.seen:
+            reachable.update(self.cache._keys(tokens[: self.cache.lookup(tokens)]))
+        assert reachable == set(self.cache._blocks), "a block that no lookup reaches is lost memory"
+
+
+Prefixes.TestCase.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)
+TestPrefixes = Prefixes.TestCase
