@@ -49,7 +49,7 @@ def _diagnosis(config: EngineConfig, cache_dtype: str) -> str:
     if cache_dtype != "float32" and device == "cpu":
         advice = "build the model in f32, int8 or int4 instead"
     return (
-        f"onnxruntime {version} cannot decode in {cache_dtype} on {device}: TensorScatter or Attention is missing or "
+        f"onnxruntime {version} cannot decode on {device}: TensorScatter with Attention in {cache_dtype} is missing or "
         f"wrong; {advice}"
     )
 
