@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Collection
 
 import numpy as np
 
@@ -152,8 +153,8 @@ class ArchitectureMetadata:
             "max_position_embeddings": self.size("context_length"),
             "hidden_act": "silu",
             "tie_word_embeddings": "output.weight" not in tensors,
-            "attention_bias": "blk.0.attn_q.bias" in tensors,
-            "mlp_bias": "blk.0.ffn_up.bias" in tensors,
+            "attention_bias": _has_biases(tensors, "attn_q", "attn_k", "attn_v", "attn_output"),
+            "mlp_bias": _has_biases(tensors, "ffn_gate", "ffn_up", "ffn_down"),
             **self._token_ids(embedding[0]),
         }
 
@@ -196,3 +197,8 @@ class ArchitectureMetadata:
 def _shown(value: object) -> str:
     """A metadata value in one short line."""
     return " ".join(str(value).split())[:80]
+
+
+def _has_biases(tensors: Collection[str], *names: str) -> bool:
+    """Whether all of these products have one; a file may have some only, which no configuration key says."""
+    return all(f"blk.0.{name}.bias" in tensors for name in names)

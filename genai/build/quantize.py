@@ -45,7 +45,9 @@ def requantized(block: BlockWeight, bits: Bits = 8, block_size: int | None = Non
     if block.offsets is None and block.bits <= bits:
         shift = np.uint8(2 ** (bits - 1) - 2 ** (block.bits - 1))
         return BlockWeight(values=block.values + shift, scales=block.scales, bits=bits, block_size=block.block_size)
-    return _rounded(block.values.shape, lambda rows: block.take_rows(rows).dequantize(), bits, block_size or block.block_size)
+    return _rounded(
+        block.values.shape, lambda rows: block.take_rows(rows).dequantize(), bits, block_size or block.block_size
+    )
 
 
 def pack(block: BlockWeight) -> tuple[ByteArray, FloatArray]:

@@ -14,7 +14,7 @@ from typing import Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-JSON: TypeAlias = "None | bool | int | float | str | list[JSON] | dict[str, JSON]"
+JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
 FloatArray: TypeAlias = npt.NDArray[np.float32]
 
 
@@ -23,7 +23,7 @@ class BlockWeight:
     """A weight [N, K] held as integers with one scale per block of K.
 
     `w[n, k] = scales[n, b] * (values[n, k] - 2 ** (bits - 1)) + offsets[n, b]` with `b = k // block_size`.
-    values: [N, K] uint8, each below `2 ** bits`; scales: [N, K / block_size] float32; offsets: the same, or None (zero).
+    values: [N, K] uint8, each below `2 ** bits`; scales: [N, K / block_size] float32; offsets: the same, or None: zero.
     """
 
     values: npt.NDArray[np.uint8]

@@ -218,6 +218,23 @@ def test_gguf_files_give_the_same_model(tmp_path: Path, name: str) -> None:
     check(package, model, prompts)
 
 
+def test_gguf_files_may_have_some_of_the_biases(tmp_path: Path) -> None:
+    """As llama.cpp reads them: what is not there is zero."""
+    model = converted.make_model("llama", {"attention_bias": True})
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.bias.zero_()
+
+    def without_output_bias(writer: Any) -> None:
+        write_vocabulary(writer)
+        add = writer.add_tensor
+        writer.add_tensor = lambda name, tensor: None if "attn_output.bias" in name else add(name, tensor)
+
+    file = converted.write_gguf(model, "llama", tmp_path / "m.gguf", without_output_bias)
+    prompts = [[3 + token % 77 for token in tiny.tokens(length)] for length in (20, 8)]
+    check(build_package(file, tmp_path / "package", precision="f32"), model, prompts)
+
+
 def write_vocabulary(writer: Any) -> None:
     writer.add_tokenizer_model("llama")
     writer.add_token_list(["<unk>", "<s>", "</s>", *(f"t{i}" for i in range(3, converted.SIZES["vocab_size"]))])
