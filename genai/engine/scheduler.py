@@ -21,8 +21,8 @@ AGING_SECONDS = 10.0
 """After waiting this long a sequence counts as one priority level higher."""
 HEADROOM = 64
 """Tokens that must be free beyond a newcomer's prompt while others run, or it would soon be preempted again."""
-MIN_CHUNK = 16
-STALL = 1.5
+MIN_CHUNK = 32
+STALL = 2.0
 """A prefill chunk beside running streams takes at most this many decode steps' time."""
 
 
@@ -134,13 +134,20 @@ class Scheduler:
         return preempted, exhausted
 
     def _admit(self, memory: Memory, now: float) -> tuple[list[Sequence], list[Sequence]]:
-        """Rows for those first in line; returns what is paused and had to give way for them, and them."""
+        """A row for who is first in line; returns what is paused and had to give way, and who got rows.
+
+        Prompts are prefilled one at a time, so the next gets its row when the last has its first token: a row that only
+        waits would be computed in every decode step of its group.
+        """
         preempted: list[Sequence] = []
         admitted: list[Sequence] = []
         # Looked at once: readers resume what is paused at any time.
         idle = sorted((each for each in self.running if each.is_paused), key=lambda each: self._rank(each, now))
         busy = [each for each in self.running if each not in idle]
-        while ready := [each for each in self.waiting if not each.is_paused]:
+        while not any(each.is_prefilling for each in busy):
+            ready = [each for each in self.waiting if not each.is_paused]
+            if not ready:
+                break
             first = min(ready, key=lambda each: self._rank(each, now))
             if not self._fits(first, busy, memory):
                 break

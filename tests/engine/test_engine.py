@@ -333,7 +333,7 @@ def test_metrics_add_up() -> None:
     engine, _ = engine_with(prefix_bytes=10**6)
     for n in range(3):
         submit(engine, [1] * 40 + [n], config(10))
-    cancelled = submit(engine, [5] * 9, config(10))
+    cancelled = submit(engine, [5] * 9, config(10), priority=-1)
     engine.step()
     engine.cancel(cancelled)
     run(engine)
