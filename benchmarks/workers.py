@@ -47,7 +47,12 @@ class Worker:
                 stderr=errors,
                 text=True,
                 encoding="utf-8",
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "ORT_DISABLE_TELEMETRY": "1"},
+                env={
+                    **os.environ,
+                    "PYTHONPATH": os.pathsep.join(paths),
+                    "ORT_DISABLE_TELEMETRY": "1",
+                    "HF_HUB_OFFLINE": "1",
+                },
             )
 
     def __enter__(self) -> Self:
