@@ -1,6 +1,6 @@
 """How the driver talks to a peer: one process each, one JSON object a line, a request and then its reply.
 
-    → {"op": "load", "gguf": "…", "folder": "…", "threads": 2, …}     ← {"ok": {"version": "0.18.0", "seconds": 1.2}}
+    → {"op": "load", "gguf": "…", "hf_folder": "…", "threads": 2, …}  ← {"ok": {"version": "0.18.0", "seconds": 1.2}}
     → {"op": "prefill", "tokens": [12, 7, …]}                          ← {"ok": {"seconds": 0.31}}
     → {"op": "start", "prompts": [[12, 7, …], …]}                      ← {"ok": {}}
     → {"op": "decode", "steps": 8}                                     ← {"ok": {"seconds": [0.011, …]}}
