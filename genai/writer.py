@@ -69,6 +69,7 @@ class TextWriter:
         self._detokenizer = tokenizer.detokenizer()
         self._stops = StopStrings(config.stop_strings)
         self._text: list[str] = []
+        self._piece = ""
         self._chunks: deque[Chunk] = deque()
 
     @property
@@ -86,13 +87,15 @@ class TextWriter:
             tail, is_stopped = self._stops.push(self._detokenizer.finish())
             text += tail if is_stopped else tail + self._stops.finish()
         self._text.append(text)
+        self._piece = text
         return is_stopped
 
     def deliver(self, event: TokenEvent) -> None:
         """Put the piece that `accept` wrote among those to be taken."""
         tokens = [] if event.token is None else [event.token]
-        if self._text[-1] or tokens or event.finish_reason:
-            self._chunks.append(Chunk(text=self._text[-1], token_ids=tokens, finish_reason=event.finish_reason))
+        piece, self._piece = self._piece, ""
+        if piece or tokens or event.finish_reason:
+            self._chunks.append(Chunk(text=piece, token_ids=tokens, finish_reason=event.finish_reason))
 
     def take(self) -> list[Chunk]:
         """The pieces since the last call; the last of all has its finish reason."""

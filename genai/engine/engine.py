@@ -271,18 +271,29 @@ class Engine:
     def _happened(self, event: TokenEvent) -> None:
         """Let the sink judge an event, end the sequence if this is its end, and report it."""
         sequence, sink = event.sequence, event.sequence.sink
+        reason = event.finish_reason
         try:
-            is_stopped = sink is not None and sink.accept(event)
-        except Exception:
-            _log.exception("a sequence's sink failed; the sequence ends")
-            is_stopped = True
-        if is_stopped:
-            event = TokenEvent(sequence=sequence, token=event.token, finish_reason="stop")
-        if event.finish_reason is not None:
-            self._finished(sequence, event.finish_reason)
-        if sink is not None:
-            sink.deliver(event)
+            if sink is not None and sink.accept(event):
+                reason = "stop"
+        except Exception as error:
+            reason = self._blame(sequence, error)
+        if reason is not None:
+            self._finished(sequence, reason)
+        event = TokenEvent(sequence=sequence, token=event.token, finish_reason=sequence.finish_reason)
         self._events.append(event)
+        try:
+            if sink is not None:
+                sink.deliver(event)
+        except Exception as error:
+            self._end(sequence, self._blame(sequence, error))
+
+    @staticmethod
+    def _blame(sequence: Sequence, error: Exception) -> FinishReason:
+        """A sink failed: its sequence ends, unless it has ended already."""
+        _log.error("a sequence ends because its sink failed", exc_info=error)
+        if sequence.finish_reason is None:
+            sequence.error = GenAIError(f"a sequence's sink failed: {type(error).__name__}: {error}")
+        return "error"
 
     @contextmanager
     def _failures_end(self, sequence: Sequence) -> Iterator[None]:

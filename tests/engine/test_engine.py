@@ -281,7 +281,8 @@ def test_a_sink_ends_its_own_sequence_only(fails: bool) -> None:
     other = submit(engine, [1], config(20))
     run(engine)
     assert stopped.generated == whole[: whole.index(whole[4]) + 1]
-    assert stopped.finish_reason == "stop"
+    assert stopped.finish_reason == ("error" if fails else "stop")
+    assert ("a reader's bug" in str(stopped.error)) == fails
     assert [event.token for event in sink.delivered] == stopped.generated
     assert other.generated == whole
 
@@ -333,7 +334,7 @@ def test_metrics_add_up() -> None:
     engine, _ = engine_with(prefix_bytes=10**6)
     for n in range(3):
         submit(engine, [1] * 40 + [n], config(10))
-    cancelled = submit(engine, [5] * 9, config(10), priority=-1)
+    cancelled = submit(engine, [5] * 40, config(10), priority=-1)
     engine.step()
     engine.cancel(cancelled)
     run(engine)
@@ -341,7 +342,7 @@ def test_metrics_add_up() -> None:
     value = engine._metrics.registry.get_sample_value
     label = {"model": "fake"}
     assert value("genai_generated_tokens_total", label) == 30
-    assert value("genai_prompt_tokens_total", label) == 3 * 41 + 9
+    assert value("genai_prompt_tokens_total", label) == 3 * 41 + 40
     assert value("genai_time_to_first_token_seconds_count", label) == 3
     assert value("genai_inter_token_latency_seconds_count", label) == 27
     assert value("genai_requests_total", {**label, "finish_reason": "length"}) == 3
