@@ -352,7 +352,7 @@ def test_metrics_add_up() -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_random_mixes_give_exactly_the_text_that_each_gives_alone(seed: int) -> None:
-    """Hundreds of requests: cancels, stops, deadlines far away, failures, shared prefixes, and a cache that is small."""
+    """Hundreds of requests: cancels, failures, priorities, shared prefixes, and a cache that is small."""
     rng = random.Random(seed)
     engine, runner = engine_with(
         num_slots=rng.choice([256, 512, 1500]),
