@@ -16,13 +16,15 @@ from collections.abc import Sequence as List
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
+
 from genai.config import GenerationConfig
 from genai.decoding.processors import FloatArray, log_probability
 from genai.decoding.sampler import Sampler
 from genai.engine.prefix_cache import BLOCK_SIZE, PrefixCache
 from genai.engine.scheduler import Limits, Memory, Pace, Plan, Scheduler
 from genai.engine.sequence import FinishReason, Sequence, Sink, TokenEvent
-from genai.errors import CapacityError, ConfigError, GenAIError, QueueFullError
+from genai.errors import CapacityError, ConfigError, GenAIError, GraphRunError, QueueFullError
 from genai.metrics import EngineMetrics
 from genai.runtime.runner import Runner
 
@@ -122,7 +124,18 @@ class Engine:
         return self._taken_events()
 
     def step(self) -> list[TokenEvent]:
-        """Advance everything by one step; returns what happened, in order. A failed run ends those that were in it."""
+        """Advance everything by one step; returns what happened, in order. A failed run ends those that were in it.
+
+        Any other exception, Ctrl-C included, ends everything before it is passed on: rows may be ahead of their tokens.
+        """
+        try:
+            self._step()
+        except BaseException as error:
+            self.fail_all(GenAIError(f"a step was broken off: {type(error).__name__}: {error}"))
+            raise
+        return self._taken_events()
+
+    def _step(self) -> None:
         self._read_inbox()
         plan = self._scheduler.plan(self._memory, self._pace, time.perf_counter())
         self._apply(plan)
@@ -135,7 +148,6 @@ class Engine:
             self._decode(decoding)
         if self._metrics:
             self._metrics.saw_step(len(plan.decoding), len(self._scheduler.running), self.num_waiting, self._usage())
-        return self._taken_events()
 
     def drain(self) -> None:
         """Refuse new requests from now on; those accepted go on."""
@@ -146,6 +158,12 @@ class Engine:
         self._read_inbox()
         for sequence in [*self._scheduler.waiting, *self._scheduler.running]:
             self._end(sequence, "cancelled")
+        return self._taken_events()
+
+    def fail_all(self, error: GenAIError) -> list[TokenEvent]:
+        """End everything that waits or runs with an error."""
+        for sequence in [*self._scheduler.waiting, *self._scheduler.running]:
+            self._fail(sequence, error)
         return self._taken_events()
 
     def _read_inbox(self) -> None:
@@ -246,11 +264,12 @@ class Engine:
             self._fail(sequence, reason)
         for sequence, row_logits in results:
             sequence.num_computed += 1
-            self._advance(sequence, row_logits)
+            with self._failures_end(sequence):
+                self._advance(sequence, row_logits)
 
     def _advance(self, sequence: Sequence, logits: FloatArray) -> None:
         """Choose a sequence's next token and see whether it ends there."""
-        token = sequence.sampler.choose(logits)
+        token = _chosen(sequence.sampler, logits)
         if sequence.config.logprobs:
             sequence.logprobs.append(log_probability(logits, token))
         sequence.tokens.append(token)
@@ -350,6 +369,13 @@ class Engine:
     def _taken_events(self) -> list[TokenEvent]:
         events, self._events = self._events, []
         return events
+
+
+def _chosen(sampler: Sampler, logits: FloatArray) -> int:
+    """The next token. Raises: GraphRunError for logits from which none can be chosen."""
+    if not np.isfinite(logits.max()):
+        raise GraphRunError("the model's logits are not finite numbers; a package of higher precision may help")
+    return sampler.choose(logits)
 
 
 def _row(sequence: Sequence) -> int:
