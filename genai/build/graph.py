@@ -44,7 +44,7 @@ class ExternalData:
         """Append an array; returns the initializer that refers to it."""
         offset = -(-self._file.tell() // _ALIGNMENT) * _ALIGNMENT if array.nbytes >= _ALIGNMENT else self._file.tell()
         self._file.seek(offset)
-        self._file.write(np.ascontiguousarray(array).data if array.dtype.kind != "V" else array.tobytes())
+        self._file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
         tensor = onnx.TensorProto(name=name, data_type=helper.np_dtype_to_tensor_dtype(array.dtype), dims=array.shape)
         tensor.data_location = onnx.TensorProto.EXTERNAL
         for key, value in (("location", self._name), ("offset", str(offset)), ("length", str(array.nbytes))):

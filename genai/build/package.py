@@ -56,9 +56,11 @@ def build_package(
 
     output: new, empty, or a package, which is replaced; device: "cpu" or "cuda", which decides what "auto" means and
     the activations' type; max_seq_len: the context to build for, None for the model's own.
-    Raises: ModelError and its kinds, TokenizerError; nothing is left behind.
+    Raises: ConfigError, ModelError and its kinds, TokenizerError; nothing is left behind.
     """
     plan = Plan.of(precision, device)
+    if max_seq_len is not None and max_seq_len < 1:
+        raise ConfigError(f"max_seq_len={max_seq_len}: must be at least 1")
     with open_source(source) as checkpoint, finished_folder(output, CONFIG_FILE) as folder:
         spec = spec_of(ConfigReader(checkpoint.config, max_seq_len))
         tokenizer = _tokenizer(checkpoint)

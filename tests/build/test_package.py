@@ -30,7 +30,15 @@ from genai.build.precision import Plan
 from genai.build.source import BlockWeight
 from genai.build.weights import Weights
 from genai.config import ModelConfig, Precision
-from genai.errors import GenAIError, ModelError, ModelNotFoundError, TokenizerError, UnsupportedModelError, WeightsError
+from genai.errors import (
+    ConfigError,
+    GenAIError,
+    ModelError,
+    ModelNotFoundError,
+    TokenizerError,
+    UnsupportedModelError,
+    WeightsError,
+)
 from tests.build import tiny
 
 pytest.importorskip("torch")
@@ -188,6 +196,11 @@ def test_damage_is_one_clear_error(source: Path, output: Path, name: str, precis
     with refused(source, output, error, match):
         build_package(source, output, precision=precision)
     assert not output.parent.exists()
+
+
+def test_bad_options_are_refused(source: Path, output: Path) -> None:
+    with refused(source, output, ConfigError, "max_seq_len=0: must be at least 1"):
+        build_package(source, output, max_seq_len=0)
 
 
 def test_nothing_there_is_an_error(tmp_path: Path) -> None:
