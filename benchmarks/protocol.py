@@ -5,6 +5,7 @@
     → {"op": "start", "prompts": [[12, 7, …], …]}                      ← {"ok": {}}
     → {"op": "decode", "steps": 8}                                     ← {"ok": {"seconds": [0.011, …]}}
     → {"op": "stop"}                                                   ← {"ok": {}}
+    → {"op": "ragged", "prompts": [[12, 7, …], …], "counts": [16, …]}  ← {"ok": {"seconds": 41.3}}
     → {"op": "logits", "tokens": [12, 7, …], "path": "….npy"}          ← {"ok": {"path": "….npy"}}
     → {"op": "memory"}                                                 ← {"ok": {"rss": 1, "peak": 2}}
     → {"op": "quit"}                                                   ← {"ok": {}}
@@ -22,13 +23,17 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter
 from typing import Protocol, TextIO, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
-OPERATIONS = ("load", "prefill", "start", "decode", "stop", "logits", "memory", "quit")
+Request: TypeAlias = tuple[list[int], int]
+"""A prompt, and how many tokens its answer has."""
+
+OPERATIONS = ("load", "prefill", "start", "decode", "stop", "ragged", "logits", "memory", "quit")
 
 
 class ProtocolError(ValueError):
@@ -76,9 +81,26 @@ class Peer(Protocol):
         """Let the batch go."""
         ...
 
+    def ragged(self, requests: list[Request]) -> float:
+        """Seconds until all of these are answered in full, nothing cached: the first as well as the last.
+
+        Ours gets them all at once; a peer runs one after another, as `one_by_one` does.
+        """
+        ...
+
     def logits(self, tokens: list[int]) -> npt.NDArray[np.float32]:
         """Teacher-forced logits [T, V]. Raises: NotImplementedError if the peer does not give them."""
         ...
+
+
+def one_by_one(peer: Peer, requests: list[Request]) -> float:
+    """Seconds that a peer takes for requests, one after another; the prompt's own step gives the first token."""
+    started = perf_counter()
+    for prompt, count in requests:
+        peer.start([prompt])
+        peer.decode(count - 1)
+        peer.stop()
+    return perf_counter() - started
 
 
 def parse_request(line: str) -> tuple[str, dict[str, JSON]]:
@@ -119,8 +141,6 @@ def serve(peer: Peer) -> None:
 
 def answer(peer: Peer, operation: str, arguments: Mapping[str, JSON]) -> dict[str, JSON]:
     """Do one operation."""
-    from time import perf_counter
-
     if operation == "load":
         started = perf_counter()
         version = peer.load(LoadOptions(**arguments))  # type: ignore[arg-type]
@@ -128,13 +148,14 @@ def answer(peer: Peer, operation: str, arguments: Mapping[str, JSON]) -> dict[st
     if operation == "prefill":
         return {"seconds": peer.prefill(_tokens(arguments["tokens"]))}
     if operation == "start":
-        prompts = arguments["prompts"]
-        assert isinstance(prompts, list)
-        peer.start([_tokens(prompt) for prompt in prompts])
+        peer.start(_prompts(arguments["prompts"]))
     elif operation == "decode":
         return {"seconds": list(peer.decode(int(str(arguments["steps"]))))}
     elif operation == "stop":
         peer.stop()
+    elif operation == "ragged":
+        requests = zip(_prompts(arguments["prompts"]), _tokens(arguments["counts"]), strict=True)
+        return {"seconds": peer.ragged(list(requests))}
     elif operation == "logits":
         path = str(arguments["path"])
         np.save(path, peer.logits(_tokens(arguments["tokens"])))
@@ -175,6 +196,11 @@ def _parsed(line: str) -> dict[str, JSON]:
     if not isinstance(message, dict):
         raise ProtocolError(f"not a JSON object: {line[:200]!r}")
     return message
+
+
+def _prompts(value: JSON) -> list[list[int]]:
+    assert isinstance(value, list)
+    return [_tokens(prompt) for prompt in value]
 
 
 def _tokens(value: JSON) -> list[int]:

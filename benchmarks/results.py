@@ -28,14 +28,19 @@ class Contestant:
 class Cell:
     """One thing measured for all: each contestant's seconds, some in each round, the rounds in one order for all.
 
-    work: tokens that one of these times is for; disturbance: the share of the processors that others took in the worst
-    round.
+    kind: "prefill" of a prompt of `length` tokens, a "decode" step of `batch` rows that hold `length` tokens each, or
+    "ragged": `batch` requests in full; work: tokens that one of these times is for; disturbance: the share of the
+    processors that others took in the worst round; baselines: whom to compare with, where it is not the usual ones.
     """
 
     title: str
     work: int
-    rounds: Mapping[str, Sequence[Sequence[float]]]
+    kind: str = "decode"
+    length: int = 0
+    batch: int = 1
+    rounds: Mapping[str, Sequence[Sequence[float]]] = field(default_factory=dict)
     disturbance: float = 0.0
+    baselines: Sequence[str] = ()
 
     def medians(self) -> dict[str, list[float]]:
         """The median of each round's seconds."""
@@ -44,6 +49,10 @@ class Cell:
     def median(self, name: str) -> float:
         """Seconds in the median round."""
         return statistics.median(self.medians()[name])
+
+    def rate(self, name: str) -> float:
+        """Tokens per second in the median round."""
+        return self.work / self.median(name)
 
     def best(self, name: str) -> float:
         """The fewest seconds: what is left where nothing disturbed."""
@@ -73,11 +82,15 @@ def as_json(results: Results, baselines: Sequence[str]) -> dict[str, JSON]:
             {
                 "title": cell.title,
                 "work": cell.work,
+                "kind": cell.kind,
+                "length": cell.length,
+                "batch": cell.batch,
                 "disturbance": cell.disturbance,
                 "rounds": {name: [list(seconds) for seconds in rounds] for name, rounds in cell.rounds.items()},
                 "median_seconds": {name: cell.median(name) for name in cell.rounds},
                 "best_seconds": {name: cell.best(name) for name in cell.rounds},
-                "ratios": {baseline: dict(ratios(cell.medians(), baseline)) for baseline in baselines},
+                "tokens_per_second": {name: cell.rate(name) for name in cell.rounds},
+                "ratios": {name: dict(ratios(cell.medians(), name)) for name in cell.baselines or baselines},
             }
             for cell in results.cells
         ],
@@ -125,18 +138,19 @@ def _section(cell: Cell, baselines: Sequence[str]) -> str:
 
 
 def _cell(cell: Cell, baselines: Sequence[str]) -> str:
-    compared = {baseline: found for baseline in baselines if (found := ratios(cell.medians(), baseline))}
+    compared = {name: found for name in cell.baselines or baselines if (found := ratios(cell.medians(), name))}
+    unit, per_second = ("s", 1.0) if cell.kind == "ragged" else ("ms", 1e3)
     rows = [
         (
             name,
-            f"{cell.median(name) * 1e3:.2f}",
-            f"{cell.best(name) * 1e3:.2f}",
-            f"{cell.work / cell.median(name):.1f}",
+            f"{cell.median(name) * per_second:.2f}",
+            f"{cell.best(name) * per_second:.2f}",
+            f"{cell.rate(name):.1f}",
             *(f"{found[name]:.2f}" for found in compared.values()),
         )
         for name in cell.rounds
     ]
-    return markdown_table(("", "ms", "best ms", "tokens/s", *(f"× {baseline}" for baseline in compared)), rows)
+    return markdown_table(("", unit, f"best {unit}", "tokens/s", *(f"× {baseline}" for baseline in compared)), rows)
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -15,7 +15,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,7 @@ from benchmarks.measure import FloatArray, divergence
 from benchmarks.protocol import LoadOptions
 from benchmarks.results import Cell, Contestant, Results, as_json, as_markdown
 from benchmarks.rounds import Action, quiet_rounds
-from benchmarks.texts import english_tokens, prompts
+from benchmarks.texts import ANSWER_LENGTHS, PROMPT_LENGTHS, english_tokens, prompts, ragged_requests
 from benchmarks.workers import PeerError, Worker
 from genai import models
 from genai.bench import machine
@@ -40,6 +40,8 @@ REFERENCE = "ours-f32"
 BASELINES = ("ours-auto", "ours-int4")
 FIDELITY_TOKENS = 512
 WARM_UP = 2
+RAGGED_ROWS = 8
+"""Rows that ours has for ragged requests, if no larger batch is measured: the engine's own default."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +67,10 @@ ENTRIES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What to measure: `rounds` rounds, each of `steps` decode steps (or one prefill) of every contestant."""
+    """What to measure: `rounds` rounds, each of `steps` decode steps (or one prefill) of every contestant.
+
+    ragged: so many requests of different lengths, in `ragged_rounds` rounds; 0 for none.
+    """
 
     model: str
     entries: tuple[Entry, ...]
@@ -77,12 +82,20 @@ class Settings:
     threads: int
     pause: float
     patience: int
+    ragged: int = 0
+    ragged_rounds: int = 1
+
+    @property
+    def max_batch(self) -> int:
+        """Most rows that come up."""
+        return max(*self.batches, RAGGED_ROWS if self.ragged else 1)
 
     @property
     def max_length(self) -> int:
         """Room for the longest context and everything decoded from it."""
+        ragged = PROMPT_LENGTHS[1] + ANSWER_LENGTHS[1] if self.ragged else 0
         decoded = WARM_UP + self.rounds * self.patience * self.steps + max(self.batches)
-        return max(FIDELITY_TOKENS, *self.prefills, *(length + decoded for length in self.lengths)) + 8
+        return max(FIDELITY_TOKENS, ragged, *self.prefills, *(length + decoded for length in self.lengths)) + 8
 
 
 class Run:
@@ -99,6 +112,8 @@ class Run:
                 "batches": list(settings.batches),
                 "rounds": settings.rounds,
                 "steps": settings.steps,
+                "ragged": settings.ragged,
+                "ragged_rounds": settings.ragged_rounds,
                 "started": datetime.now().isoformat(timespec="seconds"),
             },
         )
@@ -142,7 +157,8 @@ class Run:
         """Time from a prompt to its first token."""
         (prompt,) = prompts(self._tokens, 1, length)
         able = self._able(lambda worker: worker.prefill(prompt))  # the first run of a shape is not counted
-        self._measure(f"Prefill, {length} tokens", length, lambda worker: [worker.prefill(prompt)], able)
+        cell = Cell(title=f"Prefill, {length} tokens", kind="prefill", length=length, work=length)
+        self._measure(cell, lambda worker: [worker.prefill(prompt)], able)
 
     def measure_decode(self, length: int, batch: int) -> None:
         """Time of a decode step, in one state that every contestant holds."""
@@ -150,8 +166,24 @@ class Run:
         able = self._able(lambda worker: worker.start(batch_prompts))
         able = self._able(lambda worker: worker.decode(WARM_UP), able)
         steps = self.settings.steps
-        self._measure(f"Decode, batch {batch}, context {length}", batch, lambda worker: worker.decode(steps), able)
+        title = f"Decode, batch {batch}, context {length}"
+        cell = Cell(title=title, kind="decode", length=length, batch=batch, work=batch)
+        self._measure(cell, lambda worker: worker.decode(steps), able)
         self._able(Worker.stop, [name for name in able if name in self._workers])
+
+    def measure_ragged(self, number: int) -> None:
+        """Requests of different lengths: ours has them all at once, each peer one after another."""
+        requests = ragged_requests(self._tokens, number)
+        able = self._able(lambda worker: worker.ragged(requests[:1]))
+        cell = Cell(
+            title=f"Ragged, {number} requests",
+            kind="ragged",
+            batch=number,
+            work=sum(count for _, count in requests),
+            baselines=[entry.name for entry in self.settings.entries if entry.peer == environments.OURS],
+        )
+        once = replace(self.settings, rounds=self.settings.ragged_rounds, patience=1)  # a round takes minutes
+        self._measure(cell, lambda worker: [worker.ragged(requests)], able, once)
 
     def measure_memory(self) -> None:
         """Resident memory at the end."""
@@ -171,30 +203,36 @@ class Run:
             precision=entry.precision,
             threads=self.settings.threads,
             max_length=self.settings.max_length,
-            max_batch=max(self.settings.batches),
+            max_batch=self.settings.max_batch,
         )
 
     def _logits(self, name: str, tokens: list[int], folder: Path) -> FloatArray | None:
         _say(f"logits of {name}")
         return self._try(name, lambda worker: worker.logits(tokens, folder / "logits.npy"))
 
-    def _measure(self, title: str, work: int, measure: Callable[[Worker], list[float]], names: Sequence[str]) -> None:
+    def _measure(
+        self,
+        cell: Cell,
+        measure: Callable[[Worker], list[float]],
+        names: Sequence[str],
+        settings: Settings | None = None,
+    ) -> None:
         """Interleaved rounds of the same for each of these contestants; without one that fails, all over again."""
-        _say(title)
+        _say(cell.title)
         if not names:
             return
         workers = {name: self._workers[name] for name in names}
         actions = {
             name: Action(run=partial(measure, worker), process_id=worker.process_id) for name, worker in workers.items()
         }
-        settings = self.settings
+        settings = settings or self.settings
         try:
             found = quiet_rounds(actions, settings.rounds, patience=settings.patience, pause=settings.pause)
         except PeerError as error:
             self._note(error)
-            self._measure(title, work, measure, [name for name in names if name != error.name])
+            self._measure(cell, measure, [name for name in names if name != error.name], settings)
             return
-        self.results.cells.append(Cell(title=title, work=work, rounds=found.results, disturbance=found.disturbance))
+        self.results.cells.append(replace(cell, rounds=found.results, disturbance=found.disturbance))
 
     def _able(self, action: Callable[[Worker], object], names: Sequence[str] | None = None) -> list[str]:
         """The contestants (of these) that can do this; a note says why another cannot."""
@@ -233,12 +271,13 @@ def compare(settings: Settings) -> Results:
         for length in settings.lengths:
             for batch in settings.batches:
                 run.measure_decode(length, batch)
+        if settings.ragged:
+            run.measure_ragged(settings.ragged)
         run.measure_memory()
         return run.results
 
 
-def settings_from(arguments: Sequence[str]) -> Settings:
-    """The command line as settings; exits with a message on a bad one."""
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.side_by_side", description=(__doc__ or "").split("\n")[0]
     )
@@ -254,12 +293,22 @@ def settings_from(arguments: Sequence[str]) -> Settings:
     parser.add_argument(
         "--patience", type=int, default=3, help="measure up to this many times as many rounds for quiet"
     )
+    parser.add_argument("--ragged", type=int, default=0, metavar="N", help="also N requests of different lengths")
+    parser.add_argument("--ragged-rounds", type=int, default=1, help="rounds of these, minutes each (default 1)")
+    return parser
+
+
+def settings_from(arguments: Sequence[str]) -> Settings:
+    """The command line as settings; exits with a message on a bad one."""
+    parser = _parser()
     chosen = parser.parse_args(arguments)
     names = chosen.only.split(",") if chosen.only else [entry.name for entry in ENTRIES]
     if unknown := set(names) - {entry.name for entry in ENTRIES}:
         parser.error(f"--only {sorted(unknown)[0]!r}: must be of {', '.join(entry.name for entry in ENTRIES)}")
-    if chosen.rounds < 1 or chosen.steps < 1 or chosen.threads < 1:
-        parser.error("--rounds, --steps and --threads must be at least 1")
+    if min(chosen.rounds, chosen.steps, chosen.threads, chosen.ragged_rounds) < 1:
+        parser.error("--rounds, --steps, --threads and --ragged-rounds must be at least 1")
+    if chosen.ragged < 0:
+        parser.error(f"--ragged {chosen.ragged}: a number of requests, 0 for none")
     return Settings(
         model=chosen.model,
         entries=tuple(entry for entry in ENTRIES if entry.name in names),
@@ -271,6 +320,8 @@ def settings_from(arguments: Sequence[str]) -> Settings:
         threads=chosen.threads,
         pause=chosen.pause,
         patience=max(1, chosen.patience),
+        ragged=chosen.ragged,
+        ragged_rounds=chosen.ragged_rounds,
     )
 
 

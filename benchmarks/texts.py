@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
+from benchmarks.protocol import Request
 from genai.config import ModelConfig
 from genai.text.tokenizer import Tokenizer
+
+PROMPT_LENGTHS = (16, 256)
+ANSWER_LENGTHS = (16, 96)
+"""The shortest and the longest of ragged requests."""
 
 ENGLISH = Path(__file__).resolve().parent / "data" / "english.txt"
 
@@ -27,3 +33,14 @@ def prompts(tokens: list[int], rows: int, length: int) -> list[list[int]]:
     repeated = tokens * (2 + length // len(tokens))
     starts = [row * 97 % len(tokens) for row in range(rows)]
     return [repeated[start : start + length] for start in starts]
+
+
+def ragged_requests(tokens: list[int], number: int) -> list[Request]:
+    """Requests of different lengths, the same ones every time: pieces of the text that begin anywhere in it."""
+    rng = random.Random(0)
+    repeated = tokens * (2 + PROMPT_LENGTHS[1] // len(tokens))
+    requests = []
+    for _ in range(number):
+        start, length = rng.randrange(len(tokens)), rng.randint(*PROMPT_LENGTHS)
+        requests.append((repeated[start : start + length], rng.randint(*ANSWER_LENGTHS)))
+    return requests

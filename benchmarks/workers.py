@@ -15,7 +15,7 @@ from typing import Self
 import numpy as np
 
 from benchmarks.measure import FloatArray
-from benchmarks.protocol import JSON, LoadOptions, parse_reply
+from benchmarks.protocol import JSON, LoadOptions, Request, parse_reply
 
 _ROOT = Path(__file__).resolve().parent.parent
 
@@ -111,6 +111,12 @@ class Worker:
     def stop(self) -> None:
         """Let the batch go."""
         self.call("stop")
+
+    def ragged(self, requests: Sequence[Request]) -> float:
+        """Seconds until all of these are answered in full."""
+        prompts = [list(prompt) for prompt, _ in requests]
+        counts = [count for _, count in requests]
+        return _seconds(self.call("ragged", prompts=prompts, counts=counts)["seconds"])
 
     def logits(self, tokens: list[int], path: Path) -> FloatArray:
         """Teacher-forced logits [T, V], by way of a file."""

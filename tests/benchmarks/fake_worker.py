@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 
-from benchmarks.protocol import LoadOptions, serve
+from benchmarks.protocol import LoadOptions, Request, one_by_one, serve
 
 VOCAB_SIZE = 11
 
@@ -37,6 +37,10 @@ class FakePeer:
 
     def stop(self) -> None:
         self._held = 0
+
+    def ragged(self, requests: list[Request]) -> float:
+        assert one_by_one(self, requests) >= 0
+        return sum(len(prompt) + count for prompt, count in requests) / 1000
 
     def logits(self, tokens: list[int]) -> np.ndarray:
         if self._options.precision == "int8":

@@ -58,6 +58,7 @@ def test_a_worker_answers(worker: Worker, tmp_path: Path) -> None:
     worker.start([[1, 2], [3, 4]])
     assert worker.decode(2) == pytest.approx([0.002, 0.002001])
     worker.stop()
+    assert worker.ragged([([1, 2], 3), ([4], 1)]) == 0.007
     logits = worker.logits([1, 2, 12], tmp_path / "logits.npy")
     assert logits.argmax(axis=1).tolist() == [1, 2, 1]
     assert logits.dtype == np.float32

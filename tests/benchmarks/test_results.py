@@ -54,6 +54,21 @@ def test_markdown_has_everything(results: Results) -> None:
     assert "- other is left out: it cannot be installed" in text
 
 
+def test_whole_requests_are_told_in_seconds(results: Results) -> None:
+    results.cells = [
+        Cell(
+            title="Ragged, 2 requests",
+            kind="ragged",
+            work=60,
+            rounds={"ours": [[2.0]], "theirs": [[5.0]]},
+            baselines=["theirs"],
+        )
+    ]
+    text = as_markdown(results, ("ours",))
+    assert "|  | s | best s | tokens/s | × theirs |" in text
+    assert "| ours | 2.00 | 2.00 | 30.0 | 0.40 |" in text
+
+
 def test_json_has_the_single_rounds(results: Results) -> None:
     data = json.loads(json.dumps(as_json(results, ("ours",))))
     (cell,) = data["cells"]

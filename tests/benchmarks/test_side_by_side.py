@@ -9,8 +9,9 @@ import pytest
 
 from benchmarks import environments, side_by_side
 from benchmarks.environments import PeerUnavailableError
+from benchmarks.results import as_json
 from benchmarks.side_by_side import ENTRIES, Entry, Settings, compare, settings_from
-from benchmarks.texts import ENGLISH, prompts
+from benchmarks.texts import ANSWER_LENGTHS, ENGLISH, PROMPT_LENGTHS, prompts, ragged_requests
 
 FAKE = str(Path(__file__).with_name("fake_worker.py"))
 CONTESTANTS = (
@@ -93,10 +94,41 @@ def test_a_round_in_which_a_peer_fails_is_begun_anew_without_it() -> None:
     assert results.notes == ["tired cannot prefill: RuntimeError: enough"]
 
 
+@pytest.mark.usefixtures("fake_peers")
+def test_ragged_requests_are_measured_last_and_once_each_round() -> None:
+    requests = ragged_requests(list(range(600)), 5)
+    results = compare(settings(batches=(1,), ragged=5, ragged_rounds=1))
+    cell = results.cells[-1]
+    assert (cell.title, cell.kind, cell.batch) == ("Ragged, 5 requests", "ragged", 5)
+    assert cell.work == sum(count for _, count in requests)
+    seconds = sum(len(prompt) + count for prompt, count in requests) / 1000
+    assert cell.rounds == {name: [[pytest.approx(seconds)]] for name in ("ours-f32", "ours-auto", "mute")}
+    assert cell.baselines == ["ours-f32", "ours-auto", "mute", "broken"], "compared with every one of ours"
+    (found,) = [each for each in as_json(results, ())["cells"] if each["kind"] == "ragged"]
+    assert set(found["ratios"]["ours-auto"]) == set(cell.rounds)
+    assert found["ratios"]["broken"] == {}
+
+
+def test_ragged_requests_need_room() -> None:
+    without = settings(lengths=(4,), batches=(1,))
+    with_them = settings(lengths=(4,), batches=(1,), ragged=64)
+    assert (without.max_batch, with_them.max_batch) == (1, 8)
+    assert with_them.max_length >= 256 + 96
+
+
+def test_ragged_requests_are_the_same_every_time() -> None:
+    requests = ragged_requests(list(range(50)), 64)
+    assert requests == ragged_requests(list(range(50)), 64)
+    assert all(PROMPT_LENGTHS[0] <= len(prompt) <= PROMPT_LENGTHS[1] for prompt, _ in requests)
+    assert all(ANSWER_LENGTHS[0] <= count <= ANSWER_LENGTHS[1] for _, count in requests)
+    assert len({len(prompt) for prompt, _ in requests}) > 40
+
+
 def test_settings_come_from_the_command_line() -> None:
     found = settings_from(["tiny", "--only", "ours-auto,llama.cpp-gguf", "--lengths", "8,16", "--rounds", "3"])
     assert [entry.name for entry in found.entries] == ["ours-auto", "llama.cpp-gguf"]
-    assert (found.model, found.lengths, found.rounds) == ("tiny", (8, 16), 3)
+    assert (found.model, found.lengths, found.rounds, found.ragged) == ("tiny", (8, 16), 3, 0)
+    assert settings_from(["--ragged", "64", "--ragged-rounds", "2"]).ragged_rounds == 2
     assert settings_from([]).entries == ENTRIES
 
 
@@ -106,6 +138,8 @@ def test_settings_come_from_the_command_line() -> None:
         (["--only", "vllm"], "--only 'vllm': must be of ours-auto"),
         (["--rounds", "0"], "must be at least 1"),
         (["--lengths", "0"], "numbers from 1"),
+        (["--ragged", "-1"], "0 for none"),
+        (["--ragged-rounds", "0"], "must be at least 1"),
     ],
 )
 def test_bad_settings_are_refused(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

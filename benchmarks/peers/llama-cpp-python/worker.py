@@ -9,7 +9,7 @@ import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.protocol import LoadOptions, serve
+from benchmarks.protocol import LoadOptions, Request, one_by_one, serve
 
 _CHUNK = 512
 
@@ -62,6 +62,9 @@ class LlamaCpp:
 
     def stop(self) -> None:
         self._clear()
+
+    def ragged(self, requests: list[Request]) -> float:
+        return one_by_one(self, requests)
 
     def logits(self, tokens: list[int]) -> npt.NDArray[np.float32]:
         self._open(1)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime_genai as og
 
-from benchmarks.protocol import LoadOptions, serve
+from benchmarks.protocol import LoadOptions, Request, serve
 
 
 class OnnxRuntimeGenai:
@@ -31,16 +31,14 @@ class OnnxRuntimeGenai:
         return importlib.metadata.version("onnxruntime-genai")
 
     def prefill(self, tokens: list[int]) -> float:
-        generator = self._generator(1)
+        generator = self._generator(1, self._max_length)
         started = perf_counter()
         generator.append_tokens(np.asarray([tokens], np.int32))
         generator.generate_next_token()
         return perf_counter() - started
 
     def start(self, prompts: list[list[int]]) -> None:
-        self._held = self._generator(len(prompts))
-        self._held.append_tokens(np.asarray(prompts, np.int32))
-        self._held.generate_next_token()
+        self._begin(prompts, self._max_length)
 
     def decode(self, steps: int) -> list[float]:
         seconds = []
@@ -54,20 +52,32 @@ class OnnxRuntimeGenai:
     def stop(self) -> None:
         del self._held
 
+    def ragged(self, requests: list[Request]) -> float:
+        """One by one, each with a cache no longer than it needs."""
+        started = perf_counter()
+        for prompt, count in requests:
+            self._begin([prompt], len(prompt) + count)
+            self.decode(count - 1)
+            self.stop()
+        return perf_counter() - started
+
     def logits(self, tokens: list[int]) -> npt.NDArray[np.float32]:
         """One token at a time: after a prompt it keeps the last position's logits only."""
-        generator = self._generator(1)
+        generator = self._generator(1, self._max_length)
         rows = []
         for token in tokens:
             generator.append_tokens(np.asarray([[token]], np.int32))
             rows.append(np.array(generator.get_logits(), np.float32).reshape(-1))
         return np.stack(rows)
 
-    def _generator(self, batch: int) -> og.Generator:
+    def _begin(self, prompts: list[list[int]], max_length: int) -> None:
+        self._held = self._generator(len(prompts), max_length)
+        self._held.append_tokens(np.asarray(prompts, np.int32))
+        self._held.generate_next_token()
+
+    def _generator(self, batch: int, max_length: int) -> og.Generator:
         params = og.GeneratorParams(self._model)
-        params.set_search_options(
-            batch_size=batch, do_sample=False, min_length=self._max_length, max_length=self._max_length
-        )
+        params.set_search_options(batch_size=batch, do_sample=False, min_length=max_length, max_length=max_length)
         return og.Generator(self._model, params)
 
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 
-from benchmarks.protocol import LoadOptions, serve
+from benchmarks.protocol import LoadOptions, Request, one_by_one, serve
 
 
 class Transformers:
@@ -42,6 +42,9 @@ class Transformers:
 
     def stop(self) -> None:
         del self._cache
+
+    def ragged(self, requests: list[Request]) -> float:
+        return one_by_one(self, requests)
 
     def logits(self, tokens: list[int]) -> npt.NDArray[np.float32]:
         logits: npt.NDArray[np.float32] = self._model(torch.tensor([tokens])).logits[0].numpy()
