@@ -3,23 +3,30 @@
     coroutine ──submit──► inbox ──► engine thread: step, step, step … ──► each request's reader ──► coroutine
 
 The event loop never waits for a run of the graph, and the engine never waits for a reader: a request whose reader is
-`MAX_UNREAD` items behind is paused (its row is kept, the others go on) until it catches up, leaves or times out.
+`MAX_UNREAD` items behind is paused (the others go on) until it catches up, leaves or times out. A reader that is gone,
+its event loop closed or its stream dropped, cancels its request.
 """
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
+import logging
 import threading
+import weakref
 from collections.abc import AsyncIterator
 from typing import Generic, Protocol, TypeVar
 
 from genai.engine.engine import Engine, Request
 from genai.engine.sequence import Sequence, Sink, TokenEvent
 
+_log = logging.getLogger(__name__)
+
 Item = TypeVar("Item")
 MAX_UNREAD = 64
 """Unread items at which a request pauses, until its reader has taken them."""
+_LOOK_SECONDS = 0.05
+"""How often an engine with nothing but paused requests looks for deadlines and closed event loops."""
 
 
 class AsyncEngine:
@@ -27,9 +34,10 @@ class AsyncEngine:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self._wake = threading.Condition()
+        self._changed = threading.Condition()  # guards what follows
         self._is_woken = False
         self._is_closed = False
+        self._open: dict[Sequence, asyncio.AbstractEventLoop] = {}  # requests that have not ended, and who reads them
         self._thread = threading.Thread(target=self._run, name="genai-engine", daemon=True)
         self._thread.start()
 
@@ -38,42 +46,71 @@ class AsyncEngine:
 
         Raises: as `Engine.submit`.
         """
-        stream = Stream(self, reader)
-        stream.sequence = self.engine.submit(dataclasses.replace(request, sink=stream))
+        feed = _Feed(self, reader)
+        with self._changed:  # so that none slips in behind the last look at the inbox
+            sequence = self.engine.submit(dataclasses.replace(request, sink=feed))
+            self._open[sequence] = feed.loop
         self.wake()
-        return stream
+        return Stream(self, feed, sequence)
+
+    def cancel(self, sequence: Sequence) -> None:
+        """End a request; its row is free before the next step runs. Cancelling what has ended does nothing."""
+        if sequence.finish_reason is None:
+            self.engine.cancel(sequence)
+            self.wake()
 
     def wake(self) -> None:
         """Tell the engine's thread that there is something to do."""
-        with self._wake:
+        with self._changed:
             self._is_woken = True
-            self._wake.notify()
+            self._changed.notify()
 
-    async def drain(self, timeout: float) -> bool:
+    async def drain(self, timeout: float | None = None) -> bool:
         """Refuse new requests and wait for the accepted ones; True if all ended within `timeout` seconds."""
         self.engine.drain()
-        deadline = asyncio.get_running_loop().time() + timeout
-        while self.engine.has_work and asyncio.get_running_loop().time() < deadline:
+        loop = asyncio.get_running_loop()
+        deadline = None if timeout is None else loop.time() + timeout
+        while self._open and (deadline is None or loop.time() < deadline):
             await asyncio.sleep(0.01)
-        return not self.engine.has_work
+        return not self._open
 
     def close(self) -> None:
-        """End every request and stop the thread."""
+        """End every request and stop the thread, after the step that it is in. Closing twice does nothing."""
         self._is_closed = True
         self.wake()
         self._thread.join()
 
+    def ended(self, sequence: Sequence) -> None:
+        """On the engine's thread: a request has had its last event."""
+        with self._changed:
+            self._open.pop(sequence, None)
+
     def _run(self) -> None:
         while not self._is_closed:
+            self._step()
+            if not self.engine.has_work or self.engine.is_stalled:
+                with self._changed:
+                    self._changed.wait_for(lambda: self._is_woken, _LOOK_SECONDS if self.engine.has_work else None)
+                    self._is_woken = False
+        with self._changed:
+            self.engine.drain()
+        self.engine.cancel_all()
+
+    def _step(self) -> None:
+        """One step. An error that nobody foresaw has ended all requests; the engine is ready for others."""
+        try:
+            self._cancel_orphans()
             if self.engine.has_work:
                 self.engine.step()
-            if not self.engine.has_work or self.engine.is_stalled:
-                # Paused requests still have deadlines, so a stalled engine looks again by itself.
-                with self._wake:
-                    self._wake.wait_for(lambda: self._is_woken, 0.05 if self.engine.has_work else None)
-                    self._is_woken = False
-        self.engine.drain()
-        self.engine.cancel_all()
+        except Exception:
+            _log.exception("a step of the engine failed; all its requests have ended")
+
+    def _cancel_orphans(self) -> None:
+        """What is paused delivers nothing, and so would never notice that its event loop is closed."""
+        with self._changed:
+            orphans = [sequence for sequence, loop in self._open.items() if loop.is_closed()]
+        for sequence in orphans:
+            self.engine.cancel(sequence)
 
 
 class Reader(Sink, Protocol[Item]):
@@ -92,46 +129,61 @@ class Reader(Sink, Protocol[Item]):
 class Stream(Generic[Item]):
     """What one request's reader sees: an asynchronous iterator over its items that ends with the sequence.
 
-    Leaving it early (`aclose`, or an exception in the reader) cancels the request.
+    Leaving it early (`aclose`, or an exception in the reader) cancels the request, and so does dropping it unread.
     """
 
-    def __init__(self, owner: AsyncEngine, reader: Reader[Item]) -> None:
-        self.sequence: Sequence
+    def __init__(self, owner: AsyncEngine, feed: _Feed[Item], sequence: Sequence) -> None:
+        self.sequence = sequence
         self._owner = owner
-        self._reader = reader
-        self._loop = asyncio.get_running_loop()
-        self._arrived = asyncio.Event()
-        self._is_over = False
+        self._feed = feed
+        weakref.finalize(self, owner.cancel, sequence).atexit = False
 
     async def __aiter__(self) -> AsyncIterator[Item]:
+        feed = self._feed
         try:
-            while not self._is_over or self._reader.num_unread:
-                await self._arrived.wait()
-                self._arrived.clear()
-                for item in self._reader.take():
+            while not feed.is_over or feed.reader.num_unread:
+                await feed.arrived.wait()
+                feed.arrived.clear()
+                for item in feed.reader.take():
                     yield item
                 if self.sequence.is_paused:
                     self.sequence.is_paused = False
                     self._owner.wake()
         finally:
-            if not self._is_over:
-                self.cancel()
+            self.cancel()
 
     def cancel(self) -> None:
         """End the request; its row is free before the next step runs."""
-        self._owner.engine.cancel(self.sequence)
-        self._owner.wake()
+        self._owner.cancel(self.sequence)
+
+
+class _Feed(Generic[Item]):
+    """The engine's end of a stream: a sink that hands events to the reader and wakes its event loop."""
+
+    def __init__(self, owner: AsyncEngine, reader: Reader[Item]) -> None:
+        self.reader = reader
+        self.loop = asyncio.get_running_loop()
+        self.arrived = asyncio.Event()
+        self.is_over = False
+        self._owner = owner
 
     def accept(self, event: TokenEvent) -> bool:
         """On the engine's thread: let the reader judge an event."""
-        return self._reader.accept(event)
+        return self.reader.accept(event)
 
     def deliver(self, event: TokenEvent) -> None:
         """On the engine's thread: hand a final event over, and pause a sequence whose reader is far behind."""
-        self._reader.deliver(event)
-        self._is_over = event.finish_reason is not None
-        event.sequence.is_paused = self._reader.num_unread >= MAX_UNREAD
         try:
-            self._loop.call_soon_threadsafe(self._arrived.set)
-        except RuntimeError:  # the reader's event loop is closed: nobody will read on
-            self._owner.engine.cancel(event.sequence)
+            self.reader.deliver(event)
+            event.sequence.is_paused = self.reader.num_unread >= MAX_UNREAD
+        finally:
+            if event.finish_reason is not None:
+                self.is_over = True
+                self._owner.ended(event.sequence)
+            self._wake_reader(event.sequence)
+
+    def _wake_reader(self, sequence: Sequence) -> None:
+        try:
+            self.loop.call_soon_threadsafe(self.arrived.set)
+        except RuntimeError:  # the event loop is closed: nobody will read on
+            self._owner.cancel(sequence)

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 import pytest
 
 from genai.config import GenerationConfig
+from genai.engine import async_engine
 from genai.engine.async_engine import MAX_UNREAD, AsyncEngine, Stream
 from genai.engine.engine import Engine, Request
 from genai.engine.prefix_cache import PrefixCache
@@ -172,6 +173,20 @@ def test_readers_at_any_pace_lose_nothing() -> None:
             streams = [engine.submit(request([n], 150), Reader()) for n in range(12)]
             texts = await asyncio.gather(*(read(stream, rng) for stream in streams))
             assert texts == [greedy_continuation([n], 150) for n in range(12)]
+
+    run(main())
+
+
+def test_a_reader_that_has_caught_up_is_served_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(async_engine, "_LOOK_SECONDS", 100.0)
+
+    async def main() -> None:
+        with engine_of() as (engine, _):
+            reader = Reader()
+            stream = engine.submit(request([1], 300), reader)
+            await until(lambda: reader.num_unread >= MAX_UNREAD)
+            await asyncio.sleep(0.02)
+            assert await tokens_of(stream) == greedy_continuation([1], 300)
 
     run(main())
 
@@ -403,29 +418,31 @@ def test_requests_come_from_several_loops_and_threads() -> None:
 
 def test_the_event_loop_stays_free_while_the_graph_runs() -> None:
     """With runs of 40 ms: a loop that waited for one anywhere would be late by about that."""
-    lags: list[float] = []
 
-    async def tick() -> None:
+    async def tick(lags: list[float]) -> None:
         while True:
             begun = time.perf_counter()
             await asyncio.sleep(0.002)
             lags.append(time.perf_counter() - begun - 0.002)
 
-    async def main() -> None:
+    async def main(lags: list[float]) -> None:
         with engine_of(seconds=0.04, max_batch=8) as (engine, _):
-            ticking = asyncio.create_task(tick())
+            ticking = asyncio.create_task(tick(lags))
             streams = []
             for n in range(12):
-                streams.append(engine.submit(request([n] * 40, 10), Reader()))
+                streams.append(engine.submit(request([n] * 40, 5), Reader()))
                 await asyncio.sleep(0.013)
             streams.pop().cancel()
             await asyncio.gather(*map(tokens_of, streams))
             ticking.cancel()
 
-    run(main())
-    lags.sort()
-    assert lags[len(lags) // 2] < 0.005
-    assert lags[len(lags) * 98 // 100] < 0.02, "other processes may take the processor; the engine must not"
+    for _ in range(3):  # other processes may take the processor; the engine must not
+        lags: list[float] = []
+        run(main(lags))
+        lags.sort()
+        if lags[len(lags) // 2] < 0.003 and lags[len(lags) * 98 // 100] < 0.01:
+            return
+    pytest.fail(f"the loop was late by {lags[-10:]} s")
 
 
 def test_nothing_spins_when_there_is_nothing_to_run() -> None:
@@ -458,7 +475,8 @@ def test_a_reader_with_a_bug_ends_itself_only(place: str) -> None:
             stream = engine.submit(request([1], 100), Reader(fails_in=place))
             other = engine.submit(request([2], 30), Reader())
             with contextlib.suppress(RuntimeError):
-                await asyncio.wait_for(tokens_of(stream), 5)
+                async with asyncio.timeout(5):
+                    assert len([item async for item in stream]) <= 3
             assert await tokens_of(other) == greedy_continuation([2], 30)
             await until(lambda: stream.sequence.finish_reason)
             assert stream.sequence.finish_reason == ("cancelled" if place == "take" else "error")
@@ -490,9 +508,13 @@ def test_bad_requests_are_refused_when_submitted() -> None:
             with pytest.raises(ConfigError, match="no tokens"):
                 engine.submit(request([]), Reader())
             streams = []
-            with pytest.raises(QueueFullError, match="the most allowed"):
+
+            def submit_many() -> None:
                 for n in range(10):
                     streams.append(engine.submit(request([n], 100), Reader()))
+
+            with pytest.raises(QueueFullError, match="the most allowed"):
+                submit_many()
             assert all([len(await tokens_of(stream)) == 100 for stream in streams])
             assert await engine.drain(0.0), "what was refused is not waited for"
 
@@ -501,31 +523,32 @@ def test_bad_requests_are_refused_when_submitted() -> None:
 
 def test_priorities_are_handed_on() -> None:
     async def main() -> None:
-        with engine_of(max_batch=1, seconds=0.001) as (engine, _):
+        with engine_of(max_batch=1, seconds=0.001) as (engine, runner):
             order: list[int] = []
 
             async def read(number: int, priority: int) -> None:
                 await tokens_of(engine.submit(request([number], 5, priority=priority), Reader()))
                 order.append(number)
 
-            await asyncio.gather(*(read(n, -n) for n in range(5)))
-            assert order[1:] == [4, 3, 2, 1] or order == [4, 3, 2, 1, 0]
+            first = engine.submit(request([9], 60), Reader())
+            await until(lambda: runner.cache.rows)
+            await asyncio.gather(*(read(n, -n) for n in range(5)), tokens_of(first))
+            assert order == [4, 3, 2, 1, 0]
 
     run(main())
 
 
 def test_random_cancels_and_failures_leak_nothing() -> None:
     async def read(stream: Stream[Item], rng: random.Random) -> FinishReason | None:
-        reason = None
+        items: list[Item] = []
         leaves_after = rng.choice([None, None, 1, 5, 20])
         with contextlib.suppress(asyncio.TimeoutError):
             async with asyncio.timeout(rng.choice([None, None, None, 0.05])):
-                seen = 0
-                async for _, reason in stream:
-                    seen += 1
-                    if seen == leaves_after:
+                async for item in stream:
+                    items.append(item)
+                    if len(items) == leaves_after:
                         break
-        return reason
+        return items[-1][1] if items else None
 
     async def main() -> None:
         rng = random.Random(3)
