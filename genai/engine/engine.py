@@ -196,6 +196,7 @@ class Engine:
         for sequence in plan.expired:
             self._end(sequence, "timeout")
         for sequence in plan.preempted:
+            self._remember(sequence)  # copied back when it resumes, if it is still there then
             self._release(sequence)
             sequence.timeline.num_preemptions += 1
             if self._metrics:

@@ -10,7 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from genai.config import GenerationConfig
+from genai.engine.engine import Engine, Request
 from genai.engine.prefix_cache import BLOCK_SIZE, PrefixCache
+from genai.engine.scheduler import Limits
+from tests.fakes import SHAPE, FakeRunner, greedy_continuation
 
 SLOT_BYTES, NUM_BUFFERS = 4, 3
 BLOCK_BYTES = SLOT_BYTES * BLOCK_SIZE * NUM_BUFFERS
@@ -158,6 +162,36 @@ def test_clearing_forgets_everything() -> None:
     cache.clear()
     assert cache.num_bytes == 0
     assert cache.lookup(prompt(1, 2)) == 0
+
+
+class CountingRunner(FakeRunner):
+    """Counts the tokens that were prefilled."""
+
+    num_prefilled = 0
+
+    def prefill_chunk(self, row: int, tokens: Sequence[int]) -> np.ndarray:
+        self.num_prefilled += len(tokens)
+        return super().prefill_chunk(row, tokens)
+
+
+def test_what_had_to_give_way_is_copied_back_when_it_resumes() -> None:
+    num_prefilled = []
+    for max_bytes in (0, 10**6):
+        runner = CountingRunner(256)
+        limits = Limits(max_batch=4, max_seq_len=250, prefill_chunk=64)
+        prefixes = PrefixCache(b"fake", SHAPE.slot_bytes, SHAPE.num_buffers, max_bytes)
+        engine = Engine(runner, limits, (), prefixes)  # type: ignore[arg-type]
+        config = GenerationConfig(max_new_tokens=90, ignore_eos=True)
+        texts = [engine.submit(Request(prompt=[n] * 30, config=config)) for n in range(3)]
+        while engine.has_work:
+            engine.step()
+        assert [text.generated for text in texts] == [greedy_continuation([n] * 30, 90) for n in range(3)]
+        assert sum(text.timeline.num_preemptions for text in texts) > 0
+        assert all(text.num_cached == 0 for text in texts), "usage tells of the prompt as it came"
+        num_prefilled.append(runner.num_prefilled)
+    without, with_prefixes = num_prefilled
+    assert without > 150
+    assert with_prefixes < 110, "three prompts, and less than a block for each that resumed"
 
 
 class Prefixes(RuleBasedStateMachine):
