@@ -7,10 +7,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint bench bench-peers clean
 
 help: ## show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
 demo: $(VENV)/.cpu ## fetch SmolLM2, build it, stream an answer (PROMPT="..." to ask something else)
 	@$(BIN)/genai run $(MODEL) "$$PROMPT"
@@ -25,6 +25,9 @@ lint: $(VENV)/.dev ## check style and types
 
 bench: $(VENV)/.cpu ## measure prefill and decoding on this machine
 	@$(BIN)/genai bench $(MODEL)
+
+bench-peers: $(VENV)/.cpu ## compare with other runtimes on the same weights
+	@$(BIN)/python -m benchmarks.side_by_side $(MODEL)
 
 clean: ## remove .venv and what tools have cached here
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

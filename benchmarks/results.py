@@ -6,6 +6,7 @@ import dataclasses
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from benchmarks.measure import ratios
 from benchmarks.protocol import JSON
@@ -85,6 +86,7 @@ def as_json(results: Results, baselines: Sequence[str]) -> dict[str, JSON]:
                 "kind": cell.kind,
                 "length": cell.length,
                 "batch": cell.batch,
+                "baselines": list(cell.baselines),
                 "disturbance": cell.disturbance,
                 "rounds": {name: [list(seconds) for seconds in rounds] for name, rounds in cell.rounds.items()},
                 "median_seconds": {name: cell.median(name) for name in cell.rounds},
@@ -96,6 +98,19 @@ def as_json(results: Results, baselines: Sequence[str]) -> dict[str, JSON]:
         ],
         "notes": list(results.notes),
     }
+
+
+def from_json(data: Mapping[str, Any]) -> Results:
+    """What `as_json` wrote, without what it worked out."""
+    fields = {each.name for each in dataclasses.fields(Cell)}
+    return Results(
+        model=data["model"],
+        machine=data["machine"],
+        settings=data["settings"],
+        contestants=[Contestant(**each) for each in data["contestants"]],
+        cells=[Cell(**{name: cell[name] for name in fields}) for cell in data["cells"]],
+        notes=data["notes"],
+    )
 
 
 def as_markdown(results: Results, baselines: Sequence[str]) -> str:

@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from benchmarks import environments
+from benchmarks import environments, plots
 from benchmarks.environments import ROOT, PeerUnavailableError
 from benchmarks.hf_folder import write_hf_folder
 from benchmarks.measure import FloatArray, divergence
@@ -69,7 +69,7 @@ ENTRIES = (
 class Settings:
     """What to measure: `rounds` rounds, each of `steps` decode steps (or one prefill) of every contestant.
 
-    ragged: so many requests of different lengths, in `ragged_rounds` rounds; 0 for none.
+    ragged: so many requests of different lengths, in `ragged_rounds` rounds; 0 for none; plot: a folder for plots.
     """
 
     model: str
@@ -84,6 +84,7 @@ class Settings:
     patience: int
     ragged: int = 0
     ragged_rounds: int = 1
+    plot: Path | None = None
 
     @property
     def max_batch(self) -> int:
@@ -295,6 +296,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--ragged", type=int, default=0, metavar="N", help="also N requests of different lengths")
     parser.add_argument("--ragged-rounds", type=int, default=1, help="rounds of these, minutes each (default 1)")
+    parser.add_argument("--plot", type=Path, metavar="DIR", help="draw plots (SVG) into this folder")
     return parser
 
 
@@ -322,6 +324,7 @@ def settings_from(arguments: Sequence[str]) -> Settings:
         patience=max(1, chosen.patience),
         ragged=chosen.ragged,
         ragged_rounds=chosen.ragged_rounds,
+        plot=chosen.plot,
     )
 
 
@@ -340,12 +343,18 @@ def main(arguments: Sequence[str]) -> None:
     """Measure, print Markdown, and keep it with the JSON in benchmarks/results."""
     settings = settings_from(arguments)
     results = compare(settings)
+    can_draw = settings.plot is not None and plots.can_draw()
+    if settings.plot and not can_draw:
+        results.notes.append(plots.NEEDS)
     folder = ROOT / "results"
     folder.mkdir(exist_ok=True)
     markdown = as_markdown(results, BASELINES)
     (folder / f"{settings.model}.json").write_text(json.dumps(as_json(results, BASELINES), indent=1))
     (folder / f"{settings.model}.md").write_text(markdown)
     print(markdown)
+    if settings.plot and can_draw:
+        for path in plots.draw(results, settings.plot):
+            _say(f"drawn: {path}")
 
 
 if __name__ == "__main__":

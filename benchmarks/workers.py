@@ -114,9 +114,10 @@ class Worker:
 
     def ragged(self, requests: Sequence[Request]) -> float:
         """Seconds until all of these are answered in full."""
-        prompts = [list(prompt) for prompt, _ in requests]
-        counts = [count for _, count in requests]
-        return _seconds(self.call("ragged", prompts=prompts, counts=counts)["seconds"])
+        reply = self.call(
+            "ragged", prompts=[list(prompt) for prompt, _ in requests], counts=[count for _, count in requests]
+        )
+        return _seconds(reply["seconds"])
 
     def logits(self, tokens: list[int], path: Path) -> FloatArray:
         """Teacher-forced logits [T, V], by way of a file."""
