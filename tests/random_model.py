@@ -35,9 +35,10 @@ class RandomSource:
 
     def __init__(self, **changes: object) -> None:
         self.config = {**CONFIG, **changes}
-        hidden, inner = 64, 96
+        hidden, inner, vocab_size = 64, 96, self.config["vocab_size"]
+        assert isinstance(vocab_size, int)
         self._shapes: dict[str, tuple[int, ...]] = {
-            "model.embed_tokens.weight": (101, hidden),
+            "model.embed_tokens.weight": (vocab_size, hidden),
             "model.norm.weight": (hidden,),
         }
         for layer in range(2):

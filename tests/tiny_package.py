@@ -1,0 +1,61 @@
+"""A whole model package that is built in a moment: random weights, a tokenizer of bytes, a chat template."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers
+
+from genai.config import CONTRACT_VERSION, ModelConfig, Provenance
+from tests.random_model import CONFIG, build_random_model
+
+BEGIN, END = "<|begin|>", "<|end|>"
+VOCAB_SIZE = 258
+BEGIN_ID, END_ID = 256, 257
+TEMPLATE = (
+    "{% for message in messages %}<|begin|>{{ message.role }}\n{{ message.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|begin|>assistant\n{% endif %}"
+)
+
+
+def byte_tokenizer() -> tokenizers.Tokenizer:
+    """Token n is byte n; two more begin and end a message."""
+    alphabet = {letter: byte for byte, letter in enumerate(_letters())}
+    tokenizer = tokenizers.Tokenizer(models.BPE(vocab=alphabet, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([BEGIN, END])
+    return tokenizer
+
+
+def tiny_package(folder: Path, *, has_template: bool = True, max_position: int = 4096, **generation: object) -> Path:
+    """Build a package; generation: its own generation defaults."""
+    folder.mkdir(parents=True, exist_ok=True)
+    build_random_model(folder, vocab_size=VOCAB_SIZE, max_position_embeddings=max_position)
+    byte_tokenizer().save(str(folder / "tokenizer.json"))
+    if has_template:
+        (folder / "chat_template.jinja").write_text(TEMPLATE)
+    ModelConfig(
+        contract_version=CONTRACT_VERSION,
+        model_type=str(CONFIG["model_type"]),
+        num_layers=2,
+        hidden_size=64,
+        vocab_size=VOCAB_SIZE,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=16,
+        max_position=max_position,
+        cache_dtype="float32",
+        eos_token_ids=(END_ID,),
+        generation=generation,  # type: ignore[arg-type]
+        provenance=Provenance(source="random", sha256="", precision="f32", builder="tests"),
+    ).write(folder)
+    return folder
+
+
+def _letters() -> list[str]:
+    """The letter that stands for each byte in byte-level BPE vocabularies (GPT-2's table)."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = iter(range(256, 512))
+    return [chr(byte) if byte in printable else chr(next(others)) for byte in range(256)]
