@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import operator
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -79,6 +80,7 @@ class GenerationConfig:
 
     def __post_init__(self) -> None:
         if self.max_new_tokens is not None:
+            object.__setattr__(self, "max_new_tokens", operator.index(self.max_new_tokens))
             _require(self.max_new_tokens >= 1, "max_new_tokens", self.max_new_tokens, "at least 1")
         object.__setattr__(self, "stop_strings", _as_tuple(self.stop_strings))
         if any(not isinstance(stop, str) or not stop for stop in self.stop_strings):
