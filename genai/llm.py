@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from collections.abc import Sequence as List
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeAlias, cast, overload
+from typing import Self, TypeAlias, TypeGuard, cast, overload
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from genai.engine.engine import Engine, Request
 from genai.engine.prefix_cache import PrefixCache
 from genai.engine.scheduler import Limits
 from genai.engine.sequence import Sequence
-from genai.errors import ConfigError
+from genai.errors import CapacityError, ConfigError
 from genai.metrics import EngineMetrics
 from genai.progress import Progress, silent
 from genai.runtime.load import load_runner
@@ -80,6 +81,7 @@ class LLM:
         self._engine: Engine | None = self._new_engine(loaded.prefix_cache_bytes)
         self._defaults = GenerationConfig().updated(**self.config.generation)
         self._lock = threading.RLock()
+        self._depth = 0  # how often the thread that has the lock has taken it
 
     def _new_engine(self, prefix_cache_bytes: int) -> Engine:
         limits = Limits(
@@ -95,53 +97,87 @@ class LLM:
 
     @overload
     def generate(  # type: ignore[overload-overlap]  # a string is a sequence of strings too
-        self, prompt: Prompt, config: GenerationConfig | None = None, **options: object
+        self,
+        prompt: Prompt,
+        config: GenerationConfig | None = None,
+        *,
+        priority: int = 0,
+        timeout: float | None = None,
+        **options: object,
     ) -> Generation: ...
 
     @overload
     def generate(
-        self, prompt: List[Prompt], config: GenerationConfig | None = None, **options: object
+        self,
+        prompt: List[Prompt],
+        config: GenerationConfig | None = None,
+        *,
+        priority: int = 0,
+        timeout: float | None = None,
+        **options: object,
     ) -> list[Generation]: ...
 
     def generate(
-        self, prompt: Prompt | List[Prompt], config: GenerationConfig | None = None, **options: object
+        self,
+        prompt: Prompt | List[Prompt],
+        config: GenerationConfig | None = None,
+        *,
+        priority: int = 0,
+        timeout: float | None = None,
+        **options: object,
     ) -> Generation | list[Generation]:
         """Continue one prompt, or several in one batch: a string, token ids, chat messages, or a list of those.
 
-        config: None for the model's defaults; options: `GenerationConfig.updated`'s, set on top.
-        Raises: ConfigError, CapacityError, TokenizerError.
+        config: None for the model's defaults; options: `GenerationConfig.updated`'s, set on top; priority: lower runs
+        first; timeout: seconds after which each ends as it is. Raises: ConfigError, CapacityError, TokenizerError,
+        GraphRunError.
         """
         prompts, is_batch = _as_list(prompt)
-        requests = [self._request(one, config, options) for one in prompts]
-        results = self._generate(requests)
+        writers = [self._writer(config, options) for _ in prompts]
+        requests = [self._request(one, writer, priority, timeout) for one, writer in zip(prompts, writers, strict=True)]
+        results = self._generate(requests, writers)
         return results if is_batch else results[0]
 
-    def stream(self, prompt: Prompt, config: GenerationConfig | None = None, **options: object) -> Iterator[Chunk]:
+    def stream(
+        self,
+        prompt: Prompt,
+        config: GenerationConfig | None = None,
+        *,
+        priority: int = 0,
+        timeout: float | None = None,
+        **options: object,
+    ) -> Generator[Chunk, None, None]:
         """Continue one prompt, piece by piece; the pieces' texts joined are the whole text.
 
         Closing the iterator ends the sequence. Raises: as `generate`, when called, before the first piece.
         """
         if _as_list(prompt)[1]:
             raise ConfigError("stream takes one prompt; use generate for several")
-        request, writer = self._request(prompt, config, options)
-        return self._streamed(self.engine.submit(request), writer)
+        writer = self._writer(config, options)
+        pieces = self._streamed(self.engine.submit(self._request(prompt, writer, priority, timeout)), writer)
+        next(pieces)  # of a generator that has not begun, closing runs nothing
+        return pieces
 
     def logits(self, token_ids: List[int]) -> FloatArray:
-        """The logits that follow each token, teacher-forced: [T, V] float32."""
-        with self._lock:
-            if not len(token_ids) or min(token_ids) < 0 or max(token_ids) >= self.config.vocab_size:
-                raise ConfigError(f"token ids between 0 and {self.config.vocab_size - 1} are needed, at least one")
+        """The logits that follow each token, teacher-forced: [T, V] float32. Raises: ConfigError, CapacityError."""
+        if not _is_list(token_ids) or not all(map(_is_token, token_ids)):
+            raise ConfigError("logits() takes a list of token ids; llm.tokenizer.encode makes one of a text")
+        if not len(token_ids) or min(token_ids) < 0 or max(token_ids) >= self.config.vocab_size:
+            raise ConfigError(f"token ids between 0 and {self.config.vocab_size - 1} are needed, at least one")
+        if len(token_ids) > self.max_seq_len:
+            raise CapacityError(f"{len(token_ids)} tokens; at most {self.max_seq_len} fit (max_seq_len)")
+        with self._alone():
             if self.engine.running:
                 raise ConfigError("logits() needs the cache to itself; wait until the running texts have ended")
             row = self._runner.cache.allocate(len(token_ids))
             try:
-                return self._runner.score(row, list(token_ids))
+                return self._runner.score(row, [int(token) for token in token_ids])
             finally:
                 self._runner.cache.free(row)
 
     def close(self) -> None:
-        """Free the graph and its cache. Closing twice does nothing."""
-        with self._lock:
+        """Free the graph and its cache; texts in the making are cancelled. Closing twice does nothing."""
+        with self._alone():
             if self._engine is not None:
                 self._engine.cancel_all()
                 self._runner.release()
@@ -161,62 +197,96 @@ class LLM:
             raise ConfigError("this model is closed; load it again")
         return self._engine
 
-    def _request(
-        self, prompt: Prompt, config: GenerationConfig | None, options: dict[str, object]
-    ) -> tuple[Request, TextWriter]:
-        """What the engine runs, and what turns its tokens into text."""
-        settings = (config or self._defaults).updated(**options)
-        writer = TextWriter(self.tokenizer, settings)
-        return Request(prompt=self._encoded(prompt), config=settings, sink=writer), writer
+    def _writer(self, config: GenerationConfig | None, options: dict[str, object]) -> TextWriter:
+        """What turns one sequence's tokens into text; it knows the settings."""
+        return TextWriter(self.tokenizer, (config or self._defaults).updated(**options))
+
+    def _request(self, prompt: Prompt, writer: TextWriter, priority: int, timeout: float | None) -> Request:
+        return Request(
+            prompt=self._encoded(prompt), config=writer.config, priority=priority, timeout=timeout, sink=writer
+        )
 
     def _encoded(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):
             return self.tokenizer.encode(prompt)
-        if len(prompt) and all(isinstance(item, Mapping) for item in prompt):
-            return self.tokenizer.apply_chat_template([item for item in prompt if isinstance(item, Mapping)])
-        if all(isinstance(item, int | np.integer) for item in prompt):
-            return [int(item) for item in prompt if isinstance(item, int | np.integer)]
-        raise ConfigError("a prompt is a string, a list of token ids, or a list of messages with 'role' and 'content'")
+        if _is_list(prompt):
+            if len(prompt) and all(isinstance(item, Mapping) for item in prompt):
+                return self.tokenizer.apply_chat_template([item for item in prompt if isinstance(item, Mapping)])
+            if all(map(_is_token, prompt)):
+                return [int(item) for item in prompt if _is_token(item)]
+        raise ConfigError(_FORM)
 
-    def _generate(self, requests: List[tuple[Request, TextWriter]]) -> list[Generation]:
+    def _generate(self, requests: List[Request], writers: List[TextWriter]) -> list[Generation]:
         sequences: list[Sequence] = []
         try:
-            sequences.extend(self.engine.submit(request) for request, _ in requests)
-            while any(sequence.finish_reason is None for sequence in sequences):
-                with self._lock:
+            sequences.extend(self.engine.submit(request) for request in requests)
+            while True:
+                with self._alone():
+                    if all(sequence.finish_reason is not None for sequence in sequences):
+                        return [writer.result(each) for each, writer in zip(sequences, writers, strict=True)]
                     self.engine.step()
-            return [writer.result(sequence) for sequence, (_, writer) in zip(sequences, requests, strict=True)]
         finally:
             self._abandon(sequences)
 
-    def _streamed(self, sequence: Sequence, writer: TextWriter) -> Iterator[Chunk]:
+    def _streamed(self, sequence: Sequence, writer: TextWriter) -> Generator[Chunk, None, None]:
+        """An empty piece at once, which `stream` takes, and then those of the text."""
         try:
+            yield Chunk(text="", token_ids=[])
             while True:
                 for chunk in writer.take():
                     if chunk.finish_reason is not None:
                         yield replace(chunk, result=writer.result(sequence))
                         return
                     yield chunk
-                with self._lock:
-                    self.engine.step()
+                with self._alone():
+                    if not writer.num_unread:  # another thread's step may have brought some
+                        self.engine.step()
         finally:
             self._abandon([sequence])
 
     def _abandon(self, sequences: List[Sequence]) -> None:
         """Free the rows of sequences that nobody waits for any more."""
+        if (engine := self._engine) is None:
+            return
+        for sequence in sequences:
+            if sequence.finish_reason is None:
+                engine.cancel(sequence)
+        with self._alone():
+            # A stream may be collected as garbage in the middle of a step: rows must not move there.
+            if self._depth == 1:
+                engine.settle()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Have the engine and its cache to oneself; other threads wait for their turn."""
         with self._lock:
-            if self._engine is None:
-                return
-            for sequence in sequences:
-                if sequence.finish_reason is None:
-                    self._engine.cancel(sequence)
-            self._engine.settle()
+            self._depth += 1
+            try:
+                yield
+            finally:
+                self._depth -= 1
+
+
+_FORM = "a prompt is a string, a list of token ids, or a list of messages with 'role' and 'content'"
 
 
 def _as_list(prompt: Prompt | List[Prompt]) -> tuple[List[Prompt], bool]:
-    """(prompts, whether they were several). Raises: ConfigError for an empty list."""
-    if not isinstance(prompt, str) and not len(prompt):
+    """(prompts, whether they were several). Raises: ConfigError for an empty list, and for what is no list."""
+    if isinstance(prompt, str):
+        return [prompt], False
+    if not _is_list(prompt):
+        raise ConfigError(_FORM)
+    if not len(prompt):
         raise ConfigError("the prompt is empty; give a string, token ids, messages, or a list of those")
-    if isinstance(prompt, str) or isinstance(prompt[0], int | np.integer | Mapping):
+    if isinstance(prompt[0], Mapping) or _is_token(prompt[0]):
         return [cast(Prompt, prompt)], False
     return cast(List[Prompt], prompt), True
+
+
+def _is_list(value: object) -> TypeGuard[List[object]]:
+    """Whether a value has items in order; bytes are a mistake, and not a list of ids."""
+    return isinstance(value, List | np.ndarray) and not isinstance(value, bytes | bytearray | memoryview)
+
+
+def _is_token(value: object) -> TypeGuard[int]:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)

@@ -66,6 +66,7 @@ class TextWriter:
     """A sequence's sink: detokenizes, watches for stop strings, and keeps the pieces until they are taken."""
 
     def __init__(self, tokenizer: Tokenizer, config: GenerationConfig) -> None:
+        self.config = config
         self._detokenizer = tokenizer.detokenizer()
         self._stops = StopStrings(config.stop_strings)
         self._text: list[str] = []

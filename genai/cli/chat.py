@@ -5,16 +5,16 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from genai.cli import options, results
 from genai.cli.loading import Message, open_model
 from genai.errors import CapacityError, ConfigError
 
 if TYPE_CHECKING:
-    from genai import LLM, Chunk
+    from genai import LLM
 
 HELP = """\
 /help         this list
@@ -67,7 +67,7 @@ def chat(
 class Conversation:
     """The messages so far, and what a typed line does to them."""
 
-    def __init__(self, llm: LLM, system: str | None, generation: dict[str, object]) -> None:
+    def __init__(self, llm: LLM, system: str | None, generation: options.Keywords) -> None:
         self._llm = llm
         self._generation = generation
         self._messages: list[Message] = []
@@ -114,7 +114,7 @@ class Conversation:
     def _say(self, messages: list[Message], said: list[str]) -> str:
         """Stream the answer into `said` and onto the screen, until it ends or Ctrl-C; returns the closing note."""
         note = "stopped"
-        stream = cast("Generator[Chunk]", self._llm.stream(messages, None, **self._generation))
+        stream = self._llm.stream(messages, None, **self._generation)
         with contextlib.suppress(KeyboardInterrupt), contextlib.closing(stream), _interruptions() as is_interrupted:
             for chunk in stream:
                 said.append(chunk.text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, TypeAlias
 
 import typer
 
@@ -71,6 +71,10 @@ RepetitionPenalty = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def given(**options: object) -> dict[str, object]:
+Keywords: TypeAlias = dict[str, Any]
+"""Keyword arguments; names and values are checked by who takes them."""
+
+
+def given(**options: object) -> Keywords:
     """Only the options that were given, so that the model's own defaults hold for the others."""
     return {name: value for name, value in options.items() if value is not None}

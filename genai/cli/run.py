@@ -89,7 +89,7 @@ def _request(llm: LLM, text: str, *, system: str | None, raw: bool) -> str | lis
     return text
 
 
-def _stream(llm: LLM, request: str | list[Message], generation: dict[str, object]) -> None:
+def _stream(llm: LLM, request: str | list[Message], generation: options.Keywords) -> None:
     result = None
     for chunk in llm.stream(request, None, **generation):
         sys.stdout.write(chunk.text)

@@ -36,6 +36,7 @@ class Request:
     """A prompt and how to continue it.
 
     priority: lower runs first; timeout: seconds from submission until it ends with "timeout"; sink: who follows it.
+    Raises: ConfigError.
     """
 
     prompt: List[int]
@@ -43,6 +44,12 @@ class Request:
     priority: int = 0
     timeout: float | None = None
     sink: Sink | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.priority, int | np.integer):
+            raise ConfigError(f"priority={self.priority!r}: must be a whole number; lower runs first")
+        if self.timeout is not None and not (isinstance(self.timeout, int | float) and self.timeout >= 0):
+            raise ConfigError(f"timeout={self.timeout!r}: must be seconds, at least 0, or None")
 
 
 class Engine:
