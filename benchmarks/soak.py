@@ -125,9 +125,11 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=24)
     parser.add_argument("--model", default="smollm2-135m-instruct")
     options = parser.parse_args()
-    # A cache that is too small for eight rows, so that memory runs out and sequences are preempted.
+    # Too small for eight rows, so that some are preempted; a prefix cache that is soon full, so that memory is flat.
     source = Path(options.model) if Path(options.model).exists() else options.model
-    with genai.load(source, max_batch=8, max_seq_len=256, kv_cache_bytes=cache_bytes(options.model)) as llm:
+    with genai.load(
+        source, max_batch=8, max_seq_len=256, kv_cache_bytes=cache_bytes(options.model), prefix_cache_bytes=16 * 2**20
+    ) as llm:
         resident = asyncio.run(soak(llm, options.minutes, options.clients))
     warm = resident[min(2, len(resident) - 1)]
     print(f"memory grew {(resident[-1] - warm) / 1e6:.1f} MB after the first minute")
