@@ -264,6 +264,7 @@ class Engine:
                 tokens = [ready[row].tokens[-1:] if row in ready else () for row in group.rows]
                 logits = self._runner.advance(group, tokens)
             except GenAIError as error:
+                _log.warning("%d sequences end: %s", len(members), error)
                 failures += [(sequence, error) for _, sequence in members]
                 continue
             results += [(sequence, logits[index, 0]) for index, sequence in members]
@@ -328,11 +329,11 @@ class Engine:
         try:
             yield
         except GenAIError as error:
+            _log.warning("a sequence ends: %s", error)
             self._fail(sequence, error)
 
     def _fail(self, sequence: Sequence, error: GenAIError) -> None:
         if sequence.finish_reason is None:
-            _log.warning("a sequence ends: %s", error)
             sequence.error = error
             self._end(sequence, "error")
 
