@@ -21,6 +21,8 @@ ALLOWED = {
     "genai.models": LEAVES | {"genai.build", "genai.runtime"},
     "genai.llm": LEAVES
     | {"genai.writer", "genai.models", "genai.runtime", "genai.engine", "genai.text", "genai.decoding"},
+    "genai.batch_request": LEAVES | {"genai.text", "genai.writer"},
+    "genai.batch_file": LEAVES | {"genai.batch_request", "genai.engine", "genai.llm", "genai.writer"},
     "genai.bench": LEAVES | {"genai", "genai.llm", "genai.engine", "genai.runtime", "genai.models"},
     "genai.progress": set(),
     "genai.metrics": set(),

@@ -15,9 +15,17 @@ Message: TypeAlias = dict[str, str]
 """A chat message: its role and its content."""
 
 
-def open_model(name: str, *, precision: Precision, device: Device, threads: int | None, max_seq_len: int | None) -> LLM:
+def open_model(
+    name: str,
+    *,
+    precision: Precision,
+    device: Device,
+    threads: int | None,
+    max_seq_len: int | None,
+    max_batch: int | None = None,
+) -> LLM:
     """Load a model. The caller closes it."""
-    engine = given(num_threads=threads, max_seq_len=max_seq_len)
+    engine = given(num_threads=threads, max_seq_len=max_seq_len, max_batch=max_batch)
     with bars() as progress:
         progress(f"loading {name}", 0, 0)
         from genai.llm import load

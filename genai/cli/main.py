@@ -23,6 +23,7 @@ import typer
 from genai.cli.bench import bench
 from genai.cli.build import build
 from genai.cli.chat import chat
+from genai.cli.generate_file import generate_file
 from genai.cli.inspect import inspect
 from genai.cli.models import models
 from genai.cli.pull import pull
@@ -31,7 +32,7 @@ from genai.config import is_debugging
 from genai.errors import GenAIError
 
 _DISTRIBUTION = "onnx-kv-runtime"
-_COMMANDS: tuple[Callable[..., None], ...] = (run, chat, pull, build, models, inspect, bench)
+_COMMANDS: tuple[Callable[..., None], ...] = (run, chat, generate_file, pull, build, models, inspect, bench)
 # A usage error's class has no public name; it is what a bad parameter is a kind of.
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
@@ -45,9 +46,9 @@ def application() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback(invoke_without_command=True)(_top)
-    for command in _COMMANDS:
-        app.command(command.__name__)(command)
-    known = {command.__name__ for command in _COMMANDS}
+    known = {command.__name__.replace("_", "-"): command for command in _COMMANDS}
+    for name, command in known.items():
+        app.command(name)(command)
     for entry in importlib.metadata.entry_points(group="genai.commands"):
         if entry.name not in known:
             app.command(entry.name)(_plugin(entry))

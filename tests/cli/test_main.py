@@ -15,7 +15,7 @@ from genai.cli import main
 from genai.errors import GenAIError
 from tests.cli.conftest import FakeLLM, Genai
 
-COMMANDS = ("run", "chat", "pull", "build", "models", "inspect", "bench")
+COMMANDS = ("run", "chat", "generate-file", "pull", "build", "models", "inspect", "bench")
 
 
 def test_no_command_and_help_list_the_commands(run_genai: Genai) -> None:

@@ -1,0 +1,94 @@
+"""`genai generate-file`: answer a file of requests."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from genai.cli import options
+from genai.cli.bars import bars
+from genai.cli.loading import open_model
+
+if TYPE_CHECKING:
+    from genai.batch_file import BatchFile, Summary
+
+
+def generate_file(
+    source: Annotated[
+        Path, typer.Argument(metavar="IN.jsonl", help="Requests, one JSON object a line.", show_default=False)
+    ],
+    target: Annotated[
+        Path,
+        typer.Argument(metavar="OUT.jsonl", help="Answers; a file that is there is continued.", show_default=False),
+    ],
+    *,
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="MODEL",
+            help="A known name, a folder, a .gguf file, or a hub id.",
+            show_default=False,
+        ),
+    ],
+    max_new_tokens: options.MaxNewTokens = 512,
+    precision: options.PrecisionOption = "auto",
+    device: options.DeviceOption = "auto",
+    threads: options.Threads = None,
+    max_seq_len: options.MaxSeqLen = None,
+    max_batch: Annotated[int, typer.Option(min=1, metavar="N", help="Requests that run together.")] = 8,
+    json_output: options.Json = False,
+) -> None:
+    """Answer a file of requests in OpenAI's batch format, many at a time.
+
+    A batch that was interrupted goes on where it was when the same command is given again. A request that cannot be
+    answered gets an answer that says why. --max-new-tokens is for requests that do not say.
+    """
+    from genai.batch_file import BatchFile, Summary
+
+    started = time.perf_counter()
+    with BatchFile(source, target) as batch:
+        if batch.num_done < batch.num_requests:
+            with (
+                open_model(
+                    model,
+                    precision=precision,
+                    device=device,
+                    threads=threads,
+                    max_seq_len=max_seq_len,
+                    max_batch=max_batch,
+                ) as llm,
+                bars() as progress,
+            ):
+                started = time.perf_counter()
+                summary = batch.run(llm, (model, Path(model).name), max_new_tokens, progress)
+        else:
+            summary = Summary(skipped=batch.num_done)
+        _report(batch, summary, time.perf_counter() - started, json_output=json_output)
+
+
+def _report(batch: BatchFile, summary: Summary, seconds: float, *, json_output: bool) -> None:
+    if json_output:
+        numbers = {
+            "answered": summary.answered,
+            "failed": summary.failed,
+            "skipped": summary.skipped,
+            "prompt_tokens": summary.prompt_tokens,
+            "completion_tokens": summary.completion_tokens,
+            "seconds": seconds,
+        }
+        print(json.dumps(numbers))
+        return
+    parts = [f"{summary.answered} of {batch.num_requests} requests answered in {seconds:.1f} s"]
+    if summary.failed:
+        parts.append(f"{summary.failed} of them with an error")
+    if summary.skipped:
+        parts.append(f"{summary.skipped} were answered before")
+    speed = f"{summary.completion_tokens} tokens, {summary.completion_tokens / seconds:.1f} tokens/s"
+    print("; ".join([", ".join(parts), speed]), file=sys.stderr)
