@@ -10,6 +10,7 @@ its event loop closed or its stream dropped, cancels its request.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import dataclasses
 import logging
 import threading
@@ -40,6 +41,7 @@ class AsyncEngine:
         self._open: dict[Sequence, asyncio.AbstractEventLoop] = {}  # requests that have not ended, and who reads them
         self._thread = threading.Thread(target=self._run, name="genai-engine", daemon=True)
         self._thread.start()
+        atexit.register(self.close)  # an interpreter that ends under a run of the graph aborts
 
     def submit(self, request: Request, reader: Reader[Item]) -> Stream[Item]:
         """Queue a request and follow it through a reader; call on the event loop that reads the stream.
@@ -79,6 +81,7 @@ class AsyncEngine:
         self._is_closed = True
         self.wake()
         self._thread.join()
+        atexit.unregister(self.close)
 
     def ended(self, sequence: Sequence) -> None:
         """On the engine's thread: a request has had its last event."""

@@ -6,11 +6,14 @@ import asyncio
 import contextlib
 import gc
 import random
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -394,6 +397,28 @@ def test_what_is_submitted_while_closing_is_refused_or_ended() -> None:
                 closing.join()
 
     run(main())
+
+
+def test_an_engine_that_nobody_closed_is_closed_when_the_interpreter_ends() -> None:
+    code = """if True:
+        import asyncio, atexit
+        from tests.engine.test_async_engine import *
+        atexit.register(lambda: print("running" if engine._thread.is_alive() else "closed"))
+        limits = Limits(max_batch=4, max_seq_len=500, prefill_chunk=32)
+        prefixes = PrefixCache(b"fake", SHAPE.slot_bytes, SHAPE.num_buffers, 0)
+        engine = AsyncEngine(Engine(SlowRunner(4096, 0.01), limits, (), prefixes))
+
+        async def main():
+            async for _ in engine.submit(request([1], 400), Reader()):
+                return
+
+        asyncio.run(main())
+    """
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "closed\n", "")
 
 
 def test_requests_come_from_several_loops_and_threads() -> None:
