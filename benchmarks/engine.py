@@ -20,9 +20,9 @@ from pathlib import Path
 
 import genai
 from benchmarks.measure import interleaved
-from genai.config import GenerationConfig
 from genai.engine.engine import Request
 from genai.engine.sequence import Sequence as Text
+from genai.generation_config import GenerationConfig
 from genai.llm import LLM
 
 Row = dict[str, float]

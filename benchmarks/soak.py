@@ -23,11 +23,11 @@ from dataclasses import dataclass, field
 import psutil
 
 import genai
-from genai.config import GenerationConfig
 from genai.engine.async_engine import AsyncEngine, Stream
 from genai.engine.engine import Request
 from genai.engine.sequence import Sequence
 from genai.errors import GraphRunError
+from genai.generation_config import GenerationConfig
 from genai.llm import LLM
 from genai.writer import Chunk, TextWriter
 

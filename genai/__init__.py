@@ -14,14 +14,17 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from genai.config import EngineConfig, GenerationConfig, ModelConfig, SamplingConfig
+    from genai.config import EngineConfig, ModelConfig
     from genai.errors import GenAIError
+    from genai.generation_config import BeamSearchConfig, ConstraintConfig, GenerationConfig, SamplingConfig
     from genai.llm import LLM, load
     from genai.writer import Chunk, Generation, Timings, Usage
 
 __all__ = [
     "LLM",
+    "BeamSearchConfig",
     "Chunk",
+    "ConstraintConfig",
     "EngineConfig",
     "GenAIError",
     "Generation",
@@ -34,8 +37,9 @@ __all__ = [
 ]
 
 _HOMES = {
-    "genai.config": ("EngineConfig", "GenerationConfig", "ModelConfig", "SamplingConfig"),
+    "genai.config": ("EngineConfig", "ModelConfig"),
     "genai.errors": ("GenAIError",),
+    "genai.generation_config": ("BeamSearchConfig", "ConstraintConfig", "GenerationConfig", "SamplingConfig"),
     "genai.llm": ("LLM", "load"),
     "genai.writer": ("Chunk", "Generation", "Timings", "Usage"),
 }

@@ -31,10 +31,10 @@ from genai.batch_request import (
     request_of,
     status_of,
 )
-from genai.config import GenerationConfig
 from genai.engine.engine import Request
 from genai.engine.sequence import Sequence
 from genai.errors import ConfigError, GenAIError
+from genai.generation_config import GenerationConfig
 from genai.llm import LLM
 from genai.progress import Progress, silent
 from genai.writer import TextWriter

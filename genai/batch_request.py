@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, cast
 
-from genai.config import GenerationConfig
 from genai.errors import CapacityError, ConfigError, GenAIError, TokenizerError
+from genai.generation_config import GenerationConfig
 from genai.text.tokenizer import Tokenizer
 from genai.writer import Generation
 

@@ -22,11 +22,12 @@ from typing import Self
 
 import numpy as np
 
-from genai.config import EngineConfig, GenerationConfig
+from genai.config import EngineConfig
 from genai.engine.engine import Request
 from genai.engine.sequence import Sequence as Text
 from genai.engine.sequence import TokenEvent
 from genai.errors import CapacityError, ConfigError
+from genai.generation_config import GenerationConfig
 from genai.llm import LLM
 from genai.progress import Progress, silent
 from genai.runtime.session import choose_device, default_threads

@@ -1,21 +1,18 @@
 """Configuration as data: frozen, validated where it is made, unknown keys refused.
 
-`GenerationConfig` says how to continue a text, `EngineConfig` how to run a model, `ModelConfig` is a package's
-`genai.json`. The names in `GenerationConfig` are those of the ONNX generative-AI working group's preview interface.
-This is also the only module that reads environment variables.
+`EngineConfig` says how to run a model, `ModelConfig` is a package's `genai.json`; how to continue a text is in
+`genai/generation_config.py`. This is also the only module that reads environment variables.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import math
-import operator
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Literal
 
 from genai.errors import ConfigError, ContractError
 
@@ -26,96 +23,6 @@ DEVICES: tuple[Device, ...] = ("auto", "cpu", "cuda")
 
 CONTRACT_VERSION = 1
 """Raised when a package built by an older version can no longer be run."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SamplingConfig:
-    """How to choose a token when not taking the most probable one.
-
-    Filters apply in the order repetition penalty, temperature, top-k, top-p, min-p (transformers' order).
-    `top_k=0`, `top_p=1`, `min_p=0` and `repetition_penalty=1` switch the filter off, and so does None.
-    """
-
-    do_sample: bool = False
-    rng_seed: int | None = None
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-
-    def __post_init__(self) -> None:
-        _default_if_none(self)
-        _require(self.temperature > 0 and math.isfinite(self.temperature), "temperature", self.temperature, "above 0")
-        _require(self.top_k >= 0, "top_k", self.top_k, "at least 0 (0: off)")
-        _require(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1 (1: off)")
-        _require(0 <= self.min_p <= 1, "min_p", self.min_p, "between 0 and 1 (0: off)")
-        _require(
-            self.repetition_penalty > 0 and math.isfinite(self.repetition_penalty),
-            "repetition_penalty",
-            self.repetition_penalty,
-            "above 0 (1: off)",
-        )
-        if self.rng_seed is not None:
-            _require(0 <= self.rng_seed < 2**64, "rng_seed", self.rng_seed, "between 0 and 2**64 - 1")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GenerationConfig:
-    """How one text is continued.
-
-    max_new_tokens: at most this many tokens; None: until the context is full.
-    eos_token_ids: tokens that end the text; None: the model's own.
-    stop_strings: the text ends before the first of these.
-    ignore_eos: go on past end-of-sequence tokens (benchmarks).
-    logprobs: report the log probability of each generated token, before any sampling option.
-    """
-
-    max_new_tokens: int | None = None
-    eos_token_ids: tuple[int, ...] | None = None
-    stop_strings: tuple[str, ...] = ()
-    ignore_eos: bool = False
-    logprobs: bool = False
-    sampling_config: SamplingConfig = field(default_factory=SamplingConfig)
-
-    def __post_init__(self) -> None:
-        if self.max_new_tokens is not None:
-            object.__setattr__(self, "max_new_tokens", operator.index(self.max_new_tokens))
-            _require(self.max_new_tokens >= 1, "max_new_tokens", self.max_new_tokens, "at least 1")
-        object.__setattr__(self, "stop_strings", _as_tuple(self.stop_strings))
-        if any(not isinstance(stop, str) or not stop for stop in self.stop_strings):
-            raise ConfigError(f"stop_strings={list(self.stop_strings)!r}: every stop string is a non-empty string")
-        if self.eos_token_ids is not None:
-            object.__setattr__(self, "eos_token_ids", tuple(int(token) for token in self.eos_token_ids))
-
-    def updated(self, **options: object) -> GenerationConfig:
-        """A copy with flat options set: this class's fields and `SamplingConfig`'s, side by side, and their aliases.
-
-        A sampling option given without `do_sample` switches sampling on; `temperature=0` switches it off.
-        Raises: ConfigError for an unknown name or a bad value.
-        """
-        options = {_ALIASES.get(name, name): value for name, value in options.items()}
-        own = {name: options.pop(name) for name in list(options) if name in _names(GenerationConfig)}
-        unknown = options.keys() - _names(SamplingConfig)
-        if unknown:
-            allowed = sorted(
-                (_names(GenerationConfig) | _names(SamplingConfig) | _ALIASES.keys()) - {"sampling_config"}
-            )
-            raise ConfigError(f"unknown generation option {min(unknown)!r}; allowed: {', '.join(allowed)}")
-        nested = own.pop("sampling_config", None) or self.sampling_config
-        if not isinstance(nested, SamplingConfig):
-            raise ConfigError(f"sampling_config is a SamplingConfig, not {type(nested).__name__}")
-        if options:
-            if options.get("temperature") == 0:
-                options |= {"temperature": 1.0, "do_sample": False}
-            elif options.keys() & _SAMPLING_SWITCHES:
-                options.setdefault("do_sample", True)
-            nested = replaced(nested, **options)
-        return replaced(self, sampling_config=nested, **own)
-
-
-_ALIASES = {"seed": "rng_seed", "stop": "stop_strings", "stop_token_ids": "eos_token_ids"}
-_SAMPLING_SWITCHES = {"temperature", "top_k", "top_p", "min_p", "rng_seed"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -262,38 +169,6 @@ def certificate_file() -> str | None:
 def disable_runtime_telemetry() -> None:
     """Switch ONNX Runtime's telemetry off unless the user has chosen; call before it is imported."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-
-
-Config = TypeVar("Config", bound=SamplingConfig | GenerationConfig | EngineConfig)
-
-
-def replaced(config: Config, **changes: object) -> Config:
-    """`dataclasses.replace` that refuses unknown names and values of the wrong type with a ConfigError."""
-    unknown = changes.keys() - _names(type(config))
-    if unknown:
-        raise ConfigError(f"unknown option {sorted(unknown)[0]!r}; allowed: {', '.join(sorted(_names(type(config))))}")
-    try:
-        return dataclasses.replace(config, **cast(Any, changes))
-    except TypeError as error:
-        given = ", ".join(f"{name}={value!r}" for name, value in changes.items())
-        raise ConfigError(f"an option has a value of the wrong type ({given}): {error}") from None
-
-
-def _as_tuple(stops: object) -> object:
-    """One string for itself, None for none."""
-    if stops is None:
-        return ()
-    return (stops,) if isinstance(stops, str) else tuple(cast(Any, stops))
-
-
-def _names(kind: type) -> set[str]:
-    return {item.name for item in dataclasses.fields(kind)}
-
-
-def _default_if_none(config: SamplingConfig) -> None:
-    for item in dataclasses.fields(config):
-        if getattr(config, item.name) is None:
-            object.__setattr__(config, item.name, item.default)
 
 
 def _require(holds: bool, name: str, value: object, rule: str) -> None:

@@ -17,13 +17,14 @@ from typing import Self, TypeAlias, TypeGuard, cast, overload
 
 import numpy as np
 
-from genai.config import EngineConfig, GenerationConfig, ModelConfig, Precision, replaced
+from genai.config import EngineConfig, ModelConfig, Precision
 from genai.decoding.processors import FloatArray
 from genai.engine.engine import Engine, Request
 from genai.engine.prefix_cache import PrefixCache
 from genai.engine.scheduler import Limits
 from genai.engine.sequence import Sequence
 from genai.errors import CapacityError, ConfigError
+from genai.generation_config import GenerationConfig, replaced
 from genai.metrics import EngineMetrics
 from genai.progress import Progress, silent
 from genai.runtime.load import load_runner

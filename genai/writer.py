@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-from genai.config import GenerationConfig
 from genai.engine.sequence import FinishReason, Sequence, TokenEvent
+from genai.generation_config import GenerationConfig
 from genai.text.stop import StopStrings
 from genai.text.tokenizer import Tokenizer
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-LEAVES = {"genai.config", "genai.errors", "genai.metrics", "genai.progress"}
+LEAVES = {"genai.config", "genai.errors", "genai.generation_config", "genai.metrics", "genai.progress"}
 ALLOWED = {
     "genai.contract": LEAVES,
     "genai.decoding": LEAVES,
@@ -28,6 +28,7 @@ ALLOWED = {
     "genai.metrics": set(),
     "genai.errors": set(),
     "genai.config": {"genai.errors"},
+    "genai.generation_config": {"genai.errors"},
 }
 
 

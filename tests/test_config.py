@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from genai.config import EngineConfig, GenerationConfig, ModelConfig, Provenance, SamplingConfig, replaced
+from genai.config import EngineConfig, ModelConfig, Provenance
 from genai.errors import ConfigError, ContractError
+from genai.generation_config import GenerationConfig, SamplingConfig, replaced
 
 
 def test_flat_options_reach_their_place() -> None:
@@ -39,13 +40,13 @@ def test_none_means_the_default() -> None:
         ({"temperature": -1}, "temperature=-1: must be above 0"),
         ({"temperature": float("nan")}, "temperature=nan"),
         ({"temperature": "hot"}, "wrong type"),
-        ({"top_k": -1}, "top_k=-1: must be at least 0"),
-        ({"top_p": 0}, "top_p=0: must be above 0"),
+        ({"top_k": -2}, "top_k=-2: must be at least 0"),
+        ({"top_p": -0.1}, "top_p=-0.1: must be above 0"),
         ({"top_p": 1.5}, "top_p=1.5"),
         ({"min_p": 2}, "min_p=2"),
-        ({"repetition_penalty": 0}, "repetition_penalty=0"),
+        ({"repetition_penalty": -1}, "repetition_penalty=-1"),
         ({"rng_seed": -1}, "rng_seed=-1"),
-        ({"max_new_tokens": 0}, "max_new_tokens=0: must be at least 1"),
+        ({"max_new_tokens": -1}, "max_new_tokens=-1: must be at least 0"),
         ({"stop_strings": [""]}, "non-empty"),
         ({"stop_strings": [3]}, "non-empty"),
         ({"sampling_config": 3}, "is a SamplingConfig, not int"),

@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from genai.config import EngineConfig, GenerationConfig, SamplingConfig
+from genai.config import EngineConfig
 from genai.engine.sequence import TokenEvent
 from genai.errors import CapacityError, ConfigError, GenAIError, GraphRunError, TokenizerError
+from genai.generation_config import GenerationConfig, SamplingConfig
 from genai.llm import LLM, load
 from genai.writer import Chunk, Generation, TextWriter
 from tests.tiny_package import END_ID, VOCAB_SIZE, tiny_package

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genai.config import GenerationConfig, SamplingConfig
 from genai.decoding.sampler import Sampler
 from genai.engine.sequence import FinishReason, Sequence, Timeline, TokenEvent
 from genai.errors import GraphRunError
+from genai.generation_config import GenerationConfig, SamplingConfig
 from genai.text.tokenizer import Tokenizer
 from genai.writer import Chunk, TextWriter
 from tests.tiny_package import BEGIN_ID, END_ID, byte_tokenizer

@@ -24,8 +24,9 @@ from genai.build.precision import Plan
 from genai.build.safetensors import SafetensorsSource
 from genai.build.spec import DecoderSpec
 from genai.build.weights import Weights
-from genai.config import CONTRACT_VERSION, GenerationConfig, ModelConfig, Precision, Provenance
+from genai.config import CONTRACT_VERSION, ModelConfig, Precision, Provenance
 from genai.errors import ConfigError, ModelError
+from genai.generation_config import GenerationConfig
 from genai.progress import Progress, silent
 from genai.text.files import TokenizerFiles
 

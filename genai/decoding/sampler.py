@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from genai.config import SamplingConfig
 from genai.decoding import processors
 from genai.decoding.processors import FloatArray
+from genai.generation_config import SamplingConfig
 
 
 class Sampler:

@@ -18,13 +18,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from genai.config import GenerationConfig
 from genai.decoding.processors import FloatArray, log_probability
 from genai.decoding.sampler import Sampler
 from genai.engine.prefix_cache import BLOCK_SIZE, PrefixCache
 from genai.engine.scheduler import Limits, Memory, Pace, Plan, Scheduler
 from genai.engine.sequence import FinishReason, Sequence, Sink, TokenEvent
 from genai.errors import CapacityError, ConfigError, GenAIError, GraphRunError, QueueFullError
+from genai.generation_config import GenerationConfig
 from genai.metrics import EngineMetrics
 from genai.runtime.runner import Runner
 

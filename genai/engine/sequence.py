@@ -6,9 +6,9 @@ import time
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from genai.config import GenerationConfig
 from genai.decoding.sampler import Sampler
 from genai.errors import GenAIError
+from genai.generation_config import GenerationConfig
 
 FinishReason = Literal["stop", "length", "cancelled", "timeout", "error"]
 """stop: an end-of-sequence token or the sink's word; length: a limit; timeout: its deadline; error: a failed run."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from genai.config import SamplingConfig
 from genai.decoding import processors
 from genai.decoding.sampler import Sampler
+from genai.generation_config import SamplingConfig
 
 torch = pytest.importorskip("torch")
 RNG = np.random.default_rng(0)

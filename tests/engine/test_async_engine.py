@@ -17,7 +17,6 @@ from pathlib import Path
 
 import pytest
 
-from genai.config import GenerationConfig
 from genai.engine import async_engine
 from genai.engine.async_engine import MAX_UNREAD, AsyncEngine, Stream
 from genai.engine.engine import Engine, Request
@@ -25,6 +24,7 @@ from genai.engine.prefix_cache import PrefixCache
 from genai.engine.scheduler import Limits
 from genai.engine.sequence import FinishReason, TokenEvent
 from genai.errors import ConfigError, QueueFullError
+from genai.generation_config import GenerationConfig
 from tests.fakes import SHAPE, VOCAB_SIZE, FakeRunner, greedy_continuation
 
 Item = tuple[int | None, FinishReason | None]

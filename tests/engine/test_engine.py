@@ -9,12 +9,12 @@ from collections.abc import Callable
 
 import pytest
 
-from genai.config import GenerationConfig
 from genai.engine.engine import Engine, Request
 from genai.engine.prefix_cache import PrefixCache
 from genai.engine.scheduler import Limits
 from genai.engine.sequence import Sequence, TokenEvent
 from genai.errors import CapacityError, ConfigError, QueueFullError
+from genai.generation_config import GenerationConfig
 from genai.metrics import EngineMetrics
 from tests.fakes import SHAPE, VOCAB_SIZE, FakeRunner, greedy_continuation
 

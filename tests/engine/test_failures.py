@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from genai.config import GenerationConfig
 from genai.engine.engine import Engine, Request
 from genai.engine.prefix_cache import PrefixCache
 from genai.engine.scheduler import Limits
 from genai.engine.sequence import Sequence as Text
 from genai.errors import GenAIError, GraphRunError
+from genai.generation_config import GenerationConfig
 from genai.runtime.layout import Group
 from tests.fakes import SHAPE, FakeRunner, greedy_continuation, read_tokens
 

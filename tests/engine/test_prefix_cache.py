@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from genai.config import GenerationConfig
 from genai.engine.engine import Engine, Request
 from genai.engine.prefix_cache import BLOCK_SIZE, PrefixCache
 from genai.engine.scheduler import Limits
+from genai.generation_config import GenerationConfig
 from tests.fakes import SHAPE, FakeRunner, greedy_continuation
 
 SLOT_BYTES, NUM_BUFFERS = 4, 3

@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from genai.config import EngineConfig, GenerationConfig
+from genai.config import EngineConfig
 from genai.decoding.processors import softmax
 from genai.engine import scheduler
 from genai.engine.engine import Engine, Request
 from genai.engine.prefix_cache import PrefixCache
 from genai.engine.scheduler import Limits
 from genai.engine.sequence import Sequence as Text
+from genai.generation_config import GenerationConfig
 from genai.llm import LLM
 from genai.writer import TextWriter
 

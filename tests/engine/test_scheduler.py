@@ -9,10 +9,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
-from genai.config import GenerationConfig, SamplingConfig
 from genai.decoding.sampler import Sampler
 from genai.engine.scheduler import AGING_SECONDS, MIN_CHUNK, STALL, Limits, Memory, Pace, Plan, Scheduler
 from genai.engine.sequence import Sequence, Timeline
+from genai.generation_config import GenerationConfig, SamplingConfig
 
 DECODE, PREFILL_TOKEN = 0.02, 0.001
 

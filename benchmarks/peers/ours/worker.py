@@ -12,9 +12,10 @@ import numpy.typing as npt
 
 from benchmarks.protocol import LoadOptions, Request, serve
 from genai.bench import Stepper
-from genai.config import EngineConfig, GenerationConfig
+from genai.config import EngineConfig
 from genai.engine.engine import Request as EngineRequest
 from genai.engine.sequence import Sequence, TokenEvent
+from genai.generation_config import GenerationConfig
 
 
 class _Reader:
