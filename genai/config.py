@@ -166,6 +166,11 @@ def certificate_file() -> str | None:
     return next((path for path in chosen if path and Path(path).is_file()), None)
 
 
+def environment(prefix: str) -> dict[str, str]:
+    """The environment variables whose names begin with a prefix."""
+    return {name: value for name, value in os.environ.items() if name.startswith(prefix)}
+
+
 def disable_runtime_telemetry() -> None:
     """Switch ONNX Runtime's telemetry off unless the user has chosen; call before it is imported."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

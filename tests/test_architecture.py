@@ -91,8 +91,8 @@ def test_only_config_reads_the_environment() -> None:
 
 
 def test_every_package_is_known_here() -> None:
-    packages = {package_of(name_of(path)) for path in modules()} - {"genai", "server", "genai.cli"}
-    assert packages <= ALLOWED.keys() | {"server.app"}, "say in ALLOWED what a new package may import"
+    packages = {package_of(name) for name in map(name_of, modules()) if name.startswith("genai")}
+    assert packages <= ALLOWED.keys() | {"genai", "genai.cli"}, "say in ALLOWED what a new package may import"
 
 
 def test_contract_names_are_spelled_in_one_place() -> None:
