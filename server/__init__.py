@@ -1,1 +1,4 @@
-"""The HTTP server. Nothing is here yet: it will register `genai serve` through the entry point `genai.commands`."""
+"""The HTTP server: OpenAI's API over models in this process.
+
+`genai serve MODEL`, `python -m server MODEL`, or `uvicorn server.app:create_app --factory`; see `docs/server.md`.
+"""

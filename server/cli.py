@@ -1,0 +1,95 @@
+"""`genai serve`: the command line's way to the settings. Everything heavy is imported once they are needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from genai.cli import options
+from genai.config import Device, Precision
+from genai.errors import ConfigError
+
+
+def serve(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[MODEL]...",
+            help="Models to serve, as `genai run` takes them; NAME=MODEL serves one under another name.",
+            show_default=False,
+        ),
+    ] = None,
+    *,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", "-c", metavar="FILE", help="A TOML file with settings.", show_default=False),
+    ] = None,
+    host: Annotated[
+        str | None, typer.Option(metavar="HOST", help="Address to listen on. [default: 127.0.0.1]", show_default=False)
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, metavar="N", help="Port to listen on. [default: 8000]", show_default=False),
+    ] = None,
+    api_keys_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Keys that clients must give, one a line.", show_default=False),
+    ] = None,
+    precision: Annotated[
+        Precision | None,
+        typer.Option("--precision", "-p", help="Weights' precision, of every model.", show_default=False),
+    ] = None,
+    device: Annotated[Device | None, typer.Option(help="Where to run.", show_default=False)] = None,
+    threads: options.Threads = None,
+    max_seq_len: options.MaxSeqLen = None,
+    max_batch: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Requests that run together.", show_default=False)
+    ] = None,
+    log_format: Annotated[
+        Literal["console", "json"] | None, typer.Option(help="How the log is written.", show_default=False)
+    ] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Any other setting (docs/server.md).", show_default=False),
+    ] = None,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print the settings in effect, without secrets, and leave.")
+    ] = False,
+) -> None:
+    """Serve models over HTTP, as OpenAI's API does.
+
+    Settings come from --config, then the environment (GENAI_SERVER_PORT…), then these options; the last one wins.
+    API keys come from --api-keys-file and the environment variable GENAI_API_KEYS (separated by commas).
+    """
+    flags = options.given(
+        models=models or None,
+        host=host,
+        port=port,
+        api_keys_file=api_keys_file,
+        precision=precision,
+        log_format=log_format,
+    )
+    engine = options.given(device=device, num_threads=threads, max_seq_len=max_seq_len, max_batch=max_batch)
+    flags |= {f"engine.{name}": value for name, value in engine.items()}
+    from server.settings import load_settings, to_toml
+
+    settings = load_settings(config, {**_settings(setting or []), **flags})
+    if print_config:
+        typer.echo(to_toml(settings), nl=False)
+        return
+    from server.process import run
+
+    run(settings)
+
+
+def _settings(pairs: list[str]) -> dict[str, object]:
+    """`--set` options by name."""
+    given: dict[str, object] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise ConfigError(f"--set {pair!r}: must be NAME=VALUE")
+        given[name] = value
+    return given

@@ -1,0 +1,260 @@
+"""The server's settings: a TOML file, then the environment, then flags; the last one wins, unknown names are refused.
+
+    configs/cpu.toml        port = 8000            [engine] max_batch = 8
+    GENAI_SERVER_PORT=8000                         GENAI_SERVER_ENGINE_MAX_BATCH=8
+    genai serve --port 8000                        --set engine.max_batch=8
+
+API keys are no setting: they are read by `server/auth.py`, so that nothing here is a secret.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal, TypeAlias, cast
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+
+from genai.config import EngineConfig, Precision, environment
+from genai.errors import ConfigError
+from genai.generation_config import names_of
+
+PREFIX = "GENAI_SERVER_"
+_ENGINE = {"max_waiting": 64}
+"""Where a server's engine options differ from the library's: its queue is bounded."""
+
+Tree: TypeAlias = dict[str, object]
+
+
+def _split(value: object) -> object:
+    """A list as the environment and flags write it."""
+    return [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
+
+
+def _absolute_paths(paths: list[str]) -> list[str]:
+    for path in paths:
+        if not path.startswith("/"):
+            raise ValueError(f"{path!r} must begin with a slash")
+    return paths
+
+
+Strings = Annotated[list[str], BeforeValidator(_split)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSettings(_Model):
+    """One model. engine: `EngineConfig`'s fields, set over those for all models."""
+
+    source: str = Field(min_length=1, description="A known name, a folder, a .gguf file, or a hub id.")
+    precision: Precision | None = Field(None, description="Its weights' precision, if not that of all models.")
+    engine: dict[str, object] = Field(default={}, description="Engine options of this model alone.")
+
+
+def _model_table(value: object) -> object:
+    """Models given as a list (`NAME=SOURCE`, or `SOURCE` under its own name) as a table by name."""
+    value = _split(value)
+    if not isinstance(value, list):
+        return value
+    table: Tree = {}
+    for item in value:
+        if not isinstance(item, str):
+            raise ValueError(f"{item!r} is not the name of a model")
+        name, equals, source = item.partition("=")
+        name, source = (name, source) if equals else (_name_of(item), item)
+        if name in table:
+            raise ValueError(f"two models are called {name!r}; give one another name: NAME={source}")
+        table[name] = {"source": source}
+    return table
+
+
+def _name_of(source: str) -> str:
+    """A file is called by its stem, a folder by its name, anything else as it is written."""
+    path = Path(source)
+    return path.stem if path.suffix == ".gguf" else path.name if path.is_dir() else source
+
+
+def _named(models: dict[str, ModelSettings]) -> dict[str, ModelSettings]:
+    for name in models:
+        if not name or not name.isprintable() or name != name.strip():
+            raise ValueError(f"{name!r} cannot be a model's name")
+    return models
+
+
+class Settings(_Model):
+    """Everything that can be set; `docs/server.md` says more."""
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    models: Annotated[dict[str, ModelSettings], BeforeValidator(_model_table), AfterValidator(_named)] = Field(
+        default={}, description="The models, by the names that requests give."
+    )
+    precision: Precision = Field("auto", description="Weights' precision of every model.")
+    engine: dict[str, object] = Field(default={}, description="Engine options of every model.")
+    while_loading: Literal["wait", "refuse"] = Field(
+        "wait", description="What a request to a model that is still loading does: wait, or get 503."
+    )
+    default_max_tokens: int | None = Field(
+        None, ge=1, description="Tokens to generate if a request does not say; not given: 16 for completions, else all."
+    )
+    max_choices: int = Field(32, ge=1, description="Texts that one request may ask for: prompts times n.")
+    max_body_bytes: int = Field(2 << 20, ge=1024, description="Longest request body.")
+    max_connections: int = Field(1024, ge=1, description="Connections at a time; further ones get 503.")
+    max_concurrent_per_key: int | None = Field(
+        None, ge=1, description="Requests at a time with the same API key; further ones get 429."
+    )
+    retry_after: int = Field(2, ge=1, description="Seconds after which a refused client is told to try again.")
+    request_timeout: Seconds = Field(600.0, description="Seconds after which a request ends as it is.")
+    body_timeout: Seconds = Field(30.0, description="Seconds in which a client has to send a request.")
+    send_timeout: Seconds = Field(60.0, description="Seconds for which a client may stop reading a stream.")
+    keep_alive_interval: Seconds = Field(15.0, description="Seconds of silence after which a stream gets a comment.")
+    drain_timeout: Seconds = Field(30.0, description="Seconds that accepted requests have once the server is to stop.")
+    api_keys_file: Path | None = Field(None, description="A file with the API keys, one a line.")
+    open_paths: Annotated[Strings, AfterValidator(_absolute_paths)] = Field(
+        default=["/", "/static/", "/health", "/ready", "/metrics"],
+        description="Paths that need no key; one that ends with a slash stands for all below it.",
+    )
+    allowed_hosts: Strings = Field(
+        default=[], description="Names by which clients may call the server; none: on loopback its own, else any."
+    )
+    cors_origins: Strings = Field(default=[], description="Origins whose pages may call the server; * for all.")
+    log_format: Literal["console", "json"] = Field("console", description="How the log is written.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What is logged.")
+    otlp_endpoint: str | None = Field(
+        None, description="Where OpenTelemetry traces go (OTLP over HTTP); not given: none are made."
+    )
+
+    def engine_config(self, model: ModelSettings) -> EngineConfig:
+        """How to run a model. Raises: ConfigError."""
+        return _engine_config({**_ENGINE, **self.engine, **model.engine})
+
+    @property
+    def is_on_loopback(self) -> bool:
+        """Whether only this machine reaches the server."""
+        return self.host in ("localhost", "::1") or self.host.startswith("127.")
+
+
+def load_settings(file: Path | None = None, flags: Mapping[str, object] | None = None) -> Settings:
+    """The settings in effect.
+
+    file: None for the one that GENAI_SERVER_CONFIG names, if any; flags: by name, `engine.max_batch` for what lies
+    deeper. Raises: ConfigError, with the place that is wrong.
+    """
+    variables = environment(PREFIX)
+    named = variables.pop(f"{PREFIX}CONFIG", None)
+    file = file or (Path(named) if named else None)
+    layers = [(str(file), read_toml(file))] if file else []
+    layers += [(name, _nested({_setting_of(name): value})) for name, value in sorted(variables.items())]
+    layers.append(("the command line", _nested(flags or {})))
+    merged: Tree = {}
+    for origin, layer in layers:
+        if unknown := layer.keys() - Settings.model_fields.keys():
+            raise ConfigError(f"{origin}: unknown setting {min(unknown)!r}; known: {', '.join(Settings.model_fields)}")
+        merged = _merged(merged, layer)
+    try:
+        settings = Settings.model_validate(merged)
+        for model in settings.models.values():
+            settings.engine_config(model)
+        _engine_config(settings.engine)
+    except ValidationError as error:
+        raise ConfigError(_complaint(error, layers)) from None
+    return settings
+
+
+def read_toml(file: Path) -> Tree:
+    """A file's tables. Raises: ConfigError."""
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} cannot be read: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{file} is not TOML: {error}") from None
+
+
+def to_toml(settings: Settings) -> str:
+    """The settings as a file that can be given to `--config`, each with what it is for."""
+    data = settings.model_dump(mode="json", exclude_none=True, exclude={"engine", "models"})
+    lines = []
+    for name, field in Settings.model_fields.items():
+        if name not in ("engine", "models"):
+            value = f"{name} = {_toml(data[name])}" if name in data else f"# {name} ="
+            lines += [f"# {field.description}", value]
+    lines += ["", "[engine]", *_assignments(_engine_values(_engine_config({**_ENGINE, **settings.engine})))]
+    for name, model in settings.models.items():
+        key = json.dumps(name, ensure_ascii=False)
+        lines += ["", f"[models.{key}]", *_assignments(model.model_dump(exclude_none=True, exclude={"engine"}))]
+        if model.engine:
+            own = _engine_values(settings.engine_config(model))
+            lines += [f"[models.{key}.engine]", *_assignments({name: own[name] for name in model.engine})]
+    return "\n".join(lines) + "\n"
+
+
+def _engine_values(config: EngineConfig) -> Tree:
+    return {name: value for name, value in dataclasses.asdict(config).items() if value is not None}
+
+
+def _assignments(table: Mapping[str, object]) -> list[str]:
+    return [f"{name} = {_toml(value)}" for name, value in table.items()]
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, Mapping):
+        pairs = (f"{json.dumps(name, ensure_ascii=False)} = {_toml(item)}" for name, item in value.items())
+        return f"{{ {', '.join(pairs)} }}"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _setting_of(variable: str) -> str:
+    """The setting that an environment variable names: `engine.max_batch` of GENAI_SERVER_ENGINE_MAX_BATCH."""
+    name = variable.removeprefix(PREFIX).lower()
+    return f"engine.{name.removeprefix('engine_')}" if name.startswith("engine_") else name
+
+
+def _nested(flat: Mapping[str, object]) -> Tree:
+    """Dotted names as tables."""
+    tree: Tree = {}
+    for name, value in flat.items():
+        table, dot, key = name.partition(".")
+        tree = _merged(tree, {table: _nested({key: value})} if dot else {table: value})
+    return tree
+
+
+def _merged(below: Tree, above: Tree) -> Tree:
+    """Two layers; engine options are merged one by one, everything else is replaced."""
+    merged = {**below, **above}
+    first, second = below.get("engine"), above.get("engine")
+    if isinstance(first, dict) and isinstance(second, dict):
+        merged["engine"] = {**first, **second}
+    return merged
+
+
+def _engine_config(options: Mapping[str, object]) -> EngineConfig:
+    known = names_of(EngineConfig)
+    if unknown := options.keys() - known:
+        raise ConfigError(f"unknown engine option {min(unknown)!r}; known: {', '.join(sorted(known))}")
+    try:
+        return TypeAdapter(EngineConfig).validate_python(dict(options))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in ("engine", *first["loc"]))
+        raise ConfigError(f"{place}={first['input']!r}: {_reason(first['msg'])}") from None
+
+
+def _complaint(error: ValidationError, layers: list[tuple[str, Tree]]) -> str:
+    """The first thing that is wrong, and where it was set."""
+    first = error.errors()[0]
+    setting = cast(str, first["loc"][0])
+    origin = next((origin for origin, layer in reversed(layers) if setting in layer), "settings")
+    place = ".".join(str(part) for part in first["loc"])
+    return f"{origin}: {place}={first['input']!r}: {_reason(first['msg'])}"
+
+
+def _reason(message: str) -> str:
+    message = message.removeprefix("Value error, ")
+    return message[:1].lower() + message[1:]
