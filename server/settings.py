@@ -104,7 +104,7 @@ class Settings(_Model):
         None, ge=1, description="Tokens to generate if a request does not say; not given: 16 for completions, else all."
     )
     max_choices: int = Field(32, ge=1, description="Texts that one request may ask for: prompts times n.")
-    max_body_bytes: int = Field(2 << 20, ge=1024, description="Longest request body.")
+    max_body_bytes: int = Field(1 << 20, ge=1024, description="Longest request body.")
     max_connections: int = Field(1024, ge=1, description="Connections at a time; further ones get 503.")
     max_concurrent_per_key: int | None = Field(
         None, ge=1, description="Requests at a time with the same API key; further ones get 429."
@@ -117,8 +117,7 @@ class Settings(_Model):
     drain_timeout: Seconds = Field(30.0, description="Seconds that accepted requests have once the server is to stop.")
     api_keys_file: Path | None = Field(None, description="A file with the API keys, one a line.")
     open_paths: Annotated[Strings, AfterValidator(_absolute_paths)] = Field(
-        default=["/", "/static/", "/health", "/ready", "/metrics"],
-        description="Paths that need no key; one that ends with a slash stands for all below it.",
+        default=["/", "/health", "/ready", "/metrics"], description="Paths that need no key."
     )
     allowed_hosts: Strings = Field(
         default=[], description="Names by which clients may call the server; none: on loopback its own, else any."

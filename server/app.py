@@ -1,0 +1,151 @@
+"""The application: middleware around routes.
+
+    request ─► id, log, metrics ─► CORS ─► host name ─► API key ─► draining? ─► requests per key ─► body ─► route
+
+`create_app` builds it; `app` builds it from the environment when it is first called, for `uvicorn server.app:app`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import cast
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from genai.errors import ConfigError, GenAIError
+from server.auth import ApiKeys, AuthMiddleware, load_api_keys
+from server.errors import ApiError, api_error, error_response, invalid
+from server.lifecycle import DrainMiddleware, Lifecycle
+from server.limits import BodyMiddleware, ConcurrencyMiddleware, HostMiddleware, allowed_hosts
+from server.logs import RequestMiddleware
+from server.metrics import HttpMetrics
+from server.models import ModelPool
+from server.openapi import describe
+from server.routes import health, playground
+from server.routes import models as model_routes
+from server.settings import Settings, load_settings
+from server.state import ServerState
+
+_log = logging.getLogger(__name__)
+
+ROUTERS = (model_routes.router, health.router, playground.router)
+
+
+def create_app(settings: Settings | None = None, models: ModelPool | None = None) -> FastAPI:
+    """The application; settings: None for those of the environment; models: what it serves, if not the settings'.
+
+    Raises: ConfigError.
+    """
+    settings = settings or load_settings()
+    models = models or ModelPool(settings)
+    if not models.models:
+        raise ConfigError("no model to serve: name one after `genai serve`, or in the settings under [models]")
+    keys = load_api_keys(settings.api_keys_file)
+    _warn(settings, keys)
+    state = ServerState(
+        settings=settings, models=models, lifecycle=Lifecycle(settings.drain_timeout), metrics=HttpMetrics()
+    )
+    app = FastAPI(
+        title="genai",
+        summary="OpenAI's API over ONNX decoder models in this process",
+        version="1",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=_lifespan,
+        middleware=_middleware(state, keys),
+        exception_handlers={
+            ApiError: _on_error,
+            GenAIError: _on_error,
+            RequestValidationError: _on_invalid,
+            HTTPException: _on_http,
+        },
+    )
+    app.state.server = state
+    app.openapi = lambda: describe(app)  # type: ignore[method-assign]
+    for router in ROUTERS:
+        app.include_router(router)
+    return app
+
+
+class LazyApp:
+    """The application of the environment's settings, built when it is first called: importing it does nothing."""
+
+    def __init__(self) -> None:
+        self._app: FastAPI | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a connection, or the application's life."""
+        if self._app is None:
+            self._app = create_app()
+        await self._app(scope, receive, send)
+
+
+app = LazyApp()
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    models = cast(ServerState, app.state.server).models
+    models.start()
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(models.close)
+
+
+def _middleware(state: ServerState, keys: ApiKeys) -> list[Middleware]:
+    """From the outermost to the innermost."""
+    settings = state.settings
+    hosts = allowed_hosts(settings.allowed_hosts, is_on_loopback=settings.is_on_loopback, has_keys=bool(len(keys)))
+    return [
+        Middleware(RequestMiddleware, state.metrics),
+        Middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["x-request-id", "retry-after"],
+        ),
+        Middleware(HostMiddleware, hosts),
+        Middleware(AuthMiddleware, keys, settings.open_paths),
+        Middleware(DrainMiddleware, state.lifecycle),
+        Middleware(ConcurrencyMiddleware, settings.max_concurrent_per_key, settings.retry_after),
+        Middleware(BodyMiddleware, settings.max_body_bytes, settings.body_timeout),
+    ]
+
+
+def _warn(settings: Settings, keys: ApiKeys) -> None:
+    if not len(keys) and not settings.is_on_loopback:
+        _log.warning(
+            "anyone who reaches %s:%d may use this server: set GENAI_API_KEYS, or api_keys_file",
+            settings.host,
+            settings.port,
+        )
+
+
+async def _on_error(request: Request, error: Exception) -> Response:
+    return error_response(api_error(error), request.url.path)
+
+
+async def _on_invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    return error_response(invalid(error.errors(), error.body), request.url.path)
+
+
+async def _on_http(request: Request, error: Exception) -> Response:
+    """What the router itself refuses: a path or a method that is not there."""
+    assert isinstance(error, HTTPException)
+    what = {404: "unknown_url", 405: "unknown_method"}.get(error.status_code, "invalid_value")
+    message = f"{request.method} {request.url.path[:200]}: {error.detail}"
+    return error_response(ApiError(error.status_code, message, code=what, headers=error.headers), request.url.path)

@@ -1,0 +1,101 @@
+"""API keys: from a file and from the environment, compared in constant time, and never shown."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Sequence
+from pathlib import Path
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from genai.config import environment
+from genai.errors import ConfigError
+from server.context import request_info
+from server.errors import ApiError, send_error
+
+KEYS_VARIABLE = "GENAI_API_KEYS"
+
+
+class ApiKeys:
+    """The keys that clients may give, as digests."""
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        self._digests = [_digest(key.encode()) for key in dict.fromkeys(keys)]
+
+    def __len__(self) -> int:
+        return len(self._digests)
+
+    def number_of(self, given: bytes) -> int | None:
+        """Which key this is, from 1; None if it is none. Takes as long for a wrong key as for a right one."""
+        digest, found = _digest(given), None
+        for number, known in enumerate(self._digests, start=1):
+            if hmac.compare_digest(digest, known):
+                found = number
+        return found
+
+
+def load_api_keys(file: Path | None) -> ApiKeys:
+    """The keys of a file (one a line, # begins a comment) and those of GENAI_API_KEYS (separated by commas).
+
+    Raises: ConfigError for a file that cannot be read or holds no key: a typing error must not open the server.
+    """
+    listed = environment(KEYS_VARIABLE).get(KEYS_VARIABLE, "").split(",")
+    keys = [key.strip() for key in listed if key.strip()]
+    if file is not None:
+        own = _read(file)
+        if not own:
+            raise ConfigError(f"{file} holds no API key; write one a line, or leave api_keys_file out")
+        keys += own
+    return ApiKeys(keys)
+
+
+def _read(file: Path) -> list[str]:
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"api_keys_file={str(file)!r} cannot be read: {error}") from None
+    return [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
+
+
+def _digest(key: bytes) -> bytes:
+    """Of one length, so that comparing tells nothing about a key's."""
+    return hashlib.sha256(key).digest()
+
+
+class AuthMiddleware:
+    """Lets through who gives a key, as a bearer token or as `x-api-key`; open paths, and all if there are no keys."""
+
+    def __init__(self, app: ASGIApp, keys: ApiKeys, open_paths: Sequence[str]) -> None:
+        self._app = app
+        self._keys = keys
+        self._open = frozenset(open_paths)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http" or not len(self._keys) or scope["path"] in self._open:
+            await self._app(scope, receive, send)
+            return
+        given = _given_key(scope)
+        number = None if given is None else self._keys.number_of(given)
+        if number is None:
+            await send_error(_refusal(given), scope, receive, send)
+            return
+        request_info().key = number
+        await self._app(scope, receive, send)
+
+
+def _given_key(scope: Scope) -> bytes | None:
+    headers: dict[bytes, bytes] = dict(scope["headers"])
+    scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
+    if scheme.lower() == b"bearer" and token.strip():
+        return token.strip()
+    return headers.get(b"x-api-key") or None
+
+
+def _refusal(given: bytes | None) -> ApiError:
+    message = "no API key was given: send it as `Authorization: Bearer KEY` or as `x-api-key: KEY`"
+    if given is not None:
+        message = "this API key is not valid here"
+    code = "missing_api_key" if given is None else "invalid_api_key"
+    return ApiError(401, message, code=code, headers={"www-authenticate": "Bearer"})

@@ -1,0 +1,167 @@
+"""Errors as HTTP: one table from exceptions to statuses, one place where their JSON is written.
+
+    {"error": {"message": "…", "type": "invalid_request_error", "param": "messages[0].role", "code": "invalid_value"}}
+
+A path whose clients expect another form has it in `SHAPES`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from genai.errors import CapacityError, ConfigError, GenAIError, ModelNotFoundError, QueueFullError, TokenizerError
+from server.context import request_info
+
+_log = logging.getLogger(__name__)
+
+
+class ApiError(Exception):
+    """An error as the client is told it.
+
+    param: the field at fault; code: a short name; retry_after: seconds after which to try again; closes: whether the
+    connection cannot be used further (a body that was not read).
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        retry_after: int | None = None,
+        closes: bool = False,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.code = code
+        self.param = param
+        self.headers = dict(headers or {})
+        if retry_after is not None:
+            self.headers["retry-after"] = str(retry_after)
+        if closes:
+            self.headers["connection"] = "close"
+
+    @property
+    def type(self) -> str:
+        """The kind of error, in OpenAI's words."""
+        kinds = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+        return kinds.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
+
+
+class ClientGoneError(Exception):
+    """The client has hung up: there is nobody to answer."""
+
+
+_TABLE: tuple[tuple[type[GenAIError], int, str], ...] = (
+    (CapacityError, 413, "context_length_exceeded"),
+    (ConfigError, 400, "invalid_value"),
+    (TokenizerError, 400, "invalid_value"),
+    (QueueFullError, 429, "queue_full"),
+    (ModelNotFoundError, 404, "model_not_found"),
+)
+_RETRY_AFTER = {429: 2, 503: 2}
+
+
+def api_error(error: Exception, *, param: str | None = None) -> ApiError:
+    """How any exception is told. What nobody foresaw is logged here, and told without details."""
+    if isinstance(error, ApiError):
+        return error
+    for kind, status, code in _TABLE:
+        if isinstance(error, kind):
+            return ApiError(status, str(error), code=code, param=param, retry_after=_RETRY_AFTER.get(status))
+    known = isinstance(error, GenAIError)
+    _log.error("a request failed: %s", error, exc_info=None if known else error)
+    message = "the model failed while it ran this request" if known else "the server failed"
+    return ApiError(500, f"{message}; its log says more under request {request_info().id}", code="internal_error")
+
+
+def openai_shape(error: ApiError) -> dict[str, object]:
+    """An error as OpenAI's clients expect it."""
+    return {"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}}
+
+
+Shape = Callable[[ApiError], dict[str, object]]
+SHAPES: dict[str, Shape] = {}
+"""Other shapes, by path."""
+
+
+def error_json(error: ApiError, path: str) -> bytes:
+    """An error's body, in the shape that the path's clients expect."""
+    return json.dumps(SHAPES.get(path, openai_shape)(error), ensure_ascii=False).encode()
+
+
+def error_response(error: ApiError, path: str) -> Response:
+    """The answer that tells an error."""
+    request_info().error = error.code or error.type
+    return Response(error_json(error, path), error.status, error.headers, "application/json")
+
+
+async def send_error(error: ApiError, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a request with an error."""
+    await error_response(error, scope["path"])(scope, receive, send)
+
+
+def invalid(errors: Sequence[Mapping[str, object]], body: object) -> ApiError:
+    """What a validation found, told by the field that is at fault.
+
+    Of the errors of a union's branches those that lie deepest say most.
+    """
+    places = [_place(error["loc"], body) for error in errors]
+    chosen = max(range(len(errors)), key=lambda index: (len(places[index]), -index))
+    error, place = errors[chosen], places[chosen]
+    param = _path(place)
+    kind, value = error["type"], _shown(error.get("input"))
+    if kind == "extra_forbidden":
+        return ApiError(400, f"{param} is not supported", code="unsupported_parameter", param=param)
+    if kind == "missing":
+        return ApiError(400, f"{param} is missing", code="missing_required_parameter", param=param)
+    reasons = dict.fromkeys(_reason(str(each["msg"])) for each, at in zip(errors, places, strict=True) if at == place)
+    message = " or ".join(reasons)
+    code = "invalid_type" if str(kind).endswith("_type") else "invalid_value"
+    return ApiError(400, f"{param}={value}: {message}" if param else message, code=code, param=param or None)
+
+
+def _place(location: object, body: object) -> tuple[str | int, ...]:
+    """Where in the body an error is: pydantic's location without the names of union branches."""
+    place: list[str | int] = []
+    parts = list(location) if isinstance(location, tuple | list) else []
+    parts = parts[1:] if parts[:1] in (["body"], ["query"], ["path"]) else parts
+    for number, part in enumerate(parts):
+        is_here = (isinstance(body, Mapping) and part in body) or (
+            isinstance(body, list) and isinstance(part, int) and part < len(body)
+        )
+        if is_here:
+            body = body[part]  # type: ignore[index]
+            place.append(part)
+        elif number == len(parts) - 1 and isinstance(body, Mapping):
+            place.append(part)  # what is missing
+    return tuple(place)
+
+
+def _path(place: Sequence[str | int]) -> str:
+    text = ""
+    for part in place:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return _shortened(text, 100)
+
+
+def _reason(message: str) -> str:
+    message = message.removeprefix("Value error, ").replace("Input should", "must").replace("should have", "must have")
+    return message[:1].lower() + message[1:]
+
+
+def _shown(value: object) -> str:
+    """A value in a message, cut short."""
+    return _shortened(json.dumps(value, ensure_ascii=False, default=str), 60)
+
+
+def _shortened(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - 1]}…"

@@ -1,0 +1,70 @@
+"""Whether the server takes requests, and how many it is answering: what a graceful end needs to know."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from server.errors import ApiError, send_error
+
+_log = logging.getLogger(__name__)
+
+_ALWAYS_ANSWERED = ("/health", "/ready", "/metrics")
+"""What is asked while the server drains, and keeps nobody waiting."""
+
+
+class Lifecycle:
+    """Counts what is being answered, and refuses what is new once the server is to stop."""
+
+    def __init__(self, drain_timeout: float) -> None:
+        self.num_active = 0
+        self.is_draining = False
+        self._drain_timeout = drain_timeout
+        self._deadline = 0.0
+
+    def drain(self) -> None:
+        """Take no new requests from now on; those that are being answered have `drain_timeout` seconds."""
+        if not self.is_draining:
+            self.is_draining = True
+            self._deadline = time.monotonic() + self._drain_timeout
+            _log.info("draining: %d requests have %g s to end", self.num_active, self._drain_timeout)
+
+    @property
+    def is_overdue(self) -> bool:
+        """Whether requests are being answered longer than draining may take."""
+        return self.is_draining and self.num_active > 0 and time.monotonic() >= self._deadline
+
+    @property
+    def is_over(self) -> bool:
+        """Whether draining has left nothing to be answered."""
+        return self.is_draining and self.num_active == 0
+
+
+class DrainMiddleware:
+    """Counts requests, and answers new ones with 503 while the server drains."""
+
+    def __init__(self, app: ASGIApp, lifecycle: Lifecycle) -> None:
+        self._app = app
+        self._lifecycle = lifecycle
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http" or scope["path"] in _ALWAYS_ANSWERED:
+            await self._app(scope, receive, send)
+            return
+        if self._lifecycle.is_draining:
+            await send_error(draining(), scope, receive, send)
+            return
+        self._lifecycle.num_active += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._lifecycle.num_active -= 1
+
+
+def draining() -> ApiError:
+    """The error for whoever comes while the server drains."""
+    message = "the server is shutting down; send this to another one, or again in a moment"
+    return ApiError(503, message, code="shutting_down", retry_after=5, closes=True)

@@ -1,0 +1,137 @@
+"""What one client may take: the size of a body, the time to send it, and requests at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server.context import request_info
+from server.errors import ApiError, ClientGoneError, send_error
+
+_LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
+
+
+class BodyMiddleware:
+    """Reads a request's body before anything else happens, so that a slow or endless one holds nothing but itself.
+
+    max_bytes: the longest body; timeout: seconds in which it has to be here.
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int, timeout: float) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+        self._timeout = timeout
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        try:
+            async with asyncio.timeout(self._timeout):
+                body = await self._read(scope, receive)
+        except TimeoutError:
+            message = f"the body was not here after {self._timeout:g} s"
+            await send_error(ApiError(408, message, code="body_timeout", closes=True), scope, receive, send)
+        except ApiError as error:
+            await send_error(error, scope, receive, send)
+        else:
+            await self._app(scope, _replayed(body, receive), send)
+
+    async def _read(self, scope: Scope, receive: Receive) -> bytes:
+        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        if declared.isdigit() and int(declared) > self._max_bytes:
+            raise self._too_long(int(declared))
+        parts: list[bytes] = []
+        length = 0
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGoneError
+            parts.append(message.get("body", b""))
+            length += len(parts[-1])
+            if length > self._max_bytes:
+                raise self._too_long(length)
+            if not message.get("more_body", False):
+                return b"".join(parts)
+
+    def _too_long(self, length: int) -> ApiError:
+        message = f"the body has {length} bytes or more; at most {self._max_bytes} are taken (max_body_bytes)"
+        return ApiError(413, message, code="body_too_long", closes=True)
+
+
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    """`receive` that gives the body once, and then what really comes."""
+    is_given = False
+
+    async def replay() -> Message:
+        nonlocal is_given
+        if is_given:
+            return await receive()
+        is_given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replay
+
+
+class ConcurrencyMiddleware:
+    """Refuses more requests at a time with one API key than are allowed. To be placed inside of the authentication."""
+
+    def __init__(self, app: ASGIApp, max_concurrent: int | None, retry_after: int) -> None:
+        self._app = app
+        self._max_concurrent = max_concurrent
+        self._retry_after = retry_after
+        self._active: Counter[int] = Counter()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        key = request_info().key
+        if scope["type"] != "http" or key is None or self._max_concurrent is None:
+            await self._app(scope, receive, send)
+            return
+        if self._active[key] >= self._max_concurrent:
+            message = f"{self._active[key]} requests with this key are being answered, the most allowed"
+            error = ApiError(429, message, code="too_many_requests", retry_after=self._retry_after)
+            await send_error(error, scope, receive, send)
+            return
+        self._active[key] += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._active[key] -= 1
+
+
+class HostMiddleware:
+    """Refuses requests that call the server by a name that is not its own.
+
+    A page that a browser shows may point a name of its own at this machine ("DNS rebinding"): by the name it is told
+    from a page that may ask.
+    """
+
+    def __init__(self, app: ASGIApp, names: Sequence[str]) -> None:
+        self._app = app
+        self._names = frozenset(name.lower() for name in names)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] == "http" and self._names and not self._is_known(scope):
+            message = "the server is not called so; allowed_hosts lists the names by which it may be called"
+            await send_error(ApiError(403, message, code="unknown_host"), scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def _is_known(self, scope: Scope) -> bool:
+        given = dict(scope["headers"]).get(b"host", b"").decode("latin-1").lower()
+        name, colon, port = given.rpartition(":")
+        return (name if colon and port.isdigit() else given) in self._names
+
+
+def allowed_hosts(names: Sequence[str], *, is_on_loopback: bool, has_keys: bool) -> Sequence[str]:
+    """By which names the server may be called; none for any.
+
+    Without a key only the name tells who asks; a server that only this machine reaches has few.
+    """
+    return names or (_LOCAL_NAMES if is_on_loopback and not has_keys else ())

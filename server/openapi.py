@@ -1,0 +1,70 @@
+"""The OpenAPI document: which errors each endpoint can answer with, and nothing that it cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeAlias
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from server.schemas.common import ErrorBody
+
+Responses: TypeAlias = dict[int | str, dict[str, object]]
+
+_ERRORS = {
+    400: "The request cannot be understood or done; `param` names the field.",
+    401: "An API key is needed, or this one is not valid.",
+    403: "The server may not be called by this name.",
+    404: "There is no such model, or it cannot do this.",
+    408: "The body did not come in time.",
+    413: "The body or the prompt is too long; the message has the numbers.",
+    415: "The body is not application/json.",
+    429: "Too many requests wait, or are being answered for this key; see Retry-After.",
+    500: "The model failed while it ran this request.",
+    503: "The model is loading, the request got no turn in time, or the server is shutting down; see Retry-After.",
+}
+_RETRY = {"Retry-After": {"description": "Seconds after which to try again.", "schema": {"type": "integer"}}}
+
+
+def errors(*statuses: int) -> Responses:
+    """The documentation of these errors."""
+    return {
+        status: {"model": ErrorBody, "description": _ERRORS[status], **({"headers": _RETRY} if status == 429 else {})}
+        for status in statuses
+    }
+
+
+KEYED = errors(401, 403, 408, 413, 429, 503)
+"""What any endpoint that needs a key may answer before it is reached."""
+GENERATING = KEYED | errors(400, 404, 415, 500)
+"""What an endpoint that runs a model may answer."""
+
+
+def describe(app: FastAPI) -> dict[str, object]:
+    """The document, made once."""
+    if app.openapi_schema is None:
+        document = get_openapi(
+            title=app.title, version=app.version, summary=app.summary, description=app.description, routes=app.routes
+        )
+        document["components"]["securitySchemes"] = {
+            "bearer": {"type": "http", "scheme": "bearer"},
+            "x-api-key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+        }
+        document["security"] = [{}, {"bearer": []}, {"x-api-key": []}]
+        _drop_validation_errors(document)
+        app.openapi_schema = document
+    return app.openapi_schema
+
+
+def _drop_validation_errors(document: Mapping[str, object]) -> None:
+    """FastAPI adds a 422 of its own to every endpoint with parameters; ours is 400."""
+    paths = document["paths"]
+    assert isinstance(paths, dict)
+    for operations in paths.values():
+        for operation in operations.values():
+            operation["responses"].pop("422", None)
+    components = document["components"]
+    assert isinstance(components, dict)
+    for name in ("HTTPValidationError", "ValidationError"):
+        components["schemas"].pop(name, None)

@@ -1,0 +1,80 @@
+"""The process: uvicorn around the application, and a graceful end.
+
+SIGTERM or Ctrl-C   new requests get 503, /ready says so; the process ends when all accepted ones have ended,
+                    or after `drain_timeout`: then what still runs is cancelled and told so
+a second one        ends at once
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from types import FrameType
+from typing import cast
+
+import uvicorn
+
+from genai.errors import GenAIError
+from server.app import create_app
+from server.logs import configure_logging
+from server.models import ModelPool
+from server.settings import Settings
+from server.state import ServerState
+
+_log = logging.getLogger(__name__)
+
+_LAST_WORDS_SECONDS = 5
+"""How long connections have to take the ends of their answers once the server stops."""
+
+
+def run(settings: Settings) -> None:
+    """Serve until a signal comes. Raises: GenAIError if no model can be served, or the port cannot be had."""
+    configure_logging(settings.log_format, settings.log_level)
+    models = ModelPool(settings)
+    server = DrainingServer(settings, models)
+    try:
+        server.run()
+    except SystemExit:  # how uvicorn says that it cannot listen; the log has the reason
+        raise GenAIError(f"{settings.host}:{settings.port} cannot be listened on: see the log") from None
+    if not models.ready and any(model.state == "failed" for model in models.models):
+        raise GenAIError("; ".join(f"{model.name}: {model.error}" for model in models.models))
+
+
+class DrainingServer(uvicorn.Server):
+    """uvicorn, which closes its doors only after those inside have been served."""
+
+    def __init__(self, settings: Settings, models: ModelPool) -> None:
+        application = create_app(settings, models)
+        self._state = cast(ServerState, application.state.server)
+        super().__init__(
+            uvicorn.Config(
+                application,
+                host=settings.host,
+                port=settings.port,
+                http="h11",
+                ws="none",
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                limit_concurrency=settings.max_connections,
+                timeout_graceful_shutdown=_LAST_WORDS_SECONDS,
+            )
+        )
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """On a signal: the first one drains, the second one ends."""
+        if self._state.lifecycle.is_draining:
+            self.force_exit = self.should_exit = True
+        self._state.lifecycle.drain()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second: is it time to end?"""
+        state = self._state
+        if state.lifecycle.is_overdue:
+            _log.warning("%d requests are cut off: drain_timeout is over", state.lifecycle.num_active)
+            await asyncio.to_thread(state.models.close)
+            self.should_exit = True
+        elif state.lifecycle.is_over or state.models.has_failed:
+            self.should_exit = True
+        return await super().on_tick(counter)

@@ -1,0 +1,1 @@
+"""What goes over the wire, as data: one file for each API."""

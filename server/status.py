@@ -1,0 +1,72 @@
+"""What the server is doing at this moment, read off the engines without stopping them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Literal
+
+from genai.runtime.layout import bucketed
+from server.models import ServedModel
+from server.schemas.models import ModelStatus, PrefixCacheStatus, RowStatus, ServerStatus
+from server.state import ServerState
+
+if TYPE_CHECKING:
+    from genai.llm import LLM
+
+
+def readiness(state: ServerState) -> Literal["ready", "loading", "draining", "failed"]:
+    """Whether requests are answered now, and why not."""
+    if state.lifecycle.is_draining:
+        return "draining"
+    if any(model.state == "loading" for model in state.models.models):
+        return "loading"
+    return "ready" if state.models.ready else "failed"
+
+
+def server_status(state: ServerState) -> ServerStatus:
+    """All models, and their sum."""
+    models = {model.name: _model_status(model) for model in state.models.models}
+    return ServerStatus(
+        status=readiness(state),
+        running=sum(model.running for model in models.values()),
+        waiting=sum(model.waiting for model in models.values()),
+        rows=[row for model in models.values() for row in model.rows],
+        tokens_per_second=sum(model.tokens_per_second for model in models.values()),
+        prefix_cache=PrefixCacheStatus(
+            prompt_tokens=sum(model.prefix_cache.prompt_tokens for model in models.values()),
+            hits=sum(model.prefix_cache.hits for model in models.values()),
+        ),
+        requests=state.lifecycle.num_active,
+        models=models,
+    )
+
+
+def _model_status(model: ServedModel) -> ModelStatus:
+    if model.state != "ready":
+        return ModelStatus(state=model.state, error=model.error)
+    llm = model.llm.llm
+    generated = _counted(llm, "genai_generated_tokens_total", model.name)
+    return ModelStatus(
+        state=model.state,
+        error=None,
+        running=len(llm.engine.running),
+        waiting=llm.engine.num_waiting,
+        rows=list(_rows(llm)),
+        max_batch=llm.engine_config.max_batch,
+        max_model_len=llm.max_seq_len,
+        prefix_cache=PrefixCacheStatus(
+            prompt_tokens=_counted(llm, "genai_prompt_tokens_total", model.name),
+            hits=_counted(llm, "genai_prefix_cache_hit_tokens_total", model.name),
+        ),
+        generated_tokens=generated,
+        tokens_per_second=model.meter.rate(generated),
+    )
+
+
+def _rows(llm: LLM) -> Iterable[RowStatus]:
+    for sequence in llm.engine.running:
+        yield RowStatus(valid=sequence.num_computed, capacity=bucketed(sequence.need))
+
+
+def _counted(llm: LLM, name: str, model: str) -> int:
+    return int(llm.metrics.registry.get_sample_value(name, {"model": model}) or 0)
