@@ -1,6 +1,6 @@
 """The application: middleware around routes.
 
-    request ─► id, log, metrics ─► CORS ─► host name ─► API key ─► draining? ─► requests per key ─► body ─► route
+    request ─► id, log, metrics ─► trace ─► CORS ─► host name ─► key ─► draining? ─► requests per key ─► body ─► route
 
 `create_app` builds it; `app` builds it from the environment when it is first called, for `uvicorn server.app:app`.
 """
@@ -31,14 +31,22 @@ from server.logs import RequestMiddleware
 from server.metrics import HttpMetrics
 from server.models import ModelPool
 from server.openapi import describe
-from server.routes import health, playground
+from server.routes import chat, completions, health, playground, tokenize
 from server.routes import models as model_routes
 from server.settings import Settings, load_settings
 from server.state import ServerState
+from server.tracing import TracingMiddleware, tracer_provider
 
 _log = logging.getLogger(__name__)
 
-ROUTERS = (model_routes.router, health.router, playground.router)
+ROUTERS = (
+    chat.router,
+    completions.router,
+    tokenize.router,
+    model_routes.router,
+    health.router,
+    playground.router,
+)
 
 
 def create_app(settings: Settings | None = None, models: ModelPool | None = None) -> FastAPI:
@@ -47,13 +55,18 @@ def create_app(settings: Settings | None = None, models: ModelPool | None = None
     Raises: ConfigError.
     """
     settings = settings or load_settings()
+    tracing = tracer_provider(settings.otlp_endpoint) if settings.otlp_endpoint else None
     models = models or ModelPool(settings)
     if not models.models:
         raise ConfigError("no model to serve: name one after `genai serve`, or in the settings under [models]")
     keys = load_api_keys(settings.api_keys_file)
     _warn(settings, keys)
     state = ServerState(
-        settings=settings, models=models, lifecycle=Lifecycle(settings.drain_timeout), metrics=HttpMetrics()
+        settings=settings,
+        models=models,
+        lifecycle=Lifecycle(settings.drain_timeout),
+        metrics=HttpMetrics(),
+        tracing=tracing,
     )
     app = FastAPI(
         title="genai",
@@ -96,12 +109,14 @@ app = LazyApp()
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    models = cast(ServerState, app.state.server).models
-    models.start()
+    state = cast(ServerState, app.state.server)
+    state.models.start()
     try:
         yield
     finally:
-        await asyncio.to_thread(models.close)
+        await asyncio.to_thread(state.models.close)
+        if state.tracing:
+            await asyncio.to_thread(state.tracing.shutdown)
 
 
 def _middleware(state: ServerState, keys: ApiKeys) -> list[Middleware]:
@@ -110,6 +125,7 @@ def _middleware(state: ServerState, keys: ApiKeys) -> list[Middleware]:
     hosts = allowed_hosts(settings.allowed_hosts, is_on_loopback=settings.is_on_loopback, has_keys=bool(len(keys)))
     return [
         Middleware(RequestMiddleware, state.metrics),
+        *([Middleware(TracingMiddleware, state.tracing)] if state.tracing else ()),
         Middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,

@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
 
 from server.schemas.common import ErrorBody
 
@@ -39,6 +40,19 @@ KEYED = errors(401, 403, 408, 413, 429, 503)
 """What any endpoint that needs a key may answer before it is reached."""
 GENERATING = KEYED | errors(400, 404, 415, 500)
 """What an endpoint that runs a model may answer."""
+
+
+def streaming(whole: type[BaseModel]) -> Responses:
+    """The documentation of an answer that is whole, or a stream of events if the request says so."""
+    text = f"Pieces of a {whole.__name__}, one JSON object an event; the last event is `data: [DONE]`."
+    description = f"With `stream` as events: {text[0].lower()}{text[1:]}"
+    return {
+        200: {
+            "model": whole,
+            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            "description": description,
+        }
+    }
 
 
 def describe(app: FastAPI) -> dict[str, object]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 from fastapi import Depends
 from starlette.requests import Request
@@ -12,6 +13,10 @@ from server.lifecycle import Lifecycle
 from server.metrics import HttpMetrics
 from server.models import ModelPool
 from server.settings import Settings
+from server.sse import EventStream
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +27,13 @@ class ServerState:
     models: ModelPool
     lifecycle: Lifecycle
     metrics: HttpMetrics
+    tracing: TracerProvider | None = None
+
+    def event_stream(self, events: AsyncGenerator[bytes, None]) -> EventStream:
+        """An answer by events."""
+        return EventStream(
+            events, keep_alive_interval=self.settings.keep_alive_interval, send_timeout=self.settings.send_timeout
+        )
 
 
 def _state(request: Request) -> ServerState:

@@ -1,0 +1,237 @@
+"""From a validated request to running texts, and from running texts to pieces and results."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from starlette.requests import Request
+
+from genai.errors import CapacityError, QueueFullError
+from server.context import request_info
+from server.errors import ApiError, ClientGoneError, api_error
+from server.lifecycle import draining
+from server.schemas.generation import GenerationRequest
+from server.state import ServerState
+
+if TYPE_CHECKING:
+    from genai.async_llm import Stream
+
+    from genai.llm import Prompt
+    from genai.writer import Chunk, Generation
+    from server.models import ServedModel
+
+_OPTIONS = {
+    "n": "n",
+    "seed": "rng_seed",
+    "stop": "stop_strings",
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "frequency_penalty": "frequency_penalty",
+    "presence_penalty": "presence_penalty",
+    "top_k": "top_k",
+    "min_p": "min_p",
+    "typical_p": "typical_p",
+    "repetition_penalty": "repetition_penalty",
+    "no_repeat_ngram_size": "no_repeat_ngram_size",
+    "xtc_probability": "xtc_probability",
+    "xtc_threshold": "xtc_threshold",
+    "dry_multiplier": "dry_multiplier",
+    "dry_base": "dry_base",
+    "dry_allowed_length": "dry_allowed_length",
+    "min_tokens": "min_new_tokens",
+    "ignore_eos": "ignore_eos",
+    "bad_words": "bad_words",
+    "allowed_token_ids": "allowed_token_ids",
+    "regex": "regex",
+    "grammar": "lark",
+    "choices": "choices",
+}
+"""Request fields and the generation options that they are."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What a request asks a model for. param: the field that holds the prompt, for errors."""
+
+    prompts: Sequence[Prompt]
+    options: Mapping[str, object]
+    param: str
+    tools: Sequence[Mapping[str, object]] | None = None
+    tool_choice: object = None
+    parallel_tool_calls: bool | None = None
+    template_options: Mapping[str, object] | None = None
+
+
+def options_of(body: GenerationRequest) -> dict[str, object]:
+    """The generation options of a request's common fields; what it leaves out is the model's own default."""
+    given = {ours: value for name, ours in _OPTIONS.items() if (value := getattr(body, name)) is not None}
+    if body.logit_bias:
+        given["logit_bias"] = {_token_id(token): bias for token, bias in body.logit_bias.items()}
+    return given
+
+
+def _token_id(text: str) -> int:
+    if not text.isdecimal() or not text.isascii() or len(text) > 10:
+        message = f"logit_bias maps token ids to numbers; {text[:40]!r} is no token id"
+        raise ApiError(400, message, code="invalid_value", param="logit_bias")
+    return int(text)
+
+
+def check_stream_options(body: GenerationRequest) -> None:
+    """Refuse options of a stream for an answer that is none. Raises: ApiError."""
+    if body.stream_options is not None and not body.stream:
+        message = "stream_options are only for stream=true"
+        raise ApiError(400, message, code="invalid_value", param="stream_options")
+
+
+T = TypeVar("T")
+
+
+class Running:
+    """The texts of one request, one stream for each prompt. To be closed by `cancel`, which ends what still runs."""
+
+    def __init__(self, streams: Sequence[Stream[Chunk]]) -> None:
+        self._streams = streams
+
+    def cancel(self) -> None:
+        """End them; their rows are free before the next step runs."""
+        for stream in self._streams:
+            stream.cancel()
+
+    async def results(self) -> list[Generation]:
+        """All of them, whole, in the order of the prompts. Raises: ApiError, GenAIError."""
+        try:
+            return list(await asyncio.gather(*(_result(stream) for stream in self._streams)))
+        finally:
+            self.cancel()
+
+    async def chunks(self) -> AsyncGenerator[tuple[int, Chunk], None]:
+        """(prompt, piece) as they come; the last of each prompt has its result. Raises: ApiError, GenAIError."""
+        try:
+            async with aclosing(_merged(self._streams)) as pieces:
+                async for number, chunk in pieces:
+                    if chunk.result is not None:
+                        check_result(chunk.result)
+                        _count(chunk.result)
+                    yield number, chunk
+        finally:
+            self.cancel()
+
+
+async def start(model: ServedModel, work: Work, state: ServerState) -> Running:
+    """Queue a request's prompts. Raises: ApiError; nothing is queued then."""
+    num_texts = len(work.prompts) * max(int(str(work.options.get("n", 1))), 1)
+    if num_texts > state.settings.max_choices:
+        message = f"{num_texts} texts are asked for (prompts times n); at most {state.settings.max_choices} are made"
+        raise ApiError(400, message, code="invalid_value", param="n")
+    streams: list[Stream[Chunk]] = []
+    timeout = max(state.settings.request_timeout - request_info().seconds, 0.0)
+    try:
+        for prompt in work.prompts:
+            stream = await model.llm.submit(
+                prompt,
+                None,
+                tools=work.tools,
+                tool_choice=work.tool_choice,
+                parallel_tool_calls=work.parallel_tool_calls,
+                template_options=work.template_options,
+                timeout=timeout,
+                **work.options,
+            )
+            streams.append(stream)
+    except BaseException as error:
+        Running(streams).cancel()
+        if isinstance(error, QueueFullError) and state.lifecycle.is_draining:
+            raise draining() from None
+        if isinstance(error, CapacityError):
+            raise api_error(error, param=work.param) from None
+        raise
+    return Running(streams)
+
+
+async def finished(model: ServedModel, work: Work, state: ServerState) -> list[Generation]:
+    """The results of a request's prompts. Raises: ApiError, GenAIError."""
+    return await (await start(model, work, state)).results()
+
+
+async def unless_gone(request: Request, work: Awaitable[T]) -> T:
+    """The outcome of work that is broken off when the client hangs up. Raises: ClientGoneError, and what it raises."""
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientGoneError
+        return working.result()
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+def check_result(result: Generation) -> None:
+    """Refuse to pass on what did not come to its own end and has nothing in it. Raises: ApiError."""
+    reasons = {choice.finish_reason for choice in result.choices}
+    if "cancelled" in reasons:
+        raise draining()
+    if reasons == {"timeout"} and not any(choice.token_ids for choice in result.choices):
+        message = "the request had no turn before its deadline: too many are waiting"
+        raise ApiError(503, message, code="deadline_exceeded", retry_after=5)
+
+
+async def _result(stream: Stream[Chunk]) -> Generation:
+    async for chunk in stream:
+        if chunk.result is not None:
+            check_result(chunk.result)
+            _count(chunk.result)
+            return chunk.result
+    raise AssertionError("a stream ends with its result")
+
+
+def _count(result: Generation) -> None:
+    """Tokens for the log."""
+    info = request_info()
+    info.prompt_tokens = (info.prompt_tokens or 0) + result.usage.prompt_tokens
+    info.completion_tokens = (info.completion_tokens or 0) + result.usage.completion_tokens
+
+
+async def _merged(streams: Sequence[AsyncIterator[T]]) -> AsyncGenerator[tuple[int, T], None]:
+    """(number, item) of several streams as they come."""
+    if len(streams) == 1:
+        async for item in streams[0]:
+            yield 0, item
+        return
+    queue: asyncio.Queue[tuple[int, T] | BaseException | None] = asyncio.Queue(maxsize=len(streams))
+
+    async def read(number: int, stream: AsyncIterator[T]) -> None:
+        try:
+            async for item in stream:
+                await queue.put((number, item))
+            await queue.put(None)
+        except Exception as error:
+            await queue.put(error)
+
+    tasks = [asyncio.create_task(read(number, stream)) for number, stream in enumerate(streams)]
+    try:
+        num_open = len(tasks)
+        while num_open:
+            arrived = await queue.get()
+            if isinstance(arrived, BaseException):
+                raise arrived
+            if arrived is None:
+                num_open -= 1
+            else:
+                yield arrived
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _disconnected(request: Request) -> None:
+    """Return once the client has hung up; its body has been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

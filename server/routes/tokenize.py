@@ -1,0 +1,57 @@
+"""`POST /tokenize` and `POST /detokenize`."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from fastapi import APIRouter
+
+from genai.errors import ConfigError
+from server.body import StrictRoute
+from server.openapi import GENERATING
+from server.replies.common import token_text
+from server.routes.chat import template_messages
+from server.schemas.tokenize import Detokenized, DetokenizeRequest, Tokenized, TokenizeRequest
+from server.state import State
+
+if TYPE_CHECKING:
+    from genai.llm import LLM
+
+router = APIRouter(tags=["tokens"], route_class=StrictRoute)
+
+
+@router.post("/tokenize", responses=GENERATING)
+async def tokenize(body: TokenizeRequest, state: State) -> Tokenized:
+    """The token ids of a text or of a conversation."""
+    llm = (await state.models.get(body.model)).llm.llm
+    return await asyncio.to_thread(_tokenized, llm, body)
+
+
+@router.post("/detokenize", responses=GENERATING)
+async def detokenize(body: DetokenizeRequest, state: State) -> Detokenized:
+    """The text of token ids."""
+    llm = (await state.models.get(body.model)).llm.llm
+    return await asyncio.to_thread(_detokenized, llm, body)
+
+
+def _tokenized(llm: LLM, body: TokenizeRequest) -> Tokenized:
+    tokenizer = llm.tokenizer
+    if body.prompt is not None:
+        tokens = tokenizer.encode(body.prompt, add_special_tokens=body.add_special_tokens is not False)
+    else:
+        tokens = tokenizer.apply_chat_template(
+            template_messages(body.messages or []),
+            add_generation_prompt=body.add_generation_prompt is not False,
+            tools=[tool.model_dump(exclude_none=True) for tool in body.tools] if body.tools else None,
+            **(body.chat_template_kwargs or {}),
+        )
+    texts = [token_text(tokenizer, token)[0] for token in tokens] if body.return_token_strs else None
+    return Tokenized(count=len(tokens), max_model_len=llm.max_seq_len, tokens=tokens, token_strs=texts)
+
+
+def _detokenized(llm: LLM, body: DetokenizeRequest) -> Detokenized:
+    limit = llm.config.vocab_size
+    if (bad := max(body.tokens, default=0)) >= limit:
+        raise ConfigError(f"token id {bad} is outside the vocabulary (0 to {limit - 1})")
+    return Detokenized(prompt=llm.tokenizer.decode(body.tokens, skip_special_tokens=bool(body.skip_special_tokens)))

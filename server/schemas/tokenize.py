@@ -1,0 +1,59 @@
+"""`POST /tokenize` and `POST /detokenize`, as vLLM has them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from server.schemas.chat import Messages, Tools
+from server.schemas.common import ModelName, Request, Response, TokenIds
+from server.schemas.generation import ChatTemplateOptions
+
+
+class TokenizeRequest(Request):
+    """A text, or a conversation."""
+
+    model: ModelName = None
+    prompt: str | None = Field(None, description="The text; or give `messages`.")
+    add_special_tokens: bool | None = Field(None, description="The text's begin and end, as the model wants them.")
+    messages: Messages | None = Field(None, description="The conversation; or give `prompt`.")
+    add_generation_prompt: bool | None = Field(None, description="With messages: begin the answer. Null: true.")
+    tools: Tools | None = Field(None, description="With messages: the tools that the model is told about.")
+    chat_template_kwargs: ChatTemplateOptions | None = Field(None, description="With messages: template variables.")
+    return_token_strs: bool | None = Field(None, description="Tell the tokens' texts too.")
+
+    @model_validator(mode="after")
+    def _either(self) -> TokenizeRequest:
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError("give either prompt or messages")
+        if self.messages is None:
+            for name in ("add_generation_prompt", "tools", "chat_template_kwargs"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"{name} goes with messages, not with a prompt")
+        elif self.add_special_tokens is not None:
+            raise ValueError("add_special_tokens goes with a prompt: a chat template writes special tokens itself")
+        return self
+
+
+class Tokenized(Response):
+    """Token ids."""
+
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str] | None
+
+
+class DetokenizeRequest(Request):
+    """Token ids."""
+
+    model: ModelName = None
+    tokens: Annotated[TokenIds, Field(max_length=1 << 20)]
+    skip_special_tokens: bool | None = Field(None, description="Leave special tokens out. Null: false.")
+
+
+class Detokenized(Response):
+    """Their text."""
+
+    prompt: str
