@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+
+import jinja2.meta
 
 from genai.errors import TokenizerError
 from genai.text.template_sandbox import compile_template, render_template
+from genai.text.tool_messages import PlainMessage, call_forms, describe_tools, normal_calls, spell_calls, spell_results
 
 Message = Mapping[str, object]
 """One turn: `{"role": "user", "content": "Hi"}`; content may be a list of parts; further keys are passed on."""
 
+_TOOL_VARIABLES = frozenset({"tools", "xml_tools"})  # the second is SmolLM3's
+_RESULT_ROLE = re.compile(r"""["'](?:tool|ipython)["']""")
 _REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
 
 
@@ -25,8 +31,15 @@ class ChatTemplate:
         self.source = source
         try:
             self._template = compile_template(source)
+            names = jinja2.meta.find_undeclared_variables(self._template.environment.parse(source))
         except Exception as error:  # compiling folds constants, which runs the template's own expressions
             raise TokenizerError(f"the chat template cannot be compiled: {_one_line(error)}") from None
+        self._tool_variables = names & _TOOL_VARIABLES
+
+    @property
+    def takes_tools(self) -> bool:
+        """Whether the template tells the model about tools; for others, `render` adds a system text that does."""
+        return bool(self._tool_variables)
 
     def render(
         self,
@@ -38,18 +51,35 @@ class ChatTemplate:
     ) -> str:
         """The text of the conversation.
 
+        Calls in messages are those of OpenAI's API, their arguments as text or as objects; they, and their results,
+        are given to the template in the form that it takes, or as part of the text if it takes none.
         Raises: TokenizerError if the messages have the wrong form, or if the template refuses or fails.
         """
         values = _plain(variables or {}, "chat template variables")
         assert isinstance(values, dict)
         values = {"documents": None, **values}
-        values["messages"] = [_with_reasoning(message) for message in _checked(messages)]
-        values["tools"] = _plain(tools, "tools")
         values["add_generation_prompt"] = add_generation_prompt
-        try:
-            return render_template(self._template, values)
-        except Exception as error:  # the template is a stranger's program: it can raise anything
-            raise TokenizerError(f"the chat template failed: {_one_line(error)}") from None
+        values["tools"] = None
+        if tools:
+            values |= dict.fromkeys(self._tool_variables, _plain(tools, "tools"))
+        plain = [_with_reasoning(message) for message in normal_calls(_checked(messages))]
+        if tools and not self.takes_tools:
+            plain = describe_tools(plain, tools)
+        failures = []
+        for form in call_forms(self._with_spelled_calls(plain)):
+            try:
+                return render_template(self._template, {**values, "messages": form})
+            except Exception as error:  # the template is a stranger's program: it can raise anything
+                failures.append(_one_line(error))
+        raise TokenizerError(f"the chat template failed: {failures[0]}")
+
+    def _with_spelled_calls(self, messages: Sequence[PlainMessage]) -> list[PlainMessage]:
+        """The messages with calls and results as text, where the template knows neither them nor tools."""
+        if not self.takes_tools or "tool_calls" not in self.source:
+            messages = spell_calls(messages)
+        if not self.takes_tools or not _RESULT_ROLE.search(self.source):
+            messages = spell_results(messages)
+        return list(messages)
 
 
 def _checked(messages: Sequence[Message]) -> list[dict[str, object]]:

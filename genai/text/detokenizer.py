@@ -20,9 +20,16 @@ class IncrementalDetokenizer:
     which by then have been shown; here only the bytes that are wrong become U+FFFD.
     """
 
-    def __init__(self, pieces: TokenPieces, *, skip_special_tokens: bool = True) -> None:
+    def __init__(
+        self,
+        pieces: TokenPieces,
+        *,
+        skip_special_tokens: bool = True,
+        visible_token_ids: frozenset[int] = frozenset(),
+    ) -> None:
+        """visible_token_ids: special tokens that are not skipped."""
         self._pieces = pieces
-        self._skipped = pieces.special_ids if skip_special_tokens else frozenset()
+        self._skipped = pieces.special_ids - visible_token_ids if skip_special_tokens else frozenset()
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._has_begun = False
 

@@ -99,6 +99,21 @@ class Tokenizer:
         """Whether `apply_chat_template` can be used."""
         return self._chat_template is not None
 
+    @property
+    def chat_template(self) -> str | None:
+        """The chat template's source, or None."""
+        return None if self._chat_template is None else self._chat_template.source
+
+    @property
+    def takes_tools(self) -> bool:
+        """Whether the chat template tells the model about tools itself."""
+        return self._chat_template is not None and self._chat_template.takes_tools
+
+    @property
+    def special_token_ids(self) -> frozenset[int]:
+        """Tokens that are left out of the text when special tokens are skipped."""
+        return self._pieces.special_ids
+
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """The ids of a text; with the special tokens (BOS…) that this tokenizer puts around one.
 
@@ -123,9 +138,13 @@ class Tokenizer:
         except (OverflowError, TypeError, ValueError) as error:
             raise TokenizerError(f"token ids are non-negative integers: {error}") from None
 
-    def detokenizer(self, *, skip_special_tokens: bool = True) -> IncrementalDetokenizer:
-        """A new detokenizer for one streamed sequence."""
-        return IncrementalDetokenizer(self._pieces, skip_special_tokens=skip_special_tokens)
+    def detokenizer(
+        self, *, skip_special_tokens: bool = True, visible_token_ids: frozenset[int] = frozenset()
+    ) -> IncrementalDetokenizer:
+        """A new detokenizer for one streamed sequence; visible_token_ids: special tokens that are not skipped."""
+        return IncrementalDetokenizer(
+            self._pieces, skip_special_tokens=skip_special_tokens, visible_token_ids=visible_token_ids
+        )
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes that a token adds to a text: perhaps part of a character. Empty for an unknown id."""

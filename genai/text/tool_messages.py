@@ -1,0 +1,202 @@
+"""Tools, calls and results in conversations, in the forms that chat templates take.
+
+Templates differ: some want arguments as objects and some as text, some one call a turn, some ids of nine characters,
+and many know nothing of tools; then the conversation itself has to say it all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from genai.errors import TokenizerError
+
+PlainMessage = dict[str, object]
+"""A message made of plain JSON types."""
+
+
+def normal_calls(messages: Sequence[PlainMessage]) -> list[PlainMessage]:
+    """The messages with arguments as objects (OpenAI's clients send text), and results that name their function.
+
+    Raises: TokenizerError naming the call whose form is wrong.
+    """
+    names: dict[str, object] = {}
+    return [_normal(message, f"message {index}", names) for index, message in enumerate(messages)]
+
+
+def call_forms(messages: Sequence[PlainMessage]) -> Iterator[list[PlainMessage]]:
+    """The messages, and then other forms of the calls in them, for templates that refuse the first."""
+    yield list(messages)
+    if not any("tool_calls" in message for message in messages):
+        return
+    yield [{**message, "content": message.get("content") or ""} for message in messages]
+    yield _with_short_ids(messages)
+    yield [_with_calls(message, _with_arguments_as_text) for message in messages]
+    yield _with_one_call_a_turn(messages)
+
+
+def describe_tools(messages: Sequence[PlainMessage], tools: Sequence[Mapping[str, object]]) -> list[PlainMessage]:
+    """The messages with a system text that tells of the tools, for templates that do not."""
+    lines = "\n".join(json.dumps(tool.get("function", tool), ensure_ascii=False) for tool in tools)
+    text = (
+        f"You can call these functions; each is described by a JSON schema:\n<tools>\n{lines}\n</tools>\n\n"
+        "To call a function, answer with a JSON object that has its name and its arguments, like this:\n"
+        '<tool_call>\n{"name": "<name of the function>", "arguments": {"<name of an argument>": <its value>}}\n'
+        "</tool_call>\nYou will be given its result between <tool_response> and </tool_response>. "
+        "If no function helps, answer in plain text."
+    )
+    if not messages or messages[0]["role"] != "system":
+        return [{"role": "system", "content": text}, *messages]
+    content = messages[0].get("content") or ""
+    parts = [*content, {"type": "text", "text": text}] if isinstance(content, list) else f"{content}\n\n{text}"
+    return [{**messages[0], "content": parts}, *messages[1:]]
+
+
+def spell_calls(messages: Sequence[PlainMessage]) -> list[PlainMessage]:
+    """The messages with calls written into their content, for templates that do not write them."""
+    return [_with_spelled_calls(message) for message in messages]
+
+
+def spell_results(messages: Sequence[PlainMessage]) -> list[PlainMessage]:
+    """The messages with results as the user's, those of one turn together, for templates without a role for them."""
+    spelled: list[PlainMessage] = []
+    is_result = False
+    for message in messages:
+        was_result, is_result = is_result, message["role"] == "tool"
+        if not is_result:
+            spelled.append(message)
+            continue
+        before = f"{spelled.pop()['content']}\n" if was_result else ""
+        text = f"{before}<tool_response>\n{message['content']}\n</tool_response>"
+        spelled.append({"role": "user", "content": text})
+    return spelled
+
+
+def _normal(message: PlainMessage, place: str, names: dict[str, object]) -> PlainMessage:
+    """One message in normal form; names: the functions called so far, by the id of the call."""
+    if message["role"] == "tool":
+        name = names.get(str(message.get("tool_call_id")))
+        return ({} if name is None else {"name": name}) | message | {"content": _text(message.get("content"))}
+    others = {key: value for key, value in message.items() if key != "tool_calls"}
+    if not message.get("tool_calls"):
+        return others
+    calls = _normal_calls(message["tool_calls"], place)
+    names |= {str(call.get("id")): _function(call)["name"] for call in calls}
+    return {"content": None, **others, "tool_calls": calls}
+
+
+def _normal_calls(calls: object, place: str) -> list[PlainMessage]:
+    form = '{"id": ..., "type": "function", "function": {"name": ..., "arguments": ...}}'
+    if not isinstance(calls, list | tuple) or not all(isinstance(call, dict) for call in calls):
+        raise TokenizerError(f"{place}: tool_calls is a list of {form}")
+    normal = []
+    for index, call in enumerate(calls):
+        function = call.get("function", call)
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise TokenizerError(f"{place}: tool_calls[{index}] is not of the form {form}")
+        arguments = _arguments(function.get("arguments"), f"{place}: tool_calls[{index}]")
+        normal.append({"type": "function", **call, "function": {**function, "arguments": arguments}})
+    return normal
+
+
+def _arguments(arguments: object, place: str) -> dict[str, object]:
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments or "{}")
+        except (ValueError, RecursionError) as error:
+            raise TokenizerError(f"{place}: the arguments are no JSON: {error}") from None
+    if not isinstance(arguments, dict | None):
+        raise TokenizerError(f"{place}: the arguments are a {type(arguments).__name__}; they must be a JSON object")
+    return arguments or {}
+
+
+def _text(content: object) -> object:
+    """Content that is a list of text parts, as one text."""
+    if not isinstance(content, list | tuple):
+        return content
+    if not all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in content):
+        return content
+    return "".join(part["text"] for part in content)
+
+
+def _calls(message: PlainMessage) -> list[PlainMessage]:
+    calls = message.get("tool_calls")
+    return calls if isinstance(calls, list) else []
+
+
+def _function(call: PlainMessage) -> dict[str, object]:
+    function = call["function"]
+    assert isinstance(function, dict)
+    return function
+
+
+def _spelled(call: PlainMessage) -> str:
+    function = _function(call)
+    return json.dumps({"name": function["name"], "arguments": function["arguments"]}, ensure_ascii=False)
+
+
+def _with_spelled_calls(message: PlainMessage) -> PlainMessage:
+    calls = _calls(message)
+    if not calls:
+        return message
+    said = _text(message["content"])
+    texts = [*([str(said)] if said else []), *(f"<tool_call>\n{_spelled(call)}\n</tool_call>" for call in calls)]
+    others = {key: value for key, value in message.items() if key != "tool_calls"}
+    return {**others, "content": "\n".join(texts)}
+
+
+def _with_calls(message: PlainMessage, change: Callable[[PlainMessage], PlainMessage]) -> PlainMessage:
+    calls = _calls(message)
+    return {**message, "tool_calls": [change(call) for call in calls]} if calls else message
+
+
+def _with_arguments_as_text(call: PlainMessage) -> PlainMessage:
+    function = _function(call)
+    return {**call, "function": {**function, "arguments": json.dumps(function["arguments"], ensure_ascii=False)}}
+
+
+def _with_short_ids(messages: Sequence[PlainMessage]) -> list[PlainMessage]:
+    """Ids of nine letters and digits, which Mistral's templates insist on, the same for a call and its result."""
+    return [_with_short_result_id(_with_calls(message, _with_short_call_id)) for message in messages]
+
+
+def _with_short_call_id(call: PlainMessage) -> PlainMessage:
+    return {**call, "id": _short_id(call.get("id"))}
+
+
+def _with_short_result_id(message: PlainMessage) -> PlainMessage:
+    if message["role"] != "tool":
+        return message
+    return {**message, "tool_call_id": _short_id(message.get("tool_call_id"))}
+
+
+def _short_id(call_id: object) -> str:
+    return hashlib.sha256(str(call_id).encode("utf-8", "replace")).hexdigest()[:9]
+
+
+def _with_one_call_a_turn(messages: Sequence[PlainMessage]) -> list[PlainMessage]:
+    """Each call in a turn of its own, with its result behind it."""
+    turns: list[PlainMessage] = []
+    waiting = list(messages)
+    while waiting:
+        message = waiting.pop(0)
+        calls = _calls(message)
+        if not calls:
+            turns.append(message)
+        for number, call in enumerate(calls):
+            turns.append({**message, "tool_calls": [call], "content": None if number else message["content"]})
+            result = _result_of(call, waiting)
+            if result is not None:
+                turns.append(waiting.pop(result))
+    return turns
+
+
+def _result_of(call: PlainMessage, following: Sequence[PlainMessage]) -> int | None:
+    """Where the result of a call is among those that follow at once."""
+    for index, message in enumerate(following):
+        if message["role"] != "tool":
+            return None
+        if message.get("tool_call_id") == call.get("id"):
+            return index
+    return None
