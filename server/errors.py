@@ -114,7 +114,7 @@ def invalid(errors: Sequence[Mapping[str, object]], body: object) -> ApiError:
 
     Of the errors of a union's branches those that lie deepest say most.
     """
-    places = [_place(error["loc"], body) for error in errors]
+    places = [_place(error, body) for error in errors]
     chosen = max(range(len(errors)), key=lambda index: (len(places[index]), -index))
     error, place = errors[chosen], places[chosen]
     param = _path(place)
@@ -124,14 +124,15 @@ def invalid(errors: Sequence[Mapping[str, object]], body: object) -> ApiError:
     if kind == "missing":
         return ApiError(400, f"{param} is missing", code="missing_required_parameter", param=param)
     reasons = dict.fromkeys(_reason(str(each["msg"])) for each, at in zip(errors, places, strict=True) if at == place)
-    message = " or ".join(reasons)
+    message = " or ".join(reasons).replace(" or must be ", " or ")
     code = "invalid_type" if str(kind).endswith("_type") else "invalid_value"
     return ApiError(400, f"{param}={value}: {message}" if param else message, code=code, param=param or None)
 
 
-def _place(location: object, body: object) -> tuple[str | int, ...]:
+def _place(error: Mapping[str, object], body: object) -> tuple[str | int, ...]:
     """Where in the body an error is: pydantic's location without the names of union branches."""
     place: list[str | int] = []
+    location = error["loc"]
     parts = list(location) if isinstance(location, tuple | list) else []
     parts = parts[1:] if parts[:1] in (["body"], ["query"], ["path"]) else parts
     for number, part in enumerate(parts):
@@ -141,8 +142,8 @@ def _place(location: object, body: object) -> tuple[str | int, ...]:
         if is_here:
             body = body[part]  # type: ignore[index]
             place.append(part)
-        elif number == len(parts) - 1 and isinstance(body, Mapping):
-            place.append(part)  # what is missing
+        elif number == len(parts) - 1 and error["type"] == "missing":
+            place.append(part)
     return tuple(place)
 
 
