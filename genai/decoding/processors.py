@@ -1,6 +1,14 @@
-"""Logits processors: small pure functions over one row of logits [V] float32, each returning a new row.
+"""What the sampling options do, as small pure functions over many rows with different settings.
 
-A token is ruled out by a logit of -inf. The definitions are transformers', which the tests compare with.
+Two kinds, after what they work on:
+
+- `logits: [N] float32` of single tokens of any rows, each with its own settings: a step touches few of a vocabulary's
+  tokens, and only those are computed.
+- `weights: [rows, n] float64` of tokens of each row, the most probable first; a weight is a probability up to a factor,
+  0 for a token that is ruled out. `total: [rows]` sums the weights of all of a row's tokens, those not among the n too.
+  A filter answers with weights of which some have become 0. A setting of "off" keeps everything, exactly.
+
+Definitions are transformers' unless a docstring names another source.
 """
 
 from __future__ import annotations
@@ -9,39 +17,88 @@ import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float32]
+DoubleArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+
+OFF = np.inf
+"""The setting of `top_p` and `typical_p` that keeps every token: at 1, rounding could drop some."""
 
 
-def penalize_repetition(logits: FloatArray, seen: IntArray, penalty: float) -> FloatArray:
-    """Divide positive logits of tokens already seen by `penalty` and multiply negative ones (arXiv 1909.05858)."""
-    result = logits.copy()
-    scores = result[seen]
-    result[seen] = np.where(scores > 0, scores / penalty, scores * penalty)
+def penalize_repetition(logits: FloatArray, penalty: float | FloatArray) -> FloatArray:
+    """Of tokens that the text has: positive logits are divided by the penalty, others multiplied (arXiv 1909.05858)."""
+    return np.where(logits > 0, logits / penalty, logits * penalty)
+
+
+def penalize_presence(
+    logits: FloatArray, counts: FloatArray, presence: float | FloatArray, frequency: float | FloatArray
+) -> FloatArray:
+    """Logits less `presence` where a token has been generated at all, and `frequency` for each time (OpenAI's)."""
+    return logits - presence * np.minimum(counts, 1) - frequency * counts
+
+
+def rule_out(logits: FloatArray, mask: BoolArray) -> FloatArray:
+    """-inf for all tokens that are not in the mask; both of one shape."""
+    limits = mask.astype(np.float32)
+    limits -= np.float32(0.5)
+    limits *= np.float32(np.inf)  # ±inf without a branch for each token: a mask can be as random as it likes
+    return np.minimum(logits, limits, out=limits)
+
+
+def scaled(logits: FloatArray, best: FloatArray | np.float32, temperature: FloatArray | np.float32) -> FloatArray:
+    """(logits - best) / temperature, broadcast: the logs of weights, 0 for the best token."""
+    result = logits - best
+    if np.any(temperature != 1):
+        result /= temperature
     return result
 
 
-def keep_top_k(logits: FloatArray, k: int) -> FloatArray:
-    """Rule out all but the k most probable tokens, and ties with the last of them."""
-    if k >= logits.size:
-        return logits
-    threshold = np.partition(logits, -k)[-k]
-    return np.where(logits < threshold, np.float32(-np.inf), logits)
+def keep_top_k(weights: DoubleArray, logits: FloatArray, k: IntArray) -> DoubleArray:
+    """The k most probable tokens, and ties with the last of them. logits: [rows, n], falling; k: [rows], at least 1."""
+    last = np.minimum(k, logits.shape[1])[:, None] - 1
+    return np.where(logits >= np.take_along_axis(logits, last, axis=1), weights, 0)
 
 
-def keep_top_p(logits: FloatArray, p: float) -> FloatArray:
-    """Keep the smallest set of most probable tokens that together reach probability p (arXiv 1904.09751)."""
-    order = np.argsort(-logits, kind="stable")
-    cumulative = np.cumsum(softmax(logits[order]), dtype=np.float64)
-    num_kept = int(np.searchsorted(cumulative, p)) + 1
-    result = logits.copy()
-    result[order[num_kept:]] = -np.inf
-    return result
+def entropy(weights: DoubleArray, logs: FloatArray, total: DoubleArray) -> DoubleArray:
+    """[rows], in nats, of rows whose tokens are all here. logs: [rows, n], the logs of weights (-inf or any for 0)."""
+    products = np.multiply(weights, logs, where=weights > 0, out=np.zeros_like(weights))  # 0 * -inf is no number
+    mean: DoubleArray = products.cumsum(axis=1)[:, -1] / total
+    return np.log(total) - mean
 
 
-def keep_min_p(logits: FloatArray, p: float) -> FloatArray:
-    """Rule out tokens less probable than p times the most probable one (arXiv 2407.01082)."""
-    threshold = logits.max() + np.float32(np.log(p))
-    return np.where(logits < threshold, np.float32(-np.inf), logits)
+def keep_typical(
+    weights: DoubleArray, logs: FloatArray, total: DoubleArray, entropies: DoubleArray, mass: DoubleArray
+) -> DoubleArray:
+    """The tokens of the most typical surprise, as few as together reach `mass`, and ties (arXiv 2202.00666)."""
+    distances = np.abs(np.log(total)[:, None] - logs - entropies[:, None])
+    order = np.argsort(distances, axis=1, kind="stable")
+    reached = np.take_along_axis(weights, order, axis=1).cumsum(axis=1)
+    last = np.minimum((reached < (mass * total)[:, None]).sum(axis=1), weights.shape[1] - 1)
+    rows = np.arange(len(weights))
+    radius = distances[rows, order[rows, last]]
+    return np.where(distances <= radius[:, None], weights, 0)
+
+
+def keep_top_p(weights: DoubleArray, total: DoubleArray, p: DoubleArray) -> DoubleArray:
+    """The most probable tokens, as few as together reach probability p (arXiv 1904.09751); of ties the first."""
+    before = np.zeros_like(weights)
+    np.cumsum(weights[:, :-1], axis=1, out=before[:, 1:])
+    return np.where(before < (p * total)[:, None], weights, 0)
+
+
+def keep_min_p(weights: DoubleArray, p: DoubleArray) -> DoubleArray:
+    """Tokens at least p times as probable as the most probable one that is left (arXiv 2407.01082)."""
+    return np.where(weights >= p[:, None] * weights.max(axis=1, keepdims=True), weights, 0)
+
+
+def top_choices(weights: FloatArray | DoubleArray, threshold: float) -> IntArray:
+    """Which places of weights [n] XTC leaves out: all but the least probable of those of probability >= threshold.
+
+    Of ties the last place stays. Source: github.com/oobabooga/text-generation-webui, pull request 6335.
+    """
+    least = threshold * weights.sum(dtype=np.float64)
+    places = np.flatnonzero((weights >= least) & (weights > 0))
+    return places[np.argsort(-weights[places], kind="stable")][:-1]
 
 
 def softmax(logits: FloatArray) -> FloatArray:
@@ -49,6 +106,13 @@ def softmax(logits: FloatArray) -> FloatArray:
     weights: FloatArray = np.exp(logits - logits.max())
     weights /= weights.sum(dtype=np.float64)
     return weights
+
+
+def log_softmax(logits: FloatArray) -> FloatArray:
+    """Log probabilities [V] of logits [V]."""
+    result: FloatArray = logits - logits.max()
+    result -= np.float32(np.log(np.exp(result).sum(dtype=np.float64)))
+    return result
 
 
 def log_probability(logits: FloatArray, token: int) -> float:

@@ -1,0 +1,108 @@
+"""A row's most probable tokens, and draws from all of them, without sorting its vocabulary.
+
+    logits [V] as a rectangle                columns whose maximum      their tokens
+                                             is at least the floor      that are, too
+    ┌─────────────────────────────┐
+    │ · · 2 · · · · 9 · · · · · · │             2 · 9                      9
+    │ · · · · · 7 · · · · · · · · │      →      · 7 ·              →       7
+    │ · · 5 · · 8 · · · · · · · · │             5 8 ·                      5 8
+    └─────────────────────────────┘
+      · · 5 · · 8 · 9 · · · · · ·  maxima; the third largest is the floor: at least three tokens reach it
+
+Maxima of columns are taken along memory, which costs as little as finding the one best token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from genai.decoding.processors import DoubleArray, FloatArray, IntArray
+
+Int32Array: TypeAlias = npt.NDArray[np.int32]
+
+_DEPTH = 64
+"""Rows of the rectangle where few tokens are asked for; a vocabulary of 49k then has 768 columns."""
+_BLOCK = 1024
+"""Tokens whose weights are summed before one among them is drawn."""
+_LOWEST = float(np.finfo(np.float32).min)
+_LAST = 0xFFFFFFFF
+"""Sorts behind every token."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidates:
+    """All tokens of a row whose logits are at least `floor`, in no order; floor: -inf if all others are ruled out.
+
+    tokens: [n] int64; logits: [n] float32; best: the greatest logit of the row, NaN if one is.
+    """
+
+    tokens: IntArray
+    logits: FloatArray
+    floor: float
+    best: float
+
+
+def narrowed(logits: FloatArray, num: int) -> Candidates:
+    """The `num` best tokens of logits [V], ties with the last, and maybe more; fewer if all others are ruled out."""
+    size = logits.size
+    if num >= size:
+        return Candidates(tokens=np.arange(size), logits=logits, floor=-np.inf, best=float(logits.max()))
+    depth = max(1, min(_DEPTH, size // (4 * num)))
+    width = size // depth
+    rectangle, rest = logits[: depth * width].reshape(depth, width), logits[depth * width :]
+    maxima = rectangle.max(axis=0)
+    greatest = np.partition(maxima, width - num)[width - num :]
+    floor, best = float(greatest[0]), float(greatest.max())
+    least = max(floor, _LOWEST)
+    columns = np.flatnonzero(maxima >= least)
+    level, index = np.divmod(np.flatnonzero(rectangle.take(columns, axis=1) >= least), max(columns.size, 1))
+    tokens = level * width + columns[index]
+    if rest.size:
+        tokens = np.concatenate((tokens, depth * width + np.flatnonzero(rest >= least)))
+        best = float(np.maximum(rest.max(), best))  # NaN if either is
+    return Candidates(tokens=tokens, logits=logits[tokens], floor=floor, best=best)
+
+
+def ranked(rows: Sequence[Candidates]) -> tuple[IntArray, FloatArray]:
+    """tokens and logits, both [rows, n]: each row's candidates, the best first, and of ties the first token first.
+
+    Rows with fewer candidates are filled up at the end, with logits of -inf.
+    """
+    shape = len(rows), max(row.tokens.size for row in rows)
+    tokens, logits = np.full(shape, _LAST), np.full(shape, -np.inf, np.float32)
+    for index, row in enumerate(rows):
+        tokens[index, : row.tokens.size] = row.tokens
+        logits[index, : row.tokens.size] = row.logits
+    bits = _ordered(np.subtract(np.float32(0), logits).view(np.int32))  # 0 - x: no negative zero, which would not tie
+    keys = (bits.astype(np.int64) << 32) | tokens
+    keys.sort(axis=1)
+    bits = _ordered((keys >> 32).astype(np.int32))
+    return keys & _LAST, np.subtract(np.float32(0), bits.view(np.float32))
+
+
+def _ordered(bits: Int32Array) -> Int32Array:
+    """The bits of floats as whole numbers in the floats' order, and back."""
+    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
+
+
+def drawn(weights: FloatArray | DoubleArray, share: float) -> int:
+    """The place in weights [n] where their running sum passes `share` (at least 0, below 1) of the whole.
+
+    First its block is found, then itself. It is never one of weight 0.
+    """
+    sums = np.add.reduceat(weights, np.arange(0, weights.size, _BLOCK), dtype=np.float64)
+    reached = sums.cumsum()
+    block = _passing(reached, share * float(reached[-1]))
+    rest = share * float(reached[-1]) - (float(reached[block - 1]) if block else 0.0)
+    inside = weights[block * _BLOCK : (block + 1) * _BLOCK].cumsum(dtype=np.float64)
+    return block * _BLOCK + _passing(inside, rest)
+
+
+def _passing(reached: DoubleArray, target: float) -> int:
+    """Where running sums pass a target, at the latest where they reach their end: rounding may have set it too high."""
+    return int(min(reached.searchsorted(target, side="right"), reached.searchsorted(reached[-1])))

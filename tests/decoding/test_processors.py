@@ -1,0 +1,165 @@
+"""Processors against transformers' own, for rows of different settings at once, over whole vocabularies."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from genai.decoding import processors
+from genai.decoding.processors import FloatArray
+
+torch = pytest.importorskip("torch")
+RNG = np.random.default_rng(0)
+
+
+def random_logits(num_rows: int, size: int = 500) -> FloatArray:
+    return (RNG.standard_normal((num_rows, size)) * 3).astype(np.float32)
+
+
+def theirs(processor: object, logits: FloatArray, seen: list[int] | None = None) -> FloatArray:
+    """One row [V] through a processor of transformers."""
+    ids = torch.tensor([seen or [0]])
+    return processor(ids, torch.from_numpy(logits.copy())[None])[0].numpy()  # type: ignore[operator]
+
+
+class Ranked:
+    """Rows sorted as filters want them, and back."""
+
+    def __init__(self, logits: FloatArray) -> None:
+        self.order = np.argsort(-logits, axis=1, kind="stable")
+        self.logits = np.take_along_axis(logits, self.order, axis=1)
+        self.logs = processors.scaled(self.logits, self.logits[:, :1], np.ones((len(logits), 1), np.float32))
+        self.weights = np.exp(self.logs).astype(np.float64)
+        self.total = self.weights.sum(axis=1)
+
+    def kept(self, weights: np.ndarray) -> np.ndarray:
+        """[rows, V]: which tokens have any weight left."""
+        result = np.zeros(weights.shape, np.bool_)
+        np.put_along_axis(result, self.order, weights > 0, axis=1)
+        return result
+
+
+def test_top_k() -> None:
+    from transformers import TopKLogitsWarper
+
+    ks = [1, 2, 50, 499, 500, 1000]
+    logits = random_logits(len(ks))
+    rows = Ranked(logits)
+    kept = rows.kept(processors.keep_top_k(rows.weights, rows.logits, np.array(ks)))
+    for row, k in enumerate(ks):
+        np.testing.assert_array_equal(kept[row], theirs(TopKLogitsWarper(min(k, 500)), logits[row]) > -np.inf)
+
+
+def test_top_k_keeps_ties_with_the_last() -> None:
+    rows = Ranked(np.array([[1, 3, 2, 2, 2, 0]], np.float32))
+    assert rows.kept(processors.keep_top_k(rows.weights, rows.logits, np.array([2]))).tolist() == [[0, 1, 1, 1, 1, 0]]
+
+
+def test_top_p() -> None:
+    from transformers import TopPLogitsWarper
+
+    ps = [0.01, 0.3, 0.9, 0.999, processors.OFF]
+    logits = random_logits(len(ps))
+    rows = Ranked(logits)
+    kept = rows.kept(processors.keep_top_p(rows.weights, rows.total, np.array(ps)))
+    for row, p in enumerate(ps):
+        np.testing.assert_array_equal(kept[row], theirs(TopPLogitsWarper(min(p, 1)), logits[row]) > -np.inf)
+
+
+def test_min_p() -> None:
+    from transformers import MinPLogitsWarper
+
+    ps = [0.0, 0.001, 0.1, 0.7, 1.0]
+    logits = random_logits(len(ps))
+    rows = Ranked(logits)
+    kept = rows.kept(processors.keep_min_p(rows.weights, np.array(ps)))
+    for row, p in enumerate(ps):
+        np.testing.assert_array_equal(kept[row], theirs(MinPLogitsWarper(p), logits[row]) > -np.inf)
+
+
+def test_typical_p() -> None:
+    from transformers import TypicalLogitsWarper
+
+    ps = [0.05, 0.3, 0.9, 0.99, processors.OFF]
+    logits = random_logits(len(ps))
+    rows = Ranked(logits)
+    entropies = processors.entropy(rows.weights, rows.logs, rows.total)
+    expected = torch.distributions.Categorical(logits=torch.from_numpy(logits)).entropy()
+    np.testing.assert_allclose(entropies, expected, rtol=1e-5)
+    kept = rows.kept(processors.keep_typical(rows.weights, rows.logs, rows.total, entropies, np.array(ps)))
+    for row, p in enumerate(ps[:-1]):
+        np.testing.assert_array_equal(kept[row], theirs(TypicalLogitsWarper(p), logits[row]) > -np.inf)
+    assert kept[-1].all()
+    assert not kept[0, rows.order[0, 0]], "the most probable token is not typical here, or this shows nothing"
+
+
+def test_temperature() -> None:
+    from transformers import TemperatureLogitsWarper
+
+    logits, temperatures = random_logits(3), np.array([0.3, 1.0, 2.5], np.float32)
+    logs = processors.scaled(logits, logits.max(axis=1, keepdims=True), temperatures[:, None])
+    for row, temperature in enumerate(temperatures.tolist()):
+        expected = theirs(TemperatureLogitsWarper(temperature), logits[row])
+        np.testing.assert_allclose(logs[row], expected - expected.max(), atol=1e-5)
+
+
+def test_filters_pass_over_ruled_out_tokens() -> None:
+    """With -inf among the logits, whatever is off keeps all other tokens."""
+    rows = Ranked(np.array([[1, -np.inf, 0, -np.inf], [-np.inf, 0, 0, 0]], np.float32))
+    off = np.full(2, processors.OFF)
+    weights = processors.keep_top_k(rows.weights, rows.logits, np.array([1000, 1000]))
+    entropies = processors.entropy(weights, rows.logs, rows.total)
+    np.testing.assert_allclose(entropies[1], np.log(3))
+    weights = processors.keep_typical(weights, rows.logs, rows.total, entropies, off)
+    weights = processors.keep_top_p(weights, rows.total, off)
+    weights = processors.keep_min_p(weights, np.zeros(2))
+    np.testing.assert_array_equal(weights, rows.weights)
+
+
+@pytest.mark.parametrize(
+    ("weights", "threshold", "places"),
+    [
+        ([5, 3, 1, 1], 0.1, [0, 1, 2]),  # all four reach it, the last stays
+        ([5, 3, 1, 1], 0.3, [0]),
+        ([5, 3, 1, 1], 0.5, []),  # only one reaches it
+        ([5, 3, 1, 1], 0.6, []),
+        ([0, 5, 0, 5], 0.1, [1]),
+        ([1, 5, 3, 1], 0.1, [1, 2, 0]),  # in any order; of ties the last stays
+        ([1, 1, 0], 0.0, [0]),
+    ],
+)
+def test_top_choices(weights: list[float], threshold: float, places: list[int]) -> None:
+    assert processors.top_choices(np.array(weights, np.float64), threshold).tolist() == places
+
+
+@pytest.mark.parametrize("penalty", [0.5, 1.3, 4.0])
+def test_repetition_penalty(penalty: float) -> None:
+    from transformers import RepetitionPenaltyLogitsProcessor
+
+    (logits,), seen = random_logits(1), [1, 5, 9, 499]
+    ours = logits.copy()
+    ours[seen] = processors.penalize_repetition(logits[seen], penalty)
+    np.testing.assert_allclose(ours, theirs(RepetitionPenaltyLogitsProcessor(penalty), logits, seen), rtol=1e-6)
+
+
+def test_presence_and_frequency_penalties() -> None:
+    logits, counts = np.array([1, 1, 1, -1], np.float32), np.array([0, 1, 3, 2], np.float32)
+    found = processors.penalize_presence(logits, counts, 0.5, 0.25)
+    np.testing.assert_allclose(found, [1, 0.25, -0.25, -2])
+    presence, frequency = np.array([0, 1, 0, 1], np.float32), np.array([1, 0, 1, 0], np.float32)
+    np.testing.assert_allclose(processors.penalize_presence(logits, counts, presence, frequency), [1, 0, -2, -2])
+    assert found.dtype == np.float32
+
+
+def test_rule_out() -> None:
+    (logits,) = random_logits(1)
+    logits[3], mask = -np.inf, RNG.random(500) < 0.5
+    np.testing.assert_array_equal(processors.rule_out(logits, mask), np.where(mask, logits, -np.inf))
+
+
+def test_log_probabilities() -> None:
+    (logits,) = random_logits(1)
+    expected = torch.log_softmax(torch.from_numpy(logits), -1).numpy()
+    assert processors.log_probability(logits, 7) == pytest.approx(expected[7], abs=1e-5)
+    np.testing.assert_allclose(processors.log_softmax(logits), expected, atol=1e-5)
+    np.testing.assert_allclose(processors.softmax(logits), np.exp(expected), atol=1e-6)
