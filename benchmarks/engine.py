@@ -20,7 +20,7 @@ from pathlib import Path
 
 import genai
 from benchmarks.measure import interleaved
-from genai.engine.engine import Request
+from genai.engine.request import Request
 from genai.engine.sequence import Sequence as Text
 from genai.generation_config import GenerationConfig
 from genai.llm import LLM
@@ -37,7 +37,7 @@ def prompt_of(rng: random.Random, length: int) -> list[int]:
 
 
 def submit(llm: LLM, prompt: list[int], num_tokens: int) -> Text:
-    return llm.engine.submit(Request(prompt=prompt, config=settings(num_tokens)))
+    return llm.engine.submit(Request(prompt=prompt, config=settings(num_tokens))).first
 
 
 def run_until(llm: LLM, is_done: Callable[[], bool]) -> None:

@@ -24,12 +24,12 @@ import psutil
 
 import genai
 from genai.engine.async_engine import AsyncEngine, Stream
-from genai.engine.engine import Request
+from genai.engine.request import Request
 from genai.engine.sequence import Sequence
 from genai.errors import GraphRunError
 from genai.generation_config import GenerationConfig
 from genai.llm import LLM
-from genai.writer import Chunk, TextWriter
+from genai.writer import Chunk, JobWriter, TextWriter
 
 FAILURES = 1 / 150
 SURPRISES = 1 / 5000
@@ -59,9 +59,9 @@ class Load:
         rng, ends = random.Random(number), time.monotonic() + self.seconds
         while time.monotonic() < ends:
             request = self._request(rng)
-            stream = engine.submit(request, TextWriter(self.llm.tokenizer, request.config))
+            stream = engine.submit(request, JobWriter([TextWriter(self.llm.tokenizer, request.config)]))
             self.submitted += 1
-            sequence, is_dropped = stream.sequence, rng.random() < DROPS
+            sequence, is_dropped = stream.job.first, rng.random() < DROPS
             if not is_dropped:
                 await self._read(stream, rng)
             del stream
@@ -89,7 +89,7 @@ class Load:
             count += 1
             if count == leaves_after:
                 break
-            was_paused |= stream.sequence.is_paused
+            was_paused |= stream.job.first.is_paused
             if pause:
                 await asyncio.sleep(pause)
         self.seen["paused"] += was_paused

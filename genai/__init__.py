@@ -14,34 +14,45 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from genai.async_llm import AsyncLLM
     from genai.config import EngineConfig, ModelConfig
+    from genai.decoding.logprobs import TokenLogprob
     from genai.errors import GenAIError
     from genai.generation_config import BeamSearchConfig, ConstraintConfig, GenerationConfig, SamplingConfig
+    from genai.generator import Generator
     from genai.llm import LLM, load
-    from genai.writer import Chunk, Generation, Timings, Usage
+    from genai.writer import Choice, Chunk, Drafts, Generation, Timings, Usage
 
 __all__ = [
     "LLM",
+    "AsyncLLM",
     "BeamSearchConfig",
+    "Choice",
     "Chunk",
     "ConstraintConfig",
+    "Drafts",
     "EngineConfig",
     "GenAIError",
     "Generation",
     "GenerationConfig",
+    "Generator",
     "ModelConfig",
     "SamplingConfig",
     "Timings",
+    "TokenLogprob",
     "Usage",
     "load",
 ]
 
 _HOMES = {
+    "genai.async_llm": ("AsyncLLM",),
+    "genai.decoding.logprobs": ("TokenLogprob",),
+    "genai.generator": ("Generator",),
     "genai.config": ("EngineConfig", "ModelConfig"),
     "genai.errors": ("GenAIError",),
     "genai.generation_config": ("BeamSearchConfig", "ConstraintConfig", "GenerationConfig", "SamplingConfig"),
     "genai.llm": ("LLM", "load"),
-    "genai.writer": ("Chunk", "Generation", "Timings", "Usage"),
+    "genai.writer": ("Choice", "Chunk", "Drafts", "Generation", "Timings", "Usage"),
 }
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,13 +31,13 @@ from genai.batch_request import (
     request_of,
     status_of,
 )
-from genai.engine.engine import Request
-from genai.engine.sequence import Sequence
+from genai.engine.request import Request
+from genai.engine.sequence import Job, TokenEvent
 from genai.errors import ConfigError, GenAIError
 from genai.generation_config import GenerationConfig
 from genai.llm import LLM
 from genai.progress import Progress, silent
-from genai.writer import TextWriter
+from genai.writer import JobWriter, TextWriter
 
 MAX_LINE_BYTES = 64 * 2**20
 """Longer lines are answered with an error and never held in memory."""
@@ -167,12 +167,12 @@ class _Line:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Job:
+class _Pending:
     """A line whose request is in the engine."""
 
     line: _Line
     request: BatchRequest
-    writer: TextWriter
+    writer: JobWriter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,7 +183,7 @@ class _Run:
     models: tuple[str, ...]
     defaults: GenerationConfig
     summary: Summary
-    jobs: dict[Sequence, _Job] = field(default_factory=dict)
+    jobs: dict[Job, _Pending] = field(default_factory=dict)
 
     def answers(self, lines: Iterator[_Line]) -> Iterator[list[bytes]]:
         """Records of OUT as they come, some at a time."""
@@ -194,8 +194,8 @@ class _Run:
                     yield refused
                 elif not self.jobs:
                     return
-                elif ended := [event.sequence for event in engine.step() if event.finish_reason is not None]:
-                    yield [self._finished(sequence) for sequence in ended]
+                elif ended := _ended(engine.step()):
+                    yield [self._finished(job) for job in ended]
         finally:
             engine.cancel_all()
 
@@ -215,25 +215,31 @@ class _Run:
         if line.error is not None:
             raise line.error
         request = request_of(line.data, self.llm.tokenizer, self.defaults, self.models)
-        writer = TextWriter(self.llm.tokenizer, request.config)
-        sequence = self.llm.engine.submit(Request(prompt=request.prompt, config=request.config, sink=writer))
-        self.jobs[sequence] = _Job(line=line, request=request, writer=writer)
+        writer = JobWriter([TextWriter(self.llm.tokenizer, request.config)])
+        job = self.llm.engine.submit(Request(prompt=request.prompt, config=request.config, sink=writer))
+        self.jobs[job] = _Pending(line=line, request=request, writer=writer)
 
-    def _finished(self, sequence: Sequence) -> bytes:
-        job = self.jobs.pop(sequence)
+    def _finished(self, job: Job) -> bytes:
+        pending = self.jobs.pop(job)
         try:
-            result = job.writer.result(sequence)
+            result = pending.writer.result(job)
         except GenAIError as error:
-            return self._failed(job.line, error)
+            return self._failed(pending.line, error)
         self.summary.answered += 1
         self.summary.prompt_tokens += result.usage.prompt_tokens
         self.summary.completion_tokens += result.usage.completion_tokens
-        return _record(job.line, 200, answer(job.request, result, self.llm.tokenizer))
+        return _record(pending.line, 200, answer(pending.request, result, self.llm.tokenizer))
 
     def _failed(self, line: _Line, error: GenAIError) -> bytes:
         self.summary.answered += 1
         self.summary.failed += 1
         return _record(line, status_of(error), complaint(error))
+
+
+def _ended(events: Iterable[TokenEvent]) -> list[Job]:
+    """The jobs that ended with these events."""
+    jobs = [event.sequence.job for event in events if event.finish_reason is not None]
+    return [job for job in dict.fromkeys(jobs) if job is not None and job.is_over]
 
 
 def _record(line: _Line, status: int, body: dict[str, JSON]) -> bytes:

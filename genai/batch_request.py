@@ -252,10 +252,10 @@ def _plain(body: Mapping[str, JSON], tokenizer: Tokenizer) -> list[int]:
 
 def _logprobs(result: Generation, tokenizer: Tokenizer) -> list[JSON]:
     entries: list[JSON] = []
-    for token, logprob in zip(result.token_ids, result.logprobs or (), strict=True):
-        data = tokenizer.token_bytes(token)
+    for each in result.logprobs or ():
+        data = tokenizer.token_bytes(each.token_id)
         text = data.decode("utf-8", errors="replace")
-        entries.append({"token": text, "logprob": logprob, "bytes": list(data), "top_logprobs": []})
+        entries.append({"token": text, "logprob": each.logprob, "bytes": list(data), "top_logprobs": []})
     return entries
 
 

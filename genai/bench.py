@@ -23,7 +23,7 @@ from typing import Self
 import numpy as np
 
 from genai.config import EngineConfig
-from genai.engine.engine import Request
+from genai.engine.request import Request
 from genai.engine.sequence import Sequence as Text
 from genai.engine.sequence import TokenEvent
 from genai.errors import CapacityError, ConfigError
@@ -191,13 +191,13 @@ class Stepper:
 
     def step(self) -> StepTime:
         """One more token for every row. Raises: CapacityError when a row has reached the limit."""
-        graph_seconds, started = self._runner.graph_seconds, time.perf_counter()
+        graph_seconds, started = self.llm.graph_seconds, time.perf_counter()
         events = self.llm.engine.step()
         seconds = time.perf_counter() - started
         advanced = sum(event.token is not None for event in events)
         if advanced < len(self._texts) or not self._texts:
             raise CapacityError(f"only {advanced} of {len(self._texts)} rows could take one more token")
-        return StepTime(seconds=seconds, graph_seconds=self._runner.graph_seconds - graph_seconds)
+        return StepTime(seconds=seconds, graph_seconds=self.llm.graph_seconds - graph_seconds)
 
     def stop(self) -> None:
         """End the batch and forget its cache."""
@@ -206,7 +206,7 @@ class Stepper:
 
     def _submitted(self, prompt: Sequence[int], settings: GenerationConfig) -> Text:
         sink = _Detokenized(self.llm.tokenizer.detokenizer().push)
-        return self.llm.engine.submit(Request(prompt=prompt, config=settings, sink=sink))
+        return self.llm.engine.submit(Request(prompt=prompt, config=settings, sink=sink)).first
 
 
 def measure(path: Path, plan: Plan, config: EngineConfig, *, progress: Progress = silent) -> Report:

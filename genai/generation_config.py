@@ -426,6 +426,22 @@ def replaced(config: Config, **changes: object) -> Config:
         raise ConfigError(f"an option has a value of the wrong type ({given}): {error}") from None
 
 
+def config_from_data(data: Mapping[str, object]) -> GenerationConfig:
+    """A configuration from `dataclasses.asdict` of one, as JSON gives it back. Raises: ConfigError, TypeError."""
+    parts = dict(data)
+    sampling = dict(cast(Mapping[str, object], parts.pop("sampling_config")))
+    sampling["xtc"] = replaced(XtcConfig(), **cast(Mapping[str, object], sampling["xtc"]))
+    sampling["dry"] = replaced(DryConfig(), **cast(Mapping[str, object], sampling["dry"]))
+    constraint = cast("Mapping[str, Any] | None", parts.pop("constraint"))
+    return replaced(
+        GenerationConfig(),
+        sampling_config=replaced(SamplingConfig(), **sampling),
+        beam_search_config=replaced(BeamSearchConfig(), **cast(Mapping[str, object], parts.pop("beam_search_config"))),
+        constraint=None if constraint is None else ConstraintConfig(**constraint),
+        **parts,
+    )
+
+
 def names_of(kind: type) -> set[str]:
     """The names of a configuration's fields."""
     return {item.name for item in dataclasses.fields(kind)}

@@ -5,36 +5,32 @@
 
 from __future__ import annotations
 
-import logging
 import threading
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator as Iteration
+from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as List
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import Self, TypeAlias, TypeGuard, cast, overload
-
-import numpy as np
+from types import MappingProxyType, TracebackType
+from typing import Self, overload
 
 from genai.config import EngineConfig, ModelConfig, Precision
 from genai.decoding.processors import FloatArray
-from genai.engine.engine import Engine, Request
+from genai.engine.drafts import DraftModel
+from genai.engine.engine import Engine
 from genai.engine.prefix_cache import PrefixCache
 from genai.engine.scheduler import Limits
-from genai.engine.sequence import Sequence
+from genai.engine.sequence import Job
 from genai.errors import CapacityError, ConfigError
 from genai.generation_config import GenerationConfig, replaced
+from genai.generator import Generator
 from genai.metrics import EngineMetrics
+from genai.prepare import ChatOptions, Delivery, Prepared, Preparer, Prompt, are_tokens, as_list
 from genai.progress import Progress, silent
 from genai.runtime.load import load_runner
-from genai.text.chat_template import Message
+from genai.session_file import SessionFile
 from genai.text.tokenizer import Tokenizer
-from genai.writer import Chunk, Generation, TextWriter
-
-_log = logging.getLogger(__name__)
-
-Prompt: TypeAlias = str | List[int] | List[Message]
+from genai.writer import Chunk, Generation, JobWriter
 
 
 def load(
@@ -80,9 +76,12 @@ class LLM:
             pad_token_id=self.config.pad_token_id,
         )
         self._engine: Engine | None = self._new_engine(loaded.prefix_cache_bytes)
-        self._defaults = GenerationConfig().updated(**self.config.generation)
+        self._preparer = Preparer(self.tokenizer, self.config.vocab_size, self.config.eos_token_ids)
+        self.generation_config = GenerationConfig().updated(**self.config.generation)
         self._lock = threading.RLock()
         self._depth = 0  # how often the thread that has the lock has taken it
+        self._is_lent = False
+        self._drafts_for: set[int] = set()  # models whose vocabulary was found to be the same
 
     def _new_engine(self, prefix_cache_bytes: int) -> Engine:
         limits = Limits(
@@ -102,6 +101,11 @@ class LLM:
         prompt: Prompt,
         config: GenerationConfig | None = None,
         *,
+        tools: List[Mapping[str, object]] | None = None,
+        tool_choice: object = None,
+        parallel_tool_calls: bool | None = None,
+        template_options: Mapping[str, object] | None = None,
+        draft: LLM | None = None,
         priority: int = 0,
         timeout: float | None = None,
         **options: object,
@@ -113,6 +117,11 @@ class LLM:
         prompt: List[Prompt],
         config: GenerationConfig | None = None,
         *,
+        tools: List[Mapping[str, object]] | None = None,
+        tool_choice: object = None,
+        parallel_tool_calls: bool | None = None,
+        template_options: Mapping[str, object] | None = None,
+        draft: LLM | None = None,
         priority: int = 0,
         timeout: float | None = None,
         **options: object,
@@ -123,20 +132,40 @@ class LLM:
         prompt: Prompt | List[Prompt],
         config: GenerationConfig | None = None,
         *,
+        tools: List[Mapping[str, object]] | None = None,
+        tool_choice: object = None,
+        parallel_tool_calls: bool | None = None,
+        template_options: Mapping[str, object] | None = None,
+        draft: LLM | None = None,
         priority: int = 0,
         timeout: float | None = None,
         **options: object,
     ) -> Generation | list[Generation]:
         """Continue one prompt, or several in one batch: a string, token ids, chat messages, or a list of those.
 
-        config: None for the model's defaults; options: `GenerationConfig.updated`'s, set on top; priority: lower runs
-        first; timeout: seconds after which each ends as it is. Raises: ConfigError, CapacityError, TokenizerError,
-        GraphRunError.
+        config: None for the model's defaults; options: `GenerationConfig.updated`'s, set on top. With messages: tools
+        that the model may call, tool_choice and parallel_tool_calls (all in OpenAI's form), template_options (variables for
+        the chat template). draft: a smaller model with the same vocabulary that foresees
+        tokens; priority: lower runs first; timeout: seconds after which each ends as it is.
+        Raises: ConfigError, CapacityError, TokenizerError, GraphRunError.
         """
-        prompts, is_batch = _as_list(prompt)
-        writers = [self._writer(config, options) for _ in prompts]
-        requests = [self._request(one, writer, priority, timeout) for one, writer in zip(prompts, writers, strict=True)]
-        results = self._generate(requests, writers)
+        prompts, is_batch = as_list(prompt)
+        prepared = [
+            self.prepare(
+                one,
+                config,
+                tools=tools,
+                tool_choice=tool_choice,
+                parallel_tool_calls=parallel_tool_calls,
+                template_options=template_options,
+                draft=draft,
+                priority=priority,
+                timeout=timeout,
+                options=options,
+            )
+            for one in prompts
+        ]
+        results = self._generate(prepared)
         return results if is_batch else results[0]
 
     def stream(
@@ -144,24 +173,84 @@ class LLM:
         prompt: Prompt,
         config: GenerationConfig | None = None,
         *,
+        tools: List[Mapping[str, object]] | None = None,
+        tool_choice: object = None,
+        parallel_tool_calls: bool | None = None,
+        template_options: Mapping[str, object] | None = None,
+        draft: LLM | None = None,
         priority: int = 0,
         timeout: float | None = None,
         **options: object,
-    ) -> Generator[Chunk, None, None]:
-        """Continue one prompt, piece by piece; the pieces' texts joined are the whole text.
+    ) -> Iteration[Chunk, None, None]:
+        """Continue one prompt, piece by piece; the pieces' texts joined are the whole text. Arguments as for `generate`.
 
-        Closing the iterator ends the sequence. Raises: as `generate`, when called, before the first piece.
+        Closing the iterator ends the text. Raises: as `generate`, when called, before the first piece.
         """
-        if _as_list(prompt)[1]:
+        if as_list(prompt)[1]:
             raise ConfigError("stream takes one prompt; use generate for several")
-        writer = self._writer(config, options)
-        pieces = self._streamed(self.engine.submit(self._request(prompt, writer, priority, timeout)), writer)
+        prepared = self.prepare(
+            prompt,
+            config,
+            tools=tools,
+            tool_choice=tool_choice,
+            parallel_tool_calls=parallel_tool_calls,
+            template_options=template_options,
+            draft=draft,
+            priority=priority,
+            timeout=timeout,
+            options=options,
+        )
+        pieces = self._streamed(self.engine.submit(prepared.request), prepared.writer)
         next(pieces)  # of a generator that has not begun, closing runs nothing
         return pieces
 
+    def prepare(
+        self,
+        prompt: Prompt,
+        config: GenerationConfig | None = None,
+        *,
+        tools: List[Mapping[str, object]] | None = None,
+        tool_choice: object = None,
+        parallel_tool_calls: bool | None = None,
+        template_options: Mapping[str, object] | None = None,
+        draft: LLM | None = None,
+        priority: int = 0,
+        timeout: float | None = None,
+        options: Mapping[str, object] = MappingProxyType({}),
+    ) -> Prepared:
+        """A prompt encoded and its settings made, ready for an engine. Arguments as for `generate`; any thread may.
+
+        Raises: ConfigError, TokenizerError.
+        """
+        settings = (config or self.generation_config).updated(**options)
+        chat = ChatOptions(
+            tools=tools,
+            tool_choice=tool_choice,
+            parallel_tool_calls=parallel_tool_calls,
+            template_options=template_options,
+        )
+        model = None if draft is None else self._draft_model(draft)
+        delivery = Delivery(priority=priority, timeout=timeout, draft_model=model)
+        return self._preparer.prepare(prompt, settings, chat, delivery)
+
+    def generator(self, config: GenerationConfig | None = None, **options: object) -> Generator:
+        """Generate step by step, with the logits at hand. Raises: ConfigError."""
+        settings = (config or self.generation_config).updated(**options)
+        return Generator(self.engine, self._preparer, settings, self._alone, self._identity())
+
+    def restore(self, path: str | Path) -> Generator:
+        """Go on where `Generator.save` was called, without running anything of it again.
+
+        Raises: ConfigError if the file is damaged, or of another model, precision or version; CapacityError.
+        """
+        saved = SessionFile.read(Path(path), self._identity())
+        generator = Generator(self.engine, self._preparer, saved.config, self._alone, self._identity())
+        generator.restore(saved)
+        return generator
+
     def logits(self, token_ids: List[int]) -> FloatArray:
         """The logits that follow each token, teacher-forced: [T, V] float32. Raises: ConfigError, CapacityError."""
-        if not _is_list(token_ids) or not all(map(_is_token, token_ids)):
+        if not are_tokens(token_ids):
             raise ConfigError("logits() takes a list of token ids; llm.tokenizer.encode makes one of a text")
         if not len(token_ids) or min(token_ids) < 0 or max(token_ids) >= self.config.vocab_size:
             raise ConfigError(f"token ids between 0 and {self.config.vocab_size - 1} are needed, at least one")
@@ -193,65 +282,78 @@ class LLM:
 
     @property
     def engine(self) -> Engine:
-        """The engine that runs this model. Raises: ConfigError once the model is closed."""
+        """The engine that runs this model. Raises: ConfigError once the model is closed, or while another steps it."""
         if self._engine is None:
             raise ConfigError("this model is closed; load it again")
+        if self._is_lent:
+            raise ConfigError("this model is run by an AsyncLLM; use that, or close it first")
         return self._engine
 
-    def _writer(self, config: GenerationConfig | None, options: dict[str, object]) -> TextWriter:
-        """What turns one sequence's tokens into text; it knows the settings."""
-        return TextWriter(self.tokenizer, (config or self._defaults).updated(**options))
+    @property
+    def graph_seconds(self) -> float:
+        """Seconds spent inside runs of the graph since the model was loaded."""
+        return self._runner.graph_seconds
 
-    def _request(self, prompt: Prompt, writer: TextWriter, priority: int, timeout: float | None) -> Request:
-        return Request(
-            prompt=self._encoded(prompt), config=writer.config, priority=priority, timeout=timeout, sink=writer
-        )
+    def lend(self) -> Engine:
+        """The engine, for someone else to step until `take_back`; this model's own methods are refused meanwhile.
 
-    def _encoded(self, prompt: Prompt) -> list[int]:
-        if isinstance(prompt, str):
-            return self.tokenizer.encode(prompt)
-        if _is_list(prompt):
-            if len(prompt) and all(isinstance(item, Mapping) for item in prompt):
-                return self.tokenizer.apply_chat_template([item for item in prompt if isinstance(item, Mapping)])
-            if all(map(_is_token, prompt)):
-                return [int(item) for item in prompt if _is_token(item)]
-        raise ConfigError(_FORM)
+        Raises: ConfigError if the model is closed or lent already.
+        """
+        engine = self.engine
+        self._is_lent = True
+        return engine
 
-    def _generate(self, requests: List[Request], writers: List[TextWriter]) -> list[Generation]:
-        sequences: list[Sequence] = []
+    def take_back(self) -> None:
+        """End a loan."""
+        self._is_lent = False
+
+    def _identity(self) -> str:
+        """What keys and values depend on: the package they were computed with."""
+        return f"{self.config.provenance!r} {self.config.cache_dtype} contract {self.config.contract_version}"
+
+    def _draft_model(self, draft: LLM) -> DraftModel:
+        """Another model as this one's drafter. Raises: ConfigError if it has another vocabulary, or is this model."""
+        if draft is self:
+            raise ConfigError("draft is this model itself; give a smaller one with the same vocabulary")
+        if id(draft) not in self._drafts_for:
+            if draft.tokenizer.backend.get_vocab() != self.tokenizer.backend.get_vocab():
+                raise ConfigError(f"the draft model {draft.path.name} has another vocabulary than {self.path.name}")
+            self._drafts_for.add(id(draft))
+        return DraftModel(draft._runner, draft._alone)
+
+    def _generate(self, prepared: List[Prepared]) -> list[Generation]:
+        jobs: list[Job] = []
         try:
-            sequences.extend(self.engine.submit(request) for request in requests)
+            jobs.extend(self.engine.submit(each.request) for each in prepared)
             while True:
                 with self._alone():
-                    if all(sequence.finish_reason is not None for sequence in sequences):
-                        return [writer.result(each) for each, writer in zip(sequences, writers, strict=True)]
+                    if all(job.is_over for job in jobs):
+                        return [each.writer.result(job) for job, each in zip(jobs, prepared, strict=True)]
                     self.engine.step()
         finally:
-            self._abandon(sequences)
+            self._abandon(jobs)
 
-    def _streamed(self, sequence: Sequence, writer: TextWriter) -> Generator[Chunk, None, None]:
-        """An empty piece at once, which `stream` takes, and then those of the text."""
+    def _streamed(self, job: Job, writer: JobWriter) -> Iteration[Chunk, None, None]:
+        """An empty piece at once, which `stream` takes, and then those of the texts."""
         try:
-            yield Chunk(text="", token_ids=[])
-            while True:
-                for chunk in writer.take():
-                    if chunk.finish_reason is not None:
-                        yield replace(chunk, result=writer.result(sequence))
-                        return
-                    yield chunk
+            yield Chunk(token_ids=[])
+            while not job.is_over or writer.num_unread:
+                yield from writer.take()
                 with self._alone():
-                    if not writer.num_unread:  # another thread's step may have brought some
+                    if not writer.num_unread and not job.is_over:  # another thread's step may have brought some
                         self.engine.step()
+            if job.error is not None:
+                raise job.error
         finally:
-            self._abandon([sequence])
+            self._abandon([job])
 
-    def _abandon(self, sequences: List[Sequence]) -> None:
-        """Free the rows of sequences that nobody waits for any more."""
+    def _abandon(self, jobs: List[Job]) -> None:
+        """Free the rows of jobs that nobody waits for any more."""
         if (engine := self._engine) is None:
             return
-        for sequence in sequences:
-            if sequence.finish_reason is None:
-                engine.cancel(sequence)
+        for job in jobs:
+            if not job.is_over:
+                engine.cancel(job)
         with self._alone():
             # A stream may be collected as garbage in the middle of a step: rows must not move there.
             if self._depth == 1:
@@ -266,28 +368,3 @@ class LLM:
                 yield
             finally:
                 self._depth -= 1
-
-
-_FORM = "a prompt is a string, a list of token ids, or a list of messages with 'role' and 'content'"
-
-
-def _as_list(prompt: Prompt | List[Prompt]) -> tuple[List[Prompt], bool]:
-    """(prompts, whether they were several). Raises: ConfigError for an empty list, and for what is no list."""
-    if isinstance(prompt, str):
-        return [prompt], False
-    if not _is_list(prompt):
-        raise ConfigError(_FORM)
-    if not len(prompt):
-        raise ConfigError("the prompt is empty; give a string, token ids, messages, or a list of those")
-    if isinstance(prompt[0], Mapping) or _is_token(prompt[0]):
-        return [cast(Prompt, prompt)], False
-    return cast(List[Prompt], prompt), True
-
-
-def _is_list(value: object) -> TypeGuard[List[object]]:
-    """Whether a value has items in order; bytes are a mistake, and not a list of ids."""
-    return isinstance(value, List | np.ndarray) and not isinstance(value, bytes | bytearray | memoryview)
-
-
-def _is_token(value: object) -> TypeGuard[int]:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)

@@ -36,6 +36,8 @@ class EngineMetrics:
         self._cached_tokens = counter("prefix_cache_hit_tokens", "Prompt tokens found in the prefix cache")
         self._new_tokens = counter("generated_tokens", "Tokens generated")
         self._preemptions = counter("preemptions", "Sequences that lost their row for lack of memory")
+        self._drafted = counter("draft_tokens", "Tokens drafted")
+        self._accepted = counter("accepted_draft_tokens", "Drafted tokens that came true")
         self._running = gauge("requests_running", "Sequences that have a row")
         self._waiting = gauge("requests_waiting", "Sequences that wait for a row")
         self._usage = gauge("kv_cache_usage_ratio", "Valid tokens as a share of the KV cache")
@@ -65,6 +67,11 @@ class EngineMetrics:
     def saw_preemption(self) -> None:
         """A sequence lost its row."""
         self._preemptions.inc()
+
+    def saw_draft(self, num_drafted: int, num_accepted: int) -> None:
+        """A draft was verified."""
+        self._drafted.inc(num_drafted)
+        self._accepted.inc(num_accepted)
 
     def saw_end(self, reason: str, seconds: float) -> None:
         """A sequence ended, so long after submission."""

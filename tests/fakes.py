@@ -70,6 +70,22 @@ class FakeRunner:
         self._append(row, tokens)
         return next_logits(read_tokens(self.cache, row))
 
+    @property
+    def score_chunk(self) -> int:
+        return 5
+
+    def prefill(self, row: int, tokens: Sequence[int]) -> np.ndarray:
+        return self.prefill_chunk(row, tokens)
+
+    def run_row(self, row: int, tokens: Sequence[int], num_logits: int) -> np.ndarray:
+        self._count(len(tokens))
+        self.cache.reserve(row, self.cache.valid(row) + len(tokens))
+        logits = []
+        for token in tokens:
+            self._append(row, [token])
+            logits.append(next_logits(read_tokens(self.cache, row)))
+        return np.stack(logits[-num_logits:])
+
     def advance(self, group: Group, tokens: Sequence[Sequence[int]]) -> np.ndarray:
         assert group in self.cache.groups, "rows have moved since the group was taken"
         longest = max(map(len, tokens))

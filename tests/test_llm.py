@@ -17,7 +17,7 @@ from genai.engine.sequence import TokenEvent
 from genai.errors import CapacityError, ConfigError, GenAIError, GraphRunError, TokenizerError
 from genai.generation_config import GenerationConfig, SamplingConfig
 from genai.llm import LLM, load
-from genai.writer import Chunk, Generation, TextWriter
+from genai.writer import Chunk, Generation, JobWriter
 from tests.tiny_package import END_ID, VOCAB_SIZE, tiny_package
 
 CONFIG = EngineConfig(device="cpu", num_threads=1, max_seq_len=1024, prefix_cache_bytes=0)
@@ -177,10 +177,10 @@ def test_a_stream_that_is_left_frees_its_row(llm: LLM, num_taken: int, is_closed
 def test_a_stream_collected_in_the_middle_of_a_step_does_no_harm(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
     """Garbage is collected anywhere: freeing a row there would move others under the step."""
     expected = [llm.generate(text, max_new_tokens=30, ignore_eos=True).text for text in ("one", "two")]
-    accept = TextWriter.accept
+    accept = JobWriter.accept
     depth: list[int] = []
 
-    def collecting(writer: TextWriter, event: TokenEvent) -> bool:
+    def collecting(writer: JobWriter, event: TokenEvent) -> bool:
         rows = llm._runner.cache.rows
         gc.collect()
         depth.append(len(rows) - len(llm._runner.cache.rows))
@@ -191,7 +191,7 @@ def test_a_stream_collected_in_the_middle_of_a_step_does_no_harm(llm: LLM, monke
     next(cycle[0])  # type: ignore[call-overload]
     streams = [llm.stream(text, max_new_tokens=30, ignore_eos=True) for text in ("one", "two")]
     begun = [joined([next(stream)]) for stream in streams]
-    monkeypatch.setattr(TextWriter, "accept", collecting)
+    monkeypatch.setattr(JobWriter, "accept", collecting)
     gc.disable()
     try:
         del cycle
@@ -272,7 +272,8 @@ def test_logits_are_those_of_every_step(llm: LLM) -> None:
     expected = [
         row[token] - row.max() - log_sum for row, token, log_sum in zip(after, result.token_ids, log_sums, strict=True)
     ]
-    np.testing.assert_allclose(result.logprobs, expected, atol=1e-4)
+    np.testing.assert_allclose([each.logprob for each in result.logprobs], expected, atol=1e-4)
+    assert [each.token_id for each in result.logprobs] == result.token_ids
     assert llm.generate("a", max_new_tokens=1).logprobs is None
     np.testing.assert_array_equal(llm.logits(np.array(tokens)), whole)
 
@@ -377,8 +378,8 @@ def test_bad_prompts_are_refused(llm: LLM, prompt: object, message: str) -> None
 def test_other_bad_input(llm: LLM) -> None:
     with pytest.raises(ConfigError, match="stream takes one prompt"):
         llm.stream(["a", "b"])  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="unknown generation option 'max_tokens'"):
-        llm.generate("a", max_tokens=5)
+    with pytest.raises(ConfigError, match="unknown generation option 'max_words'"):
+        llm.generate("a", max_words=5)
     with pytest.raises(ConfigError, match=r"max_new_tokens=2\.5"):
         llm.generate("a", max_new_tokens=2.5)
     with pytest.raises(TokenizerError, match="no role"):

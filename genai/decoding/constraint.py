@@ -14,6 +14,11 @@ class Constraint(Protocol):
         """[V]: which tokens may come next; an end-of-sequence token is among them where the text may end."""
         ...
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether the text matches, and nothing but its end may follow."""
+        ...
+
     def accept(self, token: int) -> None:
         """Take note of the text's next token."""
         ...

@@ -123,6 +123,11 @@ class Sampler:
         self.accept(token)
         return token
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether the constraint leaves nothing to say, not even an end-of-sequence token."""
+        return self._constraint is not None and self._constraint.is_complete and not self._constraint.mask().any()
+
     def forced(self) -> list[int]:
         """The next tokens, as far as the constraint leaves no choice about them."""
         return self._constraint.forced() if self._constraint is not None else []

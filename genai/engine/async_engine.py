@@ -18,8 +18,9 @@ import weakref
 from collections.abc import AsyncIterator
 from typing import Generic, Protocol, TypeVar
 
-from genai.engine.engine import Engine, Request
-from genai.engine.sequence import Sequence, Sink, TokenEvent
+from genai.engine.engine import Engine
+from genai.engine.request import Request
+from genai.engine.sequence import Job, Sink, TokenEvent
 
 _log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ class AsyncEngine:
         self._changed = threading.Condition()  # guards what follows
         self._is_woken = False
         self._is_closed = False
-        self._open: dict[Sequence, asyncio.AbstractEventLoop] = {}  # requests that have not ended, and who reads them
+        self._open: dict[Job, asyncio.AbstractEventLoop] = {}  # requests that have not ended, and who reads them
         self._thread = threading.Thread(target=self._run, name="genai-engine", daemon=True)
         self._thread.start()
         atexit.register(self.close)  # an interpreter that ends under a run of the graph aborts
@@ -50,15 +51,15 @@ class AsyncEngine:
         """
         feed = _Feed(self, reader)
         with self._changed:  # so that none slips in behind the last look at the inbox
-            sequence = self.engine.submit(dataclasses.replace(request, sink=feed))
-            self._open[sequence] = feed.loop
+            job = self.engine.submit(dataclasses.replace(request, sink=feed))
+            self._open[job] = feed.loop
         self.wake()
-        return Stream(self, feed, sequence)
+        return Stream(self, feed, job)
 
-    def cancel(self, sequence: Sequence) -> None:
-        """End a request; its row is free before the next step runs. Cancelling what has ended does nothing."""
-        if sequence.finish_reason is None:
-            self.engine.cancel(sequence)
+    def cancel(self, job: Job) -> None:
+        """End a request; its rows are free before the next step runs. Cancelling what has ended does nothing."""
+        if not job.is_over:
+            self.engine.cancel(job)
             self.wake()
 
     def wake(self) -> None:
@@ -83,10 +84,10 @@ class AsyncEngine:
         self._thread.join()
         atexit.unregister(self.close)
 
-    def ended(self, sequence: Sequence) -> None:
+    def ended(self, job: Job) -> None:
         """On the engine's thread: a request has had its last event."""
         with self._changed:
-            self._open.pop(sequence, None)
+            self._open.pop(job, None)
 
     def _run(self) -> None:
         while not self._is_closed:
@@ -111,9 +112,9 @@ class AsyncEngine:
     def _cancel_orphans(self) -> None:
         """What is paused delivers nothing, and so would never notice that its event loop is closed."""
         with self._changed:
-            orphans = [sequence for sequence, loop in self._open.items() if loop.is_closed()]
-        for sequence in orphans:
-            self.engine.cancel(sequence)
+            orphans = [job for job, loop in self._open.items() if loop.is_closed()]
+        for job in orphans:
+            self.engine.cancel(job)
 
 
 class Reader(Sink, Protocol[Item]):
@@ -130,16 +131,16 @@ class Reader(Sink, Protocol[Item]):
 
 
 class Stream(Generic[Item]):
-    """What one request's reader sees: an asynchronous iterator over its items that ends with the sequence.
+    """What one request's reader sees: an asynchronous iterator over its items that ends with the job.
 
     Leaving it early (`aclose`, or an exception in the reader) cancels the request, and so does dropping it unread.
     """
 
-    def __init__(self, owner: AsyncEngine, feed: _Feed[Item], sequence: Sequence) -> None:
-        self.sequence = sequence
+    def __init__(self, owner: AsyncEngine, feed: _Feed[Item], job: Job) -> None:
+        self.job = job
         self._owner = owner
         self._feed = feed
-        weakref.finalize(self, owner.cancel, sequence).atexit = False
+        weakref.finalize(self, owner.cancel, job).atexit = False
 
     async def __aiter__(self) -> AsyncIterator[Item]:
         feed = self._feed
@@ -149,15 +150,23 @@ class Stream(Generic[Item]):
                 feed.arrived.clear()
                 for item in feed.reader.take():
                     yield item
-                if self.sequence.is_paused:
-                    self.sequence.is_paused = False
-                    self._owner.wake()
+                self._resume()
+            if self.job.error is not None:
+                raise self.job.error
         finally:
             self.cancel()
 
     def cancel(self) -> None:
-        """End the request; its row is free before the next step runs."""
-        self._owner.cancel(self.sequence)
+        """End the request; its rows are free before the next step runs."""
+        self._owner.cancel(self.job)
+
+    def _resume(self) -> None:
+        """The reader has caught up."""
+        paused = [sequence for sequence in self.job.sequences if sequence.is_paused]
+        for sequence in paused:
+            sequence.is_paused = False
+        if paused:
+            self._owner.wake()
 
 
 class _Feed(Generic[Item]):
@@ -178,15 +187,17 @@ class _Feed(Generic[Item]):
         """On the engine's thread: hand a final event over, and pause a sequence whose reader is far behind."""
         try:
             self.reader.deliver(event)
-            event.sequence.is_paused = self.reader.num_unread >= MAX_UNREAD
+            event.sequence.is_paused = event.finish_reason is None and self.reader.num_unread >= MAX_UNREAD
         finally:
-            if event.finish_reason is not None:
+            job = event.sequence.job
+            assert job is not None, "what runs belongs to a job"
+            if job.is_over:
                 self.is_over = True
-                self._owner.ended(event.sequence)
-            self._wake_reader(event.sequence)
+                self._owner.ended(job)
+            self._wake_reader(job)
 
-    def _wake_reader(self, sequence: Sequence) -> None:
+    def _wake_reader(self, job: Job) -> None:
         try:
             self.loop.call_soon_threadsafe(self.arrived.set)
         except RuntimeError:  # the event loop is closed: nobody will read on
-            self._owner.cancel(sequence)
+            self._owner.cancel(job)

@@ -1,55 +1,37 @@
-"""The decoding loop: plan → give rows → prefill a chunk → decode each group → report tokens.
+"""The decoding loop: plan → give rows → prefill a chunk → decode each group → choose tokens → report them.
 
 One step runs at most one chunk of one prompt and one decode step of everything that runs. Strings are not known here:
-a sequence's sink turns tokens into text and says when a stop string has come.
+a job's sink turns tokens into text and says when a stop string has come.
 
 Any thread may submit and cancel; one thread at a time may step.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from collections.abc import Sequence as List
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import numpy as np
 
-from genai.decoding.processors import FloatArray, log_probability
-from genai.decoding.sampler import Sampler
-from genai.engine.prefix_cache import BLOCK_SIZE, PrefixCache
+from genai.decoding.logprobs import token_logprob
+from genai.decoding.processors import FloatArray
+from genai.decoding.sampler import choose
+from genai.engine.beams import BeamRun
+from genai.engine.decode import DecodeStep, Outcome, Work
+from genai.engine.prefix_cache import BLOCK_SIZE, Bytes, PrefixCache
+from genai.engine.request import Model, Request, check, job_of
 from genai.engine.scheduler import Limits, Memory, Pace, Plan, Scheduler
-from genai.engine.sequence import FinishReason, Sequence, Sink, TokenEvent
+from genai.engine.sequence import FinishReason, Job, Sequence, TokenEvent
 from genai.errors import CapacityError, ConfigError, GenAIError, GraphRunError, QueueFullError
-from genai.generation_config import GenerationConfig
 from genai.metrics import EngineMetrics
 from genai.runtime.runner import Runner
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """A prompt and how to continue it.
-
-    priority: lower runs first; timeout: seconds from submission until it ends with "timeout"; sink: who follows it.
-    Raises: ConfigError.
-    """
-
-    prompt: List[int]
-    config: GenerationConfig
-    priority: int = 0
-    timeout: float | None = None
-    sink: Sink | None = None
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.priority, int | np.integer):
-            raise ConfigError(f"priority={self.priority!r}: must be a whole number; lower runs first")
-        if self.timeout is not None and not (isinstance(self.timeout, int | float) and self.timeout >= 0):
-            raise ConfigError(f"timeout={self.timeout!r}: must be seconds, at least 0, or None")
 
 
 class Engine:
@@ -68,15 +50,19 @@ class Engine:
         metrics: EngineMetrics | None = None,
     ) -> None:
         self.limits = limits
+        self._model = Model(
+            vocab_size=runner.vocab_size, max_seq_len=limits.max_seq_len, eos_token_ids=tuple(eos_token_ids)
+        )
         self._runner = runner
         self._cache = runner.cache
-        self._eos_token_ids = eos_token_ids
+        self._decode_step = DecodeStep(runner)
         self._prefixes = prefixes
         self._metrics = metrics
         self._scheduler = Scheduler(limits)
         self._pace = Pace()
         self._memory = Memory(has_room=self._has_room, holds=self._cache.would_hold)
-        self._inbox: deque[tuple[Sequence, FinishReason | None]] = deque()
+        self._inbox: deque[tuple[Sequence | Job, FinishReason | None]] = deque()
+        self._jobs: set[Job] = set()
         self._events: list[TokenEvent] = []
         self._is_draining = False
         self.is_stalled = False
@@ -96,34 +82,24 @@ class Engine:
         """How many sequences wait for a row."""
         return len(self._scheduler.waiting) + sum(reason is None for _, reason in tuple(self._inbox))
 
-    def submit(self, request: Request) -> Sequence:
+    def submit(self, request: Request) -> Job:
         """Queue a request.
 
-        Raises: ConfigError for an invalid prompt, CapacityError for one that never fits, QueueFullError when too many
+        Raises: ConfigError for what is invalid, CapacityError for a prompt that never fits, QueueFullError when too many
         wait or the engine is draining.
         """
-        self._check(request)
-        prompt, config = list(request.prompt), request.config
-        eos = self._eos_token_ids if config.eos_token_ids is None else config.eos_token_ids
-        limit = self.limits.max_seq_len
-        sequence = Sequence(
-            tokens=prompt,
-            num_prompt=len(prompt),
-            max_tokens=min(limit, len(prompt) + (config.max_new_tokens or limit)),
-            config=config,
-            eos_token_ids=frozenset() if config.ignore_eos else frozenset(eos),
-            sampler=Sampler(config.sampling_config, prompt, self._runner.vocab_size),
-            priority=request.priority,
-            sink=request.sink,
-        )
-        if request.timeout is not None:
-            sequence.deadline = sequence.timeline.submitted + request.timeout
-        self._inbox.append((sequence, None))
-        return sequence
+        check(request, self._model)
+        if self._is_draining:
+            raise QueueFullError("the engine is shutting down and takes no new requests")
+        if self.limits.max_waiting is not None and self.num_waiting >= self.limits.max_waiting:
+            raise QueueFullError(f"{self.num_waiting} requests are waiting, the most allowed; try again later")
+        job, first = job_of(request, self._model)
+        self._inbox.append((first, None))
+        return job
 
-    def cancel(self, sequence: Sequence) -> None:
-        """End a sequence before the next step runs, wherever it is; cancelling what has ended does nothing."""
-        self._inbox.append((sequence, "cancelled"))
+    def cancel(self, job: Job) -> None:
+        """End a job before the next step runs, wherever it is; cancelling what has ended does nothing."""
+        self._inbox.append((job, "cancelled"))
 
     def settle(self) -> list[TokenEvent]:
         """Handle submissions and cancellations without running anything; part of every step."""
@@ -163,40 +139,81 @@ class Engine:
     def cancel_all(self) -> list[TokenEvent]:
         """End everything that waits or runs."""
         self._read_inbox()
-        for sequence in [*self._scheduler.waiting, *self._scheduler.running]:
-            self._end(sequence, "cancelled")
+        for job in tuple(self._jobs):
+            self._end_job(job, "cancelled")
         return self._taken_events()
 
     def fail_all(self, error: GenAIError) -> list[TokenEvent]:
         """End everything that waits or runs with an error."""
-        for sequence in [*self._scheduler.waiting, *self._scheduler.running]:
-            self._fail(sequence, error)
+        for job in tuple(self._jobs):
+            self._end_job(job, "error", error)
         return self._taken_events()
+
+    def pick(self, sequence: Sequence) -> int:
+        """Choose the next token of a manual sequence from the logits that it keeps. Raises: GenAIError."""
+        assert sequence.logits is not None, "it has logits"
+        logits, sequence.logits = sequence.logits, None
+        (token,) = _chosen([Outcome(sequence=sequence, logits=logits[None])], 0)
+        if isinstance(token, GenAIError):
+            self._fail(sequence, token)
+            raise token
+        with self._failures_end(sequence):
+            self._advance(sequence, logits, token)
+        return token
+
+    def append(self, sequence: Sequence, tokens: List[int]) -> None:
+        """Add tokens to a manual sequence. Raises: CapacityError."""
+        count = len(sequence.tokens) + len(tokens)
+        if count > sequence.max_tokens:
+            raise CapacityError(f"{count} tokens; at most {sequence.max_tokens} fit")
+        for token in tokens:
+            sequence.tokens.append(token)
+            sequence.sampler.accept(token)
+        sequence.logits = None
+
+    def resume(self, request: Request, generated: List[int], logits: FloatArray, cache: List[Bytes]) -> Job:
+        """Go on with a manual sequence whose keys and values are at hand. Raises: ConfigError, CapacityError."""
+        check(dataclasses.replace(request, prompt=[*request.prompt, *generated]), self._model)
+        if len(self._scheduler.running) >= self.limits.max_batch:
+            raise CapacityError(
+                f"{self.limits.max_batch} texts have rows, the most allowed (max_batch); close one first"
+            )
+        job, sequence = job_of(request, self._model)
+        self.append(sequence, generated)
+        count = len(sequence.tokens)
+        if [data.size for data in cache] != [count * self._cache.shape.slot_bytes] * self._cache.shape.num_buffers:
+            raise ConfigError("the session's keys and values are not of this model's shape")
+        if logits.size != self._model.vocab_size:
+            raise ConfigError(f"the session's logits are {logits.size}, not {self._model.vocab_size}")
+        sequence.row = self._cache.import_row(cache, room=sequence.need)
+        sequence.num_computed, sequence.logits, sequence.is_paused = count, logits, True
+        self._scheduler.adopt(sequence)
+        self._jobs.add(job)
+        return job
+
+    def export(self, sequence: Sequence) -> list[Bytes]:
+        """A copy of a sequence's keys and values, one array of bytes for each buffer."""
+        return self._cache.export_row(_row(sequence))
+
+    def rewind(self, sequence: Sequence, num_tokens: int) -> None:
+        """Forget a manual sequence's tokens after so many, at least one."""
+        del sequence.tokens[num_tokens:]
+        sequence.num_prompt = min(sequence.num_prompt, num_tokens)
+        sequence.sampler.rewind(num_tokens - sequence.num_prompt)
+        sequence.logits = None
+        sequence.num_computed = min(sequence.num_computed, num_tokens - 1)
+        if sequence.row is not None:
+            self._cache.truncate(sequence.row, sequence.num_computed)
 
     def _read_inbox(self) -> None:
         while self._inbox:
-            sequence, reason = self._inbox.popleft()
-            if reason is not None:
-                self._end(sequence, reason)
-            elif sequence.finish_reason is None:
-                self._scheduler.add(sequence)
-
-    def _check(self, request: Request) -> None:
-        prompt, vocab_size, limit = request.prompt, self._runner.vocab_size, self.limits.max_seq_len
-        if not prompt:
-            raise ConfigError("the prompt has no tokens; give at least one")
-        if min(prompt) < 0 or max(prompt) >= vocab_size:
-            bad = min(prompt) if min(prompt) < 0 else max(prompt)
-            raise ConfigError(f"token id {bad} is outside the vocabulary (0 to {vocab_size - 1})")
-        if len(prompt) >= limit:
-            raise CapacityError(
-                f"the prompt has {len(prompt)} tokens; at most {limit - 1} fit, with room for one more "
-                f"(max_seq_len={limit})"
-            )
-        if self._is_draining:
-            raise QueueFullError("the engine is shutting down and takes no new requests")
-        if self.limits.max_waiting is not None and self.num_waiting >= self.limits.max_waiting:
-            raise QueueFullError(f"{self.num_waiting} requests are waiting, the most allowed; try again later")
+            what, reason = self._inbox.popleft()
+            if isinstance(what, Job):
+                self._end_job(what, reason or "cancelled")
+            elif what.finish_reason is None:
+                self._scheduler.add(what)
+                if what.job is not None:
+                    self._jobs.add(what.job)
 
     def _apply(self, plan: Plan) -> None:
         """Take and give rows as planned."""
@@ -216,7 +233,7 @@ class Engine:
 
     def _give_row(self, sequence: Sequence) -> None:
         """A row, filled with what the prefix cache has; at least the last token has to be run."""
-        known = self._prefixes.lookup(sequence.tokens[:-1])
+        known = 0 if sequence.lacks_prompt_logprobs else self._prefixes.lookup(sequence.tokens[:-1])
         if known:
             data = self._prefixes.take(sequence.tokens[:known])
             sequence.row = self._cache.import_row(data, room=sequence.need)
@@ -224,11 +241,15 @@ class Engine:
             sequence.row = self._cache.allocate(sequence.need)
         sequence.num_computed = known
         if not sequence.timeline.admitted:
-            sequence.timeline.admitted = time.perf_counter()
-            sequence.num_cached = known
-            if self._metrics:
-                waited = sequence.timeline.admitted - sequence.timeline.submitted
-                self._metrics.saw_admission(waited, sequence.num_prompt, known)
+            self._admitted(sequence, known)
+
+    def _admitted(self, sequence: Sequence, num_cached: int) -> None:
+        """A sequence has its first row; of a job's prompt, only the first one's counts."""
+        sequence.timeline.admitted = time.perf_counter()
+        sequence.num_cached = num_cached
+        if self._metrics and sequence.job is not None and sequence is sequence.job.sequences[0]:
+            waited = sequence.timeline.admitted - sequence.timeline.submitted
+            self._metrics.saw_admission(waited, sequence.num_prompt, num_cached)
 
     def _prefill(self, sequence: Sequence, num_tokens: int) -> None:
         """Run the next tokens of a prompt, at most so many; the last of them gives the first new token.
@@ -237,51 +258,145 @@ class Engine:
         """
         start = time.perf_counter()
         chunk = sequence.tokens[sequence.num_computed : sequence.num_computed + num_tokens]
-        logits = self._runner.prefill_chunk(_row(sequence), chunk)
+        if sequence.lacks_prompt_logprobs:
+            chunk = chunk[: self._runner.score_chunk]
+            scored = self._runner.run_row(_row(sequence), chunk, len(chunk))
+            _note_prompt_logprobs(sequence, scored)
+            logits = scored[-1]
+        else:
+            logits = self._runner.prefill_chunk(_row(sequence), chunk)
         sequence.num_computed += len(chunk)
         self._pace.saw_prefill(time.perf_counter() - start, len(chunk))
         if sequence.num_computed == len(sequence.tokens):
             self._remember(sequence)
-            self._advance(sequence, logits)
+            forks = self._fork(sequence)
+            self._choose([Outcome(sequence=each, logits=logits[None]) for each in (sequence, *forks)])
+
+    def _fork(self, sequence: Sequence) -> list[Sequence]:
+        """Copies of a row whose prompt is complete, for those that wait for it; who finds no room is queued."""
+        forks, sequence.forks = sequence.forks, []
+        ready: list[Sequence] = []
+        for fork in forks:
+            if fork.finish_reason is not None:
+                continue
+            fork.prompt_logprobs = sequence.prompt_logprobs
+            try:
+                if len(self._scheduler.running) >= self.limits.max_batch:
+                    raise CapacityError("the batch is full")
+                fork.row = self._cache.fork(_row(sequence), sequence.num_computed, room=fork.need)
+            except CapacityError:
+                self._scheduler.add(fork)
+                continue
+            fork.num_computed = sequence.num_computed
+            self._scheduler.adopt(fork)
+            self._admitted(fork, 0)
+            ready.append(fork)
+        return ready
 
     def _decode(self, decoding: List[Sequence]) -> None:
-        """One token for each of these sequences, group by group; the other rows of a group sit out.
-
-        Nothing is freed before all groups have run: that would move rows about.
-        """
+        """One step for each of these sequences: a token, or several where a draft foresaw them."""
         started = time.perf_counter()
-        for sequence in decoding:
-            with self._failures_end(sequence):
-                self._cache.reserve(_row(sequence), sequence.need)
-        ready = {sequence.row: sequence for sequence in decoding if sequence.row is not None}
-        results: list[tuple[Sequence, FloatArray]] = []
-        failures: list[tuple[Sequence, GenAIError]] = []
-        for group in self._cache.groups:
-            members = [(index, ready[row]) for index, row in enumerate(group.rows) if row in ready]
-            if not members:
-                continue
-            try:
-                tokens = [ready[row].tokens[-1:] if row in ready else () for row in group.rows]
-                logits = self._runner.advance(group, tokens)
-            except GenAIError as error:
-                _log.warning("%d sequences end: %s", len(members), error)
-                failures += [(sequence, error) for _, sequence in members]
-                continue
-            results += [(sequence, logits[index, 0]) for index, sequence in members]
-        self._pace.saw_decode(time.perf_counter() - started)
-        for sequence, reason in failures:
-            self._fail(sequence, reason)
-        for sequence, row_logits in results:
-            sequence.num_computed += 1
-            with self._failures_end(sequence):
-                self._advance(sequence, row_logits)
+        work = [Work(sequence=sequence, draft=self._draft(sequence)) for sequence in decoding]
+        drafted = time.perf_counter()
+        outcomes, failures = self._decode_step.run(work)
+        longest = max((len(outcome.draft) for outcome in outcomes), default=0)
+        if longest:
+            self._pace.saw_draft(time.perf_counter() - drafted, longest)
+        else:
+            self._pace.saw_decode(time.perf_counter() - started)
+        for failure in failures:
+            self._fail(failure.sequence, failure.error)
+        self._choose(outcomes)
 
-    def _advance(self, sequence: Sequence, logits: FloatArray) -> None:
-        """Choose a sequence's next token and see whether it ends there."""
-        token = _chosen(sequence.sampler, logits)
-        if sequence.config.logprobs:
-            sequence.logprobs.append(log_probability(logits, token))
+    def _draft(self, sequence: Sequence) -> List[int]:
+        """What is expected to follow a sequence's newest token, never beyond its end."""
+        room = sequence.max_tokens - len(sequence.tokens) - 1
+        if room < 1 or sequence.search is not None or sequence.is_manual:
+            return ()
+        forced = sequence.sampler.forced()
+        if forced:
+            return forced[:room]
+        if sequence.drafter is None:
+            return ()
+        return sequence.drafter.draft(sequence.tokens, room, self._pace.draft_cost)
+
+    def _choose(self, outcomes: List[Outcome]) -> None:
+        """Choose tokens from logits, position by position: a draft's next position counts if the draft was right.
+
+        Beams and manual sequences keep their logits instead. Rows are freed only by sequences that end.
+        """
+        for outcome in outcomes:
+            sequence = outcome.sequence
+            sequence.num_computed = min(sequence.num_computed, len(sequence.tokens) - 1)
+        accepted: Counter[Sequence] = Counter()
+        alive = list(outcomes)
+        position = 0
+        while alive:
+            ready = [each for each in alive if self._is_to_choose(each.sequence, each.logits[position])]
+            alive = []
+            for outcome, token in zip(ready, _chosen(ready, position), strict=True):
+                sequence = outcome.sequence
+                if isinstance(token, GenAIError):
+                    self._fail(sequence, token)
+                    continue
+                with self._failures_end(sequence):
+                    self._advance(sequence, outcome.logits[position], token)
+                if position < len(outcome.draft) and outcome.draft[position] == token:
+                    accepted[sequence] += 1
+                    if sequence.finish_reason is None:
+                        alive.append(outcome)
+            position += 1
+        for outcome in outcomes:
+            self._settle_draft(outcome, accepted[outcome.sequence])
+        for run in {each.sequence.search for each in outcomes if each.sequence.search is not None}:
+            if run.is_ready:
+                self._advance_beams(run)
+
+    def _is_to_choose(self, sequence: Sequence, logits: FloatArray) -> bool:
+        """Count the token that was run; whether a token is to be chosen from these logits now."""
+        sequence.num_computed += 1
+        if sequence.finish_reason is not None:
+            return False
+        if sequence.search is not None:
+            sequence.search.take(sequence, logits)
+        elif sequence.is_manual:
+            sequence.logits = logits.copy()
+            sequence.is_paused = True
+        elif len(sequence.tokens) >= sequence.max_tokens:  # no token was asked for
+            self._end(sequence, "length")
+        elif sequence.sampler.is_complete:
+            self._end(sequence, "stop")
+        else:
+            return True
+        return False
+
+    def _settle_draft(self, outcome: Outcome, num_accepted: int) -> None:
+        """Forget what a row holds of a draft beyond what came true, and learn from it."""
+        sequence = outcome.sequence
+        if outcome.draft and sequence.row is not None:
+            self._cache.truncate(sequence.row, sequence.num_computed)
+        if sequence.drafter is not None:
+            num_drafted = sequence.drafter.settle(len(outcome.draft), num_accepted, self._pace.draft_cost)
+            if self._metrics and num_drafted:
+                self._metrics.saw_draft(num_drafted, num_accepted)
+
+    def _advance_beams(self, run: BeamRun) -> None:
+        """All beams of a job have their logits: choose how they go on, or end."""
+        with self._failures_end(run.beams[0]):
+            for beam in run.advance(self._cache):
+                self._scheduler.preempt(beam)
+                self._release(beam)
+            if run.search.is_done:
+                self._end(run.beams[0], "length")
+
+    def _advance(self, sequence: Sequence, logits: FloatArray, token: int) -> None:
+        """Add a chosen token to a sequence and see whether it ends there."""
         sequence.tokens.append(token)
+        sequence.sampler.accept(token)
+        logprob = None
+        if sequence.config.logprobs:
+            logprob = token_logprob(logits, token, sequence.config.top_logprobs)
+            sequence.logprobs.append(logprob)
         now, timeline = time.perf_counter(), sequence.timeline
         if self._metrics and timeline.first_token:
             self._metrics.saw_next_token(now - timeline.last_token)
@@ -294,11 +409,12 @@ class Engine:
             reason = "stop"
         elif len(sequence.tokens) >= sequence.max_tokens:
             reason = "length"
-        self._happened(TokenEvent(sequence=sequence, token=token, finish_reason=reason))
+        self._happened(TokenEvent(sequence=sequence, token=token, finish_reason=reason, logprob=logprob))
 
     def _happened(self, event: TokenEvent) -> None:
         """Let the sink judge an event, end the sequence if this is its end, and report it."""
-        sequence, sink = event.sequence, event.sequence.sink
+        sequence = event.sequence
+        sink = sequence.job.sink if sequence.job is not None else None
         reason = event.finish_reason
         try:
             if sink is not None and sink.accept(event):
@@ -307,7 +423,7 @@ class Engine:
             reason = self._blame(sequence, error)
         if reason is not None:
             self._finished(sequence, reason)
-        event = TokenEvent(sequence=sequence, token=event.token, finish_reason=sequence.finish_reason)
+        event = dataclasses.replace(event, finish_reason=sequence.finish_reason)
         self._events.append(event)
         try:
             if sink is not None:
@@ -333,15 +449,37 @@ class Engine:
             self._fail(sequence, error)
 
     def _fail(self, sequence: Sequence, error: GenAIError) -> None:
-        if sequence.finish_reason is None:
-            sequence.error = error
-            self._end(sequence, "error")
+        self._end(sequence, "error", error)
 
-    def _end(self, sequence: Sequence, reason: FinishReason) -> None:
-        """End a sequence without a further token. Ending it twice does nothing."""
-        if sequence.finish_reason is None:
-            self._finished(sequence, reason)
-            self._happened(TokenEvent(sequence=sequence, token=None, finish_reason=reason))
+    def _end_job(self, job: Job, reason: FinishReason, error: GenAIError | None = None) -> None:
+        for sequence in job.sequences:
+            self._end(sequence, reason, error)
+
+    def _end(self, sequence: Sequence, reason: FinishReason, error: GenAIError | None = None) -> None:
+        """End a sequence without a further token; a beam ends its whole search. Ending twice does nothing."""
+        if sequence.finish_reason is not None:
+            return
+        if sequence.search is not None:
+            self._end_search(sequence.search, reason, error)
+            return
+        sequence.error = sequence.error or error
+        self._finished(sequence, reason)
+        self._happened(TokenEvent(sequence=sequence, token=None, finish_reason=reason))
+
+    def _end_search(self, run: BeamRun, reason: FinishReason, error: GenAIError | None) -> None:
+        """The beams go, and those who asked get the best texts as they are."""
+        for beam in (*run.beams, *run.spare):
+            beam.forks = []
+            beam.finish_reason = reason
+            self._scheduler.remove(beam)
+            self._release(beam)
+        endings = run.finish(reason) if error is None else [reason] * len(run.results)
+        for result, ending in zip(run.results, endings, strict=True):
+            result.error = error
+            tokens: list[int | None] = [*result.generated] or [None]
+            for token in tokens[:-1]:
+                self._happened(TokenEvent(sequence=result, token=token, finish_reason=None))
+            self._happened(TokenEvent(sequence=result, token=tokens[-1], finish_reason=ending))
 
     def _finished(self, sequence: Sequence, reason: FinishReason) -> None:
         """Free what an ended sequence holds. The first reason stays."""
@@ -353,8 +491,15 @@ class Engine:
         if sequence.row is not None and reason in {"stop", "length"}:
             self._remember(sequence)
         self._release(sequence)
-        if self._metrics:
-            self._metrics.saw_end(reason, sequence.timeline.finished - sequence.timeline.submitted)
+        if sequence.drafter is not None:
+            sequence.drafter.close()
+        for fork in sequence.forks:  # it ended before they could have its prompt
+            self._scheduler.add(fork)
+        sequence.forks = []
+        if sequence.job is not None and sequence.job.is_over:
+            self._jobs.discard(sequence.job)
+            if self._metrics:
+                self._metrics.saw_end(reason, sequence.timeline.finished - sequence.timeline.submitted)
 
     def _remember(self, sequence: Sequence) -> None:
         """Put a sequence's whole blocks into the prefix cache."""
@@ -380,11 +525,31 @@ class Engine:
         return events
 
 
-def _chosen(sampler: Sampler, logits: FloatArray) -> int:
-    """The next token. Raises: GraphRunError for logits from which none can be chosen."""
-    if not np.isfinite(logits.max()):
-        raise GraphRunError("the model's logits are not finite numbers; a package of higher precision may help")
-    return sampler.choose(logits)
+def _chosen(outcomes: List[Outcome], position: int) -> list[int | GenAIError]:
+    """The next token of each, or why there is none."""
+    logits = [outcome.logits[position] for outcome in outcomes]
+    if not all(np.isfinite(row.max()) for row in logits):
+        message = "the model's logits are not finite numbers; a package of higher precision may help"
+        bad = [GraphRunError(message) if not np.isfinite(row.max()) else None for row in logits]
+        good = iter(_chosen([each for each, error in zip(outcomes, bad, strict=True) if error is None], position))
+        return [error or next(good) for error in bad]
+    try:
+        return list(choose([outcome.sequence.sampler for outcome in outcomes], logits))
+    except GenAIError as error:
+        if len(outcomes) == 1:
+            return [error]
+        return [_chosen([outcome], position)[0] for outcome in outcomes]
+
+
+def _note_prompt_logprobs(sequence: Sequence, logits: FloatArray) -> None:
+    """Log probabilities of the prompt's tokens that follow those just run; the first token has none."""
+    notes, count = sequence.prompt_logprobs, sequence.config.prompt_logprobs or 0
+    if not notes:
+        notes.append(None)
+    for offset, row in enumerate(logits, start=1):
+        place = sequence.num_computed + offset
+        if place == len(notes) and place < sequence.num_prompt:
+            notes.append(token_logprob(row, sequence.tokens[place], count))
 
 
 def _row(sequence: Sequence) -> int:

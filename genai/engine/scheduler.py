@@ -41,14 +41,23 @@ class Limits:
 
 @dataclass(slots=True, kw_only=True)
 class Pace:
-    """What steps have cost lately: seconds of a decode step, and of one prefilled token."""
+    """What steps have cost lately: seconds of a decode step, and of one prefilled token.
+
+    draft_cost: what one more position costs in a decode step, as a share of the step without it.
+    """
 
     decode_seconds: float = 0.02
     prefill_token_seconds: float = 0.003
+    draft_cost: float = 0.2
 
     def saw_decode(self, seconds: float) -> None:
         """Count a decode step."""
         self.decode_seconds += 0.2 * (seconds - self.decode_seconds)
+
+    def saw_draft(self, seconds: float, num_drafted: int) -> None:
+        """Count a decode step whose longest draft had so many tokens."""
+        cost = max(0.0, (seconds / self.decode_seconds - 1) / num_drafted)
+        self.draft_cost += 0.2 * (cost - self.draft_cost)
 
     def saw_prefill(self, seconds: float, num_tokens: int) -> None:
         """Count a prefill run."""
@@ -91,6 +100,15 @@ class Scheduler:
         """Queue a sequence."""
         self.waiting.append(sequence)
 
+    def adopt(self, sequence: Sequence) -> None:
+        """Run a sequence that has been given a row outside of a plan: a fork."""
+        self.running.append(sequence)
+
+    def preempt(self, sequence: Sequence) -> None:
+        """Send a running sequence back to wait for a row."""
+        self.running.remove(sequence)
+        self.waiting.append(sequence)
+
     def remove(self, sequence: Sequence) -> None:
         """Forget a sequence that has ended."""
         for queue in (self.waiting, self.running):
@@ -130,7 +148,8 @@ class Scheduler:
                 exhausted.append(self.running.pop())
                 break
             victim = max(self.running, key=lambda each: (each.is_paused, self._rank(each, now)))
-            preempted.append(self._preempt(victim))
+            self.preempt(victim)
+            preempted.append(victim)
         return preempted, exhausted
 
     def _admit(self, memory: Memory, now: float) -> tuple[list[Sequence], list[Sequence]]:
@@ -152,7 +171,8 @@ class Scheduler:
             if not self._fits(first, busy, memory):
                 break
             while not self._fits(first, [*busy, *idle], memory):
-                preempted.append(self._preempt(idle.pop()))
+                self.preempt(idle[-1])
+                preempted.append(idle.pop())
             self.waiting.remove(first)
             self.running.append(first)
             busy.append(first)
@@ -164,11 +184,6 @@ class Scheduler:
         headroom = min(HEADROOM, newcomer.max_tokens - len(newcomer.tokens)) if others else 0
         needs = [sequence.need for sequence in others]
         return len(others) < self.limits.max_batch and memory.holds([*needs, newcomer.need + headroom])
-
-    def _preempt(self, victim: Sequence) -> Sequence:
-        self.running.remove(victim)
-        self.waiting.append(victim)
-        return victim
 
     def _prefill(self, active: Iterable[Sequence], num_decoding: int, pace: Pace) -> tuple[Sequence, int] | None:
         """The first prompt that is not in the cache yet, and how much of it: little while others decode."""

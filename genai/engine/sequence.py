@@ -1,14 +1,25 @@
-"""One text in the making: its tokens, how it is continued, and when things happened to it."""
+"""Texts in the making: a request's job, its sequences, and what is said about them.
+
+Request ──submit──► Job ── sequences[0], sequences[1], …   the texts that were asked for
+                     ├──── search                          beam search: its own sequences run, these get the results
+                     └──── sink                            who follows them all
+"""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
+from genai.decoding.logprobs import TokenLogprob
+from genai.decoding.processors import FloatArray
 from genai.decoding.sampler import Sampler
 from genai.errors import GenAIError
 from genai.generation_config import GenerationConfig
+
+if TYPE_CHECKING:
+    from genai.engine.beams import BeamRun
+    from genai.engine.drafts import Drafter
 
 FinishReason = Literal["stop", "length", "cancelled", "timeout", "error"]
 """stop: an end-of-sequence token or the sink's word; length: a limit; timeout: its deadline; error: a failed run."""
@@ -30,9 +41,10 @@ class Timeline:
 class Sequence:
     """A prompt and what has been generated after it.
 
-    tokens: prompt and generated tokens; max_tokens: the length at which it ends; row: its row while it runs;
-    num_computed: how many of its tokens the row holds; num_cached: prompt tokens whose keys and values were found;
-    priority: lower runs first; deadline: `time.perf_counter()` seconds; is_paused: keeps its row, does not run.
+    tokens: prompt and generated tokens; max_tokens: the length at which it ends; index: its place in the job;
+    priority: lower runs first; deadline: `time.perf_counter()` seconds; row: its row while it runs; num_computed: how
+    many of its tokens the row holds; num_cached: prompt tokens whose keys and values were found; is_paused: keeps its
+    row, does not run; forks: begin with a copy of its prompt; is_manual: logits are kept until someone asks for a token.
     """
 
     tokens: list[int]
@@ -41,14 +53,22 @@ class Sequence:
     config: GenerationConfig
     eos_token_ids: frozenset[int]
     sampler: Sampler
+    index: int = 0
     priority: int = 0
     deadline: float | None = None
-    sink: Sink | None = None
+    is_manual: bool = False
+    job: Job | None = None
+    forks: list[Sequence] = field(default_factory=list)
+    drafter: Drafter | None = None
+    search: BeamRun | None = None
     row: int | None = None
     num_computed: int = 0
     num_cached: int = 0
     is_paused: bool = False
-    logprobs: list[float] = field(default_factory=list)
+    logits: FloatArray | None = None
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    prompt_logprobs: list[TokenLogprob | None] = field(default_factory=list)
+    score: float | None = None
     finish_reason: FinishReason | None = None
     error: GenAIError | None = None
     timeline: Timeline = field(default_factory=Timeline)
@@ -68,16 +88,44 @@ class Sequence:
         """Tokens its row must have room for: all it has, and the one that follows."""
         return len(self.tokens) + 1
 
+    @property
+    def lacks_prompt_logprobs(self) -> bool:
+        """Whether log probabilities of its prompt were asked for and are not all there."""
+        return self.config.prompt_logprobs is not None and len(self.prompt_logprobs) < self.num_prompt
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Job:
+    """An accepted request. It is over when each of its sequences has had its one end."""
+
+    sequences: tuple[Sequence, ...]
+    sink: Sink | None = None
+
+    @property
+    def first(self) -> Sequence:
+        """The first text, or the only one."""
+        return self.sequences[0]
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all its texts have ended."""
+        return all(sequence.finish_reason is not None for sequence in self.sequences)
+
+    @property
+    def error(self) -> GenAIError | None:
+        """The first failure of a text."""
+        return next((sequence.error for sequence in self.sequences if sequence.error is not None), None)
+
 
 class Sink(Protocol):
-    """Who follows a sequence; called on the thread that steps the engine."""
+    """Who follows a job; called on the thread that steps the engine."""
 
     def accept(self, event: TokenEvent) -> bool:
         """Look at an event as it happens: does the text end here (a stop string)?"""
         ...
 
     def deliver(self, event: TokenEvent) -> None:
-        """Take note of the same event once it is final: `finish_reason` is set if this is the end."""
+        """Take note of the same event once it is final: `finish_reason` is set if this is the sequence's end."""
         ...
 
 
@@ -85,9 +133,10 @@ class Sink(Protocol):
 class TokenEvent:
     """What happened to a sequence: one more token, or its end, or both. Every sequence has exactly one end.
 
-    token: None when the sequence ended without a further token.
+    token: None when the sequence ended without a further token; logprob: if asked for.
     """
 
     sequence: Sequence
     token: int | None
     finish_reason: FinishReason | None
+    logprob: TokenLogprob | None = None

@@ -119,16 +119,30 @@ class KVCache:
         """Count tokens that the graph has just written."""
         self._layout.set_valid(row, self.valid(row) + num_tokens)
 
-    def fork(self, row: int, num_tokens: int) -> int:
-        """A new row that begins with a copy of another's first tokens. Raises: CapacityError."""
+    def fork(self, row: int, num_tokens: int, room: int = 0) -> int:
+        """A new row that begins with a copy of another's first tokens, with room for `room`. Raises: CapacityError."""
         if num_tokens > self.valid(row):
             raise CapacityError(f"cannot fork {num_tokens} tokens of a row that holds {self.valid(row)}")
-        new = self.allocate(num_tokens)
+        new = self.allocate(max(num_tokens, room))
         source, target = self._layout.place(row).start, self._layout.place(new).start
         for buffer in self._buffers:
             self._copy(buffer, target, source, num_tokens)
         self._layout.set_valid(new, num_tokens)
         return new
+
+    def copy(self, source: int, target: int, start: int, end: int) -> None:
+        """Overwrite a row's tokens from `start` with those of another, up to `end`: what two beams do not share.
+
+        Raises: CapacityError if the target is too short for them; nothing has changed then.
+        """
+        if not start <= self.valid(target) or end > self.valid(source):
+            raise CapacityError(f"tokens {start} to {end} cannot be copied from row {source} to row {target}")
+        self.reserve(target, end)
+        size = end - start
+        source_slot, target_slot = (self._layout.place(row).start + start for row in (source, target))
+        for buffer in self._buffers:
+            self._copy(buffer, target_slot, source_slot, size)
+        self._layout.set_valid(target, end)
 
     def export_row(self, row: int, start: int = 0, end: int | None = None) -> list[npt.NDArray[np.uint8]]:
         """A copy of a row's tokens from `start` to `end` (default: all) as raw bytes, one array for each buffer."""

@@ -77,18 +77,38 @@ class Runner:
 
     def prefill_chunk(self, row: int, tokens: Sequence[int]) -> FloatArray:
         """Add tokens to a row in one run; returns the last one's logits [V], valid until the next run."""
-        last: FloatArray = self._run_row(row, tokens, 1)[0]
+        last: FloatArray = self.run_row(row, tokens, 1)[0]
         return last
+
+    @property
+    def score_chunk(self) -> int:
+        """Most tokens of one run that gives logits for each of them, so that the logits stay small beside the model."""
+        return min(self._prefill_chunk, max(1, _SCORE_BYTES // (4 * self.vocab_size)))
 
     def score(self, row: int, tokens: Sequence[int]) -> FloatArray:
         """Add tokens to a row; returns the logits that follow each of them, [len(tokens), V]."""
-        largest = max(1, _SCORE_BYTES // (4 * self.vocab_size))
-        chunk = min(self._prefill_chunk, largest)
+        chunk = self.score_chunk
         result = np.empty((len(tokens), self.vocab_size), np.float32)
         for start in range(0, len(tokens), chunk):
             part = tokens[start : start + chunk]
-            result[start : start + len(part)] = self._run_row(row, part, len(part))
+            result[start : start + len(part)] = self.run_row(row, part, len(part))
         return result
+
+    def run_row(self, row: int, tokens: Sequence[int], num_logits: int) -> FloatArray:
+        """Add tokens to a row in one run at a tight capacity, to prefill, to verify a draft or to score.
+
+        Returns the logits [num_logits, V] that follow the last of them, valid until the next run.
+        Raises: CapacityError if the row cannot be made long enough; GraphRunError.
+        """
+        valid = self.cache.valid(row)
+        self.cache.reserve(row, valid + len(tokens))
+        step = self._step(self.cache.view(row, valid + len(tokens)), len(tokens), num_logits)
+        step.input_ids[0] = tokens
+        step.write_indices[0] = valid
+        self._run(step)
+        self.cache.extend(row, len(tokens))
+        logits: FloatArray = step.logits[0]
+        return logits
 
     def advance(self, group: Group, tokens: Sequence[Sequence[int]]) -> FloatArray:
         """Add tokens to the rows of a group in one run: one each to decode, several to verify drafts.
@@ -113,18 +133,6 @@ class Runner:
     def release(self) -> None:
         """Drop all buffers and bindings."""
         self._steps.clear()
-
-    def _run_row(self, row: int, tokens: Sequence[int], num_logits: int) -> FloatArray:
-        """One run over one row at a tight capacity; logits [num_logits, V] of its last tokens."""
-        valid = self.cache.valid(row)
-        self.cache.reserve(row, valid + len(tokens))
-        step = self._step(self.cache.view(row, valid + len(tokens)), len(tokens), num_logits)
-        step.input_ids[0] = tokens
-        step.write_indices[0] = valid
-        self._run(step)
-        self.cache.extend(row, len(tokens))
-        logits: FloatArray = step.logits[0]
-        return logits
 
     def _run(self, step: _Step) -> None:
         """Run a step whose tokens and write indices are set."""

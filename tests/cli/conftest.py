@@ -13,7 +13,7 @@ from typing import Self
 import pytest
 
 import genai.llm
-from genai import Chunk, Generation, Timings, Usage
+from genai import Choice, Chunk, Generation, Timings, Usage
 from genai.cli.main import exit_code
 
 # Zero where the command line says nothing about it, whatever else is measured some day.
@@ -65,12 +65,9 @@ class FakeLLM:
 
     def result(self, text: str) -> Generation:
         return Generation(
-            text=text,
-            token_ids=[1, 2, 3],
-            finish_reason="stop",
+            choices=[Choice(index=0, text=text, token_ids=[1, 2, 3], finish_reason="stop")],
             usage=Usage(prompt_tokens=5, completion_tokens=3, cached_tokens=2),
             timings=TIMINGS,
-            logprobs=None,
         )
 
 

@@ -145,7 +145,7 @@ def test_logprobs(llm: LLM, tmp_path: Path) -> None:
     (record,), _ = answered(llm, tmp_path, [chat("a", logprobs=True, max_tokens=6)])
     result = llm.generate([{"role": "user", "content": "Hi"}], max_new_tokens=6, logprobs=True)
     content = record["response"]["body"]["choices"][0]["logprobs"]["content"]
-    assert [entry["logprob"] for entry in content] == pytest.approx(result.logprobs)
+    assert [entry["logprob"] for entry in content] == pytest.approx([each.logprob for each in result.logprobs or ()])
     assert bytes(byte for entry in content for byte in entry["bytes"]).decode(errors="replace") == result.text
     assert content[0].keys() == {"token", "logprob", "bytes", "top_logprobs"}
 

@@ -9,8 +9,9 @@ from collections.abc import Callable
 
 import pytest
 
-from genai.engine.engine import Engine, Request
+from genai.engine.engine import Engine
 from genai.engine.prefix_cache import PrefixCache
+from genai.engine.request import Request
 from genai.engine.scheduler import Limits
 from genai.engine.sequence import Sequence, TokenEvent
 from genai.errors import CapacityError, ConfigError, QueueFullError
@@ -51,7 +52,7 @@ def run(engine: Engine) -> list[Sequence]:
 
 
 def submit(engine: Engine, prompt: list[int], settings: GenerationConfig, **options: object) -> Sequence:
-    return engine.submit(Request(prompt=prompt, config=settings, **options))  # type: ignore[arg-type]
+    return engine.submit(Request(prompt=prompt, config=settings, **options)).first  # type: ignore[arg-type]
 
 
 def prompts(count: int, longest: int = 60) -> list[list[int]]:
@@ -181,8 +182,8 @@ def test_cancelling_frees_the_row_and_leaves_the_others_alone() -> None:
     waiting = submit(engine, [1], config(30))
     for _ in range(5):
         engine.step()
-    engine.cancel(sequences[0])
-    engine.cancel(sequences[0])
+    engine.cancel(sequences[0].job)
+    engine.cancel(sequences[0].job)
     events = engine.settle()
     assert [(event.sequence, event.finish_reason) for event in events] == [(sequences[0], "cancelled")]
     assert len(runner.cache.rows) == 3
@@ -196,7 +197,7 @@ def test_a_waiting_sequence_can_be_cancelled() -> None:
     submit(engine, [1], config(3))
     waiting = submit(engine, [2], config(3))
     engine.step()
-    engine.cancel(waiting)
+    engine.cancel(waiting.job)
     assert [sequence.finish_reason for sequence in run(engine)] == ["cancelled", "length"]
     assert waiting.generated == []
 
@@ -336,7 +337,7 @@ def test_metrics_add_up() -> None:
         submit(engine, [1] * 40 + [n], config(10))
     cancelled = submit(engine, [5] * 40, config(10), priority=-1)
     engine.step()
-    engine.cancel(cancelled)
+    engine.cancel(cancelled.job)
     run(engine)
     assert engine._metrics is not None
     value = engine._metrics.registry.get_sample_value
@@ -372,7 +373,7 @@ def test_random_mixes_give_exactly_the_text_that_each_gives_alone(seed: int) -> 
         for _ in range(rng.randint(0, 14)):
             ended.update(id(event.sequence) for event in engine.step() if event.finish_reason)
         if rng.random() < 0.15:
-            engine.cancel(rng.choice(alive)[0])
+            engine.cancel(rng.choice(alive)[0].job)
     ended.update(map(id, run(engine)))
     assert ended == Counter({id(sequence): 1 for sequence, _, _ in alive}), "each ends exactly once"
     assert runner.cache.rows == ()
@@ -406,7 +407,7 @@ def test_logprobs_are_the_models() -> None:
     from tests.fakes import next_logits
 
     expected = [log_probability(next_logits(sequence.tokens[: 1 + i]), sequence.tokens[1 + i]) for i in range(5)]
-    assert sequence.logprobs == pytest.approx(expected)
+    assert [each.logprob for each in sequence.logprobs] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(

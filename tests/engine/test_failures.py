@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from genai.engine.engine import Engine, Request
+from genai.engine.engine import Engine
 from genai.engine.prefix_cache import PrefixCache
+from genai.engine.request import Request
 from genai.engine.scheduler import Limits
 from genai.engine.sequence import Sequence as Text
 from genai.errors import GenAIError, GraphRunError
@@ -44,7 +45,7 @@ def engine_with(num_slots: int = 4096, prefix_bytes: int = 0) -> tuple[Engine, H
 
 def submit(engine: Engine, prompt: list[int], num_tokens: int, **options: object) -> Text:
     config = GenerationConfig(max_new_tokens=num_tokens).updated(**options)
-    return engine.submit(Request(prompt=prompt, config=config))
+    return engine.submit(Request(prompt=prompt, config=config)).first
 
 
 def run(engine: Engine) -> None:

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from genai.engine.engine import Engine, Request
+from genai.engine.engine import Engine
 from genai.engine.prefix_cache import BLOCK_SIZE, PrefixCache
+from genai.engine.request import Request
 from genai.engine.scheduler import Limits
 from genai.generation_config import GenerationConfig
 from tests.fakes import SHAPE, FakeRunner, greedy_continuation
@@ -182,7 +183,7 @@ def test_what_had_to_give_way_is_copied_back_when_it_resumes() -> None:
         prefixes = PrefixCache(b"fake", SHAPE.slot_bytes, SHAPE.num_buffers, max_bytes)
         engine = Engine(runner, limits, (), prefixes)  # type: ignore[arg-type]
         config = GenerationConfig(max_new_tokens=90, ignore_eos=True)
-        texts = [engine.submit(Request(prompt=[n] * 30, config=config)) for n in range(3)]
+        texts = [engine.submit(Request(prompt=[n] * 30, config=config)).first for n in range(3)]
         while engine.has_work:
             engine.step()
         assert [text.generated for text in texts] == [greedy_continuation([n] * 30, 90) for n in range(3)]

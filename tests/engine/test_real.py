@@ -14,13 +14,14 @@ import pytest
 from genai.config import EngineConfig
 from genai.decoding.processors import softmax
 from genai.engine import scheduler
-from genai.engine.engine import Engine, Request
+from genai.engine.engine import Engine
 from genai.engine.prefix_cache import PrefixCache
+from genai.engine.request import Request
 from genai.engine.scheduler import Limits
 from genai.engine.sequence import Sequence as Text
 from genai.generation_config import GenerationConfig
 from genai.llm import LLM
-from genai.writer import TextWriter
+from genai.writer import JobWriter, TextWriter
 
 pytestmark = pytest.mark.slow
 
@@ -53,7 +54,7 @@ class Asked:
     """One request of the mix, and the tokens that its prompt and settings give alone."""
 
     text: Text
-    writer: TextWriter
+    writer: JobWriter
     alone: list[int]
     num_tokens: int
     stop: str | None
@@ -76,7 +77,7 @@ def test_a_random_mix_gives_the_texts_that_each_gives_alone(smollm2_f32: Path, m
                     choice = waiting.pop()
                     asked.append(ask(llm, engine, choice, alone[choice], rng))
             if rng.random() < 0.05 and asked:
-                engine.cancel(rng.choice(asked[-8:]).text)
+                engine.cancel(rng.choice(asked[-8:]).text.job)
             engine.step()
             llm._runner.cache.check_integrity()
         assert llm._runner.cache.rows == ()
@@ -102,7 +103,7 @@ def generated_alone(llm: LLM, prompt: str, settings: dict[str, object]) -> list[
     """One text in an empty engine without any cache of prefixes."""
     engine = engine_over(llm, 0)
     config = GenerationConfig(max_new_tokens=NUM_TOKENS).updated(**settings)
-    text = engine.submit(Request(prompt=llm.tokenizer.encode(prompt), config=config))
+    text = engine.submit(Request(prompt=llm.tokenizer.encode(prompt), config=config)).first
     while engine.has_work:
         engine.step()
     return text.generated
@@ -114,9 +115,9 @@ def ask(llm: LLM, engine: Engine, choice: tuple[int, int], alone: list[int], rng
     stop = whole[start : start + rng.randint(1, 4)] if rng.random() < 0.25 else ""
     num_tokens = rng.randint(3, NUM_TOKENS)
     config = GenerationConfig(max_new_tokens=num_tokens).updated(**SETTINGS[choice[1]], stop=stop or None)
-    writer = TextWriter(llm.tokenizer, config)
+    writer = JobWriter([TextWriter(llm.tokenizer, config)])
     prompt = llm.tokenizer.encode(PROMPTS[choice[0]])
-    text = engine.submit(Request(prompt=prompt, config=config, sink=writer, priority=rng.randint(0, 1)))
+    text = engine.submit(Request(prompt=prompt, config=config, sink=writer, priority=rng.randint(0, 1))).first
     return Asked(text=text, writer=writer, alone=alone, num_tokens=num_tokens, stop=stop or None)
 
 
@@ -125,7 +126,7 @@ def is_as_alone(llm: LLM, each: Asked) -> bool:
     got = each.text.generated
     if got != each.alone[: len(got)]:
         return False
-    result = each.writer.result(each.text)
+    result = each.writer.result(each.text.job)
     assert llm.tokenizer.decode(got).startswith(result.text)
     if result.finish_reason == "length":
         assert len(got) == each.num_tokens

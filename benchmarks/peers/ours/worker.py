@@ -13,7 +13,7 @@ import numpy.typing as npt
 from benchmarks.protocol import LoadOptions, Request, serve
 from genai.bench import Stepper
 from genai.config import EngineConfig
-from genai.engine.engine import Request as EngineRequest
+from genai.engine.request import Request as EngineRequest
 from genai.engine.sequence import Sequence, TokenEvent
 from genai.generation_config import GenerationConfig
 
@@ -75,7 +75,7 @@ class Ours:
         llm = self._stepper.llm
         config = GenerationConfig(max_new_tokens=count, ignore_eos=True)
         reader = _Reader(llm.tokenizer.detokenizer().push)
-        return llm.engine.submit(EngineRequest(prompt=prompt, config=config, sink=reader))
+        return llm.engine.submit(EngineRequest(prompt=prompt, config=config, sink=reader)).first
 
 
 if __name__ == "__main__":

@@ -1,0 +1,162 @@
+"""What is asked of the engine, and the sequences that come of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as List
+from dataclasses import dataclass
+
+import numpy as np
+
+from genai.decoding.beam import BeamSearch
+from genai.decoding.constraint import Constraint
+from genai.decoding.sampler import Sampler
+from genai.engine.beams import BeamRun
+from genai.engine.drafts import Drafter, DraftModel, LookupProposer
+from genai.engine.sequence import Job, Sequence, Sink
+from genai.errors import CapacityError, ConfigError
+from genai.generation_config import GenerationConfig, SamplingConfig, replaced
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """A prompt and how to continue it.
+
+    priority: lower runs first; timeout: seconds from submission until it ends with "timeout"; sink: who follows it;
+    bad_words, dry_breakers: what the strings in the configuration are as tokens; constraint: what every text has to
+    match, fresh; draft_model: foresees tokens; is_manual: keep each step's logits until a token is asked for.
+    Raises: ConfigError.
+    """
+
+    prompt: List[int]
+    config: GenerationConfig
+    priority: int = 0
+    timeout: float | None = None
+    sink: Sink | None = None
+    bad_words: List[List[int]] = ()
+    dry_breakers: frozenset[int] = frozenset()
+    constraint: Constraint | None = None
+    draft_model: DraftModel | None = None
+    is_manual: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.priority, int | np.integer):
+            raise ConfigError(f"priority={self.priority!r}: must be a whole number; lower runs first")
+        if self.timeout is not None and not (isinstance(self.timeout, int | float) and self.timeout >= 0):
+            raise ConfigError(f"timeout={self.timeout!r}: must be seconds, at least 0, or None")
+        if self.draft_model is not None and self.config.is_beam_search:
+            raise ConfigError("draft cannot be had with num_beams above 1: beams fork at every token")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """What of the model a request is checked against."""
+
+    vocab_size: int
+    max_seq_len: int
+    eos_token_ids: tuple[int, ...]
+
+
+def check(request: Request, model: Model) -> None:
+    """Refuse what can never be done. Raises: ConfigError, CapacityError."""
+    prompt, config, limit = request.prompt, request.config, model.max_seq_len
+    if not len(prompt):
+        raise ConfigError("the prompt has no tokens; give at least one")
+    sampling = config.sampling_config
+    for what, tokens in {
+        "token id": prompt,
+        "logit_bias: token id": tuple(sampling.logit_bias),
+        "allowed_token_ids: token id": sampling.allowed_token_ids or (),
+        "bad_words: token id": tuple(token for word in request.bad_words for token in word),
+    }.items():
+        bad = next((token for token in tokens if not 0 <= token < model.vocab_size), None)
+        if bad is not None:
+            raise ConfigError(f"{what} {bad} is outside the vocabulary (0 to {model.vocab_size - 1})")
+    if len(prompt) >= limit:
+        raise CapacityError(
+            f"the prompt has {len(prompt)} tokens; at most {limit - 1} fit, with room for one more "
+            f"(max_seq_len={limit})"
+        )
+    if config.max_length is not None and config.max_length <= len(prompt):
+        raise CapacityError(f"max_length={config.max_length} leaves nothing: the prompt has {len(prompt)} tokens")
+
+
+def job_of(request: Request, model: Model) -> tuple[Job, Sequence]:
+    """A request's job, and the sequence that is to be queued for it: the others fork from it."""
+    config = request.config
+    if not config.is_beam_search:
+        sequences = [_sequence(request, model, index) for index in range(config.n)]
+        job = Job(sequences=tuple(sequences), sink=request.sink)
+        _belong(sequences, job)
+        return job, sequences[0]
+    search = config.beam_search_config
+    results = [_sequence(request, model, index) for index in range(search.num_return_sequences)]
+    beams = [_sequence(request, model, 0) for _ in range(search.num_beams)]
+    job = Job(sequences=tuple(results), sink=request.sink)
+    _belong(beams, job)
+    first = beams[0]
+    for result in results:
+        result.job = job
+        result.timeline = first.timeline
+    run = BeamRun(BeamSearch(search, first.eos_token_ids, first.max_tokens - first.num_prompt), beams, results)
+    for sequence in (*beams, *results):
+        sequence.search = run
+    return job, first
+
+
+def _belong(sequences: List[Sequence], job: Job) -> None:
+    """The first is queued, and the others fork from it."""
+    for sequence in sequences:
+        sequence.job = job
+    sequences[0].forks = list(sequences[1:])
+
+
+def _sequence(request: Request, model: Model, index: int) -> Sequence:
+    config, num_prompt = request.config, len(request.prompt)
+    eos = model.eos_token_ids if config.eos_token_ids is None else config.eos_token_ids
+    eos_token_ids = frozenset() if config.ignore_eos else frozenset(eos)
+    limits = [model.max_seq_len]
+    if config.max_new_tokens is not None:
+        limits.append(num_prompt + config.max_new_tokens)
+    if config.max_length is not None:
+        limits.append(config.max_length)
+    sequence = Sequence(
+        tokens=[int(token) for token in request.prompt],
+        num_prompt=num_prompt,
+        max_tokens=min(limits),
+        config=config,
+        eos_token_ids=eos_token_ids,
+        sampler=Sampler(
+            _sampling(config),
+            request.prompt,
+            model.vocab_size,
+            choice=index,
+            eos_token_ids=eos_token_ids,
+            min_new_tokens=max(config.min_new_tokens, config.min_length - num_prompt),
+            bad_words=request.bad_words,
+            dry_breakers=request.dry_breakers,
+            constraint=None if request.constraint is None else request.constraint.copy(),
+        ),
+        index=index,
+        priority=request.priority,
+        is_manual=request.is_manual,
+        drafter=_drafter(request),
+    )
+    if request.timeout is not None:
+        sequence.deadline = sequence.timeline.submitted + request.timeout
+    return sequence
+
+
+def _sampling(config: GenerationConfig) -> SamplingConfig:
+    """The sampling options, with what beam search has of its own."""
+    size = config.beam_search_config.no_repeat_ngram_size
+    if config.is_beam_search and size:
+        return replaced(config.sampling_config, no_repeat_ngram_size=size)
+    return config.sampling_config
+
+
+def _drafter(request: Request) -> Drafter | None:
+    if request.draft_model is not None:
+        return Drafter(request.draft_model.proposer(), request.config.draft_length)
+    if request.config.speculative == "prompt_lookup":
+        return Drafter(LookupProposer(), request.config.draft_length)
+    return None
