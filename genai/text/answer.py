@@ -132,7 +132,6 @@ class AnswerParser:
         return AnswerDelta(content=content, reasoning=reasoning, tool_calls=self._calls.take_deltas())
 
     def _read_answer(self, begun: ReasoningMarkers | None) -> Reading[None]:
-        is_content = begun is None
         if begun is None and (self._reasoning_markers or self._openers):
             yield from self._text.take_run(_SPACE)
             self._space = [self._text.since_mark()]
@@ -144,7 +143,7 @@ class AnswerParser:
         if begun is not None:
             yield from self._read_reasoning(begun)
         yield from self._read_content()
-        if is_content and begun is None and not self._calls.calls:
+        if begun is None and not self._calls.calls:
             self._content += self._space  # an answer of nothing else
 
     def _read_reasoning(self, markers: ReasoningMarkers) -> Reading[None]:

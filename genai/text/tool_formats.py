@@ -59,9 +59,9 @@ class ToolFormat:
 
     @property
     def markers(self) -> tuple[str, ...]:
-        """Every marker, each of which may be a token of the vocabulary."""
-        around = [text for opener in self.openers if not opener.is_json for text in (opener.text, opener.close)]
-        return tuple(dict.fromkeys(text for text in (*around, *self.inner_markers) if text))
+        """Every marker that may be a token which the model learnt to write calls with."""
+        around = [text for opener in self.openers if opener.place == "anywhere" for text in (opener.text, opener.close)]
+        return tuple(text for text in (*around, *self.inner_markers) if text)
 
 
 FENCE = "```"

@@ -59,17 +59,20 @@ def spell_calls(messages: Sequence[PlainMessage]) -> list[PlainMessage]:
 
 
 def spell_results(messages: Sequence[PlainMessage]) -> list[PlainMessage]:
-    """The messages with results as the user's, those of one turn together, for templates without a role for them."""
+    """The messages with results as the user's, for templates without a role for them.
+
+    Results that follow each other, and what the user says next, are one turn: many templates insist on taking turns.
+    """
     spelled: list[PlainMessage] = []
-    is_result = False
+    was_result = False
     for message in messages:
-        was_result, is_result = is_result, message["role"] == "tool"
-        if not is_result:
-            spelled.append(message)
-            continue
-        before = f"{spelled.pop()['content']}\n" if was_result else ""
-        text = f"{before}<tool_response>\n{message['content']}\n</tool_response>"
-        spelled.append({"role": "user", "content": text})
+        is_result = message["role"] == "tool"
+        content = f"<tool_response>\n{message['content']}\n</tool_response>" if is_result else message.get("content")
+        if was_result and isinstance(content, str) and (is_result or message["role"] == "user"):
+            spelled[-1] = {"role": "user", "content": f"{spelled[-1]['content']}\n{content}"}
+        else:
+            spelled.append({"role": "user", "content": content} if is_result else message)
+        was_result = is_result
     return spelled
 
 

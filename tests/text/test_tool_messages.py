@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -127,6 +128,14 @@ def test_templates_that_know_no_tools_are_given_text() -> None:
         assert f"<|im_start|>assistant\nBoth.{calls}<|im_end|>\n<|im_start|>user\n{results}<|im_end|>\n" in text
 
 
+def test_results_and_what_the_user_says_next_are_one_turn() -> None:
+    """Gemma's template insists that user and model take turns."""
+    source = (Path(__file__).parent / "templates" / "gemma.jinja").read_text(encoding="utf-8")
+    text = ChatTemplate(source).render(ONE, tools=TOOLS.described(), variables={"bos_token": "<bos>"})
+    assert "<tool_response>\n21 °C\n</tool_response>\nAnd now?<end_of_turn>" in text
+    assert text.count("<start_of_turn>user") == 2
+
+
 @pytest.mark.parametrize("content", ["Be brief.", [{"type": "text", "text": "Be brief."}]])
 def test_tools_are_told_behind_the_system_text(content: object) -> None:
     source = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
@@ -143,7 +152,7 @@ def test_without_tools_a_template_is_given_what_it_was() -> None:
 def test_templates_without_calls_are_given_them_as_text() -> None:
     text = render(SMOLLM3, ONE)
     assert "<|im_start|>assistant\n<tool_call>\n" in text
-    assert "<|im_start|>user\n21 °C<|im_end|>" in text
+    assert "<|im_start|>user\n21 °C<|im_end|>\n" in text
 
 
 @pytest.mark.parametrize(
