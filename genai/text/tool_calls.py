@@ -237,10 +237,12 @@ class ToolCallReader:
     def _give_arguments(self) -> None:
         """Give the arguments that have come since the last delta, if their call has one."""
         call = self._call
-        if call is None or call.id is None or not call.waiting:
+        if call is None or call.id is None:
             return
         piece = "".join(call.waiting)
         call.waiting.clear()
+        if not piece:
+            return
         call.given.append(piece)
         index = self._num_begun - 1
         if self._deltas and self._deltas[-1].index == index:

@@ -50,6 +50,7 @@ def listen(parser: AnswerParser, pieces: list[str]) -> Heard:
         heard.content += delta.content
         heard.reasoning += delta.reasoning
         for call in delta.tool_calls:
+            assert call.id or call.arguments, "no delta is empty"
             if call.id is not None:
                 assert call.index == len(heard.streamed), "calls come in order"
                 assert call.name in NAMES
