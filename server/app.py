@@ -31,7 +31,7 @@ from server.logs import RequestMiddleware
 from server.metrics import HttpMetrics
 from server.models import ModelPool
 from server.openapi import describe
-from server.routes import chat, completions, health, playground, tokenize
+from server.routes import chat, completions, docs, health, playground, tokenize
 from server.routes import models as model_routes
 from server.settings import Settings, load_settings
 from server.state import ServerState
@@ -46,6 +46,7 @@ ROUTERS = (
     model_routes.router,
     health.router,
     playground.router,
+    docs.router,
 )
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping, Sequence
+import re
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from starlette.requests import Request
 
-from genai.errors import CapacityError, QueueFullError
+from genai.errors import CapacityError, ConfigError, QueueFullError, TokenizerError
 from server.context import request_info
 from server.errors import ApiError, ClientGoneError, api_error
 from server.lifecycle import draining
@@ -18,9 +19,8 @@ from server.schemas.generation import GenerationRequest
 from server.state import ServerState
 
 if TYPE_CHECKING:
-    from genai.async_llm import Stream
-
-    from genai.llm import Prompt
+    from genai.engine.async_engine import Stream
+    from genai.prepare import Prompt
     from genai.writer import Chunk, Generation
     from server.models import ServedModel
 
@@ -88,6 +88,26 @@ def check_stream_options(body: GenerationRequest) -> None:
         raise ApiError(400, message, code="invalid_value", param="stream_options")
 
 
+_FIELDS = {ours: field for field, ours in _OPTIONS.items()} | {
+    "max_new_tokens": "max_tokens",
+    "logit_bias": "logit_bias",
+    "logprobs": "logprobs",
+    "top_logprobs": "top_logprobs",
+    "json_schema": "response_format",
+    "tools": "tools",
+    "tool_choice": "tool_choice",
+    "template_options": "chat_template_kwargs",
+}
+
+
+def _param(error: Exception, work: Work) -> str | None:
+    """The field that an error of generation is about: its message begins with an option, or is about the prompt."""
+    if isinstance(error, CapacityError):
+        return work.param
+    option = re.split(r"[^a-z_]", str(error), maxsplit=1)[0]
+    return _FIELDS.get(option, work.param if option in ("the", "token") else None)
+
+
 T = TypeVar("T")
 
 
@@ -140,15 +160,15 @@ async def start(model: ServedModel, work: Work, state: ServerState) -> Running:
                 parallel_tool_calls=work.parallel_tool_calls,
                 template_options=work.template_options,
                 timeout=timeout,
-                **work.options,
+                **work.options,  # type: ignore[arg-type]  # none of them is called like an argument
             )
             streams.append(stream)
     except BaseException as error:
         Running(streams).cancel()
         if isinstance(error, QueueFullError) and state.lifecycle.is_draining:
             raise draining() from None
-        if isinstance(error, CapacityError):
-            raise api_error(error, param=work.param) from None
+        if isinstance(error, ConfigError | TokenizerError):
+            raise api_error(error, param=_param(error, work)) from None
         raise
     return Running(streams)
 
@@ -183,12 +203,13 @@ def check_result(result: Generation) -> None:
 
 
 async def _result(stream: Stream[Chunk]) -> Generation:
+    result = None
     async for chunk in stream:
-        if chunk.result is not None:
-            check_result(chunk.result)
-            _count(chunk.result)
-            return chunk.result
-    raise AssertionError("a stream ends with its result")
+        result = chunk.result
+    assert result is not None, "a stream ends with its result"
+    check_result(result)
+    _count(result)
+    return result
 
 
 def _count(result: Generation) -> None:
@@ -198,7 +219,7 @@ def _count(result: Generation) -> None:
     info.completion_tokens = (info.completion_tokens or 0) + result.usage.completion_tokens
 
 
-async def _merged(streams: Sequence[AsyncIterator[T]]) -> AsyncGenerator[tuple[int, T], None]:
+async def _merged(streams: Sequence[AsyncIterable[T]]) -> AsyncGenerator[tuple[int, T], None]:
     """(number, item) of several streams as they come."""
     if len(streams) == 1:
         async for item in streams[0]:
@@ -206,7 +227,7 @@ async def _merged(streams: Sequence[AsyncIterator[T]]) -> AsyncGenerator[tuple[i
         return
     queue: asyncio.Queue[tuple[int, T] | BaseException | None] = asyncio.Queue(maxsize=len(streams))
 
-    async def read(number: int, stream: AsyncIterator[T]) -> None:
+    async def read(number: int, stream: AsyncIterable[T]) -> None:
         try:
             async for item in stream:
                 await queue.put((number, item))

@@ -117,6 +117,7 @@ class ModelPool:
             self._thread.join(_CLOSE_SECONDS)
         for model in self.ready:
             model.llm.close()
+            model.llm.llm.close()
 
     def _load_all(self, loop: asyncio.AbstractEventLoop) -> None:
         """On the thread that loads."""
@@ -167,9 +168,8 @@ class _LeavingError(Exception):
 
 def load_model(name: str, model: ModelSettings, settings: Settings, progress: Progress) -> AsyncLLM:
     """Fetch, build and load what is missing. Raises: GenAIError's kinds."""
-    from genai.async_llm import AsyncLLM
-
     from genai import models
+    from genai.async_llm import AsyncLLM
     from genai.llm import LLM
 
     config = settings.engine_config(model)

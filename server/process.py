@@ -45,7 +45,7 @@ class DrainingServer(uvicorn.Server):
 
     def __init__(self, settings: Settings, models: ModelPool) -> None:
         application = create_app(settings, models)
-        self._state = cast(ServerState, application.state.server)
+        self.state = cast(ServerState, application.state.server)
         super().__init__(
             uvicorn.Config(
                 application,
@@ -64,13 +64,13 @@ class DrainingServer(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """On a signal: the first one drains, the second one ends."""
-        if self._state.lifecycle.is_draining:
+        if self.state.lifecycle.is_draining:
             self.force_exit = self.should_exit = True
-        self._state.lifecycle.drain()
+        self.state.lifecycle.drain()
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second: is it time to end?"""
-        state = self._state
+        state = self.state
         if state.lifecycle.is_overdue:
             _log.warning("%d requests are cut off: drain_timeout is over", state.lifecycle.num_active)
             await asyncio.to_thread(state.models.close)

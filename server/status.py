@@ -11,6 +11,7 @@ from server.schemas.models import ModelStatus, PrefixCacheStatus, RowStatus, Ser
 from server.state import ServerState
 
 if TYPE_CHECKING:
+    from genai.engine.engine import Engine
     from genai.llm import LLM
 
 
@@ -44,14 +45,14 @@ def server_status(state: ServerState) -> ServerStatus:
 def _model_status(model: ServedModel) -> ModelStatus:
     if model.state != "ready":
         return ModelStatus(state=model.state, error=model.error)
-    llm = model.llm.llm
+    llm, engine = model.llm.llm, model.llm.engine.engine
     generated = _counted(llm, "genai_generated_tokens_total", model.name)
     return ModelStatus(
         state=model.state,
         error=None,
-        running=len(llm.engine.running),
-        waiting=llm.engine.num_waiting,
-        rows=list(_rows(llm)),
+        running=len(engine.running),
+        waiting=engine.num_waiting,
+        rows=list(_rows(engine)),
         max_batch=llm.engine_config.max_batch,
         max_model_len=llm.max_seq_len,
         prefix_cache=PrefixCacheStatus(
@@ -63,8 +64,8 @@ def _model_status(model: ServedModel) -> ModelStatus:
     )
 
 
-def _rows(llm: LLM) -> Iterable[RowStatus]:
-    for sequence in llm.engine.running:
+def _rows(engine: Engine) -> Iterable[RowStatus]:
+    for sequence in engine.running:
         yield RowStatus(valid=sequence.num_computed, capacity=bucketed(sequence.need))
 
 

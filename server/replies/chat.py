@@ -24,6 +24,7 @@ from server.sse import DONE
 
 if TYPE_CHECKING:
     from genai import writer
+    from genai.decoding.logprobs import TokenLogprob as Scored
     from genai.text.tokenizer import Tokenizer
     from genai.text.tool_calls import ToolCallDelta
 
@@ -123,13 +124,13 @@ def _reason(reason: str, has_calls: bool) -> FinishReason:
     return "tool_calls" if has_calls and told == "stop" else told
 
 
-def _logprobs(logprobs: Sequence[writer.TokenLogprob] | None, tokenizer: Tokenizer) -> ChoiceLogprobs | None:
+def _logprobs(logprobs: Sequence[Scored] | None, tokenizer: Tokenizer) -> ChoiceLogprobs | None:
     if logprobs is None:
         return None
     return ChoiceLogprobs(content=[_token(each, tokenizer) for each in logprobs])
 
 
-def _token(entry: writer.TokenLogprob, tokenizer: Tokenizer) -> TokenLogprob:
+def _token(entry: Scored, tokenizer: Tokenizer) -> TokenLogprob:
     text, data = token_text(tokenizer, entry.token_id)
     top = [_top(token_id, logprob, tokenizer) for token_id, logprob in entry.top]
     return TokenLogprob(token=text, logprob=told_logprob(entry.logprob), bytes=data, top_logprobs=top)

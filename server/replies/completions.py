@@ -14,14 +14,31 @@ from server.sse import DONE
 
 if TYPE_CHECKING:
     from genai import writer
+    from genai.decoding.logprobs import TokenLogprob
     from genai.text.tokenizer import Tokenizer
 
 _KIND = "text_completion"
 
 
-def completion(head: Head, results: Sequence[writer.Generation], tokenizer: Tokenizer, *, has_top: bool) -> bytes:
-    """A whole reply's JSON. has_top: whether likely other tokens were asked for."""
-    choices = [(result, choice) for result in results for choice in result.choices]
+def completion(
+    head: Head,
+    results: Sequence[writer.Generation],
+    tokenizer: Tokenizer,
+    *,
+    has_top: bool,
+    first_tokens: Sequence[int] = (),
+) -> bytes:
+    """A whole reply's JSON.
+
+    has_top: whether likely other tokens were asked for; first_tokens: those of the prompts, where their log
+    probabilities are told too: a first token has none.
+    """
+    firsts = first_tokens or [0] * len(results)
+    told = [
+        (choice, _whole_logprobs(first, result, choice, LogprobLists(tokenizer, has_top=has_top)))
+        for first, result in zip(firsts, results, strict=True)
+        for choice in result.choices
+    ]
     reply = Completion(
         id=head.id,
         created=head.created,
@@ -31,10 +48,10 @@ def completion(head: Head, results: Sequence[writer.Generation], tokenizer: Toke
             CompletionChoice(
                 index=index,
                 text=choice.text,
-                logprobs=_whole_logprobs(result, choice, tokenizer, has_top=has_top),
+                logprobs=logprobs,
                 finish_reason=finish_reason(choice.finish_reason),
             )
-            for index, (result, choice) in enumerate(choices)
+            for index, (choice, logprobs) in enumerate(told)
         ],
         usage=usage_of(results),
         timings=timings_of(results),
@@ -76,19 +93,23 @@ class LogprobLists:
         self._characters = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._offset = 0
 
-    def told(self, entries: Sequence[writer.TokenLogprob]) -> CompletionLogprobs:
+    def told(self, entries: Sequence[TokenLogprob]) -> CompletionLogprobs:
         """What the next tokens add."""
-        tokens = [token_text(self._tokenizer, entry.token_id) for entry in entries]
+        return self.told_with([(entry.token_id, entry) for entry in entries])
+
+    def told_with(self, entries: Sequence[tuple[int, TokenLogprob | None]]) -> CompletionLogprobs:
+        """What the next tokens add; None for one without a log probability."""
+        tokens = [token_text(self._tokenizer, token_id) for token_id, _ in entries]
         return CompletionLogprobs(
             tokens=[text for text, _ in tokens],
-            token_logprobs=[None if entry.logprob is None else told_logprob(entry.logprob) for entry in entries],
-            top_logprobs=[self._top(entry) for entry in entries] if self._has_top else None,
+            token_logprobs=[None if entry is None else told_logprob(entry.logprob) for _, entry in entries],
+            top_logprobs=[self._top(entry) for _, entry in entries] if self._has_top else None,
             text_offset=[self._next_offset(bytes(data)) for _, data in tokens],
         )
 
-    def _top(self, entry: writer.TokenLogprob) -> dict[str, float] | None:
+    def _top(self, entry: TokenLogprob | None) -> dict[str, float] | None:
         """The likeliest tokens by their texts; of two with the same text the likelier one is told."""
-        if entry.logprob is None:
+        if entry is None:
             return None
         top: dict[str, float] = {}
         for token_id, logprob in entry.top:
@@ -103,9 +124,10 @@ class LogprobLists:
 
 
 def _whole_logprobs(
-    result: writer.Generation, choice: writer.Choice, tokenizer: Tokenizer, *, has_top: bool
+    first: int, result: writer.Generation, choice: writer.Choice, lists: LogprobLists
 ) -> CompletionLogprobs | None:
-    """With `echo`, the prompt's tokens come first."""
+    """With `echo`, the prompt's tokens come before those of the text."""
     if choice.logprobs is None:
         return None
-    return LogprobLists(tokenizer, has_top=has_top).told([*(result.prompt_logprobs or ()), *choice.logprobs])
+    prompt = [(entry.token_id if entry else first, entry) for entry in result.prompt_logprobs or ()]
+    return lists.told_with([*prompt, *((entry.token_id, entry) for entry in choice.logprobs)])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, cast
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -19,7 +21,8 @@ from server.settings import Settings
 from server.state import State
 
 if TYPE_CHECKING:
-    from genai.llm import Prompt
+    from genai.prepare import Prompt
+    from genai.text.tokenizer import Tokenizer
 
 router = APIRouter(tags=["generation"], route_class=StrictRoute)
 
@@ -43,7 +46,11 @@ async def completions(body: CompletionRequest, request: Request, state: State) -
         )
         return state.event_stream(events)
     results = await unless_gone(request, finished(model, work, state))
-    return Response(completion(head, results, tokenizer, has_top=has_top), media_type="application/json")
+    firsts: list[int] = []
+    if body.echo and body.logprobs is not None:
+        firsts = await asyncio.to_thread(_first_tokens, work.prompts, tokenizer)
+    reply = completion(head, results, tokenizer, has_top=has_top, first_tokens=firsts)
+    return Response(reply, media_type="application/json")
 
 
 def prompts_of(body: CompletionRequest) -> list[Prompt]:
@@ -56,10 +63,18 @@ def prompts_of(body: CompletionRequest) -> list[Prompt]:
     return [each for each in prompt if isinstance(each, str | list)]
 
 
+def _first_tokens(prompts: Sequence[Prompt], tokenizer: Tokenizer) -> list[int]:
+    """The first token of each prompt, as it was run."""
+    return [tokenizer.encode(each)[0] if isinstance(each, str) else cast(list[int], each)[0] for each in prompts]
+
+
 def _options(body: CompletionRequest, settings: Settings) -> dict[str, object]:
     if body.best_of is not None and body.best_of != (body.n or 1):
         message = f"best_of={body.best_of}: must equal n; texts are not compared here"
         raise ApiError(400, message, code="unsupported_parameter", param="best_of")
+    if body.stream and body.echo and body.logprobs is not None:
+        message = "logprobs of an echoed prompt are told with the whole answer: leave stream, echo or logprobs out"
+        raise ApiError(400, message, code="unsupported_parameter", param="logprobs")
     options = options_of(body)
     limit = settings.default_max_tokens or DEFAULT_MAX_TOKENS
     options["max_new_tokens"] = limit if body.max_tokens is None else body.max_tokens

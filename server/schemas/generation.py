@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints
 
 from server.schemas.common import JsonObject, ModelName, Request, Response, TokenIds
 
@@ -91,4 +92,15 @@ class Timings(Response):
     tokens_per_second: float = Field(description="After the first token.")
 
 
-ChatTemplateOptions: TypeAlias = Annotated[JsonObject, Field(max_length=32)]
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+_RESERVED = frozenset({"messages", "tools", "add_generation_prompt", "self"})
+
+
+def _variables(options: JsonObject) -> JsonObject:
+    for name in options:
+        if name in _RESERVED or not _VARIABLE.fullmatch(name):
+            raise ValueError(f"{name[:64]!r} cannot be set")
+    return options
+
+
+ChatTemplateOptions: TypeAlias = Annotated[JsonObject, Field(max_length=32), AfterValidator(_variables)]
