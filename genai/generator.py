@@ -117,7 +117,7 @@ class Generator:
             self._job = self._engine.resume(prepared.request, saved.generated, saved.logits, saved.cache)
             try:
                 self._sequence.sampler.restore(saved.sampler)
-            except (KeyError, TypeError, ValueError) as error:
+            except (KeyError, TypeError, ValueError, OverflowError) as error:
                 self.close()
                 raise ConfigError(f"the session's random stream is damaged: {error!r}; save it again") from None
 
