@@ -58,7 +58,7 @@ class BeamRun:
         return [] if self.search.is_done else self._branch(branches, cache)
 
     def finish(self, reason: FinishReason) -> list[FinishReason]:
-        """Give the best texts to the sequences that were asked for; returns how each ended, `reason` if not by itself."""
+        """Give the best texts to those that were asked for; returns how each ended, `reason` if not by itself."""
         prompt = self.beams[0].tokens[: self.beams[0].num_prompt]
         best = self.search.best()
         for result, text in zip(self.results, best, strict=False):
@@ -68,7 +68,7 @@ class BeamRun:
         return [*endings, *[reason] * (len(self.results) - len(best))]
 
     def _branch(self, branches: List[Branch], cache: KVCache) -> list[Sequence]:
-        """The first branch of a beam goes on in its place; each further one takes a place that a dropped beam leaves."""
+        """The first branch of a beam goes on in its place; each further one takes a place that is free."""
         olds = self.beams
         parents = {branch.parent for branch in branches}
         free = [*self.spare, *(beam for index, beam in enumerate(olds) if index not in parents)]

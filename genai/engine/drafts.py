@@ -48,7 +48,7 @@ class Drafter:
         return draft
 
     def settle(self, num_run: int, num_accepted: int, token_cost: float) -> int:
-        """Learn what came of the last draft, of which `num_run` tokens were run; returns how many were this drafter's."""
+        """Learn what came of the last draft, of which `num_run` tokens were run; returns how many were its own."""
         num_drafted = num_run if self._is_pending else 0  # or the grammar's
         self._is_pending = False
         self.budget.saw(num_drafted, num_accepted if num_drafted else 0, token_cost)

@@ -44,7 +44,7 @@ class Sequence:
     tokens: prompt and generated tokens; max_tokens: the length at which it ends; index: its place in the job;
     priority: lower runs first; deadline: `time.perf_counter()` seconds; row: its row while it runs; num_computed: how
     many of its tokens the row holds; num_cached: prompt tokens whose keys and values were found; is_paused: keeps its
-    row, does not run; forks: begin with a copy of its prompt; is_manual: logits are kept until someone asks for a token.
+    row, does not run; forks: begin with its prompt; is_manual: keeps its logits until someone asks for a token.
     """
 
     tokens: list[int]

@@ -1,0 +1,77 @@
+"""The rows of sequences: given, filled from earlier prompts, forked, remembered and freed."""
+
+from __future__ import annotations
+
+from genai.engine.prefix_cache import BLOCK_SIZE, Bytes, PrefixCache
+from genai.engine.sequence import Sequence
+from genai.runtime.cache import KVCache
+
+
+class Rows:
+    """Keeps each sequence's row, and what it has computed, in step with the cache."""
+
+    def __init__(self, cache: KVCache, prefixes: PrefixCache) -> None:
+        self._cache = cache
+        self._prefixes = prefixes
+
+    @property
+    def usage(self) -> float:
+        """Valid tokens as a share of the cache."""
+        return sum(self._cache.valid(row) for row in self._cache.rows) / self._cache.num_slots
+
+    def has_room(self, sequence: Sequence) -> bool:
+        """Whether a running sequence's row takes its next token where it lies."""
+        return sequence.row is None or sequence.need <= self._cache.capacity(sequence.row)
+
+    def give(self, sequence: Sequence) -> int:
+        """A row, filled with what the prefix cache has; at least the last token has to be run.
+
+        Returns how many tokens that is. Raises: CapacityError.
+        """
+        known = 0 if sequence.lacks_prompt_logprobs else self._prefixes.lookup(sequence.tokens[:-1])
+        if known:
+            data = self._prefixes.take(sequence.tokens[:known])
+            sequence.row = self._cache.import_row(data, room=sequence.need)
+        else:
+            sequence.row = self._cache.allocate(sequence.need)
+        sequence.num_computed = known
+        return known
+
+    def fork(self, source: Sequence, fork: Sequence) -> None:
+        """A row for a sequence that begins as another one. Raises: CapacityError."""
+        fork.row = self._cache.fork(row_of(source), source.num_computed, room=fork.need)
+        fork.num_computed = source.num_computed
+
+    def restore(self, sequence: Sequence, data: list[Bytes]) -> None:
+        """A row with all of a sequence's keys and values. Raises: CapacityError."""
+        sequence.row = self._cache.import_row(data, room=sequence.need)
+        sequence.num_computed = len(sequence.tokens)
+
+    def export(self, sequence: Sequence) -> list[Bytes]:
+        """A copy of a sequence's keys and values, one array of bytes for each buffer."""
+        return self._cache.export_row(row_of(sequence))
+
+    def truncate(self, sequence: Sequence) -> None:
+        """Forget what a row holds beyond what counts as computed."""
+        if sequence.row is not None:
+            self._cache.truncate(sequence.row, sequence.num_computed)
+
+    def remember(self, sequence: Sequence) -> None:
+        """Put a sequence's whole blocks into the prefix cache."""
+        row = row_of(sequence)
+        end = sequence.num_computed // BLOCK_SIZE * BLOCK_SIZE
+        known = self._prefixes.lookup(sequence.tokens[:end])
+        if known < end and self._prefixes.is_on:
+            self._prefixes.put(sequence.tokens[:end], known, self._cache.export_row(row, known, end))
+
+    def release(self, sequence: Sequence) -> None:
+        """Free a sequence's row, if it has one."""
+        if sequence.row is not None:
+            self._cache.free(sequence.row)
+            sequence.row, sequence.num_computed = None, 0
+
+
+def row_of(sequence: Sequence) -> int:
+    """The row of a sequence that runs."""
+    assert sequence.row is not None, "a running sequence has a row"
+    return sequence.row
