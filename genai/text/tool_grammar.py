@@ -1,7 +1,7 @@
 """Grammars (llguidance's Lark dialect) that have a model write tool calls in its own format.
 
 A marker that is one token of the vocabulary is asked for by its id, `<[id]>`: so the model learnt to write it, and
-llguidance matches special tokens in no other way. JSON is spaced as templates print it.
+llguidance matches special tokens in no other way.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from genai.text.reasoning import ReasoningMarkers, reasoning_begun
 from genai.text.tool_formats import ToolFormat
 from genai.text.tools import Tool, ToolSet
 
-_SPACING: Mapping[str, object] = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 _APPLICATORS = {"$ref", "allOf", "anyOf", "oneOf", "if", "patternProperties", "additionalProperties"}
 
 
@@ -112,13 +111,12 @@ class _Grammar:
 
 
 def _schema(tool: Tool, *, is_forced: bool) -> Mapping[str, object]:
-    """What the arguments must match: for a tool that is not strict, as much of its schema as can be had."""
+    """What the arguments must match: any object for a tool that is not strict and need not be called."""
     if not is_forced and not tool.is_strict:
-        return {"type": "object", "x-guidance": _SPACING}
-    schema = dict(tool.parameters)
-    if "properties" in schema and not schema.keys() & _APPLICATORS:
-        schema["additionalProperties"] = False  # arguments that the function does not have help nobody
-    return schema | {"x-guidance": {**_SPACING, "lenient": not tool.is_strict}}
+        return {"type": "object"}
+    if "properties" in tool.parameters and not tool.parameters.keys() & _APPLICATORS:
+        return {**tool.parameters, "additionalProperties": False}  # arguments that the function has not help nobody
+    return tool.parameters
 
 
 def _literal(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from genai.errors import ConfigError
 
@@ -65,6 +65,13 @@ class ToolSet:
             return cls(told=told, callable=told, is_forced=choice == "required", is_parallel=is_parallel)
         chosen = _named(choice, checked)
         return cls(told=checked, callable=(chosen,), is_forced=True, is_parallel=False)
+
+    def loosened(self) -> ToolSet:
+        """The same without what is no duty: schemas of tools that are not strict, should no grammar follow one."""
+        loose = tuple(
+            tool if tool.is_strict else replace(tool, parameters={"type": "object"}) for tool in self.callable
+        )
+        return replace(self, callable=loose)
 
     def described(self) -> list[dict[str, object]] | None:
         """The tools as chat templates want them; None if there are none."""
