@@ -6,7 +6,7 @@ import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from starlette.requests import Request
@@ -55,7 +55,10 @@ _OPTIONS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """What a request asks a model for. param: the field that holds the prompt, for errors."""
+    """What a request asks a model for.
+
+    param: the field that holds the prompt, for errors; renamed: what this API calls fields that are chat completions'.
+    """
 
     prompts: Sequence[Prompt]
     options: Mapping[str, object]
@@ -64,6 +67,7 @@ class Work:
     tool_choice: object = None
     parallel_tool_calls: bool | None = None
     template_options: Mapping[str, object] | None = None
+    renamed: Mapping[str, str] = field(default_factory=dict)
 
 
 def options_of(body: GenerationRequest) -> dict[str, object]:
@@ -105,7 +109,8 @@ def _param(error: Exception, work: Work) -> str | None:
     if isinstance(error, CapacityError):
         return work.param
     option = re.split(r"[^a-z_]", str(error), maxsplit=1)[0]
-    return _FIELDS.get(option, work.param if option in ("the", "token") else None)
+    param = _FIELDS.get(option, work.param if option in ("the", "token") else None)
+    return None if param is None else work.renamed.get(param, param)
 
 
 T = TypeVar("T")

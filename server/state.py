@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, cast
 
 from fastapi import Depends
 from starlette.requests import Request
 
+from server.errors import ApiError
 from server.lifecycle import Lifecycle
 from server.metrics import HttpMetrics
 from server.models import ModelPool
 from server.settings import Settings
-from server.sse import EventStream
+from server.sse import EventStream, openai_error_event
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -29,10 +30,17 @@ class ServerState:
     metrics: HttpMetrics
     tracing: TracerProvider | None = None
 
-    def event_stream(self, events: AsyncGenerator[bytes, None]) -> EventStream:
-        """An answer by events."""
+    def event_stream(
+        self,
+        events: AsyncGenerator[bytes, None],
+        error_event: Callable[[ApiError, str], bytes] = openai_error_event,
+    ) -> EventStream:
+        """An answer by events. error_event: how an error in the middle is told."""
         return EventStream(
-            events, keep_alive_interval=self.settings.keep_alive_interval, send_timeout=self.settings.send_timeout
+            events,
+            keep_alive_interval=self.settings.keep_alive_interval,
+            send_timeout=self.settings.send_timeout,
+            error_event=error_event,
         )
 
 
