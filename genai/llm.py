@@ -144,9 +144,9 @@ class LLM:
         """Continue one prompt, or several in one batch: a string, token ids, chat messages, or a list of those.
 
         config: None for the model's defaults; options: `GenerationConfig.updated`'s, set on top. With messages: tools
-        that the model may call, tool_choice and parallel_tool_calls (all in OpenAI's form), template_options (variables for
-        the chat template). draft: a smaller model with the same vocabulary that foresees
-        tokens; priority: lower runs first; timeout: seconds after which each ends as it is.
+        that the model may call, tool_choice and parallel_tool_calls (all in OpenAI's form), template_options (variables
+        for the chat template). draft: a smaller model with the same vocabulary that foresees tokens; priority: lower
+        runs first; timeout: seconds after which each ends as it is.
         Raises: ConfigError, CapacityError, TokenizerError, GraphRunError.
         """
         prompts, is_batch = as_list(prompt)
@@ -306,6 +306,8 @@ class LLM:
     def take_back(self) -> None:
         """End a loan."""
         self._is_lent = False
+        if self._engine is not None:
+            self._engine.reopen()
 
     def _identity(self) -> str:
         """What keys and values depend on: the package they were computed with."""
@@ -315,6 +317,8 @@ class LLM:
         """Another model as this one's drafter. Raises: ConfigError if it has another vocabulary, or is this model."""
         if draft is self:
             raise ConfigError("draft is this model itself; give a smaller one with the same vocabulary")
+        if draft._engine is None:
+            raise ConfigError("the draft model is closed; load it again")
         if id(draft) not in self._drafts_for:
             if draft.tokenizer.backend.get_vocab() != self.tokenizer.backend.get_vocab():
                 raise ConfigError(f"the draft model {draft.path.name} has another vocabulary than {self.path.name}")

@@ -175,7 +175,7 @@ class TextWriter:
             finish_reason=sequence.finish_reason,
             logprobs=list(sequence.logprobs) if sequence.config.logprobs else None,
             reasoning="".join(delta.reasoning for delta in self._deltas),
-            tool_calls=_whole_calls([call for delta in self._deltas for call in delta.tool_calls]),
+            tool_calls=() if self._parser is None else self._parser.tool_calls,
             score=sequence.score,
         )
 
@@ -259,17 +259,6 @@ class JobWriter:
             prompt_logprobs=list(first.prompt_logprobs) if has_prompt_logprobs else None,
             drafts=_drafts(job),
         )
-
-
-def _whole_calls(deltas: List[ToolCallDelta]) -> tuple[ToolCall, ...]:
-    """Tool calls from their pieces."""
-    calls: dict[int, ToolCall] = {}
-    for delta in deltas:
-        call = calls.get(delta.index) or ToolCall(id="", name="", arguments="")
-        calls[delta.index] = ToolCall(
-            id=delta.id or call.id, name=delta.name or call.name, arguments=call.arguments + delta.arguments
-        )
-    return tuple(calls[index] for index in sorted(calls))
 
 
 def _timings(job: Job) -> Timings:

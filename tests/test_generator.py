@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -107,11 +108,11 @@ def test_restored_is_never_stopped(llm: LLM, folder: Path, tmp_path: Path, count
         generator.save(tmp_path / "text.safetensors")
         logits = generator.logits
         rest = continued(generator)
-    with LLM(folder, EngineConfig(device="cpu", num_threads=1, max_seq_len=200)) as other:
-        with other.restore(tmp_path / "text.safetensors") as restored:
-            assert restored.token_ids == PROMPT + first
-            np.testing.assert_array_equal(restored.logits, logits)
-            assert continued(restored) == rest
+    config = EngineConfig(device="cpu", num_threads=1, max_seq_len=200)
+    with LLM(folder, config) as other, other.restore(tmp_path / "text.safetensors") as restored:
+        assert restored.token_ids == PROMPT + first
+        np.testing.assert_array_equal(restored.logits, logits)
+        assert continued(restored) == rest
 
 
 def test_sessions_of_other_models_and_damaged_ones_are_refused(llm: LLM, tmp_path: Path) -> None:
@@ -148,10 +149,8 @@ def test_fuzzed_sessions_are_refused_or_harmless(llm: LLM, tmp_path: Path) -> No
         for place in rng.integers(0, min(len(data), 3000), rng.integers(1, 4)):
             mutated[place] = rng.integers(0, 256)
         path.write_bytes(mutated)
-        try:
+        with contextlib.suppress(ConfigError, CapacityError):
             llm.restore(path).close()
-        except (ConfigError, CapacityError):
-            pass
 
 
 def test_what_a_generator_cannot_do_is_refused(llm: LLM) -> None:

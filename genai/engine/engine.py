@@ -132,6 +132,10 @@ class Engine:
         """Refuse new requests from now on; those accepted go on."""
         self._is_draining = True
 
+    def reopen(self) -> None:
+        """Take requests again after a drain."""
+        self._is_draining = False
+
     def cancel_all(self) -> list[TokenEvent]:
         """End everything that waits or runs."""
         self._read_inbox()

@@ -8,8 +8,8 @@ import threading
 from typing import cast
 
 import pytest
-from genai.async_llm import AsyncLLM
 
+from genai.async_llm import AsyncLLM
 from genai.errors import ModelNotFoundError
 from genai.progress import Progress
 from server.app import create_app
