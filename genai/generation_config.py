@@ -187,6 +187,17 @@ class ConstraintConfig:
     kind: ConstraintKind
     grammar: str | tuple[str, ...]
 
+    def __post_init__(self) -> None:
+        _require(self.kind in _KINDS, "kind", self.kind, f"one of {', '.join(_KINDS)}")
+        if self.kind == "choices":
+            _set(self, "grammar", _strings(self.grammar, "choices"))
+            _require(bool(self.grammar), "choices", [], "one text at least")
+        elif not isinstance(self.grammar, str):
+            raise ConfigError(f"{self.kind} is a string, not {self.grammar!r}")
+
+
+_KINDS = ("json_schema", "regex", "lark", "choices")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationConfig:
@@ -239,6 +250,8 @@ class GenerationConfig:
             value = getattr(self, name)
             if not isinstance(value, kind):
                 raise ConfigError(f"{name} is a {kind.__name__}, not {type(value).__name__}")
+        if not isinstance(self.constraint, ConstraintConfig | None):
+            raise ConfigError(f"constraint is a ConstraintConfig, not {type(self.constraint).__name__}")
         self._refuse_contradictions()
 
     @property
@@ -309,21 +322,17 @@ _WHY = {
 }
 
 ALIASES: Mapping[str, str] = {
-    "assistant_num_tokens": "draft_length",
     "bad_words_ids": "bad_words",
-    "diversity_rate": "diversity_penalty",
     "eos_token_id": "eos_token_ids",
     "max_completion_tokens": "max_new_tokens",
     "max_tokens": "max_new_tokens",
     "min_tokens": "min_new_tokens",
     "num_assistant_tokens": "draft_length",
-    "num_samples": "n",
     "random_seed": "rng_seed",
     "repeat_penalty": "repetition_penalty",
     "seed": "rng_seed",
     "stop": "stop_strings",
     "stop_token_ids": "eos_token_ids",
-    "typical": "typical_p",
 }
 """Other libraries' names for options that mean the same."""
 _PARTS = {
@@ -364,8 +373,7 @@ def constraint_of(options: Mapping[str, object]) -> ConstraintConfig | None:
     if name == "json_schema" and isinstance(value, Mapping | bool):
         return ConstraintConfig(kind="json_schema", grammar=json.dumps(value))
     if name == "choices":
-        choices = _strings(value, "choices")
-        return ConstraintConfig(kind="choices", grammar=choices)
+        return ConstraintConfig(kind="choices", grammar=_strings(value, "choices"))
     if not isinstance(value, str):
         raise ConfigError(f"{name} is a string{' or an object' if name == 'json_schema' else ''}, not {value!r}")
     return ConstraintConfig(kind=cast(ConstraintKind, name), grammar=value)
