@@ -342,10 +342,23 @@ def test_one_beam_is_greedy() -> None:
     assert best.tokens == tokens
 
 
+def test_never_looks_ahead_only_where_longer_is_better() -> None:
+    """With a penalty below 0 a text only loses by going on: its present length is the best it can have."""
+    config = {"num_beams": 3, "num_return_sequences": 3, "length_penalty": -1.0}
+    for seed in range(40):
+        model = random_model(seed, 6, sharpness=1.0)
+        heuristic, never = (
+            searched(model, BeamSearchConfig(**config, stop_criteria=criterion), [0, 1], 8)  # type: ignore[arg-type]
+            for criterion in ("HEURISTIC", "NEVER")
+        )
+        assert heuristic.best() == never.best()
+        assert heuristic._num_steps == never._num_steps
+
+
 def test_equal_scores_go_to_the_first_beam_and_the_smallest_token() -> None:
     search = BeamSearch(BeamSearchConfig(num_beams=2), frozenset(), 9)
-    assert search.step(np.zeros((2, 3), np.float32)) == [Branch(parent=0, token=0), Branch(parent=0, token=1)]
-    assert search.step(np.zeros((2, 3), np.float32)) == [Branch(parent=0, token=0), Branch(parent=0, token=1)]
+    for _ in range(2):
+        assert search.step(np.zeros((2, 400), np.float32)) == [Branch(parent=0, token=0), Branch(parent=0, token=1)]
 
 
 def test_fewer_live_beams_where_fewer_texts_are_possible() -> None:
