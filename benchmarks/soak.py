@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import gc
 import logging
 import random
@@ -26,7 +27,7 @@ import genai
 from genai.engine.async_engine import AsyncEngine, Stream
 from genai.engine.request import Request
 from genai.engine.sequence import Sequence
-from genai.errors import GraphRunError
+from genai.errors import GenAIError, GraphRunError
 from genai.generation_config import GenerationConfig
 from genai.llm import LLM
 from genai.writer import Chunk, JobWriter, TextWriter
@@ -85,13 +86,14 @@ class Load:
         late, pause = rng.choice([0, 0, 0, 0, 0, 0, 0, 1.0]), rng.choice([0, 0, 0, 0.03])
         count, was_paused = 0, False
         await asyncio.sleep(late)
-        async for _ in stream:
-            count += 1
-            if count == leaves_after:
-                break
-            was_paused |= stream.job.first.is_paused
-            if pause:
-                await asyncio.sleep(pause)
+        with contextlib.suppress(GenAIError):  # an injected failure
+            async for _ in stream:
+                count += 1
+                if count == leaves_after:
+                    break
+                was_paused |= stream.job.first.is_paused
+                if pause:
+                    await asyncio.sleep(pause)
         self.seen["paused"] += was_paused
 
     def _account(self, sequence: Sequence) -> None:
