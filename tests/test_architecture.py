@@ -26,6 +26,8 @@ ALLOWED = {
     "genai.llm": LEAVES
     | {"genai.writer", "genai.models", "genai.runtime", "genai.engine", "genai.text", "genai.decoding"}
     | {"genai.prepare", "genai.generator", "genai.session_file"},
+    "genai.pipelines": LEAVES
+    | {"genai.generator", "genai.llm", "genai.prepare", "genai.runtime", "genai.text", "genai.writer"},
     "genai.batch_request": LEAVES | {"genai.text", "genai.writer"},
     "genai.batch_file": LEAVES | {"genai.batch_request", "genai.engine", "genai.llm", "genai.writer"},
     "genai.bench": LEAVES | {"genai", "genai.llm", "genai.engine", "genai.runtime", "genai.models"},
