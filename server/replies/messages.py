@@ -1,0 +1,170 @@
+"""Answers as messages: blocks, whole or in a stream of typed events; and errors as Anthropic's clients expect them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import TYPE_CHECKING, cast
+
+from server.context import request_info
+from server.errors import ApiError, error_json
+from server.generation import Running
+from server.replies.common import finish_reason
+from server.replies.parts import AnswerParts, Kind, Part, PartEvent, arguments_in, reasoning_tokens
+from server.schemas.common import JsonObject
+from server.schemas.messages import (
+    AnswerBlock,
+    AnswerMessage,
+    AnswerText,
+    AnswerThinking,
+    AnswerToolUse,
+    MessagesError,
+    MessagesErrorDetail,
+    MessagesUsage,
+    StopReason,
+    ThinkingDetails,
+)
+from server.sse import event
+
+if TYPE_CHECKING:
+    from genai.text.tokenizer import Tokenizer
+    from genai.writer import Generation
+    from server.schemas.messages import MessagesRequest
+
+_ERROR_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    408: "timeout_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+}
+_DELTAS: dict[Kind, tuple[str, str]] = {
+    "text": ("text_delta", "text"),
+    "call": ("input_json_delta", "partial_json"),
+    "reasoning": ("thinking_delta", "thinking"),
+}
+_NO_USAGE = MessagesUsage(
+    input_tokens=0,
+    cache_read_input_tokens=0,
+    output_tokens=0,
+    output_tokens_details=ThinkingDetails(thinking_tokens=0),
+)
+
+
+def anthropic_shape(error: ApiError) -> dict[str, object]:
+    """An error as Anthropic's clients expect it."""
+    kind = _ERROR_TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "api_error")
+    detail = MessagesErrorDetail(type=kind, message=error.message)
+    return MessagesError(error=detail, request_id=request_info().id).model_dump()
+
+
+def message_error_event(error: ApiError, path: str) -> bytes:
+    """How an error in the middle of a stream is told."""
+    return event(error_json(error, path).decode(), "error")
+
+
+def new_message(model: str) -> AnswerMessage:
+    """An answer of which nothing is there yet."""
+    return AnswerMessage(
+        id=f"msg_{uuid.uuid4().hex}",
+        model=model,
+        content=[],
+        stop_reason=None,
+        stop_sequence=None,
+        usage=_NO_USAGE,
+    )
+
+
+async def finished_message(
+    message: AnswerMessage, body: MessagesRequest, parts: AnswerParts, result: Generation, tokenizer: Tokenizer
+) -> AnswerMessage:
+    """The answer with all of its content."""
+    stop = await asyncio.to_thread(_matched_stop, body.stop_sequences or (), result, tokenizer)
+    return message.model_copy(
+        update={
+            "content": [_block(part) for part in parts.whole],
+            "stop_reason": "stop_sequence" if stop else _stop_reason(body, parts, result),
+            "stop_sequence": stop,
+            "usage": _usage(result, await reasoning_tokens(result, tokenizer)),
+        }
+    )
+
+
+async def message_events(
+    message: AnswerMessage, body: MessagesRequest, running: Running, tokenizer: Tokenizer
+) -> AsyncGenerator[bytes, None]:
+    """An answer as events. Closing the generator ends the request."""
+    parts, result, is_begun = AnswerParts(), None, False
+    async with aclosing(running.chunks()) as pieces:
+        async for _, chunk in pieces:
+            if not is_begun:
+                is_begun = True
+                yield _event("message_start", message=message.model_dump())
+                yield _event("ping")
+            for happened in parts.push(chunk):
+                yield _told(happened)
+            result = chunk.result or result
+    for happened in parts.finish(says_something=False):
+        yield _told(happened)
+    assert result is not None, "a stream ends with its result"
+    whole = await finished_message(message, body, parts, result, tokenizer)
+    delta = {"stop_reason": whole.stop_reason, "stop_sequence": whole.stop_sequence}
+    yield _event("message_delta", delta=delta, usage=whole.usage.model_dump())
+    yield _event("message_stop")
+
+
+def _event(kind: str, **fields: object) -> bytes:
+    return event(json.dumps({"type": kind, **fields}, ensure_ascii=False, allow_nan=False), kind)
+
+
+def _told(happened: PartEvent) -> bytes:
+    """What happens to a part, as an event about its block."""
+    part = happened.part
+    if happened.what == "begin":
+        return _event("content_block_start", index=part.index, content_block=_block(part).model_dump())
+    if happened.what == "end":
+        return _event("content_block_stop", index=part.index)
+    kind, name = _DELTAS[part.kind]
+    return _event("content_block_delta", index=part.index, delta={"type": kind, name: happened.piece})
+
+
+def _block(part: Part) -> AnswerBlock:
+    """A part as a block, as far as it is there."""
+    if part.kind == "call":
+        given = cast(JsonObject, arguments_in(part.text) or {})
+        return AnswerToolUse(id=part.call_id, name=part.name, input=given)
+    return AnswerThinking(thinking=part.text) if part.kind == "reasoning" else AnswerText(text=part.text)
+
+
+def _stop_reason(body: MessagesRequest, parts: AnswerParts, result: Generation) -> StopReason:
+    """Why the text ended, if not by a stop sequence. A deadline cuts it as a limit does."""
+    if finish_reason(result.finish_reason) == "stop":
+        return "tool_use" if parts.has_call else "end_turn"
+    is_full = result.finish_reason == "length" and len(result.token_ids) < body.max_tokens
+    return "model_context_window_exceeded" if is_full else "max_tokens"
+
+
+def _matched_stop(stops: Sequence[str], result: Generation, tokenizer: Tokenizer) -> str | None:
+    """The stop sequence that ended the text: the first one to be complete in what was generated."""
+    from genai.text.stop import StopStrings
+
+    if not stops or result.finish_reason != "stop":
+        return None
+    text, watched = tokenizer.detokenizer(), StopStrings(stops)
+    watched.push("".join(text.push(token) for token in result.token_ids) + text.finish())
+    return watched.matched
+
+
+def _usage(result: Generation, num_thinking: int) -> MessagesUsage:
+    usage = result.usage
+    return MessagesUsage(
+        input_tokens=usage.prompt_tokens - usage.cached_tokens,
+        cache_read_input_tokens=usage.cached_tokens,
+        output_tokens=usage.completion_tokens,
+        output_tokens_details=ThinkingDetails(thinking_tokens=num_thinking),
+    )
