@@ -31,7 +31,7 @@ from server.logs import RequestMiddleware
 from server.metrics import HttpMetrics
 from server.models import ModelPool
 from server.openapi import describe
-from server.routes import chat, completions, docs, health, playground, tokenize
+from server.routes import chat, completions, docs, health, messages, playground, responses, tokenize
 from server.routes import models as model_routes
 from server.settings import Settings, load_settings
 from server.state import ServerState
@@ -42,6 +42,8 @@ _log = logging.getLogger(__name__)
 ROUTERS = (
     chat.router,
     completions.router,
+    responses.router,
+    messages.router,
     tokenize.router,
     model_routes.router,
     health.router,
