@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncGenerator, Callable
 
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from server.context import request_info
 from server.errors import ApiError, ClientGoneError, api_error, error_json, send_error
 
+_MAX_BUFFERED = 1 << 16
+"""Bytes that wait for a slow client; then its texts are paused."""
 KEEP_ALIVE = b": keep-alive\n\n"
 DONE = b"data: [DONE]\n\n"
 _HEADERS = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache", "x-accel-buffering": "no"}
@@ -53,7 +54,9 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events, unless the client goes first."""
         output = _Output((scope, receive, send), self.raw_headers, self._send_timeout)
-        sending = asyncio.ensure_future(self._send_events(output))
+        buffer = _Buffer()
+        making = asyncio.ensure_future(buffer.fill(self._events))
+        sending = asyncio.ensure_future(self._send(buffer, output))
         leaving = asyncio.ensure_future(_disconnected(receive))
         try:
             await asyncio.wait((sending, leaving), return_when=asyncio.FIRST_COMPLETED)
@@ -61,20 +64,16 @@ class EventStream(Response):
                 raise ClientGoneError
             sending.result()
         finally:
-            for task in (sending, leaving):
+            for task in (making, sending, leaving):
                 task.cancel()
-            await asyncio.gather(sending, leaving, return_exceptions=True)
+            await asyncio.gather(making, sending, leaving, return_exceptions=True)
             await self._events.aclose()
 
-    async def _send_events(self, output: _Output) -> None:
-        try:
-            async with contextlib.aclosing(_with_silences(self._events, self._keep_alive_interval)) as events:
-                async for item in events:
-                    await output.write(KEEP_ALIVE if item is None else item)
-        except ClientGoneError:
-            raise
-        except Exception as error:
-            problem = api_error(error)
+    async def _send(self, buffer: _Buffer, output: _Output) -> None:
+        while (data := await buffer.take(self._keep_alive_interval)) is not None:
+            await output.write(data or KEEP_ALIVE)
+        if buffer.error is not None:
+            problem = api_error(buffer.error)
             if not output.is_begun:
                 await output.refuse(problem)
                 return
@@ -83,22 +82,54 @@ class EventStream(Response):
         await output.end()
 
 
-async def _with_silences(events: AsyncGenerator[bytes, None], interval: float) -> AsyncGenerator[bytes | None, None]:
-    """The events, and None for each `interval` seconds in which there was none."""
-    while True:
-        upcoming = asyncio.ensure_future(anext(events))
+class _Buffer:
+    """Events between the one who makes them and the one who sends them: what has come meanwhile is sent together.
+
+    error: what ended the events, if not their end.
+    """
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+        self._parts: list[bytes] = []
+        self._num_bytes = 0
+        self._is_over = False
+        self._arrived = asyncio.Event()
+        self._has_room = asyncio.Event()
+        self._has_room.set()
+
+    async def fill(self, events: AsyncGenerator[bytes, None]) -> None:
+        """Take all events, as far as there is room."""
         try:
-            while not (await asyncio.wait((upcoming,), timeout=interval))[0]:
-                yield None
+            async for item in events:
+                self._parts.append(item)
+                self._num_bytes += len(item)
+                self._arrived.set()
+                if self._num_bytes >= _MAX_BUFFERED:
+                    self._has_room.clear()
+                    await self._has_room.wait()
+        except Exception as error:
+            self.error = error
         finally:
-            if not upcoming.done():
-                upcoming.cancel()
-                await asyncio.gather(upcoming, return_exceptions=True)
-        try:
-            item = upcoming.result()
-        except StopAsyncIteration:
-            return
-        yield item
+            self._is_over = True
+            self._arrived.set()
+
+    async def take(self, timeout: float) -> bytes | None:
+        """What has come; nothing if there was silence for `timeout` seconds; None at the end."""
+        if not self._arrived.is_set():
+            try:
+                async with asyncio.timeout(timeout):
+                    await self._arrived.wait()
+            except TimeoutError:
+                return b""
+        if not self._is_over:
+            self._arrived.clear()
+        elif not self._parts:
+            return None
+        data = b"".join(self._parts)
+        self._parts.clear()
+        self._num_bytes = 0
+        self._has_room.set()
+        return data
 
 
 class _Output:
@@ -115,27 +146,24 @@ class _Output:
 
     async def write(self, data: bytes) -> None:
         """Send a piece. Raises: ClientGoneError if the client takes nothing any more."""
-        await self._begin()
-        await self._send(data, more=True)
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
     async def end(self) -> None:
         """Nothing more comes."""
-        await self._begin()
-        await self._send(b"", more=False)
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def refuse(self, error: ApiError) -> None:
         """Answer with an error instead of a stream."""
         await send_error(error, *self._connection)
 
-    async def _begin(self) -> None:
-        if not self.is_begun:
-            self.is_begun = True
-            await self._connection[2]({"type": "http.response.start", "status": 200, "headers": self._headers})
-
-    async def _send(self, data: bytes, *, more: bool) -> None:
+    async def _send(self, message: Message) -> None:
+        send = self._connection[2]
         try:
             async with asyncio.timeout(self._timeout):
-                await self._connection[2]({"type": "http.response.body", "body": data, "more_body": more})
+                if not self.is_begun:
+                    self.is_begun = True
+                    await send({"type": "http.response.start", "status": 200, "headers": self._headers})
+                await send(message)
         except TimeoutError:
             raise ClientGoneError from None
 

@@ -50,12 +50,13 @@ class Client:
 
 
 async def test_events_are_sent_as_they_come() -> None:
-    client, seen = Client(), []
+    client = Client()
 
     async def events() -> AsyncGenerator[bytes, None]:
         for number in range(3):
             yield event(f'{{"n":{number}}}')
-            seen.append(client.body.count(b"data:"))
+            while client.body.count(b"data:") <= number:
+                await asyncio.sleep(0)
 
     await client.read(events())
     assert client.status == 200
@@ -63,7 +64,25 @@ async def test_events_are_sent_as_they_come() -> None:
     assert client.headers[b"cache-control"] == b"no-cache"
     assert client.body == b'data: {"n":0}\n\ndata: {"n":1}\n\ndata: {"n":2}\n\n'
     assert client.is_ended
-    assert seen == [1, 2, 3], "an event is sent before the next one is asked for"
+
+
+async def test_what_came_meanwhile_is_sent_together_and_not_without_end() -> None:
+    client, made = Client(), 0
+    client.can_read.clear()
+
+    async def events() -> AsyncGenerator[bytes, None]:
+        nonlocal made
+        for _ in range(1000):
+            made += 1
+            yield b"x" * 1024
+
+    reading = asyncio.create_task(client.read(events()))
+    for _ in range(1000):
+        await asyncio.sleep(0)
+    assert made <= 128, "a client that reads nothing holds its stream"
+    client.can_read.set()
+    await reading
+    assert len(client.body) == 1000 * 1024
 
 
 async def test_an_error_before_the_first_event_is_a_plain_answer() -> None:
