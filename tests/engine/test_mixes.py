@@ -1,0 +1,287 @@
+"""Everything at once, short of room: whatever else runs, each text is the one that its request gives alone.
+
+The fake model reads its cache, so one wrong copy gives a wrong text. Every mix is made from its seed.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence as List
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pytest
+
+from genai.engine.drafts import Drafter
+from genai.engine.request import Request
+from genai.engine.sequence import FinishReason, Job, Sequence, TokenEvent
+from genai.generation_config import GenerationConfig
+from tests.engine.test_drafts import Oracle
+from tests.engine.test_engine import engine_with, run
+from tests.fakes import VOCAB_SIZE
+
+MAX_SEQ_LEN = 56
+WHOLE: set[FinishReason] = {"stop", "length"}
+
+
+class Script:
+    """A constraint that leaves some choice, then none for a while, and is complete after so many tokens."""
+
+    def __init__(self, length: int, tokens: List[int] = ()) -> None:
+        self.length, self.tokens = length, list(tokens)
+
+    def _mask(self, tokens: List[int]) -> np.ndarray:
+        mask = np.zeros(VOCAB_SIZE, np.bool_)
+        if len(tokens) < self.length:
+            seed = sum(tokens) + 7 * len(tokens)
+            mask[[seed % VOCAB_SIZE] if seed % 3 else slice(seed % 5, None, 4)] = True
+        return mask
+
+    def mask(self) -> np.ndarray:
+        return self._mask(self.tokens)
+
+    @property
+    def is_complete(self) -> bool:
+        return len(self.tokens) >= self.length
+
+    def accept(self, token: int) -> None:
+        self.tokens.append(token)
+
+    def forced(self) -> list[int]:
+        tokens = list(self.tokens)
+        while (mask := self._mask(tokens)).sum() == 1:
+            tokens.append(int(mask.argmax()))
+        return tokens[len(self.tokens) :]
+
+    def rollback(self, num_tokens: int) -> None:
+        del self.tokens[len(self.tokens) - num_tokens :]
+
+    def copy(self) -> Script:
+        return Script(self.length, self.tokens)
+
+
+@dataclass
+class Witness:
+    """A sink that stops a text at a token divisible by `stop`, and pauses texts now and then as a slow reader does."""
+
+    stop: int | None = None
+    rng: random.Random | None = None
+    events: dict[int, list[TokenEvent]] = field(default_factory=dict)
+
+    def accept(self, event: TokenEvent) -> bool:
+        return bool(self.stop and event.token and event.token % self.stop == 0)
+
+    def deliver(self, event: TokenEvent) -> None:
+        self.events.setdefault(event.sequence.index, []).append(event)
+        if self.rng is not None and event.finish_reason is None:
+            event.sequence.is_paused = self.rng.random() < 0.05
+
+    def check(self, job: Job) -> None:
+        for sequence in job.sequences:
+            events = self.events[sequence.index]
+            assert [event.finish_reason for event in events[:-1]] == [None] * (len(events) - 1), "one end, the last"
+            assert events[-1].finish_reason == sequence.finish_reason is not None
+            if not sequence.is_manual:  # nor rewound
+                assert [event.token for event in events if event.token is not None] == sequence.generated
+
+
+def random_request(rng: random.Random) -> Request:
+    """Any kind of request whose texts fit; without a sink."""
+    prompt = [rng.randrange(VOCAB_SIZE) for _ in range(rng.choice([1, 3, 16, 17, rng.randint(1, 30)]))]
+    settings = GenerationConfig(max_new_tokens=rng.choice([0, 1, rng.randint(2, 24)]), ignore_eos=rng.random() < 0.5)
+    kind = rng.choice(["greedy", "sampled", "several", "beams", "beams", "scripted", "manual"])
+    options: dict[str, object] = {}
+    if rng.random() < 0.3:
+        options["repetition_penalty"] = 1.4
+    if rng.random() < 0.3:
+        options["prompt_logprobs"] = 1
+    if kind == "beams":
+        groups = rng.choice([1, 1, 2])
+        options |= {"num_beams": rng.choice([2, 4]), "num_beam_groups": groups, "early_stopping": rng.random() < 0.5}
+        options |= {"num_return_sequences": rng.randint(1, 2)} | ({"diversity_penalty": 0.7} if groups > 1 else {})
+    elif kind in {"sampled", "several"}:
+        options |= {"temperature": 0.9, "top_k": rng.choice([0, 5]), "seed": rng.randrange(99)}
+        options |= {"n": rng.randint(2, 4)} if kind == "several" else {}
+    if kind not in {"beams", "manual"} and rng.random() < 0.4:
+        options |= {"logprobs": True, "top_logprobs": 2}
+    return Request(
+        prompt=prompt,
+        config=settings.updated(**options),
+        priority=rng.randint(0, 1),
+        constraint=Script(rng.randint(0, 20)) if kind == "scripted" else None,
+        is_manual=kind == "manual",
+    )
+
+
+@dataclass
+class Case:
+    """A request in the mix, and what it gives alone."""
+
+    request: Request
+    stop: int | None
+    alone: Job
+    witness: Witness
+    job: Job | None = None
+
+    @property
+    def is_cut(self) -> bool:
+        assert self.job is not None
+        return any(each.finish_reason not in WHOLE for each in self.job.sequences)
+
+
+def alone(request: Request, stop: int | None) -> Job:
+    engine, runner = engine_with(max_seq_len=MAX_SEQ_LEN)
+    job = engine.submit(replace(request, is_manual=False, sink=Witness(stop)))
+    run(engine)
+    assert runner.cache.rows == ()
+    return job
+
+
+def random_case(rng: random.Random) -> Case:
+    request = random_request(rng)
+    stop = 11 if rng.random() < 0.3 and not request.config.is_beam_search and not request.is_manual else None
+    witness = Witness(stop, None if request.is_manual else rng)
+    return Case(request=request, stop=stop, alone=alone(request, stop), witness=witness)
+
+
+class Mix:
+    """Submits, steps and interferes, all by chance."""
+
+    def __init__(self, rng: random.Random, failing: float = 0.0) -> None:
+        self.rng = rng
+        self.engine, self.runner = engine_with(
+            num_slots=rng.choice([MAX_SEQ_LEN, 90, 150, 400]),
+            max_batch=rng.choice([1, 2, 4, 8]),
+            max_seq_len=MAX_SEQ_LEN,
+            chunk=rng.choice([3, 16, 64]),
+            prefix_bytes=rng.choice([0, 2000, 10**5]),
+            fails=lambda run: rng.random() < failing,
+        )
+        self.cases: list[Case] = []
+
+    def submit(self, case: Case) -> None:
+        case.job = self.engine.submit(replace(case.request, sink=case.witness))
+        self.cases.append(case)
+        if not case.request.config.is_beam_search and not case.request.is_manual and self.rng.random() < 0.5:
+            for sequence, same in zip(case.job.sequences, case.alone.sequences, strict=True):
+                oracle = Oracle(same.tokens, self.rng.choice([0.0, 0.2, 1.0]), self.rng)
+                sequence.drafter = Drafter(oracle, max_length=6)
+                sequence.drafter.budget.length = lambda cost: 6  # type: ignore[method-assign]
+
+    def step(self) -> None:
+        self.engine.step()
+        self.runner.cache.check_integrity()
+        held = [sequence.row for sequence in self.engine.running]
+        assert sorted(self.runner.cache.rows) == sorted(held), "rows are those of what runs"  # type: ignore[type-var]
+        for case in self.cases:
+            assert case.job is not None
+            for sequence in case.job.sequences:
+                self.tend(case, sequence)
+
+    def tend(self, case: Case, sequence: Sequence) -> None:
+        """What readers and owners of manual texts do."""
+        if sequence.finish_reason is not None:
+            return
+        if case.request.is_manual:
+            if len(sequence.tokens) >= sequence.max_tokens:
+                self.engine.cancel(sequence.job)  # type: ignore[arg-type]
+            elif sequence.logits is not None and self.rng.random() < 0.5:
+                if self.rng.random() < 0.1 and sequence.generated:
+                    self.engine.rewind(sequence, self.rng.randint(sequence.num_prompt, len(sequence.tokens)))
+                else:
+                    self.engine.pick(sequence)
+            elif sequence.logits is None or sequence.row is None:
+                sequence.logits, sequence.is_paused = None, False
+        elif sequence.is_paused and self.rng.random() < 0.3:
+            sequence.is_paused = False
+
+    def interfere(self) -> None:
+        """Cancel a job, or let its time be up."""
+        case = self.rng.choice(self.cases)
+        assert case.job is not None
+        if self.rng.random() < 0.5:
+            self.engine.cancel(case.job)
+            return
+        run = case.job.first.search
+        for sequence in case.job.sequences if run is None else (*run.beams, *run.spare, *run.beams[0].forks):
+            sequence.deadline = 0.0
+
+    def finish(self) -> None:
+        for _ in range(5000):
+            if not self.engine.has_work:
+                break
+            self.step()
+        assert not self.engine.has_work, "it comes to an end"
+        assert self.runner.cache.rows == ()
+        assert not self.engine.running
+        for case in self.cases:
+            check(case)
+
+
+def check(case: Case) -> None:
+    assert case.job is not None
+    assert case.job.is_over
+    case.witness.check(case.job)
+    for sequence, same in zip(case.job.sequences, case.alone.sequences, strict=True):
+        if sequence.finish_reason not in WHOLE and case.request.config.is_beam_search:
+            continue  # the best so far
+        count = len(sequence.generated)
+        assert sequence.generated == same.generated[:count]
+        assert sequence.logprobs == same.logprobs[: len(sequence.logprobs)]
+        assert len(sequence.logprobs) == (count if case.request.config.logprobs else 0)
+        if sequence.finish_reason in WHOLE:
+            assert (sequence.generated, sequence.finish_reason) == (same.generated, same.finish_reason)
+            assert sequence.score == same.score  # to the bit: the fake model does not know how rows are grouped
+            assert sequence.prompt_logprobs == same.prompt_logprobs
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_each_text_is_the_one_it_is_alone(seed: int) -> None:
+    rng = random.Random(seed)
+    mix = Mix(rng)
+    for _ in range(rng.randint(2, 9)):
+        mix.submit(random_case(rng))
+        for _ in range(rng.choice([0, 0, 1, 5])):
+            mix.step()
+    mix.finish()
+    assert not any(case.is_cut for case in mix.cases if not case.request.is_manual)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_whatever_is_cut_short_leaves_the_others_alone(seed: int) -> None:
+    rng = random.Random(1000 + seed)
+    mix = Mix(rng, failing=rng.choice([0.0, 0.03]))
+    for _ in range(rng.randint(2, 9)):
+        mix.submit(random_case(rng))
+        for _ in range(rng.choice([0, 1, 5, 20])):
+            mix.step()
+            if rng.random() < 0.15:
+                mix.interfere()
+    mix.finish()
+
+
+def test_a_broken_step_ends_everything() -> None:
+    for seed in range(20):
+        rng = random.Random(2000 + seed)
+        mix = Mix(rng)
+        for _ in range(5):
+            mix.submit(random_case(rng))
+        for _ in range(rng.randint(1, 12)):
+            mix.step()
+        num_runs = mix.runner.num_runs
+
+        def broken(run: int, last: int = num_runs + rng.randrange(4)) -> bool:
+            if run >= last:
+                raise ZeroDivisionError
+            return False
+
+        mix.runner.fails = broken
+        try:
+            for _ in range(200):
+                mix.step()
+        except ZeroDivisionError:
+            pass
+        mix.runner.fails = lambda run: False
+        mix.finish()
+        for case in mix.cases:
+            assert case.job is not None
