@@ -47,7 +47,7 @@ class OnnxRuntimeGenaiPipeline:
     """A pipeline over one of its models."""
 
     def __init__(self, model: OnnxRuntimeGenaiModel) -> None:
-        self._model = model
+        self._loaded: OnnxRuntimeGenaiModel | None = model
         self._config = model.generation_config
 
     def __call__(self, source: GenerationInput | str, streamer: Streamer | None = None) -> GenerationResult:
@@ -82,7 +82,13 @@ class OnnxRuntimeGenaiPipeline:
 
     def close(self) -> None:
         """Let go of the model; it is freed with its last text."""
-        del self._model
+        self._loaded = None
+
+    @property
+    def _model(self) -> OnnxRuntimeGenaiModel:
+        if self._loaded is None:
+            raise ConfigError("this pipeline is closed; create another")
+        return self._loaded
 
 
 class OnnxRuntimeGenaiGenerator:
@@ -96,6 +102,7 @@ class OnnxRuntimeGenaiGenerator:
         self._tokens: list[int] = []
         self._limit = 0
         self._has_ended = False
+        self._is_behind = False
         self._handle: _Handle | None = None
 
     @property
@@ -120,9 +127,11 @@ class OnnxRuntimeGenaiGenerator:
             raise CapacityError(f"{len(ids)} more tokens; the text has {len(self._tokens)} of {self._limit}")
         assert self._handle is not None, "it was made with the first tokens"
         with peer_errors(NAME, GraphRunError):
+            if self._is_behind:
+                self._handle.get_logits()  # runs the token chosen last, which appending would leave out
             self._handle.append_tokens(np.asarray([ids], np.int32))
         self._tokens += ids
-        self._has_ended = False
+        self._has_ended = self._is_behind = False
 
     def generate_next_token(self) -> str:
         """Choose the next token; the text that is complete with it. Raises: ConfigError at the end; GraphRunError."""
@@ -132,6 +141,7 @@ class OnnxRuntimeGenaiGenerator:
             raise ConfigError(f"the text has ended ({self.finish_reason})")
         with peer_errors(NAME, GraphRunError):
             self._handle.generate_next_token()
+            self._is_behind = True
             token = int(self._handle.get_next_tokens()[0])
             self._tokens.append(token)
             self._has_ended = token in self._eos
@@ -160,7 +170,8 @@ class OnnxRuntimeGenaiModel:
             self._plain_tokenizer = self._og.Tokenizer(self._model)  # a chat template writes special tokens itself
             self._plain_tokenizer.update_options(add_special_tokens="false")
             self._eos = frozenset(int(token) for token in self.tokenizer.eos_token_ids)
-            self._context = int(json.loads((folder / "genai_config.json").read_text())["model"]["context_length"])
+            described = json.loads((folder / "genai_config.json").read_text())["model"]
+            self._context, self._vocab_size = int(described["context_length"]), int(described["vocab_size"])
             search = self._og.GeneratorParams(self._model).get_search_options()
         self.generation_config = self._own_config(search)
 
@@ -211,7 +222,7 @@ class OnnxRuntimeGenaiModel:
         limit = self.limit(num_prompt, config)
         with peer_errors(NAME, ConfigError):
             params = self._og.GeneratorParams(self._model)
-            params.set_search_options(**search_options(config, num_prompt, limit))
+            params.set_search_options(**search_options(config, num_prompt, limit, self._vocab_size))
             if config.constraint is not None:
                 params.set_guidance(_GUIDANCE[config.constraint.kind], config.constraint.grammar)
             handle: _Handle = self._og.Generator(self._model, params)
@@ -266,23 +277,28 @@ class _Handle(Protocol):
 
     def append_tokens(self, tokens: npt.NDArray[np.int32], /) -> None: ...
     def generate_next_token(self) -> None: ...
+    def get_logits(self) -> npt.NDArray[np.float32]: ...
     def get_next_tokens(self) -> npt.NDArray[np.int32]: ...
     def get_sequence(self, index: int, /) -> npt.NDArray[np.int32]: ...
     def is_done(self) -> bool: ...
 
 
-def search_options(config: GenerationConfig, num_prompt: int, limit: int) -> dict[str, bool | int | float]:
+def search_options(
+    config: GenerationConfig, num_prompt: int, limit: int, vocab_size: int
+) -> dict[str, bool | int | float]:
     """A configuration as its search options; limit: the sequence's greatest length."""
     sampling, search = config.sampling_config, config.beam_search_config
     is_beam_search = config.is_beam_search
     least = max(config.min_length, num_prompt + config.min_new_tokens if config.min_new_tokens else 0)
+    # Its top-p alone keeps one token too many; with a top-k of all tokens it does not.
+    most = vocab_size if sampling.top_p < 1 else 0
     return {
         "max_length": limit,
         "min_length": min(least, limit),
         "do_sample": sampling.do_sample,
         "random_seed": -1 if sampling.rng_seed is None else sampling.rng_seed,
         "temperature": sampling.temperature,
-        "top_k": sampling.top_k,
+        "top_k": min(sampling.top_k or most, vocab_size),
         "top_p": sampling.top_p,
         "repetition_penalty": sampling.repetition_penalty,
         "no_repeat_ngram_size": search.no_repeat_ngram_size if is_beam_search else sampling.no_repeat_ngram_size,

@@ -8,9 +8,10 @@ by step. Written against version 2026.4.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 import numpy as np
 
@@ -53,8 +54,9 @@ class OpenVinoGenaiPipeline:
         self._openvino = import_peer("openvino", "openvino")
         name, properties = ("CPU", {}) if device is None else (device.identifier, dict(device.config))
         with peer_errors(NAME, ModelError):
-            self._pipeline = self._ov.LLMPipeline(str(models_path), name, properties)
-            self._tokenizer = self._pipeline.get_tokenizer()
+            pipeline = self._ov.LLMPipeline(str(models_path), name, properties)
+            self._tokenizer = pipeline.get_tokenizer()
+            self._loaded: _LlmPipeline | None = pipeline
             self._config = self._own_config()
 
     def __call__(self, source: GenerationInput | str, streamer: Streamer | None = None) -> GenerationResult:
@@ -64,19 +66,19 @@ class OpenVinoGenaiPipeline:
         prompt = self._encode(GenerationInput.of(source))
         if config.max_length is not None and len(prompt) >= config.max_length:
             raise CapacityError(f"max_length={config.max_length} leaves nothing: the prompt has {len(prompt)} tokens")
-        if config.max_new_tokens == 0:  # which it refuses
-            return GenerationResult(text="", token_ids=(), finish_reason="length", texts=("",))
-        reader = _Reader(streamer)
+        reader = None if streamer is None else _Reader(streamer)
         with peer_errors(NAME, GraphRunError):
             tokens = self._openvino.Tensor(np.asarray([prompt], np.int64))
             options = self._options(config, len(prompt))
-            found = self._pipeline.generate(tokens, options, reader if streamer is not None else None)
+            found = self._pipeline.generate(tokens, options, reader)
             texts = tuple(str(self._tokenizer.decode(list(ids))) for ids in found.tokens)
-            is_stop = found.finish_reasons[0] == self._ov.GenerationFinishReason.STOP
-        reason = "cancelled" if reader.has_ended else "stop" if is_stop else "length"
-        text = "".join(reader.texts) if reader.has_ended else texts[0]
+            reason = "stop" if found.finish_reasons[0] == self._ov.GenerationFinishReason.STOP else "length"
+        if reader is not None and reader.has_ended:
+            if reader.error is not None:
+                raise reader.error
+            texts, reason = ("".join(reader.texts),), "cancelled"
         return GenerationResult(
-            text=text, token_ids=tuple(map(int, found.tokens[0])), finish_reason=reason, texts=(text, *texts[1:])
+            text=texts[0], token_ids=tuple(map(int, found.tokens[0])), finish_reason=reason, texts=texts
         )
 
     def get_generation_config(self) -> GenerationConfig:
@@ -89,7 +91,7 @@ class OpenVinoGenaiPipeline:
         if config.constraint is not None and config.constraint.kind not in _CONSTRAINTS:
             raise refusal(NAME, config.constraint.kind, config.constraint.grammar)
         with peer_errors(NAME, ConfigError):
-            self._options(in_force(config), 0).validate()
+            self._options(replace(in_force(config), min_length=0), 0).validate()
         self._config = config
 
     def generator(self) -> NoReturn:
@@ -98,7 +100,7 @@ class OpenVinoGenaiPipeline:
 
     def close(self) -> None:
         """Let go of the model."""
-        del self._pipeline
+        self._loaded = None
 
     def _encode(self, source: GenerationInput) -> list[int]:
         if source.token_ids is not None:
@@ -111,7 +113,13 @@ class OpenVinoGenaiPipeline:
             tokens = self._tokenizer.encode(text, add_special_tokens=source.text is not None)
             return [int(token) for token in tokens.input_ids.data[0]]
 
-    def _options(self, config: GenerationConfig, num_prompt: int):  # type: ignore[no-untyped-def]  # theirs has no types
+    @property
+    def _pipeline(self) -> _LlmPipeline:
+        if self._loaded is None:
+            raise ConfigError("this pipeline is closed; create another")
+        return self._loaded
+
+    def _options(self, config: GenerationConfig, num_prompt: int) -> _Options:
         """Its configuration, from its model's own and ours."""
         options = self._pipeline.get_generation_config()
         for name, value in generation_options(config, num_prompt).items():
@@ -135,17 +143,52 @@ class OpenVinoGenaiPipeline:
 
 
 class _Reader:
-    """Hands its pieces on, and remembers whether the streamer had enough."""
+    """Hands pieces on to a streamer, and remembers whether it had enough, or what it raised."""
 
-    def __init__(self, streamer: Streamer | None) -> None:
+    def __init__(self, streamer: Streamer) -> None:
         self._streamer = streamer
         self.texts: list[str] = []
         self.has_ended = False
+        self.error: Exception | None = None
 
     def __call__(self, text: str) -> bool:
         self.texts.append(text)
-        self.has_ended = self._streamer is not None and self._streamer(text) is True
+        try:
+            self.has_ended = self._streamer(text) is True
+        except Exception as error:  # it would come back as an error of theirs
+            self.error, self.has_ended = error, True
         return self.has_ended
+
+
+class _Named(Protocol):
+    """A value of one of its enumerations."""
+
+    name: str
+
+
+class _Options(Protocol):
+    """Its generation configuration, which has no types; the others of its attributes are set by name."""
+
+    num_beams: int
+    stop_criteria: _Named
+    stop_strings: set[str]
+    structured_output_config: object
+
+    def validate(self) -> None: ...
+
+
+class _Results(Protocol):
+    """What it gives back."""
+
+    tokens: Sequence[Sequence[int]]
+    finish_reasons: Sequence[object]
+
+
+class _LlmPipeline(Protocol):
+    """Its pipeline."""
+
+    def get_generation_config(self) -> _Options: ...
+    def generate(self, tokens: object, options: _Options, reader: Callable[[str], bool] | None, /) -> _Results: ...
 
 
 def create(models_path: Path, devices: Sequence[Device]) -> OpenVinoGenaiPipeline:

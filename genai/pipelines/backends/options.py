@@ -49,9 +49,10 @@ def refuse_others(backend: str, config: GenerationConfig, known: Set[str]) -> No
             raise refusal(backend, name, value)
 
 
-def refusal(backend: str, name: str, value: object, why: str = "it has no such option") -> ConfigError:
+def refusal(backend: str, name: str, value: object, why: str = "") -> ConfigError:
     """The error for an option that another package cannot do."""
-    return ConfigError(f"{backend} cannot do {name}={value!r}: {why}; leave it out, or use the native backend")
+    reason = f" ({why})" if why else ""
+    return ConfigError(f"{backend} cannot do {name}={value!r}{reason}; leave it out, or use the native backend")
 
 
 def refuse_streaming_several(config: GenerationConfig, streamer: Streamer | None) -> None:
