@@ -1,7 +1,7 @@
 """Print what pyproject.toml needs at run time, a requirement a line: `python requirements.py cpu server`.
 
-An image that installs this first, and the project itself afterwards, keeps its libraries in a layer that new code leaves
-as it is.
+An image that installs this first, and the project itself afterwards, keeps its libraries in a layer that new code
+leaves as it is.
 """
 
 from __future__ import annotations
