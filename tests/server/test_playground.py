@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import re
+import socket
+import subprocess
+import sys
 import threading
+import time
+import urllib.request
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -112,7 +119,7 @@ def test_conversation(api: FakeApi, open_page: OpenPage) -> None:
     assert html == "<p>Paris, <strong>of course</strong>.</p>"
     assert page.text(".user") == "Capital of France?"
     foot = page.text(".assistant .foot span")
-    assert foot == "3 tokens, 41.3 per second · first after 32 ms · 16 of 20 prompt tokens from the cache"
+    assert foot == "3 tokens, 41.3 per second · first after 0.03 s · 16 of 20 prompt tokens from the cache"
     exchange(api, page, "Rome.", "And of Italy?")
     assert last_request(api) == {
         "model": "tiny",
@@ -491,6 +498,53 @@ def test_colours_follow_the_system_and_can_be_read(api: FakeApi, open_page: Open
         bright, dim = sorted((luminance(text), luminance(behind)), reverse=True)
         assert (bright + 0.05) / (dim + 0.05) >= 4.5, f"{name}: {text} on {behind}"
     assert (luminance(pairs[0][2]) < 0.1) == (scheme == "dark")
+
+
+@pytest.fixture
+def real_server(smollm2_auto: Path) -> Iterator[str]:
+    """Where a server with real weights listens, as a process of its own."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "server", str(smollm2_auto), "--port", str(port), "--max-seq-len", "1024"]
+    server = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    url = f"http://127.0.0.1:{port}/"
+    wait_until_answers(f"{url}health")
+    yield url
+    server.terminate()
+    assert server.wait(chromium.PATIENCE) == 0
+
+
+def wait_until_answers(url: str) -> None:
+    deadline = time.monotonic() + chromium.PATIENCE
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError), urllib.request.urlopen(url):
+            return
+        time.sleep(0.05)
+    raise TimeoutError(url)
+
+
+@needs_chromium
+@pytest.mark.slow
+def test_real_model(browser: Chromium, real_server: str) -> None:
+    page = browser.new_page(real_server)
+    page.wait_for("document.querySelector('#condition').hidden && document.querySelector('option')")
+    ask(page, "Write a list of fifty animals.")
+    page.wait_for("document.querySelector('.assistant .text')?.innerText.length > 20")
+    page.wait_for("document.querySelector('#rows li')")
+    page.press("Escape")
+    wait_until_idle(page)
+    page.wait_for("!document.querySelector('#rows li')")
+    page.click("[name=max_tokens]")
+    page.type("8")
+    ask(page, "And of plants.")
+    wait_until_idle(page)
+    foot = page.text(".assistant:last-child .foot")
+    assert "8 tokens" in foot
+    assert "cut off by a limit" in foot
+    assert "prompt tokens from the cache" in foot
+    assert page.text(".error") == ""
+    assert [text for text in page.complaints if REFUSALS_ARE_LOGGED not in text] == []
+    page.close()
 
 
 def write_policy() -> None:
