@@ -90,11 +90,20 @@ def _ordered(bits: Int32Array) -> Int32Array:
     return bits ^ ((bits >> 31) & 0x7FFFFFFF)
 
 
-def drawn(weights: FloatArray | DoubleArray, share: float) -> int:
-    """The place in weights [n] where their running sum passes `share` (at least 0, below 1) of the whole.
+def drawn(weights: DoubleArray, shares: DoubleArray) -> IntArray:
+    """[rows]: the places in weights [rows, n] where their running sums pass shares [rows] (at least 0, below 1) of all.
 
-    First its block is found, then itself. It is never one of weight 0.
+    It is never one of weight 0. Weights of 0 at the end, from rows with more candidates, change nothing.
     """
+    reached = weights.cumsum(axis=1)
+    total = reached[:, -1:]
+    passing = (reached <= shares[:, None] * total).sum(axis=1)
+    result: IntArray = np.minimum(passing, (reached < total).sum(axis=1))  # rounding may set the target at the end
+    return result
+
+
+def drawn_from_all(weights: FloatArray, share: float) -> int:
+    """The same for one row of a whole vocabulary [V], whose sum is approached block by block."""
     sums = np.add.reduceat(weights, np.arange(0, weights.size, _BLOCK), dtype=np.float64)
     reached = sums.cumsum()
     block = _passing(reached, share * float(reached[-1]))
@@ -104,5 +113,5 @@ def drawn(weights: FloatArray | DoubleArray, share: float) -> int:
 
 
 def _passing(reached: DoubleArray, target: float) -> int:
-    """Where running sums pass a target, at the latest where they reach their end: rounding may have set it too high."""
+    """Where running sums pass a target, at the latest where they reach their end."""
     return int(min(reached.searchsorted(target, side="right"), reached.searchsorted(reached[-1])))

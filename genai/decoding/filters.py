@@ -6,7 +6,7 @@ First each row alone is looked at: as many candidates are found as its filters c
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,8 +18,10 @@ from genai.generation_config import SamplingConfig
 
 _FIRST_NUM = 256
 """Candidates to begin with where no top-k says how many matter."""
-_WIDEN = 8
+_WIDEN = 4
 """How many times more a row gets when its filters reach beyond those it has."""
+_FEW = 1024
+"""Candidates up to which rows are filtered together: each has as many columns as the one with most."""
 _MARGIN = 1 + 1e-6
 """More than what rounding makes of the same number on another way."""
 _NO_LIMIT = np.iinfo(np.int64).max
@@ -45,7 +47,7 @@ class Look:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
-    """tokens: [n], the most probable first; weights: [n] float64, 0 for those that filters rule out."""
+    """tokens: [rows, n], the most probable first; weights: [rows, n] float64, 0 for those that filters rule out."""
 
     tokens: IntArray
     weights: DoubleArray
@@ -105,14 +107,14 @@ def temperature_of(config: SamplingConfig) -> np.float32:
     return np.float32(max(config.temperature, _LEAST_TEMPERATURE))
 
 
-def filtered(looks: Sequence[Look]) -> list[Kept]:
-    """What each row's filters keep."""
-    if not looks:
-        return []
-    tokens, logits = ranked([each.candidates for each in looks])
-    weights = _filtered(logits, looks, _Settings([each.config for each in looks]))
-    sizes = [each.candidates.tokens.size for each in looks]
-    return [Kept(tokens=tokens[row, :size], weights=weights[row, :size]) for row, size in enumerate(sizes)]
+def filtered(looks: Mapping[int, Look]) -> Iterator[tuple[list[int], Kept]]:
+    """What filters keep of rows, given by index: the rows with few candidates together, each with many alone."""
+    few = [index for index, each in looks.items() if each.candidates.tokens.size <= _FEW]
+    many = [index for index in looks if index not in few]
+    for indices in ([few] if few else []) + [[index] for index in many]:
+        rows = [looks[index] for index in indices]
+        tokens, logits = ranked([each.candidates for each in rows])
+        yield indices, Kept(tokens=tokens, weights=_filtered(logits, rows, _Settings([each.config for each in rows])))
 
 
 class _Settings:

@@ -1,64 +1,113 @@
-"""What sampling options remember of a text: which tokens it has, how often, and where each n-gram stands.
+"""What sampling options remember of a text: how often it has which tokens, and where each n-gram stands.
 
 All of it grows by a token in constant time, and shrinks again from the end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import copy
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from genai.decoding.processors import FloatArray, IntArray
-from genai.generation_config import DryConfig
+from genai.generation_config import DryConfig, SamplingConfig
 
 _LONGEST_MATCH = 50
 """DRY follows a repetition back over so many tokens; the original's limit, which also keeps its powers in range."""
-_MOST = 1e30
-"""The largest DRY penalty: beyond what any logit makes up for, but not -inf, which would rule a token out."""
+LARGE = 1e18
+"""Settings beyond ± this are taken as this: no logit makes up for it, and float32 holds even their products."""
+_ROOM = 64
+"""Places for new tokens when a table is full, and as many as it has."""
+_PENALTY, _COST = 1, 2
+"""Rows of the columns; the first is the bias."""
 
 
-class TokenCounts:
-    """The distinct tokens of a text in the order in which they came, and how often each was generated."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changes:
+    """How logits of single tokens change (`processors.changed`): distinct tokens and columns beside them, all [n]."""
 
-    def __init__(self, prompt: Iterable[int] = ()) -> None:
-        self._places = {token: place for place, token in enumerate(dict.fromkeys(prompt))}
-        self._num_given = len(self._places)
-        self._tokens = np.fromiter((*self._places, *[0] * 64), np.int64)
-        self._counts = np.zeros(self._tokens.size, np.float32)
+    tokens: IntArray
+    bias: FloatArray
+    penalty: FloatArray
+    cost: FloatArray
+
+
+class TokenTable:
+    """The tokens whose logits a text's options change, each with a place in columns that grow.
+
+    Biases stand there from the start, -inf for banned tokens; the repetition penalty of tokens that the text has, and
+    what their presence and frequency among generated tokens cost, are kept up to date.
+    """
+
+    def __init__(self, config: SamplingConfig, prompt: Iterable[int], banned: Iterable[int] = ()) -> None:
+        self._repetition = max(within_float32(config.repetition_penalty), 1 / LARGE)
+        self._presence = within_float32(config.presence_penalty)
+        self._frequency = within_float32(config.frequency_penalty)
+        self._is_counting = self._repetition != 1 or self._presence != 0 or self._frequency != 0
+        self._given = frozenset(prompt if self._repetition != 1 else ())
+        biases = {**config.logit_bias, **dict.fromkeys(banned, -math.inf)}
+        tokens = list(self._given.union(biases))
+        self._places = {token: place for place, token in enumerate(tokens)}
+        self._counts = [0] * len(tokens)
+        bias = [within_float32(biases.get(token, 0)) for token in tokens]
+        penalty = [self._repetition if token in self._given else 1 for token in tokens]
+        self._tokens = np.array(tokens, np.int64)
+        self._columns = np.array([bias, penalty, self._counts], np.float32)
 
     @property
-    def tokens(self) -> IntArray:
-        """[n]: the distinct tokens; a view."""
-        return self._tokens[: len(self._places)]
-
-    @property
-    def counts(self) -> FloatArray:
-        """[n]: how often each was generated, 0 for one that only the prompt has; a view."""
-        return self._counts[: len(self._places)]
+    def is_idle(self) -> bool:
+        """Whether it has nothing, and never will by `add`."""
+        return not (self._is_counting or self._places)
 
     def add(self, token: int) -> None:
         """Count a generated token."""
-        place = self._places.setdefault(token, len(self._places))
-        if place == self._tokens.size:
-            self._tokens = np.concatenate((self._tokens, np.zeros_like(self._tokens)))
-            self._counts = np.concatenate((self._counts, np.zeros_like(self._counts)))
-        self._tokens[place] = token
-        self._counts[place] += 1
+        if self._is_counting:
+            self._count(token, 1)
 
     def remove(self, token: int) -> None:
-        """Take back the token that was counted last."""
-        place = self._places[token]
-        self._counts[place] -= 1
-        if place >= self._num_given and not self._counts[place]:
-            del self._places[token]  # the newest one: those that came after it have been taken back
+        """Take back a token that was counted."""
+        if self._is_counting:
+            self._count(token, -1)
 
-    def copy(self) -> TokenCounts:
+    def changes(self, costs: Mapping[int, float]) -> Changes | None:
+        """What changes, with further costs of tokens for this once; None if nothing does. Views, valid until `add`."""
+        places = [self._place(token) for token in costs]
+        if not self._places:
+            return None
+        bias, penalty, cost = self._columns[:, : len(self._places)]
+        if places:
+            cost = cost.copy()
+            cost[places] += np.fromiter(costs.values(), np.float32)
+        return Changes(tokens=self._tokens[: len(self._places)], bias=bias, penalty=penalty, cost=cost)
+
+    def copy(self) -> TokenTable:
         """The same, independent from now on."""
-        result = TokenCounts()
-        result._places, result._num_given = self._places.copy(), self._num_given
-        result._tokens, result._counts = self._tokens.copy(), self._counts.copy()
+        result = copy.copy(self)
+        result._places, result._counts = self._places.copy(), self._counts.copy()
+        result._tokens, result._columns = self._tokens.copy(), self._columns.copy()
         return result
+
+    def _count(self, token: int, change: int) -> None:
+        place = self._place(token)
+        self._counts[place] += change
+        count = self._counts[place]
+        self._columns[_PENALTY, place] = self._repetition if count or token in self._given else 1
+        self._columns[_COST, place] = self._presence + self._frequency * count if count else 0
+
+    def _place(self, token: int) -> int:
+        """A token's place. A new one changes nothing as yet."""
+        place = self._places.setdefault(token, len(self._places))
+        if place == len(self._counts):
+            self._counts.append(0)
+            if place == self._tokens.size:
+                self._tokens = np.concatenate((self._tokens, np.zeros(_ROOM + place, np.int64)))
+                new = np.tile(np.array([[0], [1], [0]], np.float32), _ROOM + place)
+                self._columns = np.concatenate((self._columns, new), axis=1)
+            self._tokens[place] = token
+        return place
 
 
 class Ngrams:
@@ -148,6 +197,11 @@ def _match_length(tokens: Sequence[int], place: int, known: int, start: int, bre
 
 def _dry_penalty(config: DryConfig, length: int) -> float:
     try:
-        return min(config.multiplier * config.base ** (length - config.allowed_length), _MOST)
+        return min(config.multiplier * config.base ** (length - config.allowed_length), LARGE)
     except OverflowError:
-        return _MOST
+        return LARGE
+
+
+def within_float32(value: float) -> float:
+    """A setting as it is used: float32 would make a larger one infinite. -inf stays."""
+    return value if value == -math.inf else max(-LARGE, min(value, LARGE))

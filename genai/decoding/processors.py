@@ -25,16 +25,16 @@ OFF = np.inf
 """The setting of `top_p` and `typical_p` that keeps every token: at 1, rounding could drop some."""
 
 
-def penalize_repetition(logits: FloatArray, penalty: float | FloatArray) -> FloatArray:
-    """Of tokens that the text has: positive logits are divided by the penalty, others multiplied (arXiv 1909.05858)."""
-    return np.where(logits > 0, logits / penalty, logits * penalty)
+def changed(logits: FloatArray, bias: FloatArray, penalty: FloatArray, cost: FloatArray) -> FloatArray:
+    """Logits with a bias, then a repetition penalty (arXiv 1909.05858), less what else a token costs; all [N].
 
-
-def penalize_presence(
-    logits: FloatArray, counts: FloatArray, presence: float | FloatArray, frequency: float | FloatArray
-) -> FloatArray:
-    """Logits less `presence` where a token has been generated at all, and `frequency` for each time (OpenAI's)."""
-    return logits - presence * np.minimum(counts, 1) - frequency * counts
+    penalty: of tokens that the text has, 1 for others; cost: by OpenAI's presence and frequency penalties and by DRY;
+    inf rules a token out.
+    """
+    biased = logits + bias
+    result: FloatArray = np.where(biased > 0, biased / penalty, biased * penalty)
+    result -= cost
+    return result
 
 
 def rule_out(logits: FloatArray, mask: BoolArray) -> FloatArray:
@@ -55,8 +55,8 @@ def scaled(logits: FloatArray, best: FloatArray | np.float32, temperature: Float
 
 def keep_top_k(weights: DoubleArray, logits: FloatArray, k: IntArray) -> DoubleArray:
     """The k most probable tokens, and ties with the last of them. logits: [rows, n], falling; k: [rows], at least 1."""
-    last = np.minimum(k, logits.shape[1])[:, None] - 1
-    return np.where(logits >= np.take_along_axis(logits, last, axis=1), weights, 0)
+    worst = logits[np.arange(len(logits)), np.minimum(k, logits.shape[1]) - 1]
+    return np.where(logits >= worst[:, None], weights, 0)
 
 
 def entropy(weights: DoubleArray, logs: FloatArray, total: DoubleArray) -> DoubleArray:
@@ -70,11 +70,11 @@ def keep_typical(
     weights: DoubleArray, logs: FloatArray, total: DoubleArray, entropies: DoubleArray, mass: DoubleArray
 ) -> DoubleArray:
     """The tokens of the most typical surprise, as few as together reach `mass`, and ties (arXiv 2202.00666)."""
-    distances = np.abs(np.log(total)[:, None] - logs - entropies[:, None])
-    order = np.argsort(distances, axis=1, kind="stable")
-    reached = np.take_along_axis(weights, order, axis=1).cumsum(axis=1)
-    last = np.minimum((reached < (mass * total)[:, None]).sum(axis=1), weights.shape[1] - 1)
     rows = np.arange(len(weights))
+    distances = np.abs((np.log(total) - entropies)[:, None] - logs)
+    order = distances.argsort(axis=1, kind="stable")
+    reached = weights[rows[:, None], order].cumsum(axis=1)
+    last = np.minimum((reached < (mass * total)[:, None]).sum(axis=1), weights.shape[1] - 1)
     radius = distances[rows, order[rows, last]]
     return np.where(distances <= radius[:, None], weights, 0)
 
@@ -91,13 +91,14 @@ def keep_min_p(weights: DoubleArray, p: DoubleArray) -> DoubleArray:
     return np.where(weights >= p[:, None] * weights.max(axis=1, keepdims=True), weights, 0)
 
 
-def top_choices(weights: FloatArray | DoubleArray, threshold: float) -> IntArray:
+def top_choices(weights: FloatArray | DoubleArray, total: float, threshold: float) -> IntArray:
     """Which places of weights [n] XTC leaves out: all but the least probable of those of probability >= threshold.
+
+    total: the sum of the weights.
 
     Of ties the last place stays. Source: github.com/oobabooga/text-generation-webui, pull request 6335.
     """
-    least = threshold * weights.sum(dtype=np.float64)
-    places = np.flatnonzero((weights >= least) & (weights > 0))
+    places = np.flatnonzero((weights >= threshold * total) & (weights > 0))
     return places[np.argsort(-weights[places], kind="stable")][:-1]
 
 

@@ -13,23 +13,21 @@ text alone and in any batch.
 from __future__ import annotations
 
 import copy
+import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import cast
 
 import numpy as np
 
 from genai.decoding import processors
-from genai.decoding.candidates import drawn
+from genai.decoding.candidates import drawn, drawn_from_all
 from genai.decoding.constraint import Constraint
-from genai.decoding.filters import Look, filtered, has_filters, look, temperature_of
-from genai.decoding.history import Ngrams, TokenCounts, dry_penalties, repeating
-from genai.decoding.processors import BoolArray, DoubleArray, FloatArray, IntArray
+from genai.decoding.filters import Kept, Look, filtered, has_filters, look, temperature_of
+from genai.decoding.history import Changes, Ngrams, TokenTable, dry_penalties, repeating
+from genai.decoding.processors import BoolArray, FloatArray, IntArray
 from genai.errors import ConfigError, GenAIError, GraphRunError
 from genai.generation_config import SamplingConfig
-
-_MOST = 1e18
-"""Settings beyond ± this are taken as this: float32 would make them infinite."""
 
 
 class Sampler:
@@ -67,37 +65,24 @@ class Sampler:
         self._num_prompt = len(self._tokens)
         seed = np.random.SeedSequence(config.rng_seed, spawn_key=(choice,) if choice else ())
         self._random = np.random.Generator(np.random.PCG64(seed))
-        self._eos = np.array(sorted(token for token in eos_token_ids if token < vocab_size), np.int64)
-        self._min_new_tokens = min_new_tokens if self._eos.size else 0
+        self._eos = [token for token in eos_token_ids if token < vocab_size]
+        self._min_new_tokens = min_new_tokens if self._eos else 0
         self._dry_breakers = dry_breakers
         self._xtc_keeps = eos_token_ids | newline_tokens
         self._constraint = constraint
         self._mask: BoolArray | None = None
         self._allowed = _mask_of(config.allowed_token_ids, vocab_size)
-        self._bias_tokens = np.fromiter(config.logit_bias, np.int64)
-        self._bias = np.fromiter(map(_single, config.logit_bias.values()), np.float32)
-        self._bad_tokens = np.array(sorted({word[0] for word in bad_words if len(word) == 1}), np.int64)
+        self._bans_alone = sorted({word[0] for word in bad_words if len(word) == 1})
         self._bad_endings: dict[tuple[int, ...], list[int]] = {}
         for *start, end in (word for word in bad_words if len(word) > 1):
             self._bad_endings.setdefault(tuple(start), []).append(end)
         self._bad_lengths = sorted({len(start) for start in self._bad_endings})
-        self._penalty = max(_single(config.repetition_penalty), 1 / _MOST)
-        counts_prompt = self._penalty != 1
-        counts_anything = counts_prompt or config.presence_penalty or config.frequency_penalty
-        self._counts = TokenCounts(self._tokens if counts_prompt else ()) if counts_anything else None
+        self._table = TokenTable(config, self._tokens, self._bans_alone)
         size = config.no_repeat_ngram_size
         self._repeats = Ngrams(size - 1, self._tokens) if size else None
         self._dry = Ngrams(config.dry.allowed_length, self._tokens) if config.dry.multiplier else None
-        self._alters = bool(
-            self._counts is not None
-            or self._repeats is not None
-            or self._dry is not None
-            or self._bias.size
-            or self._bad_tokens.size
-            or self._bad_endings
-            or constraint is not None
-            or self._allowed is not None
-        )
+        others = (self._repeats, self._dry, self._bad_lengths or None, self._min_new_tokens or None)
+        self._is_plain = self._table.is_idle and all(each is None for each in others)
 
     @property
     def num_generated(self) -> int:
@@ -108,20 +93,13 @@ class Sampler:
         """Count a token that was chosen."""
         self._tokens.append(token)
         self._mask = None
-        if self._counts is not None:
-            self._counts.add(token)
+        self._table.add(token)
         if self._repeats is not None:
             self._repeats.add(self._tokens)
         if self._dry is not None:
             self._dry.add(self._tokens)
         if self._constraint is not None:
             self._constraint.accept(token)
-
-    def choose(self, logits: FloatArray) -> int:
-        """Choose from logits [V] and accept what was chosen."""
-        (token,) = choose([self], [logits])
-        self.accept(token)
-        return token
 
     @property
     def is_complete(self) -> bool:
@@ -142,9 +120,7 @@ class Sampler:
                 self._repeats.remove(self._tokens)
             if self._dry is not None:
                 self._dry.remove(self._tokens)
-            token = self._tokens.pop()
-            if self._counts is not None:
-                self._counts.remove(token)
+            self._table.remove(self._tokens.pop())
         if self._constraint is not None and num_forgotten:
             self._constraint.rollback(num_forgotten)
         self._mask = None
@@ -155,7 +131,7 @@ class Sampler:
         result._tokens = self._tokens.copy()
         result._random = np.random.Generator(np.random.PCG64(0))
         result._random.bit_generator.state = self._random.bit_generator.state
-        result._counts = None if self._counts is None else self._counts.copy()
+        result._table = self._table.copy()
         result._repeats = None if self._repeats is None else self._repeats.copy()
         result._dry = None if self._dry is None else self._dry.copy()
         result._constraint = None if self._constraint is None else self._constraint.copy()
@@ -172,34 +148,23 @@ class Sampler:
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"this is not a sampler's state: {type(error).__name__}: {error}") from None
 
-    def altered(self, logits: FloatArray) -> FloatArray:
-        """Logits [V] after all options but the filters: the very same array if none applies, else a new one."""
-        mask, is_ending_late = self._allowed_now(), self.num_generated < self._min_new_tokens
-        if not (self._alters or is_ending_late):
-            return logits
-        result = logits.copy() if mask is None else processors.rule_out(logits, mask)
-        if self._bias.size:
-            result[self._bias_tokens] += self._bias
-        if self._counts is not None:
-            result[self._counts.tokens] = self._penalized(result[self._counts.tokens], self._counts.counts)
+    def changes(self) -> Changes | None:
+        """How logits of single tokens change for the next choice; None if none does. Valid until `accept`."""
+        if self._is_plain:
+            return None
+        costs: dict[int, float] = {}
         if self._dry is not None:
-            config, tokens = self.config.dry, self._tokens
-            for token, penalty in dry_penalties(config, tokens, self._dry, self._dry_breakers).items():
-                result[token] -= penalty
-        result[self._bad_tokens] = -np.inf
-        if is_ending_late:
-            result[self._eos] = -np.inf
-        if ruled_out := self._ruled_out():
-            result[ruled_out] = -np.inf
-        return result
+            costs = dry_penalties(self.config.dry, self._tokens, self._dry, self._dry_breakers)
+        if self._repeats is not None:
+            costs |= dict.fromkeys(repeating(self._tokens, self._repeats), math.inf)
+        for length in self._bad_lengths:
+            costs |= dict.fromkeys(self._bad_endings.get(tuple(self._tokens[-length:]), ()), math.inf)
+        if self.num_generated < self._min_new_tokens:
+            costs |= dict.fromkeys(self._eos, math.inf)
+        return self._table.changes(costs)
 
-    def has_choice(self) -> bool:
-        """Whether a constraint or the allowed tokens leave more than one token."""
-        mask = self._allowed_now()
-        return mask is None or int(np.count_nonzero(mask)) > 1
-
-    def _allowed_now(self) -> BoolArray | None:
-        """[V], or None for all tokens; made once for every step, as a constraint's mask is dear."""
+    def mask(self) -> BoolArray | None:
+        """[V]: the tokens that a constraint and the allowed tokens leave, None for all; made once for every choice."""
         if self._constraint is None:
             return self._allowed
         if self._mask is None:
@@ -207,36 +172,18 @@ class Sampler:
             self._mask = mask if self._allowed is None else mask & self._allowed
         return self._mask
 
-    def _penalized(self, logits: FloatArray, counts: FloatArray) -> FloatArray:
-        config = self.config
-        if self._penalty != 1:
-            logits = processors.penalize_repetition(logits, self._penalty)
-        if config.presence_penalty or config.frequency_penalty:
-            presence, frequency = _single(config.presence_penalty), _single(config.frequency_penalty)
-            logits = processors.penalize_presence(logits, counts, presence, frequency)
-        return logits
+    def random(self) -> float:
+        """The next number of the random stream, at least 0 and below 1."""
+        return self._random.random()
 
-    def _ruled_out(self) -> list[int]:
-        """Tokens that would complete a bad word or repeat an n-gram."""
-        result = list(repeating(self._tokens, self._repeats)) if self._repeats is not None else []
-        for length in self._bad_lengths:
-            result += self._bad_endings.get(tuple(self._tokens[-length:]), ())
-        return result
+    def is_taking_top_choices(self) -> bool:
+        """Whether XTC's coin, tossed for this choice, says so."""
+        probability = self.config.xtc.probability
+        return probability > 0 and self._random.random() < probability
 
-    def draw(self, tokens: IntArray | None, weights: FloatArray | DoubleArray) -> int:
-        """One of `tokens` (None: of all), each as probable as its weight [n] says, after XTC."""
-        xtc = self.config.xtc
-        if xtc.probability and self._random.random() < xtc.probability:
-            places = processors.top_choices(weights, xtc.threshold)
-            if self._xtc_keeps.isdisjoint((places if tokens is None else tokens[places]).tolist()):
-                weights[places] = 0
-        place = drawn(weights, self._random.random())
-        return place if tokens is None else int(tokens[place])
-
-    def draw_any(self, logits: FloatArray, best: float) -> int:
-        """One of all tokens of altered logits [V], the greatest of which is `best`."""
-        logs = processors.scaled(logits, np.float32(best), temperature_of(self.config))
-        return self.draw(None, np.exp(logs, out=logs))
+    def spares(self, tokens: IntArray) -> bool:
+        """Whether XTC has to leave one of the tokens, and so all of them."""
+        return not self._xtc_keeps.isdisjoint(tokens.tolist())
 
     def why_none(self, logits: FloatArray) -> GenAIError:
         """What to raise when no token can be chosen from a model's logits [V]."""
@@ -246,8 +193,8 @@ class Sampler:
         reasons = {
             "the constraint": self._constraint is not None,
             "allowed_token_ids": self._allowed is not None,
-            "bad_words": self._bad_tokens.size or self._bad_endings,
-            "logit_bias": self._bias.size and self._bias.min() == -np.inf,
+            "bad_words": self._bans_alone or self._bad_endings,
+            "logit_bias": -math.inf in config.logit_bias.values(),
             f"no_repeat_ngram_size={config.no_repeat_ngram_size}": self._repeats is not None,
             f"min_new_tokens={self._min_new_tokens}": self.num_generated < self._min_new_tokens,
         }
@@ -268,22 +215,23 @@ def choose(samplers: Sequence[Sampler], logits: Sequence[FloatArray]) -> list[in
     looks: dict[int, Look] = {}
     bests: dict[int, float] = {}
     with np.errstate(over="ignore"):
-        for index, (sampler, row) in enumerate(zip(samplers, logits, strict=True)):
-            altered = sampler.altered(row)
-            if not (sampler.config.do_sample and sampler.has_choice()):
-                chosen[index] = int(altered.argmax())
-                best = float(altered[chosen[index]])
+        for index, row in enumerate(_altered(samplers, logits)):
+            sampler = samplers[index]
+            if not sampler.config.do_sample or _is_forced(sampler.mask()):
+                chosen[index] = int(row.argmax())
+                best = float(row[chosen[index]])
             elif has_filters(sampler.config):
-                looks[index] = look(sampler.config, altered)
+                looks[index] = look(sampler.config, row)
                 best = looks[index].candidates.best
             else:
-                bests[index] = best = float(altered.max())
+                bests[index] = best = float(row.max())
             if not math.isfinite(best):
-                raise sampler.why_none(row)
-        for index, kept in zip(looks, filtered(list(looks.values())), strict=True):
-            chosen[index] = samplers[index].draw(kept.tokens, kept.weights)
+                raise sampler.why_none(logits[index])
+        for indices, kept in filtered(looks):
+            chosen |= zip(indices, _drawn([samplers[index] for index in indices], kept), strict=True)
         for index, best in bests.items():
-            chosen[index] = samplers[index].draw_any(samplers[index].altered(logits[index]), best)
+            (row,) = _altered([samplers[index]], [logits[index]])
+            chosen[index] = _drawn_from_all(samplers[index], row, best)
     return [chosen[index] for index in range(len(samplers))]
 
 
@@ -293,20 +241,74 @@ def scores(samplers: Sequence[Sampler], logits: Sequence[FloatArray]) -> FloatAr
     This is transformers' order: a repetition penalty works on log probabilities. A row may have nothing but -inf.
     Raises: GenAIError if all rows do, GraphRunError for logits that are not finite.
     """
-    result = np.empty((len(samplers), logits[0].size), np.float32)
+    for sampler, row in zip(samplers, logits, strict=True):
+        if not math.isfinite(row.max()):
+            raise sampler.why_none(row)
     with np.errstate(over="ignore"):
-        for index, (sampler, row) in enumerate(zip(samplers, logits, strict=True)):
-            if not math.isfinite(row.max()):
-                raise sampler.why_none(row)
-            result[index] = sampler.altered(processors.log_softmax(row))
+        result = np.stack(list(_altered(samplers, [processors.log_softmax(row) for row in logits])))
     if result.max() == -np.inf:
         raise samplers[0].why_none(logits[0])
     return result
 
 
-def _single(value: float) -> float:
-    """A setting that stays finite in float32, unless it is -inf."""
-    return value if value == -math.inf else max(-_MOST, min(value, _MOST))
+def _altered(samplers: Sequence[Sampler], logits: Sequence[FloatArray]) -> Iterator[FloatArray]:
+    """Each row of logits [V] after all options but the filters: the very row where none applies, else a new array.
+
+    The changes of single tokens are computed for all rows at once; the rows are made one by one, so that one that is
+    no longer needed leaves its memory, which the processor has at hand, to the next.
+    """
+    changes = [sampler.changes() for sampler in samplers]
+    values = iter(_changed([(row, change) for row, change in zip(logits, changes, strict=True) if change is not None]))
+    for sampler, row, change in zip(samplers, logits, changes, strict=True):
+        result = row
+        if change is not None:
+            result = row.copy()
+            result[change.tokens] = next(values)
+        mask = sampler.mask()
+        yield result if mask is None else processors.rule_out(result, mask)
+
+
+def _changed(rows: Sequence[tuple[FloatArray, Changes]]) -> list[FloatArray]:
+    """For each row of logits [V] its changed tokens' new values."""
+    if not rows:
+        return []
+    values = processors.changed(
+        np.concatenate([row.take(change.tokens) for row, change in rows]),
+        np.concatenate([change.bias for _, change in rows]),
+        np.concatenate([change.penalty for _, change in rows]),
+        np.concatenate([change.cost for _, change in rows]),
+    )
+    ends = itertools.accumulate(change.tokens.size for _, change in rows)
+    return [values[end - change.tokens.size : end] for end, (_, change) in zip(ends, rows, strict=True)]
+
+
+def _is_forced(mask: BoolArray | None) -> bool:
+    return mask is not None and int(np.count_nonzero(mask)) == 1
+
+
+def _drawn(samplers: Sequence[Sampler], kept: Kept) -> list[int]:
+    """One of each row's tokens, after XTC."""
+    for row, sampler in enumerate(samplers):
+        if sampler.is_taking_top_choices():
+            weights = kept.weights[row]
+            places = processors.top_choices(weights, float(weights.cumsum()[-1]), sampler.config.xtc.threshold)
+            if not sampler.spares(kept.tokens[row, places]):
+                weights[places] = 0
+    places = drawn(kept.weights, np.array([sampler.random() for sampler in samplers]))
+    tokens: list[int] = kept.tokens[np.arange(len(samplers)), places].tolist()
+    return tokens
+
+
+def _drawn_from_all(sampler: Sampler, logits: FloatArray, best: float) -> int:
+    """One of all tokens of logits [V], the greatest of which is `best`, after XTC."""
+    logs = processors.scaled(logits, np.float32(best), temperature_of(sampler.config))
+    weights = np.exp(logs, out=logs)
+    if sampler.is_taking_top_choices():
+        total = float(weights.sum(dtype=np.float64))
+        places = processors.top_choices(weights, total, sampler.config.xtc.threshold)
+        if not sampler.spares(places):
+            weights[places] = 0
+    return drawn_from_all(weights, sampler.random())
 
 
 def _mask_of(tokens: Sequence[int] | None, vocab_size: int) -> BoolArray | None:

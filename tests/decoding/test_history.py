@@ -2,49 +2,90 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import math
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genai.decoding.history import Ngrams, TokenCounts, dry_penalties, repeating
-from genai.generation_config import DryConfig
+from genai.decoding.history import Changes, Ngrams, TokenTable, dry_penalties, repeating
+from genai.generation_config import DryConfig, SamplingConfig
 
 TEXTS = st.lists(st.integers(0, 3), max_size=40)
 CHANGES = st.lists(st.one_of(st.integers(0, 3), st.none()), max_size=60)
 """Tokens to append, None to take the last one back."""
 
 
+OPTIONS: list[dict[str, float]] = [
+    {},
+    {"repetition_penalty": 1.5},
+    {"presence_penalty": 0.5},
+    {"frequency_penalty": -0.25, "repetition_penalty": 0.5},
+]
+
+
+def as_dict(changes: Changes | None) -> dict[int, list[float]]:
+    """bias, penalty and cost of tokens that change at all."""
+    if changes is None:
+        return {}
+    columns = (changes.tokens, changes.bias, changes.penalty, changes.cost)
+    assert len(set(changes.tokens.tolist())) == changes.tokens.size
+    rows = zip(*(column.tolist() for column in columns), strict=True)
+    return {token: values for token, *values in rows if values != [0, 1, 0]}
+
+
 @settings(deadline=None)
-@given(TEXTS, CHANGES)
-def test_counts_are_those_of_the_generated_tokens(prompt: list[int], changes: list[int | None]) -> None:
-    counts, generated = TokenCounts(prompt), list[int]()
+@given(TEXTS, CHANGES, st.sampled_from(OPTIONS))
+def test_a_table_has_what_the_text_makes_of_its_tokens(
+    prompt: list[int], changes: list[int | None], options: dict[str, float]
+) -> None:
+    config = SamplingConfig(logit_bias={2: 4.0, 9: 1.0}, **options)  # type: ignore[arg-type]
+    table, generated = TokenTable(config, prompt, banned=[8, 9]), list[int]()
     for change in changes:
         if change is not None:
-            counts.add(change)
+            table.add(change)
             generated.append(change)
         elif generated:
-            counts.remove(generated.pop())
-        expected = dict.fromkeys([*prompt, *generated], 0) | Counter(generated)
-        assert dict(zip(counts.tokens.tolist(), counts.counts.tolist(), strict=True)) == expected
+            table.remove(generated.pop())
+        expected = {}
+        for token in range(10):
+            bias = -math.inf if token in {8, 9} else config.logit_bias.get(token, 0)
+            penalty = config.repetition_penalty if token in {*prompt, *generated} else 1
+            count = generated.count(token)
+            cost = config.presence_penalty * (count > 0) + config.frequency_penalty * count
+            if (bias, penalty, cost) != (0, 1, 0):
+                expected[token] = [bias, penalty, cost]
+        assert as_dict(table.changes({})) == expected
+
+
+def test_further_costs_are_for_once() -> None:
+    table = TokenTable(SamplingConfig(presence_penalty=1.0), [])
+    table.add(5)
+    assert as_dict(table.changes({5: 0.5, 7: math.inf})) == {5: [0, 1, 1.5], 7: [0, 1, math.inf]}
+    assert as_dict(table.changes({})) == {5: [0, 1, 1]}
+
+
+def test_a_table_of_nothing_changes_nothing() -> None:
+    table = TokenTable(SamplingConfig(), [1, 2])
+    table.add(3)
+    assert table.changes({}) is None
 
 
 def test_many_tokens_are_counted() -> None:
-    counts = TokenCounts([5])
+    table = TokenTable(SamplingConfig(frequency_penalty=1.0), [])
     for token in [*range(1000), *range(0, 1000, 2)]:
-        counts.add(token)
-    found = dict(zip(counts.tokens.tolist(), counts.counts.tolist(), strict=True))
-    assert found == {token: 2 - token % 2 for token in range(1000)}
+        table.add(token)
+    assert as_dict(table.changes({})) == {token: [0, 1, 2 - token % 2] for token in range(1000)}
 
 
-def test_copies_of_counts_are_independent() -> None:
-    counts = TokenCounts([1])
-    other = counts.copy()
-    counts.add(1)
+def test_copies_of_tables_are_independent() -> None:
+    table = TokenTable(SamplingConfig(frequency_penalty=1.0), [])
+    table.add(1)
+    other = table.copy()
+    table.add(1)
     other.add(2)
-    assert (counts.tokens.tolist(), counts.counts.tolist()) == ([1], [1])
-    assert (other.tokens.tolist(), other.counts.tolist()) == ([1, 2], [0, 1])
+    assert as_dict(table.changes({})) == {1: [0, 1, 2]}
+    assert as_dict(other.changes({})) == {1: [0, 1, 1], 2: [0, 1, 1]}
 
 
 @settings(deadline=None)
@@ -106,7 +147,7 @@ def test_dry_follows_long_repetitions_as_far_as_the_original(length: int) -> Non
 def test_dry_penalties_stay_finite(multiplier: float, base: float) -> None:
     config = DryConfig(multiplier=multiplier, base=base)
     tokens = [1, 2, 3, 4, 5, 1, 2, 3, 4]
-    assert dry_penalties(config, tokens, Ngrams(2, tokens), frozenset()) == {5: 1e30}
+    assert dry_penalties(config, tokens, Ngrams(2, tokens), frozenset()) == {5: 1e18}
 
 
 def original_dry(config: DryConfig, text: list[int], breakers: frozenset[int]) -> dict[int, float]:

@@ -129,7 +129,11 @@ def test_filters_pass_over_ruled_out_tokens() -> None:
     ],
 )
 def test_top_choices(weights: list[float], threshold: float, places: list[int]) -> None:
-    assert processors.top_choices(np.array(weights, np.float64), threshold).tolist() == places
+    assert processors.top_choices(np.array(weights, np.float64), sum(weights), threshold).tolist() == places
+
+
+def column(*values: float) -> FloatArray:
+    return np.array(values, np.float32)
 
 
 @pytest.mark.parametrize("penalty", [0.5, 1.3, 4.0])
@@ -137,18 +141,24 @@ def test_repetition_penalty(penalty: float) -> None:
     from transformers import RepetitionPenaltyLogitsProcessor
 
     (logits,), seen = random_logits(1), [1, 5, 9, 499]
-    ours = logits.copy()
-    ours[seen] = processors.penalize_repetition(logits[seen], penalty)
+    penalties, zeros = np.ones_like(logits), np.zeros_like(logits)
+    penalties[seen] = penalty
+    ours = processors.changed(logits, zeros, penalties, zeros)
     np.testing.assert_allclose(ours, theirs(RepetitionPenaltyLogitsProcessor(penalty), logits, seen), rtol=1e-6)
 
 
-def test_presence_and_frequency_penalties() -> None:
-    logits, counts = np.array([1, 1, 1, -1], np.float32), np.array([0, 1, 3, 2], np.float32)
-    found = processors.penalize_presence(logits, counts, 0.5, 0.25)
-    np.testing.assert_allclose(found, [1, 0.25, -0.25, -2])
-    presence, frequency = np.array([0, 1, 0, 1], np.float32), np.array([1, 0, 1, 0], np.float32)
-    np.testing.assert_allclose(processors.penalize_presence(logits, counts, presence, frequency), [1, 0, -2, -2])
+def test_changes_come_in_order() -> None:
+    """First the bias, then the penalty of what is there by now, then the cost."""
+    found = processors.changed(
+        column(1, 1, -1, 0), column(0, -3, 3, 0), column(2, 2, 2, 2), column(0.25, 1, -1, np.inf)
+    )
+    np.testing.assert_array_equal(found, column(0.25, -5, 2, -np.inf))
     assert found.dtype == np.float32
+
+
+def test_ruled_out_stays_ruled_out() -> None:
+    found = processors.changed(column(*[-np.inf] * 4), column(0, 5, 0, 0), column(1, 1, 0.5, 2), column(-5, 0, 0, 0))
+    np.testing.assert_array_equal(found, column(*[-np.inf] * 4))
 
 
 def test_rule_out() -> None:
@@ -160,6 +170,6 @@ def test_rule_out() -> None:
 def test_log_probabilities() -> None:
     (logits,) = random_logits(1)
     expected = torch.log_softmax(torch.from_numpy(logits), -1).numpy()
-    assert processors.log_probability(logits, 7) == pytest.approx(expected[7], abs=1e-5)
     np.testing.assert_allclose(processors.log_softmax(logits), expected, atol=1e-5)
     np.testing.assert_allclose(processors.softmax(logits), np.exp(expected), atol=1e-6)
+    assert processors.log_probability(logits, 7) == pytest.approx(expected[7], abs=1e-5)

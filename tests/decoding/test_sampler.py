@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from genai.decoding.constraint import Constraint
 from genai.decoding.processors import BoolArray, FloatArray
 from genai.decoding.sampler import Sampler, choose, scores
 from genai.errors import ConfigError, GenAIError, GraphRunError
@@ -39,7 +38,7 @@ def continued(sampler: Sampler, rows: Sequence[FloatArray]) -> list[int]:
     return result
 
 
-class Steps(Constraint):
+class Steps:
     """Allows these tokens at each step. mask_calls: how often it was asked."""
 
     def __init__(self, steps: Sequence[Sequence[int]], vocab_size: int) -> None:
@@ -50,6 +49,10 @@ class Steps(Constraint):
         result = np.zeros(self.vocab_size, np.bool_)
         result[list(self.steps[len(self.accepted)])] = True
         return result
+
+    @property
+    def is_complete(self) -> bool:
+        return len(self.accepted) == len(self.steps) - 1 and not self.steps[-1]
 
     def accept(self, token: int) -> None:
         assert token in self.steps[len(self.accepted)]
@@ -130,9 +133,9 @@ SETTINGS = [
 
 @pytest.mark.parametrize("options", SETTINGS, ids=str)
 def test_logits_change_as_transformers_has_them(options: dict[str, object]) -> None:
-    """Random texts over few tokens, in one batch; the row of scores for beams is the same on log probabilities."""
+    """Random texts over few tokens, in one batch: the best tokens, and on log probabilities the scores for beams."""
     torch = pytest.importorskip("torch")
-    rng, size, eos, num_prompt = np.random.default_rng(5), 8, frozenset({6, 7}), 5
+    rng, size, eos, num_prompt = np.random.default_rng(5), 12, frozenset({6, 7}), 5
     config = config_of(**options)
     rows = [random_logits(seed, size) for seed in range(20)]
     texts = [rng.integers(0, 8, num_prompt + seed % 5).tolist() for seed in range(20)]
@@ -144,10 +147,10 @@ def test_logits_change_as_transformers_has_them(options: dict[str, object]) -> N
         )
         for token in text[num_prompt:]:
             samplers[-1].accept(token)
-    found = scores(samplers, rows)
-    for row, text, sampler, scored in zip(rows, texts, samplers, found, strict=True):
+    best = choose(samplers, rows)
+    for row, text, token, scored in zip(rows, texts, best, scores(samplers, rows), strict=True):
         theirs = _theirs(config, num_prompt, eos)(torch.tensor([text]), torch.from_numpy(row)[None])[0]
-        np.testing.assert_allclose(sampler.altered(row), theirs, rtol=1e-5)
+        assert token == theirs.argmax()
         theirs = _theirs(config, num_prompt, eos)(
             torch.tensor([text]), torch.log_softmax(torch.from_numpy(row)[None], -1)
         )
@@ -322,6 +325,14 @@ def test_no_random_number_is_drawn_where_there_is_no_choice(options: dict[str, o
     one = Sampler(config_of(**options, allowed_token_ids=[6]), [], 50)
     assert choose([one], [random_logits(1)]) == [6]
     assert one.state() == Sampler(config_of(**options), [], 50).state()
+
+
+def test_complete_is_what_has_nothing_more_to_say() -> None:
+    sampler = Sampler(SamplingConfig(), [], 50, constraint=Steps([[3], []], 50))
+    assert not sampler.is_complete
+    sampler.accept(3)
+    assert sampler.is_complete
+    assert not Sampler(SamplingConfig(), [], 50).is_complete
 
 
 def test_a_constraint_and_allowed_tokens_go_together_and_are_asked_once_a_step() -> None:
