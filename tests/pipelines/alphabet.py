@@ -31,8 +31,8 @@ def followers(token: int) -> tuple[int, int]:
     return tuple(after if after <= ord("z") else END_ID for after in (token + 1, token + 3))  # type: ignore[return-value]
 
 
-def write_alphabet(folder: Path) -> Path:
-    """Write graph, tokenizer and configuration; returns the folder."""
+def write_alphabet(folder: Path, **search: object) -> Path:
+    """Write graph, tokenizer and configuration, with search options of its own; returns the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     onnx.save(_graph(), folder / "model.onnx")
     byte_tokenizer().save(str(folder / "tokenizer.json"))
@@ -54,7 +54,7 @@ def write_alphabet(folder: Path) -> Path:
     }
     tokens = {"bos_token_id": 256, "eos_token_id": END_ID, "pad_token_id": END_ID, "vocab_size": VOCAB_SIZE}
     model = {"type": "llama", "context_length": CONTEXT, "decoder": decoder, **tokens}
-    search = {"max_length": CONTEXT, "past_present_share_buffer": False, "top_k": 50, "temperature": 0.8}
+    search = {"max_length": CONTEXT, "past_present_share_buffer": False, "top_k": 50, "temperature": 0.8} | search
     (folder / "genai_config.json").write_text(json.dumps({"model": model, "search": search}))
     return folder
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from genai.errors import CapacityError, ConfigError, GraphRunError, ModelError
-from genai.generation_config import GenerationConfig
+from genai.generation_config import BeamSearchConfig, GenerationConfig
 from genai.pipelines import Device, DeviceFactory, GenerationInput, Pipeline, Text2TextPipelineFactory
 from genai.pipelines.backends.onnxruntime_genai import _KNOWN, search_options
 from genai.pipelines.text2text import GenerationResult
@@ -95,6 +95,17 @@ def test_its_own_configuration(pipeline: Pipeline) -> None:
         0,
     )
     assert pipeline.get_generation_config().max_length is None
+
+
+@real
+def test_its_own_beams(tmp_path: Path) -> None:
+    own = {"num_beams": 3, "num_return_sequences": 2, "no_repeat_ngram_size": 4, "early_stopping": False}
+    folder = write_alphabet(tmp_path, max_length=90, min_length=5, random_seed=6, length_penalty=0.5, **own)
+    config = Text2TextPipelineFactory().create(NAME, folder).get_generation_config()
+    assert (config.max_length, config.min_length, config.sampling_config.rng_seed) == (90, 5, 6)
+    assert config.beam_search_config == BeamSearchConfig(
+        num_beams=3, num_return_sequences=2, no_repeat_ngram_size=4, length_penalty=0.5, stop_criteria="HEURISTIC"
+    )
 
 
 @real

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from genai.errors import CapacityError, ConfigError, GraphRunError, ModelError, TokenizerError
-from genai.generation_config import GenerationConfig
+from genai.generation_config import BeamSearchConfig, GenerationConfig
 from genai.pipelines.backends.options import (
     import_peer,
     in_force,
@@ -257,12 +257,16 @@ class OnnxRuntimeGenaiModel:
 
     def _own_config(self, search: Mapping[str, float]) -> GenerationConfig:
         """The configuration in the model's folder."""
-        names = ("do_sample", "temperature", "top_k", "top_p", "repetition_penalty", "no_repeat_ngram_size")
+        names = ("do_sample", "temperature", "top_p", "repetition_penalty")
         options: dict[str, object] = {name: search[name] for name in names}
-        options |= {name: int(search[name]) for name in ("top_k", "no_repeat_ngram_size", "min_length")}
+        options |= {name: int(search[name]) for name in ("top_k", "min_length")}
+        ngram_size = int(search["no_repeat_ngram_size"])
         if search["num_beams"] > 1:
             options |= {name: int(search[name]) for name in ("num_beams", "num_return_sequences")}
             options |= {name: search[name] for name in ("length_penalty", "early_stopping")}
+            options["beam_search_config"] = BeamSearchConfig(no_repeat_ngram_size=ngram_size)
+        else:
+            options["no_repeat_ngram_size"] = ngram_size
         if search["max_length"] < self._context:
             options["max_length"] = int(search["max_length"])
         if search["random_seed"] >= 0:
@@ -325,9 +329,9 @@ def _use_device(config: _Config, device: Device | None) -> None:
     if device is None:
         return
     options = {name: str(value) for name, value in device.config.items()}
-    provider = options.pop("ep", device.identifier).lower()
+    provider = options.pop("ep", device.identifier)
     config.clear_providers()
-    if provider == "cpu":
+    if provider.lower() == "cpu":
         if options:
             raise ConfigError(f"{NAME}: the CPU takes no {', '.join(sorted(options))}")
         return
