@@ -7,6 +7,7 @@ A path whose clients expect another form has it in `SHAPES`.
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -135,16 +136,23 @@ def _place(error: Mapping[str, object], body: object) -> tuple[str | int, ...]:
     location = error["loc"]
     parts = list(location) if isinstance(location, tuple | list) else []
     parts = parts[1:] if parts[:1] in (["body"], ["query"], ["path"]) else parts
-    for number, part in enumerate(parts):
-        is_here = (isinstance(body, Mapping) and part in body) or (
-            isinstance(body, list) and isinstance(part, int) and part < len(body)
-        )
-        if is_here:
-            body = body[part]  # type: ignore[index]
+    for part, following in itertools.zip_longest(parts, parts[1:]):
+        if _has(body, part):
+            inner = body[part]  # type: ignore[index]
+            if _has(body, following) and not _has(inner, following):
+                continue  # a branch that is called like a field: {"type": "text", "text": "…"}
+            body = inner
             place.append(part)
-        elif number == len(parts) - 1 and error["type"] == "missing":
-            place.append(part)
+    if error["type"] == "missing":
+        place.append(parts[-1])
     return tuple(place)
+
+
+def _has(value: object, part: object) -> bool:
+    """Whether a value has something there."""
+    if isinstance(value, Mapping):
+        return part in value
+    return isinstance(value, list) and isinstance(part, int) and part < len(value)
 
 
 def _path(place: Sequence[str | int]) -> str:

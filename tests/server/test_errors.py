@@ -69,8 +69,14 @@ class Cat(Request):
     lives: int = Field(ge=1)
 
 
+class Collar(Request):
+    kind: Literal["text"]
+    text: str
+
+
 class Owner(Request):
     pets: list[Annotated[Dog | Cat, Field(discriminator="kind")]] = Field(default=[])
+    tags: list[Annotated[Dog | Collar, Field(discriminator="kind")]] = Field(default=[])
     stop: str | list[str] = ""
     age: float = Field(default=1, ge=0, le=200)
 
@@ -98,6 +104,9 @@ def complaint(body: object) -> ApiError:
             "unsupported_parameter",
             "pets[0].x is not",
         ),
+        ({"tags": [{"kind": "text", "text": "a", "x": 1}]}, "tags[0].x", "unsupported_parameter", "tags[0].x is not"),
+        ({"tags": [{"kind": "text", "text": 1}]}, "tags[0].text", "invalid_type", "tags[0].text=1: must be"),
+        ({"tags": [{"kind": "text"}]}, "tags[0].text", "missing_required_parameter", "tags[0].text is missing"),
         ({str(number): 1 for number in range(101)}, None, "invalid_value", "must have at most 100 fields, not 101"),
         ([], None, "invalid_type", "must be a valid dictionary"),
     ],
