@@ -104,9 +104,12 @@ def _count(body: CountTokensRequest, model: ServedModel) -> TokenCount:
 def _work(body: MessagesRequest, model: ServedModel) -> Work:
     """What to run. Raises: ApiError."""
     given = {ours: getattr(body, name) for name, ours in _OPTIONS.items()}
+    options = {name: value for name, value in given.items() if value is not None}
+    if body.output_config and body.output_config.format:
+        options["json_schema"] = body.output_config.format.json_schema
     return Work(
         prompts=[_conversation(body)],
-        options={name: value for name, value in given.items() if value is not None},
+        options=options,
         param="messages",
         tools=_tools(body),
         tool_choice=_choice(body),

@@ -141,6 +141,19 @@ class ThinkingDisabled(Request):
     type: Literal["disabled"]
 
 
+class JsonFormat(Request):
+    """JSON that follows a schema."""
+
+    type: Literal["json_schema"]
+    json_schema: JsonObject | bool = Field(alias="schema", description="The schema that the text follows.")
+
+
+class OutputConfig(Request):
+    """What the text must be."""
+
+    format: JsonFormat | None = None
+
+
 class Metadata(Request):
     """Labels."""
 
@@ -158,6 +171,7 @@ class CountTokensRequest(Request):
     thinking: Annotated[ThinkingEnabled | ThinkingDisabled, Field(discriminator="type")] | None = Field(
         None, description="Only for models whose chat template knows `enable_thinking`."
     )
+    output_config: OutputConfig | None = None
     cache_control: CacheControl | None = Field(None, description=_CACHED)
 
     @model_validator(mode="after")
