@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from types import FrameType
 from typing import cast
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from genai.errors import GenAIError
 from server.app import create_app
@@ -44,6 +46,8 @@ class DrainingServer(uvicorn.Server):
     """uvicorn, which closes its doors only after those inside have been served."""
 
     def __init__(self, settings: Settings, models: ModelPool) -> None:
+        self._timeout = settings.body_timeout
+        self._silent_since: dict[tuple[H11Protocol, int], float] = {}
         application = create_app(settings, models)
         self.state = cast(ServerState, application.state.server)
         super().__init__(
@@ -51,7 +55,7 @@ class DrainingServer(uvicorn.Server):
                 application,
                 host=settings.host,
                 port=settings.port,
-                http="h11",
+                http=H11Protocol,
                 ws="none",
                 lifespan="on",
                 log_config=None,
@@ -77,4 +81,19 @@ class DrainingServer(uvicorn.Server):
             self.should_exit = True
         elif state.lifecycle.is_over or state.models.has_failed:
             self.should_exit = True
+        self._close_silent_connections(time.monotonic())
         return await super().on_tick(counter)
+
+    def _close_silent_connections(self, now: float) -> None:
+        """Close connections on which no request has begun for `body_timeout` seconds: each takes one of those allowed.
+
+        uvicorn itself waits for a first request without end, and for the rest of a later one's head.
+        """
+        silent: dict[tuple[H11Protocol, int], float] = {}
+        for connection in self.server_state.connections:
+            if isinstance(connection, H11Protocol) and (connection.cycle is None or connection.cycle.response_complete):
+                key = (connection, id(connection.cycle))  # a request makes a new cycle
+                silent[key] = self._silent_since.get(key, now)
+                if now - silent[key] >= self._timeout:
+                    connection.transport.close()
+        self._silent_since = silent

@@ -137,6 +137,28 @@ async def test_slow_bodies_are_given_up() -> None:
         writer.close()
 
 
+@pytest.mark.parametrize("sent", [b"", b"GET / HT", b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\nGET / HT"])
+async def test_connections_that_say_nothing_are_closed(sent: bytes) -> None:
+    async with running(body_timeout=0.3) as it:
+        reader, writer = await it.open()
+        writer.write(sent)
+        answer = await reader.read()  # until the server closes
+        assert answer.startswith(b"HTTP/1.1 200 ") == sent.startswith(b"GET /health")
+        writer.close()
+
+
+async def test_a_request_that_takes_long_is_not_silence() -> None:
+    async with running(body_timeout=0.3) as it:
+        go_on = asyncio.Event()
+        it.model.will_say(chunk("first"), go_on, *said("second"))
+        async with it.http.stream("POST", CHAT, json={**HELLO, "stream": True}) as answer:
+            lines = answer.aiter_lines()
+            await anext(lines)
+            await asyncio.sleep(0.8)
+            go_on.set()
+            assert [line async for line in lines if line][-1] == "data: [DONE]"
+
+
 async def test_a_body_that_is_announced_as_too_long_is_not_waited_for() -> None:
     async with running() as it:
         reader, writer = await it.open()
