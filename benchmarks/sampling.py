@@ -52,7 +52,7 @@ EVERYTHING: Mapping[str, object] = {
     "presence_penalty": 0.2,
     "frequency_penalty": 0.1,
     "no_repeat_ngram_size": 3,
-    "logit_bias": dict.fromkeys(range(100, 2100, 100), 0.5),
+    "logit_bias": dict.fromkeys(range(100, 120), 0.5),
     "dry_multiplier": 0.8,
 }
 WAYS: Mapping[str, Mapping[str, object]] = {

@@ -17,7 +17,7 @@ from genai.generation_config import DryConfig, SamplingConfig
 
 _LONGEST_MATCH = 50
 """DRY follows a repetition back over so many tokens; the original's limit, which also keeps its powers in range."""
-LARGE = 1e18
+_LARGE = 1e18
 """Settings beyond ± this are taken as this: no logit makes up for it, and float32 holds even their products."""
 _ROOM = 64
 """Places for new tokens when a table is full, and as many as it has."""
@@ -43,16 +43,16 @@ class TokenTable:
     """
 
     def __init__(self, config: SamplingConfig, prompt: Iterable[int], banned: Iterable[int] = ()) -> None:
-        self._repetition = max(within_float32(config.repetition_penalty), 1 / LARGE)
-        self._presence = within_float32(config.presence_penalty)
-        self._frequency = within_float32(config.frequency_penalty)
+        self._repetition = max(_within_float32(config.repetition_penalty), 1 / _LARGE)
+        self._presence = _within_float32(config.presence_penalty)
+        self._frequency = _within_float32(config.frequency_penalty)
         self._is_counting = self._repetition != 1 or self._presence != 0 or self._frequency != 0
         self._given = frozenset(prompt if self._repetition != 1 else ())
         biases = {**config.logit_bias, **dict.fromkeys(banned, -math.inf)}
         tokens = list(self._given.union(biases))
         self._places = {token: place for place, token in enumerate(tokens)}
         self._counts = [0] * len(tokens)
-        bias = [within_float32(biases.get(token, 0)) for token in tokens]
+        bias = [_within_float32(biases.get(token, 0)) for token in tokens]
         penalty = [self._repetition if token in self._given else 1 for token in tokens]
         self._tokens = np.array(tokens, np.int64)
         self._columns = np.array([bias, penalty, self._counts], np.float32)
@@ -179,7 +179,8 @@ def dry_penalties(
     for place in ngrams.places():
         if place - shortest < start:
             break
-        if (token := tokens[place]) not in breakers:
+        token = tokens[place]
+        if token not in breakers and lengths.get(token, 0) < _LONGEST_MATCH:
             length = _match_length(tokens, place, shortest, start, breakers)
             lengths[token] = max(length, lengths.get(token, 0))
     return {token: _dry_penalty(config, length) for token, length in lengths.items()}
@@ -197,11 +198,11 @@ def _match_length(tokens: Sequence[int], place: int, known: int, start: int, bre
 
 def _dry_penalty(config: DryConfig, length: int) -> float:
     try:
-        return min(config.multiplier * config.base ** (length - config.allowed_length), LARGE)
+        return min(config.multiplier * config.base ** (length - config.allowed_length), _LARGE)
     except OverflowError:
-        return LARGE
+        return _LARGE
 
 
-def within_float32(value: float) -> float:
+def _within_float32(value: float) -> float:
     """A setting as it is used: float32 would make a larger one infinite. -inf stays."""
-    return value if value == -math.inf else max(-LARGE, min(value, LARGE))
+    return value if value == -math.inf else max(-_LARGE, min(value, _LARGE))

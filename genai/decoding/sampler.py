@@ -61,7 +61,7 @@ class Sampler:
         }.items():
             _check_tokens(name, tokens, vocab_size)
         self.config = config
-        self._tokens = list(prompt)
+        self._tokens = [int(token) for token in prompt]
         self._num_prompt = len(self._tokens)
         seed = np.random.SeedSequence(config.rng_seed, spawn_key=(choice,) if choice else ())
         self._random = np.random.Generator(np.random.PCG64(seed))
