@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher
 
 NUM_KEPT_GRAMMARS = 32
-COMPILE_SECONDS = 10.0
+COMPILE_SECONDS = 20.0
 MAX_FORCED_TOKENS = 64
 
 
@@ -181,8 +181,9 @@ class GrammarConstraint:
     def __init__(self, grammar: Grammar, eos_token_ids: frozenset[int]) -> None:
         self._grammar = grammar
         self._eos_token_ids = eos_token_ids
-        self._ruled_out = np.array(sorted(grammar.never | eos_token_ids), np.int64)
-        self._ruled_out = self._ruled_out[self._ruled_out < grammar.vocabulary.vocab_size]
+        self._no_text = grammar.never | eos_token_ids
+        size = grammar.vocabulary.vocab_size
+        self._ruled_out = np.array([token for token in self._no_text if token < size], np.int64)
         self._matcher = grammar.start()
         self._unforced_from: int | None = None
         self._tokens: list[int] = []
@@ -257,11 +258,9 @@ class GrammarConstraint:
         plan = self._plans[-1] if self._plans else None
         if plan is None or plan.start + len(plan.tokens) <= length:
             tokens = self._matcher.compute_ff_tokens()
-            impossible = self._grammar.never | self._eos_token_ids
-            possible = tuple(itertools.takewhile(lambda token: token not in impossible, tokens))
-            if not possible:
+            plan = _Plan(length, tuple(itertools.takewhile(lambda token: token not in self._no_text, tokens)))
+            if not plan.tokens:
                 return ()
-            plan = _Plan(length, possible)
             self._plans.append(plan)
         return plan.tokens[length - plan.start :][:MAX_FORCED_TOKENS]
 
