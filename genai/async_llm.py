@@ -9,6 +9,7 @@ from collections.abc import Sequence as List
 from concurrent.futures import ThreadPoolExecutor
 
 from genai.engine.async_engine import AsyncEngine, Stream
+from genai.errors import QueueFullError
 from genai.generation_config import GenerationConfig
 from genai.llm import LLM
 from genai.prepare import Prompt
@@ -23,6 +24,7 @@ class AsyncLLM:
 
     def __init__(self, llm: LLM) -> None:
         self.llm = llm
+        self._is_closed = False
         self._preparing = ThreadPoolExecutor(_PREPARING_THREADS, thread_name_prefix="genai-prepare")
         self.engine = AsyncEngine(llm.lend())
 
@@ -42,8 +44,10 @@ class AsyncLLM:
         """Queue a prompt; returns its pieces as they come. Arguments are those of `LLM.generate`.
 
         Leaving the stream early, or its `cancel`, ends the request and frees its rows. Raises: as `LLM.generate`, and
-        QueueFullError; what fails later is raised by the stream.
+        QueueFullError, after `close` too; what fails later is raised by the stream.
         """
+        if self._is_closed:
+            raise QueueFullError("this AsyncLLM is closed; make another one")
         prepare = functools.partial(
             self.llm.prepare,
             prompt,
@@ -65,6 +69,9 @@ class AsyncLLM:
 
     def close(self) -> None:
         """End every request and give the engine back. Closing twice does nothing."""
+        if self._is_closed:  # the model may be lent again
+            return
+        self._is_closed = True
         self.engine.close()
-        self._preparing.shutdown(wait=False, cancel_futures=True)
+        self._preparing.shutdown(wait=False)  # those under way find the engine closed
         self.llm.take_back()

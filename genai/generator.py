@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from collections.abc import Sequence as List
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -16,6 +18,20 @@ from genai.errors import ConfigError
 from genai.generation_config import GenerationConfig
 from genai.prepare import ChatOptions, Delivery, Preparer, are_tokens
 from genai.session_file import SessionFile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Owner:
+    """The model that a generator runs on.
+
+    engine: the engine, as long as it may be used, else ConfigError; alone: makes other threads wait; abandon: ends
+    jobs; identity: what keys and values depend on.
+    """
+
+    engine: Callable[[], Engine]
+    alone: Callable[[], AbstractContextManager[None]]
+    abandon: Callable[[List[Job]], None]
+    identity: str
 
 
 class Generator:
@@ -30,24 +46,25 @@ class Generator:
     first tokens appended are the prompt; penalties count those appended later as generated.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        preparer: Preparer,
-        config: GenerationConfig,
-        alone: Callable[[], AbstractContextManager[None]],
-        identity: str,
-    ) -> None:
-        for name, is_set in {"n": config.n > 1, "num_beams": config.is_beam_search}.items():
+    def __init__(self, owner: Owner, preparer: Preparer, config: GenerationConfig) -> None:
+        for name, (is_set, why) in {
+            "n": (config.n > 1, "a generator makes one text; use generate for several"),
+            "num_beams": (config.is_beam_search, "a generator makes one text; use generate for several"),
+            "stop_strings": (
+                bool(config.stop_strings),
+                "a generator knows tokens only; use stream",
+            ),
+            "echo": (config.echo, "a generator knows tokens only; token_ids has the prompt"),
+            "logprobs": (config.logprobs, "a generator has logits; use those, or generate"),
+            "prompt_logprobs": (config.prompt_logprobs is not None, "a generator has logits; use those, or generate"),
+            "speculative": (config.speculative is not None, "a generator runs one token at a time; use generate"),
+        }.items():
             if is_set:
-                raise ConfigError(f"{name}: a generator makes one text; use generate for several")
-        if config.stop_strings:
-            raise ConfigError("stop_strings: a generator knows tokens only; look at the text, or use stream")
+                raise ConfigError(f"{name}: {why}")
+        owner.engine()
         self.config = config
-        self._engine = engine
+        self._owner = owner
         self._preparer = preparer
-        self._alone = alone
-        self._identity = identity
         self._job: Job | None = None
 
     def __enter__(self) -> Self:
@@ -63,58 +80,68 @@ class Generator:
 
     @property
     def is_done(self) -> bool:
-        """Whether the text has ended: an end-of-sequence token, or a limit."""
-        return self._job is not None and self._job.is_over
+        """Whether the text has ended: an end-of-sequence token, a limit, or a constraint that is fulfilled."""
+        return self._job is not None and (self._job.is_over or self._sequence.is_full)
 
     @property
     def logits(self) -> FloatArray:
         """The logits that follow the last token, [V] float32, before any processing; a copy. Raises: GenAIError."""
-        return self._with_logits().copy()
+        with self._owner.alone():
+            return self._with_logits().copy()
 
     def append_input_tokens(self, token_ids: List[int]) -> None:
-        """Add tokens to the text; they are run when logits are needed. Raises: ConfigError, CapacityError."""
+        """Add tokens to the text, after its end too; they are run when logits are needed.
+
+        Raises: ConfigError, CapacityError.
+        """
         if not are_tokens(token_ids) or not len(token_ids):
             raise ConfigError("append_input_tokens takes a list of token ids, at least one")
         tokens = [int(token) for token in token_ids]
-        if self._job is None:
-            prepared = self._preparer.prepare(tokens, self.config, ChatOptions(), Delivery(is_manual=True))
-            self._job = self._engine.submit(prepared.request)
-            return
-        with self._alone():
-            self._engine.append(self._sequence, tokens)
+        with self._owner.alone():
+            if self._job is None:
+                self._begin(tokens)
+                return
+            if self._sequence.error is not None:
+                raise self._sequence.error
+            if self._job.is_over:
+                self._reopen(len(self._sequence.tokens))
+            self._owner.engine().append(self._sequence, tokens)
 
     def generate_next_token(self) -> int:
         """Choose the next token and add it to the text. Raises: ConfigError if the text has ended; GenAIError."""
-        self._with_logits()
-        with self._alone():
-            return self._engine.pick(self._sequence)
+        with self._owner.alone():
+            self._with_logits()
+            if self._sequence.is_full:
+                raise ConfigError("the text has ended: no token may follow; rewind_to goes back, close begins anew")
+            return self._owner.engine().pick(self._sequence)
 
     def rewind_to(self, num_tokens: int) -> None:
         """Forget the tokens after so many; the random stream goes on. Raises: ConfigError."""
         count = len(self.token_ids)
         if not 0 <= num_tokens <= count:
             raise ConfigError(f"rewind_to({num_tokens}): the text has {count} tokens")
-        if num_tokens == count:
-            return
         if num_tokens == 0:
             self.close()
             return
-        with self._alone():
-            if self.is_done:  # its row is gone: what the prefix cache does not have is run again
-                self._reopen()
-            self._engine.rewind(self._sequence, num_tokens)
+        with self._owner.alone():
+            if num_tokens < count:
+                if self._sequence.finish_reason is not None or num_tokens < self._sequence.num_prompt:
+                    self._reopen(num_tokens)
+                else:
+                    self._owner.engine().rewind(self._sequence, num_tokens)
 
     def save(self, path: str | Path) -> None:
         """Write keys, values, tokens and the random stream to a safetensors file. Raises: ConfigError, GenAIError."""
-        with self._alone():
+        with self._owner.alone():
             self._with_logits()
-            SessionFile.of(self._sequence, self._engine.export(self._sequence), self._identity).write(Path(path))
+            cache = self._owner.engine().export(self._sequence)
+            SessionFile.of(self._sequence, cache, self._owner.identity).write(Path(path))
 
     def restore(self, saved: SessionFile) -> None:
         """Take up a saved text. Raises: ConfigError, CapacityError."""
         prepared = self._preparer.prepare(saved.prompt, self.config, ChatOptions(), Delivery(is_manual=True))
-        with self._alone():
-            self._job = self._engine.resume(prepared.request, saved.generated, saved.logits, saved.cache)
+        with self._owner.alone():
+            self._own(self._owner.engine().resume(prepared.request, saved.generated, saved.logits, saved.cache))
             try:
                 self._sequence.sampler.restore(saved.sampler)
             except (KeyError, TypeError, ValueError, OverflowError) as error:
@@ -124,19 +151,28 @@ class Generator:
     def close(self) -> None:
         """Free the row; the generator can then begin another text."""
         if self._job is not None:
-            with self._alone():
-                self._engine.cancel(self._job)
-                self._engine.settle()
+            self._forgotten.detach()
+            self._owner.abandon([self._job])
             self._job = None
 
-    def _reopen(self) -> None:
-        """Begin the same text again, up to its end."""
+    def _begin(self, prompt: List[int]) -> None:
+        """Begin a text."""
+        prepared = self._preparer.prepare(prompt, self.config, ChatOptions(), Delivery(is_manual=True))
+        self._own(self._owner.engine().submit(prepared.request))
+
+    def _own(self, job: Job) -> None:
+        """Follow a job, which ends with this generator even if nobody closes it."""
+        self._job = job
+        self._forgotten = weakref.finalize(self, self._owner.engine().cancel, job)
+        self._forgotten.atexit = False
+
+    def _reopen(self, num_tokens: int) -> None:
+        """Begin the same text again, up to so many tokens; what the prefix cache does not have is run again."""
         old = self._sequence
-        prepared = self._preparer.prepare(
-            old.tokens[: old.num_prompt], self.config, ChatOptions(), Delivery(is_manual=True)
-        )
-        self._job = self._engine.submit(prepared.request)
-        self._engine.append(self._sequence, old.generated)
+        num_prompt = min(num_tokens, old.num_prompt)
+        self.close()
+        self._begin(old.tokens[:num_prompt])
+        self._owner.engine().append(self._sequence, old.tokens[num_prompt:num_tokens])
         self._sequence.sampler.restore(old.sampler.state())
 
     @property
@@ -146,7 +182,10 @@ class Generator:
         return self._job.sequences[0]
 
     def _with_logits(self) -> FloatArray:
-        """Run what has not been run. Raises: ConfigError if there is nothing, or the text has ended."""
+        """Run what has not been run; with the engine to oneself.
+
+        Raises: ConfigError if there is nothing, or the text has ended.
+        """
         sequence = self._sequence
         while sequence.logits is None or sequence.row is None:
             sequence.logits = None  # a row that was lost to others is run again
@@ -156,7 +195,6 @@ class Generator:
                 raise ConfigError(
                     f"the text has ended ({sequence.finish_reason}); rewind_to goes back, close begins anew"
                 )
-            with self._alone():
-                sequence.is_paused = False
-                self._engine.step()
+            sequence.is_paused = False
+            self._owner.engine().step()
         return sequence.logits

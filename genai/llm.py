@@ -23,7 +23,7 @@ from genai.engine.scheduler import Limits
 from genai.engine.sequence import Job
 from genai.errors import CapacityError, ConfigError
 from genai.generation_config import GenerationConfig, replaced
-from genai.generator import Generator
+from genai.generator import Generator, Owner
 from genai.metrics import EngineMetrics
 from genai.prepare import ChatOptions, Delivery, Prepared, Preparer, Prompt, are_tokens, as_list
 from genai.progress import Progress, silent
@@ -182,9 +182,10 @@ class LLM:
         timeout: float | None = None,
         **options: object,
     ) -> Iteration[Chunk, None, None]:
-        """Continue one prompt, piece by piece; the pieces' texts joined are the whole text. Arguments as for `generate`.
+        """Continue one prompt, piece by piece; the pieces' texts joined are the whole text.
 
-        Closing the iterator ends the text. Raises: as `generate`, when called, before the first piece.
+        Arguments are `generate`'s. Closing the iterator ends the text.
+        Raises: as `generate`, when called, before the first piece.
         """
         if as_list(prompt)[1]:
             raise ConfigError("stream takes one prompt; use generate for several")
@@ -236,7 +237,7 @@ class LLM:
     def generator(self, config: GenerationConfig | None = None, **options: object) -> Generator:
         """Generate step by step, with the logits at hand. Raises: ConfigError."""
         settings = (config or self.generation_config).updated(**options)
-        return Generator(self.engine, self._preparer, settings, self._alone, self._identity())
+        return Generator(self._owner(), self._preparer, settings)
 
     def restore(self, path: str | Path) -> Generator:
         """Go on where `Generator.save` was called, without running anything of it again.
@@ -244,7 +245,7 @@ class LLM:
         Raises: ConfigError if the file is damaged, or of another model, precision or version; CapacityError.
         """
         saved = SessionFile.read(Path(path), self._identity())
-        generator = Generator(self.engine, self._preparer, saved.config, self._alone, self._identity())
+        generator = Generator(self._owner(), self._preparer, saved.config)
         generator.restore(saved)
         return generator
 
@@ -257,6 +258,7 @@ class LLM:
         if len(token_ids) > self.max_seq_len:
             raise CapacityError(f"{len(token_ids)} tokens; at most {self.max_seq_len} fit (max_seq_len)")
         with self._alone():
+            self.engine.settle()
             if self.engine.running:
                 raise ConfigError("logits() needs the cache to itself; wait until the running texts have ended")
             row = self._runner.cache.allocate(len(token_ids))
@@ -266,8 +268,13 @@ class LLM:
                 self._runner.cache.free(row)
 
     def close(self) -> None:
-        """Free the graph and its cache; texts in the making are cancelled. Closing twice does nothing."""
+        """Free the graph and its cache; texts in the making are cancelled. Closing twice does nothing.
+
+        Raises: ConfigError while an AsyncLLM runs it.
+        """
         with self._alone():
+            if self._is_lent:
+                raise ConfigError("this model is run by an AsyncLLM; close that first")
             if self._engine is not None:
                 self._engine.cancel_all()
                 self._runner.release()
@@ -297,11 +304,14 @@ class LLM:
     def lend(self) -> Engine:
         """The engine, for someone else to step until `take_back`; this model's own methods are refused meanwhile.
 
-        Raises: ConfigError if the model is closed or lent already.
+        Raises: ConfigError if the model is closed or lent already, or drafts for another one's texts.
         """
-        engine = self.engine
-        self._is_lent = True
-        return engine
+        with self._alone():
+            engine = self.engine
+            if len(self._runner.cache.rows) > len(engine.running):
+                raise ConfigError("this model drafts for texts of another one; wait until they have ended")
+            self._is_lent = True
+            return engine
 
     def take_back(self) -> None:
         """End a loan."""
@@ -319,11 +329,13 @@ class LLM:
             raise ConfigError("draft is this model itself; give a smaller one with the same vocabulary")
         if draft._engine is None:
             raise ConfigError("the draft model is closed; load it again")
+        if draft._is_lent:
+            raise ConfigError("the draft model is run by an AsyncLLM; close that first")
         if id(draft) not in self._drafts_for:
             if draft.tokenizer.backend.get_vocab() != self.tokenizer.backend.get_vocab():
                 raise ConfigError(f"the draft model {draft.path.name} has another vocabulary than {self.path.name}")
             self._drafts_for.add(id(draft))
-        return DraftModel(draft._runner, draft._alone)
+        return DraftModel(draft._runner, draft._alone_to_draft)
 
     def _generate(self, prepared: List[Prepared]) -> list[Generation]:
         jobs: list[Job] = []
@@ -360,8 +372,17 @@ class LLM:
                 engine.cancel(job)
         with self._alone():
             # A stream may be collected as garbage in the middle of a step: rows must not move there.
-            if self._depth == 1:
+            if self._depth == 1 and not self._is_lent:
                 engine.settle()
+
+    def _owner(self) -> Owner:
+        return Owner(engine=lambda: self.engine, alone=self._alone, abandon=self._abandon, identity=self._identity())
+
+    @contextmanager
+    def _alone_to_draft(self) -> Iterator[None]:
+        with self._alone():
+            self.engine  # noqa: B018  # raises if it may not be used
+            yield
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

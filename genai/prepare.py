@@ -51,7 +51,7 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """A request ready for an engine, and its sink."""
+    """A request ready for an engine, and its sink; a manual request has none."""
 
     request: Request
     writer: JobWriter
@@ -96,7 +96,9 @@ class Preparer:
             is_manual=delivery.is_manual,
         )
         writer = JobWriter([self._writer(config, encoded, tools) for _ in range(config.num_choices)])
-        return Prepared(request=replace(request, sink=writer), writer=writer)
+        if not delivery.is_manual:
+            request = replace(request, sink=writer)
+        return Prepared(request=request, writer=writer)
 
     def _encode(self, prompt: Prompt, tools: ToolSet, chat: ChatOptions) -> _Encoded:
         if _is_list(prompt) and len(prompt) and all(isinstance(item, Mapping) for item in prompt):

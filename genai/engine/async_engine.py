@@ -21,6 +21,7 @@ from typing import Generic, Protocol, TypeVar
 from genai.engine.engine import Engine
 from genai.engine.request import Request
 from genai.engine.sequence import Job, Sink, TokenEvent
+from genai.errors import QueueFullError
 
 _log = logging.getLogger(__name__)
 
@@ -47,10 +48,12 @@ class AsyncEngine:
     def submit(self, request: Request, reader: Reader[Item]) -> Stream[Item]:
         """Queue a request and follow it through a reader; call on the event loop that reads the stream.
 
-        Raises: as `Engine.submit`.
+        Raises: as `Engine.submit`; QueueFullError once this is closed.
         """
         feed = _Feed(self, reader)
         with self._changed:  # so that none slips in behind the last look at the inbox
+            if self._is_closed:
+                raise QueueFullError("the engine is closed and takes no new requests")
             job = self.engine.submit(dataclasses.replace(request, sink=feed))
             self._open[job] = feed.loop
         self.wake()

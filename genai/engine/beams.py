@@ -50,8 +50,10 @@ class BeamRun:
     def advance(self, cache: KVCache) -> list[Sequence]:
         """Choose how the beams go on and lay out their rows; returns beams whose row could not be made to fit.
 
-        Nothing changes when the search is over.
+        Nothing changes when the search is over, which without a token to choose it is from the beginning.
         """
+        if self.search.is_done:
+            return []
         logits = [self._logits[beam] for beam in self.beams]
         self._logits.clear()
         branches = self.search.step(scores([beam.sampler for beam in self.beams], logits))
@@ -64,6 +66,8 @@ class BeamRun:
         for result, text in zip(self.results, best, strict=False):
             result.tokens = [*prompt, *text.tokens]
             result.score = text.score
+        for result in self.results:
+            result.prompt_logprobs = self.beams[0].prompt_logprobs
         endings: list[FinishReason] = ["stop" if text.is_finished else reason for text in best]
         return [*endings, *[reason] * (len(self.results) - len(best))]
 

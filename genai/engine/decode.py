@@ -6,6 +6,7 @@ positions, or the row runs alone and its group without it, whichever the cost mo
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Mapping
 from collections.abc import Sequence as List
@@ -95,6 +96,10 @@ class DecodeStep:
                 by_row[row] = each
             except CapacityError as error:
                 failures += self._failures({row: each}, error)
+        for row in self._cache.rows:  # a group's run writes behind the rows that sit it out, too
+            if row not in by_row:
+                with contextlib.suppress(CapacityError):
+                    self._cache.reserve(row, self._cache.valid(row) + 1)
         for row, each in by_row.items():
             if each.draft:
                 try:
@@ -105,16 +110,18 @@ class DecodeStep:
         return by_row
 
     def _apart(self, group: Group, members: Mapping[int, Work]) -> dict[int, Work]:
-        """Members whose drafts run alone: all that have one, or none."""
-        drafted = {row: each for row, each in members.items() if each.draft}
-        if not drafted or len(group.rows) == 1:
+        """Members that run alone: all whose drafts are cheaper so, or all, if a row that sits the run out is full."""
+        if len(group.rows) == 1:
             return {}
-        longest = max(len(each.draft) for each in drafted.values())
+        room = group.capacity - max(self._cache.valid(row) for row in group.rows)
+        if room < 1:
+            return dict(members)
+        drafted = {row: each for row, each in members.items() if each.draft}
+        longest = max((len(each.draft) for each in drafted.values()), default=0)
         cost = self._cache.cost
         together = len(group.rows) * longest * cost.row
         alone = sum(cost.of(1 + len(each.draft), 0) for each in drafted.values())
-        has_room = all(self._cache.valid(row) + 1 + longest <= group.capacity for row in group.rows)
-        return drafted if alone < together or not has_room else {}
+        return drafted if alone < together or 1 + longest > room else {}
 
     def _run_group(self, group: Group, members: Mapping[int, Work]) -> list[Outcome]:
         """One run of a group; rows that are no members sit it out."""

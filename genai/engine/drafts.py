@@ -7,17 +7,20 @@ the sequence's own random stream, which accepts a foreseen token as often as the
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from collections.abc import Callable
 from collections.abc import Sequence as List
-from contextlib import AbstractContextManager
 from typing import Protocol
 
 import numpy as np
 
 from genai.decoding.processors import FloatArray
 from genai.decoding.speculative import DraftBudget, PromptLookup
-from genai.errors import CapacityError
+from genai.errors import CapacityError, ConfigError, GenAIError
 from genai.runtime.runner import Runner
+
+_log = logging.getLogger(__name__)
 
 
 class Proposer(Protocol):
@@ -39,11 +42,18 @@ class Drafter:
         self.budget = DraftBudget(max_length)
         self._proposer = proposer
         self._is_pending = False
+        self._is_broken = False
 
     def draft(self, tokens: List[int], max_tokens: int, token_cost: float) -> List[int]:
         """The next draft; token_cost: what one more position costs in a run, as a share of a plain step."""
         length = min(self.budget.length(token_cost), max_tokens)
-        draft = self._proposer.propose(tokens, length) if length > 0 else []
+        draft: List[int] = []
+        if length > 0 and not self._is_broken:
+            try:
+                draft = self._proposer.propose(tokens, length)
+            except GenAIError as error:
+                _log.warning("a text goes on without drafts: %s", error)
+                self._is_broken = True
         self._is_pending = bool(draft)
         return draft
 
@@ -69,10 +79,10 @@ class LookupProposer(PromptLookup):
 class DraftModel:
     """A smaller model with the same vocabulary, whose cache has a row for each sequence that it drafts for.
 
-    alone: makes others who use the runner wait.
+    alone: makes others who use the runner wait. Raises: ConfigError once the model is closed or lent.
     """
 
-    def __init__(self, runner: Runner, alone: Callable[[], AbstractContextManager[None]]) -> None:
+    def __init__(self, runner: Runner, alone: Callable[[], contextlib.AbstractContextManager[None]]) -> None:
         self.runner = runner
         self.alone = alone
 
@@ -107,8 +117,9 @@ class ModelProposer:
 
     def close(self) -> None:
         """Free the row."""
-        with self._model.alone():
-            self._free()
+        if self._row is not None:
+            with contextlib.suppress(ConfigError), self._model.alone():  # of a closed model all is free
+                self._free()
 
     def _free(self) -> None:
         if self._row is not None:

@@ -101,12 +101,22 @@ class Endings:
             self._scheduler.remove(beam)
             self._rows.release(beam)
         endings = run.finish(reason) if error is None else [reason] * len(run.results)
+        for result in run.results:
+            result.error, result.search = error, None  # from now on a text like any other
         for result, ending in zip(run.results, endings, strict=True):
-            result.error = error
-            tokens: list[int | None] = [*result.generated] or [None]
-            for token in tokens[:-1]:
-                self.happened(TokenEvent(sequence=result, token=token, finish_reason=None))
-            self.happened(TokenEvent(sequence=result, token=tokens[-1], finish_reason=ending))
+            self._tell(result, ending)
+
+    def _tell(self, result: Sequence, ending: FinishReason) -> None:
+        """Report a text that was found whole, token by token, as long as its sink takes it."""
+        tokens = result.generated
+        del result.tokens[result.num_prompt :]
+        for token in tokens[:-1]:
+            result.tokens.append(token)
+            self.happened(TokenEvent(sequence=result, token=token, finish_reason=None))
+            if result.finish_reason is not None:
+                return
+        result.tokens += tokens[-1:]
+        self.happened(TokenEvent(sequence=result, token=tokens[-1] if tokens else None, finish_reason=ending))
 
     def _finished(self, sequence: Sequence, reason: FinishReason) -> None:
         """Free what an ended sequence holds. The first reason stays."""

@@ -162,22 +162,21 @@ class Engine:
         return token
 
     def append(self, sequence: Sequence, tokens: List[int]) -> None:
-        """Add tokens to a manual sequence. Raises: CapacityError."""
+        """Add tokens to a manual sequence. Raises: ConfigError, CapacityError."""
+        bad = next((token for token in tokens if not 0 <= token < self._model.vocab_size), None)
+        if bad is not None:
+            raise ConfigError(f"token id {bad} is outside the vocabulary (0 to {self._model.vocab_size - 1})")
         count = len(sequence.tokens) + len(tokens)
         if count > sequence.max_tokens:
             raise CapacityError(f"{count} tokens; at most {sequence.max_tokens} fit")
         for token in tokens:
-            sequence.tokens.append(token)
             sequence.sampler.accept(token)
+            sequence.tokens.append(token)
         sequence.logits = None
 
     def resume(self, request: Request, generated: List[int], logits: FloatArray, cache: List[Bytes]) -> Job:
         """Go on with a manual sequence whose keys and values are at hand. Raises: ConfigError, CapacityError."""
         check(dataclasses.replace(request, prompt=[*request.prompt, *generated]), self._model)
-        if len(self._scheduler.running) >= self.limits.max_batch:
-            raise CapacityError(
-                f"{self.limits.max_batch} texts have rows, the most allowed (max_batch); close one first"
-            )
         job, sequence = job_of(request, self._model)
         self.append(sequence, generated)
         count = len(sequence.tokens)
@@ -185,6 +184,7 @@ class Engine:
             raise ConfigError("the session's keys and values are not of this model's shape")
         if logits.size != self._model.vocab_size:
             raise ConfigError(f"the session's logits are {logits.size}, not {self._model.vocab_size}")
+        self._check_room(sequence)
         self._rows.restore(sequence, list(cache))
         sequence.logits, sequence.is_paused = logits, True
         self._scheduler.adopt(sequence)
@@ -196,9 +196,8 @@ class Engine:
         return self._rows.export(sequence)
 
     def rewind(self, sequence: Sequence, num_tokens: int) -> None:
-        """Forget a manual sequence's tokens after so many, at least one."""
+        """Forget a manual sequence's tokens after so many, none of its prompt."""
         del sequence.tokens[num_tokens:]
-        sequence.num_prompt = min(sequence.num_prompt, num_tokens)
         sequence.sampler.rewind(num_tokens - sequence.num_prompt)
         sequence.logits = None
         sequence.num_computed = min(sequence.num_computed, num_tokens - 1)
@@ -227,6 +226,8 @@ class Engine:
         for sequence in plan.exhausted:
             self._endings.end(sequence, "length")
         for sequence in plan.admitted:
+            if sequence.finish_reason is not None:  # a beam whose search has just been exhausted
+                continue
             with self._endings.failures_end(sequence):
                 self._give_row(sequence)
 
@@ -238,8 +239,12 @@ class Engine:
     def _admitted(self, sequence: Sequence, num_cached: int) -> None:
         """A sequence has its first row; of a job's prompt, only the first one's counts."""
         sequence.timeline.admitted = time.perf_counter()
-        sequence.num_cached = num_cached
-        if self._metrics and sequence.job is not None and sequence is sequence.job.sequences[0]:
+        assert sequence.job is not None, "what runs belongs to a job"
+        first = sequence.job.first
+        if sequence.timeline is not first.timeline:  # a search's first beam has that of its results
+            return
+        first.num_cached = num_cached
+        if self._metrics:
             waited = sequence.timeline.admitted - sequence.timeline.submitted
             self._metrics.saw_admission(waited, sequence.num_prompt, num_cached)
 
@@ -273,8 +278,7 @@ class Engine:
                 continue
             fork.prompt_logprobs = sequence.prompt_logprobs
             try:
-                if len(self._scheduler.running) >= self.limits.max_batch:
-                    raise CapacityError("the batch is full")
+                self._check_room(fork)
                 self._rows.fork(sequence, fork)
             except CapacityError:
                 self._scheduler.add(fork)
@@ -283,6 +287,16 @@ class Engine:
             self._admitted(fork, 0)
             ready.append(fork)
         return ready
+
+    def _check_room(self, newcomer: Sequence) -> None:
+        """Raises: CapacityError if a newcomer would take a row or memory that others run in."""
+        running = self._scheduler.running
+        needs = [*(each.need for each in running), newcomer.need]
+        if len(running) >= self.limits.max_batch or not self._memory.holds(needs):
+            raise CapacityError(
+                f"{len(running)} texts have rows (max_batch={self.limits.max_batch}) and the KV cache "
+                f"{self._cache.num_slots} tokens: there is no room for one more; close one first"
+            )
 
     def _decode(self, decoding: List[Sequence]) -> None:
         """One step for each of these sequences: a token, or several where a draft foresaw them."""

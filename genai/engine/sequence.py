@@ -85,8 +85,14 @@ class Sequence:
 
     @property
     def need(self) -> int:
-        """Tokens its row must have room for: all it has, and the one that follows."""
-        return len(self.tokens) + 1
+        """Tokens its row must have room for: all it has, and the one that follows, if one may."""
+        count = len(self.tokens)
+        return count if count == self.max_tokens else count + 1
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no token may follow: of a manual sequence, which ends only when a token is asked for."""
+        return len(self.tokens) >= self.max_tokens or self.sampler.is_complete
 
     @property
     def lacks_prompt_logprobs(self) -> bool:

@@ -9,7 +9,7 @@ import pytest
 
 from genai.decoding.beam import BeamSearch
 from genai.engine.request import Request
-from genai.engine.sequence import Job
+from genai.engine.sequence import Job, TokenEvent
 from genai.errors import ConfigError
 from genai.generation_config import GenerationConfig
 from tests.engine.test_engine import EOS, config, engine_with, prompts, run
@@ -192,3 +192,100 @@ def test_what_beams_exclude_is_refused() -> None:
     for options in ({"do_sample": True}, {"n": 2}, {"stop": "x"}, {"logprobs": True}, {"speculative": "prompt_lookup"}):
         with pytest.raises(ConfigError, match="cannot be had with num_beams"):
             beams(**options)
+
+
+@pytest.mark.parametrize("fails_in", ["accept", "deliver"])
+@pytest.mark.parametrize("options", [{"num_beams": 3, "num_return_sequences": 3}, {"n": 3, "seed": 1}])
+def test_a_sink_that_fails_ends_its_text_once(fails_in: str, options: dict[str, object]) -> None:
+    class Failing:
+        def __init__(self) -> None:
+            self.ends: list[tuple[int, str]] = []
+
+        def accept(self, event: TokenEvent) -> bool:
+            self.fail(event, "accept")
+            return False
+
+        def deliver(self, event: TokenEvent) -> None:
+            if event.finish_reason is not None:
+                self.ends.append((event.sequence.index, event.finish_reason))
+            self.fail(event, "deliver")
+
+        def fail(self, event: TokenEvent, where: str) -> None:
+            if fails_in == where and event.sequence.index == 1 and len(event.sequence.generated) == 2:
+                raise ZeroDivisionError
+
+    engine, runner = engine_with()
+    sink = Failing()
+    job = engine.submit(Request(prompt=[3] * 5, config=config(8, **options), sink=sink))
+    run(engine)
+    assert sorted(sink.ends) == [(0, "length"), (1, "error"), (2, "length")]
+    assert len(job.sequences[1].generated) == 2
+    assert "sink failed" in str(job.error)
+    assert runner.cache.rows == ()
+
+
+def test_a_sink_may_end_a_beams_text_early() -> None:
+    witness = Ending(3)
+    engine, _ = engine_with()
+    job = engine.submit(Request(prompt=[3] * 5, config=beams(8, ignore_eos=True), sink=witness))
+    run(engine)
+    assert (len(job.first.generated), job.first.finish_reason, witness.ends) == (3, "stop", 1)
+
+
+class Ending:
+    """A sink that ends texts at so many tokens."""
+
+    def __init__(self, length: int) -> None:
+        self.length, self.ends = length, 0
+
+    def accept(self, event: TokenEvent) -> bool:
+        return len(event.sequence.generated) == self.length
+
+    def deliver(self, event: TokenEvent) -> None:
+        self.ends += event.finish_reason is not None
+
+
+def test_forks_never_take_the_room_of_those_that_run() -> None:
+    """Seeds at which a fork took the last slots, and a text that decoded in the same step failed."""
+    for seed in (0, 25, 47, 81, 120, 140, 148, 156, 196, 292):
+        rng = random.Random(seed)
+        engine, _ = engine_with(num_slots=rng.randint(60, 160), max_batch=8, max_seq_len=60)
+        for _ in range(3):
+            prompt = [rng.randrange(97) for _ in range(rng.randint(1, 30))]
+            engine.submit(Request(prompt=prompt, config=config(25)))
+            for _ in range(rng.randint(0, 6)):
+                engine.step()
+        prompt = [rng.randrange(97) for _ in range(rng.randint(1, 30))]
+        engine.submit(Request(prompt=prompt, config=sampled(rng.randint(2, 6), 25)))
+        assert not [sequence.error for sequence in run(engine) if sequence.error]
+
+
+def test_beams_score_their_prompt_and_find_it_in_the_prefix_cache() -> None:
+    engine, _ = engine_with(prefix_bytes=10**6)
+    for num_cached in (0, 32):
+        job = engine.submit(Request(prompt=[3] * 40, config=beams(4, num_return_sequences=2)))
+        run(engine)
+        assert job.first.num_cached == num_cached
+    scored = engine.submit(Request(prompt=[3, 4, 5], config=beams(4, prompt_logprobs=1)))
+    run(engine)
+    assert len(scored.first.prompt_logprobs) == 3
+    assert engine._metrics is not None
+    assert engine._metrics.registry.get_sample_value("genai_prompt_tokens_total", {"model": "fake"}) == 83
+
+
+def test_beams_that_may_not_grow_have_no_text() -> None:
+    engine, runner = engine_with()
+    job = engine.submit(Request(prompt=[3] * 5, config=beams(0, num_return_sequences=2)))
+    run(engine)
+    assert texts(job) == [[], []]
+    assert [sequence.finish_reason for sequence in job.sequences] == ["length"] * 2
+    assert runner.cache.rows == ()
+
+
+def test_a_search_that_outgrows_the_cache_leaves_no_row() -> None:
+    for num_slots in range(20, 40):
+        engine, runner = engine_with(num_slots=num_slots, max_batch=4)
+        job = engine.submit(Request(prompt=[3] * 10, config=beams(100)))
+        run(engine)
+        assert job.is_over
+        assert runner.cache.rows == ()
