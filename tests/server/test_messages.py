@@ -572,15 +572,14 @@ def test_leaving_a_stream_ends_it(live: LiveServer, api: anthropic.Anthropic) ->
 @pytest.mark.slow
 def test_real(smollm2_auto: Path) -> None:
     asked = [{"role": "user", "content": "Name three colours, separated by commas."}]
-    with LLM(smollm2_auto) as llm:
-        expected = llm.generate(asked, max_new_tokens=24, temperature=0).text
     with (
         live_server({"smollm2": smollm2_auto}, engine={"device": "cpu", "max_seq_len": 1024}) as live,
         anthropic.Anthropic(base_url=live.url, api_key="none", max_retries=0) as api,
     ):
         options = {"model": "smollm2", "max_tokens": 24, "extra_body": {"temperature": 0}, "messages": asked}
-        whole = api.messages.create(**options)
-        assert whole.content[0].text == expected
+        chat = live.openai.chat.completions.create(model="smollm2", max_tokens=24, temperature=0, messages=asked)
+        expected = chat.choices[0].message.content
+        assert api.messages.create(**options).content[0].text == expected
         with api.messages.stream(**options) as stream:
             assert "".join(stream.text_stream) == expected
             usage = stream.get_final_message().usage

@@ -538,15 +538,16 @@ def test_leaving_a_stream_ends_it(live: LiveServer) -> None:
 @pytest.mark.slow
 def test_real(smollm2_auto: Path) -> None:
     ask_for = "Name three colours, separated by commas."
-    with LLM(smollm2_auto) as llm:
-        expected = llm.generate([{"role": "user", "content": ask_for}], max_new_tokens=24, temperature=0).text
     with live_server({"smollm2": smollm2_auto}, engine={"device": "cpu", "max_seq_len": 1024}) as live:
         responses = live.openai.responses
+        asked = [{"role": "user", "content": ask_for}]
+        chat = live.openai.chat.completions.create(model="smollm2", messages=asked, max_tokens=24, temperature=0)
+        expected = chat.choices[0].message.content
         whole = responses.create(model="smollm2", input=ask_for, max_output_tokens=24, temperature=0)
         assert whole.output_text == expected
         with responses.stream(model="smollm2", input=ask_for, max_output_tokens=24, temperature=0) as stream:
             assert "".join(event.delta for event in stream if event.type == "response.output_text.delta") == expected
-        told = [{"role": "user", "content": ask_for}, *whole.output, {"role": "user", "content": "One more?"}]
+        told = [*asked, *whole.output, {"role": "user", "content": "One more?"}]
         again = responses.create(model="smollm2", input=told, max_output_tokens=8, temperature=0)
         assert again.usage is not None
         assert again.usage.input_tokens_details.cached_tokens > 0
