@@ -563,10 +563,21 @@ def test_counted_is_what_is_used(api: anthropic.Anthropic) -> None:
 
 def test_leaving_a_stream_ends_it(live: LiveServer, api: anthropic.Anthropic) -> None:
     (model,) = live.server.state.models.models
+    before = num_cancelled(live)
     with api.messages.stream(model="tiny", max_tokens=4000, messages=HI) as stream:
         next(iter(stream))
     while model.llm.engine.engine.running:
         threading.Event().wait(0.005)
+    assert num_cancelled(live) == before + 1
+
+
+def num_cancelled(live: LiveServer) -> int:
+    """Texts that were ended before their own end, since the server began."""
+    line = 'genai_requests_total{finish_reason="cancelled",model="tiny"} '
+    (value,) = [
+        text.removeprefix(line) for text in live.http.get("/metrics").text.splitlines() if text.startswith(line)
+    ]
+    return int(float(value))
 
 
 @pytest.mark.slow
