@@ -6,6 +6,7 @@ import http.server
 import json
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeAlias
@@ -17,8 +18,8 @@ END = {
     "timings": {"time_to_first_token": 0.0316, "tokens_per_second": 41.25},
 }
 
-Piece: TypeAlias = str | dict[str, object] | threading.Event
-"""Of a streamed answer: its text, a whole event, or something to wait for before going on."""
+Piece: TypeAlias = str | dict[str, object] | bytes | threading.Event
+"""Of a streamed answer: its text, a whole event, bytes as they are, or something to wait for before going on."""
 
 
 class FakeApi(http.server.ThreadingHTTPServer):
@@ -44,7 +45,7 @@ class FakeApi(http.server.ThreadingHTTPServer):
 
     def will_stream(self, *pieces: Piece, finish_reason: str = "stop") -> None:
         """The next request is answered by these pieces, usage and an end."""
-        end: list[Piece] = [_event(finish_reason=finish_reason), END]
+        end: list[Piece] = [event(finish_reason=finish_reason), END]
         self._answers.put(lambda handler: handler.stream([*pieces, *end], is_whole=True))
 
     def will_break_off(self, *pieces: Piece) -> None:
@@ -75,6 +76,7 @@ class FakeApi(http.server.ThreadingHTTPServer):
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     server: FakeApi
+    disable_nagle_algorithm = True
 
     def do_GET(self) -> None:
         if self.path == "/":
@@ -101,8 +103,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         for piece in pieces:
             if isinstance(piece, threading.Event):
                 piece.wait(60)
+            elif isinstance(piece, bytes):
+                self.wfile.write(piece)
+                time.sleep(0.001)  # so that most of them travel alone
             else:
-                self._data(json.dumps(_event(content=piece) if isinstance(piece, str) else piece))
+                self._data(json.dumps(event(content=piece) if isinstance(piece, str) else piece))
         if is_whole:
             self._data("[DONE]")
 
@@ -149,6 +154,7 @@ def status(
     }
 
 
-def _event(*, content: str | None = None, finish_reason: str | None = None) -> dict[str, object]:
+def event(*, content: str | None = None, finish_reason: str | None = None) -> dict[str, object]:
+    """A piece of a chat completion."""
     delta = {} if content is None else {"content": content}
     return {"choices": [{"index": 0, "delta": delta, "finish_reason": finish_reason}]}

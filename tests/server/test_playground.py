@@ -20,7 +20,7 @@ import pytest
 
 from tests.server import chromium
 from tests.server.chromium import Chromium, Page
-from tests.server.fake_api import PAGE, FakeApi, status
+from tests.server.fake_api import PAGE, FakeApi, event, status
 
 needs_chromium = pytest.mark.skipif(
     not chromium.find(), reason=f"no browser here: none of {', '.join(chromium.NAMES)} is on the path"
@@ -152,6 +152,17 @@ def test_text_is_shown_as_it_comes(api: FakeApi, open_page: OpenPage) -> None:
     assert page.evaluate("document.querySelector('.assistant').ariaBusy") == "false"
     assert page.evaluate("document.querySelector('#prompt').value") == "not while it speaks"
     assert len(api.requests) == 1
+
+
+@needs_chromium
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+def test_events_that_arrive_in_bits(api: FakeApi, open_page: OpenPage, line_end: str) -> None:
+    page = open_page()
+    text = f": comment\n\nevent: x\ndata: {json.dumps(event(content='Zoë'), ensure_ascii=False)}\n\n"
+    api.will_stream(*(bytes([each]) for each in text.replace("\n", line_end).encode()))
+    ask(page, "Stutter.")
+    wait_until_idle(page)
+    assert page.text(".assistant .text") == "Zoë"
 
 
 @needs_chromium
@@ -334,6 +345,17 @@ def test_markdown_streamed_is_as_whole(api: FakeApi, open_page: OpenPage) -> Non
     ask(page, "Again, slowly.")
     wait_until_idle(page)
     assert page.evaluate("[...document.querySelectorAll('.assistant .text')].at(-1).innerHTML") == whole
+
+
+@needs_chromium
+def test_markdown_that_turns_out_to_be_one_block(api: FakeApi, open_page: OpenPage) -> None:
+    page, go_on = open_page(), threading.Event()
+    api.will_stream("- a\n\n-", go_on, " b")
+    ask(page, "List.")
+    page.wait_for("document.querySelector('.assistant .text').innerHTML === '<ul><li>a</li></ul><p>-</p>'")
+    go_on.set()
+    wait_until_idle(page)
+    assert page.evaluate("document.querySelector('.assistant .text').innerHTML") == "<ul><li>a</li><li>b</li></ul>"
 
 
 @needs_chromium
