@@ -139,7 +139,7 @@ def _middleware(state: ServerState, keys: ApiKeys) -> list[Middleware]:
         Middleware(HostMiddleware, hosts),
         Middleware(AuthMiddleware, keys, settings.open_paths),
         Middleware(DrainMiddleware, state.lifecycle),
-        Middleware(ConcurrencyMiddleware, settings.max_concurrent_per_key, settings.retry_after),
+        Middleware(ConcurrencyMiddleware, settings.max_concurrent_per_key),
         Middleware(BodyMiddleware, settings.max_body_bytes, settings.body_timeout),
     ]
 

@@ -20,12 +20,15 @@ from server.context import request_info
 
 _log = logging.getLogger(__name__)
 
+RETRY_AFTER = "2"
+"""Seconds after which who was refused may try again; OpenAI's clients do by themselves."""
+
 
 class ApiError(Exception):
     """An error as the client is told it.
 
-    param: the field at fault; code: a short name; retry_after: seconds after which to try again; closes: whether the
-    connection cannot be used further (a body that was not read).
+    param: the field at fault; code: a short name; closes: whether the connection cannot be used further (a body that
+    was not read). Who comes at a bad moment (429, 503) is told to try again.
     """
 
     def __init__(
@@ -35,7 +38,6 @@ class ApiError(Exception):
         *,
         code: str | None = None,
         param: str | None = None,
-        retry_after: int | None = None,
         closes: bool = False,
         headers: Mapping[str, str] | None = None,
     ) -> None:
@@ -45,8 +47,8 @@ class ApiError(Exception):
         self.code = code
         self.param = param
         self.headers = dict(headers or {})
-        if retry_after is not None:
-            self.headers["retry-after"] = str(retry_after)
+        if status in (429, 503):
+            self.headers["retry-after"] = RETRY_AFTER
         if closes:
             self.headers["connection"] = "close"
 
@@ -68,7 +70,6 @@ _TABLE: tuple[tuple[type[GenAIError], int, str], ...] = (
     (QueueFullError, 429, "queue_full"),
     (ModelNotFoundError, 404, "model_not_found"),
 )
-_RETRY_AFTER = {429: 2, 503: 2}
 
 
 def api_error(error: Exception, *, param: str | None = None) -> ApiError:
@@ -77,7 +78,7 @@ def api_error(error: Exception, *, param: str | None = None) -> ApiError:
         return error
     for kind, status, code in _TABLE:
         if isinstance(error, kind):
-            return ApiError(status, str(error), code=code, param=param, retry_after=_RETRY_AFTER.get(status))
+            return ApiError(status, str(error), code=code, param=param)
     known = isinstance(error, GenAIError)
     _log.error("a request failed: %s", error, exc_info=None if known else error)
     message = "the model failed while it ran this request" if known else "the server failed"

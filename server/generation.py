@@ -204,7 +204,7 @@ def check_result(result: Generation) -> None:
         raise draining()
     if reasons == {"timeout"} and not any(choice.token_ids for choice in result.choices):
         message = "the request had no turn before its deadline: too many are waiting"
-        raise ApiError(503, message, code="deadline_exceeded", retry_after=5)
+        raise ApiError(503, message, code="deadline_exceeded")
 
 
 async def _result(stream: Stream[Chunk]) -> Generation:

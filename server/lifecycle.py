@@ -67,4 +67,4 @@ class DrainMiddleware:
 def draining() -> ApiError:
     """The error for whoever comes while the server drains."""
     message = "the server is shutting down; send this to another one, or again in a moment"
-    return ApiError(503, message, code="shutting_down", retry_after=5, closes=True)
+    return ApiError(503, message, code="shutting_down", closes=True)

@@ -80,10 +80,9 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
 class ConcurrencyMiddleware:
     """Refuses more requests at a time with one API key than are allowed. To be placed inside of the authentication."""
 
-    def __init__(self, app: ASGIApp, max_concurrent: int | None, retry_after: int) -> None:
+    def __init__(self, app: ASGIApp, max_concurrent: int | None) -> None:
         self._app = app
         self._max_concurrent = max_concurrent
-        self._retry_after = retry_after
         self._active: Counter[int] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -94,7 +93,7 @@ class ConcurrencyMiddleware:
             return
         if self._active[key] >= self._max_concurrent:
             message = f"{self._active[key]} requests with this key are being answered, the most allowed"
-            error = ApiError(429, message, code="too_many_requests", retry_after=self._retry_after)
+            error = ApiError(429, message, code="too_many_requests")
             await send_error(error, scope, receive, send)
             return
         self._active[key] += 1

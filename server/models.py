@@ -89,7 +89,7 @@ class ModelPool:
         """A model by name, the first one without. Raises: ApiError."""
         model = next(iter(self._models.values())) if name is None else self._models.get(name)
         if model is None:
-            message = f"no model {name!r} is served here; there are: {', '.join(self._models)}"
+            message = f"no model {str(name)[:100]!r} is served here; there are: {', '.join(self._models)}"
             raise ApiError(404, message, code="model_not_found", param="model")
         request_info().model = model.name
         return model
@@ -105,7 +105,7 @@ class ModelPool:
                 pass
         if model.state == "loading":
             message = f"{model.name} is still loading"
-            raise ApiError(503, message, code="model_loading", param="model", retry_after=self._settings.retry_after)
+            raise ApiError(503, message, code="model_loading", param="model")
         if model.state == "failed":
             raise ApiError(503, f"{model.name} could not be loaded: see the log", code="model_failed", param="model")
         return model

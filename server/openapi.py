@@ -31,7 +31,11 @@ _RETRY = {"Retry-After": {"description": "Seconds after which to try again.", "s
 def errors(*statuses: int) -> Responses:
     """The documentation of these errors."""
     return {
-        status: {"model": ErrorBody, "description": _ERRORS[status], **({"headers": _RETRY} if status == 429 else {})}
+        status: {
+            "model": ErrorBody,
+            "description": _ERRORS[status],
+            **({"headers": _RETRY} if status in (429, 503) else {}),
+        }
         for status in statuses
     }
 

@@ -109,7 +109,6 @@ class Settings(_Model):
     max_concurrent_per_key: int | None = Field(
         None, ge=1, description="Requests at a time with the same API key; further ones get 429."
     )
-    retry_after: int = Field(2, ge=1, description="Seconds after which a refused client is told to try again.")
     request_timeout: Seconds = Field(600.0, description="Seconds after which a request ends as it is.")
     body_timeout: Seconds = Field(30.0, description="Seconds in which a client has to send a request.")
     send_timeout: Seconds = Field(60.0, description="Seconds for which a client may stop reading a stream.")

@@ -44,12 +44,11 @@ def server_status(state: ServerState) -> ServerStatus:
 
 def _model_status(model: ServedModel) -> ModelStatus:
     if model.state != "ready":
-        return ModelStatus(state=model.state, error=model.error)
+        return ModelStatus(state=model.state)
     llm, engine = model.llm.llm, model.llm.engine.engine
     generated = _counted(llm, "genai_generated_tokens_total", model.name)
     return ModelStatus(
         state=model.state,
-        error=None,
         running=len(engine.running),
         waiting=engine.num_waiting,
         rows=list(_rows(engine)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 from starlette.responses import JSONResponse, Response
 
+from server.errors import RETRY_AFTER
 from server.metrics import exposition
 from server.openapi import KEYED
 from server.schemas.models import Health, Readiness, ServerStatus
@@ -26,7 +27,7 @@ async def ready(state: State) -> Readiness:
     answer = Readiness(status=readiness(state), models={model.name: model.state for model in state.models.models})
     if answer.status == "ready":
         return answer
-    return JSONResponse(answer.model_dump(), 503, headers={"retry-after": "2"})  # type: ignore[return-value]
+    return JSONResponse(answer.model_dump(), 503, headers={"retry-after": RETRY_AFTER})  # type: ignore[return-value]
 
 
 _PAGE = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "Prometheus' text format."}}

@@ -58,14 +58,11 @@ class ModelStatus(Response):
     """What one model is doing."""
 
     state: Literal["loading", "ready", "failed"]
-    error: str | None = Field(default=None, description="Why it failed.")
     running: int = Field(default=0, description="Sequences that have a row.")
     waiting: int = Field(default=0, description="Sequences that wait for one.")
     rows: list[RowStatus] = Field(default=[])
     max_batch: int = Field(default=0, description="Most sequences that run together.")
     max_model_len: int = Field(default=0, description="Longest sequence in tokens.")
-    cache_tokens: int = Field(default=0, description="Tokens that fit in the cache, all rows together.")
-    cache_bytes: int = Field(default=0, description="Bytes of memory that they take.")
     prefix_cache: PrefixCacheStatus = PrefixCacheStatus()
     generated_tokens: int = Field(default=0, description="Tokens generated since the server began.")
     tokens_per_second: float = Field(default=0.0, description="Tokens generated a second, lately.")

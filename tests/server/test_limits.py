@@ -90,7 +90,7 @@ async def test_requests_of_one_key_are_counted() -> None:
         await release.wait()
         await echo(scope, receive, send)
 
-    limited = ConcurrencyMiddleware(wait, 2, retry_after=7)
+    limited = ConcurrencyMiddleware(wait, 2)
 
     async def ask(key: int | None) -> httpx.Response:
         with request_context("") as info:
@@ -104,7 +104,7 @@ async def test_requests_of_one_key_are_counted() -> None:
         await asyncio.sleep(0)
     refused = await ask(1)
     assert refused.status_code == 429
-    assert refused.headers["retry-after"] == "7"
+    assert refused.headers["retry-after"]
     assert refused.json()["error"]["code"] == "too_many_requests"
     release.set()
     assert [answer.status_code for answer in await asyncio.gather(*waiting)] == [200] * 6
