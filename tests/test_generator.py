@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import gc
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from genai.async_llm import AsyncLLM
 from genai.config import EngineConfig
-from genai.errors import CapacityError, ConfigError
+from genai.errors import CapacityError, ConfigError, QueueFullError
 from genai.generator import Generator
 from genai.llm import LLM
 from tests.tiny_package import tiny_package
@@ -172,3 +176,158 @@ def test_what_a_generator_cannot_do_is_refused(llm: LLM) -> None:
         generator.rewind_to(151)
     generator.close()
     generator.close()
+
+
+def test_no_token_beyond_a_limit(llm: LLM) -> None:
+    with begun(llm, max_new_tokens=3) as generator:
+        generator.append_input_tokens([65, 66, 67])
+        assert generator.is_done
+        assert generator.logits.shape == (llm.config.vocab_size,)
+        with pytest.raises(ConfigError, match="the text has ended"):
+            generator.generate_next_token()
+        generator.rewind_to(len(PROMPT) + 1)
+        assert len(continued(generator)) == 2
+    with begun(llm, max_new_tokens=0) as generator:
+        assert generator.is_done
+
+
+def test_a_full_text_fits_a_cache_of_its_length(folder: Path) -> None:
+    config = EngineConfig(device="cpu", num_threads=1, max_batch=1, max_seq_len=64)
+    with LLM(folder, config) as llm:
+        assert llm._runner.cache.num_slots == 64
+        first, second = llm.generator(max_new_tokens=None), llm.generator(max_new_tokens=None)
+        first.append_input_tokens([65] * 64 if llm.max_seq_len > 64 else [65] * 63)
+        first.append_input_tokens([66])
+        second.append_input_tokens([65])
+        np.testing.assert_array_equal(second.logits, second.logits)
+        assert first.logits.shape == second.logits.shape
+        assert first.is_done
+        first.close()
+        second.close()
+
+
+def test_a_fulfilled_constraint_ends_the_text(llm: LLM) -> None:
+    options = {"choices": ["yes", "yesterday"], "temperature": 0, "seed": None}
+    expected = llm.generate(PROMPT, **{**SAMPLED, **options})
+    with begun(llm, **options) as generator:
+        assert continued(generator) == expected.token_ids
+        assert generator.is_done
+
+
+def test_a_text_goes_on_after_its_end(llm: LLM) -> None:
+    settings = {"temperature": 0, "seed": None, "repetition_penalty": 1.3, "ignore_eos": False}
+    whole = llm.generate(PROMPT, **{**SAMPLED, **settings, "ignore_eos": True}).token_ids
+    with begun(llm, **settings, eos_token_ids=(whole[3],)) as generator:
+        ended = continued(generator)
+        assert ended[-1] == whole[3]
+        generator.append_input_tokens([70, 71])
+        np.testing.assert_allclose(generator.logits, llm_logits(llm, [*PROMPT, *ended, 70, 71]), atol=1e-4)
+        assert not generator.is_done
+
+
+def test_rewound_into_the_prompt_forgets_it(llm: LLM) -> None:
+    """Penalties count what is there, not what was."""
+    few = tuple({*PROMPT, 70, 71})
+    settings = {"temperature": 0, "seed": None, "repetition_penalty": 1.9, "allowed_token_ids": few}
+    with begun(llm, **settings) as generator:
+        continued(generator, 5)
+        generator.rewind_to(3)
+        assert generator.token_ids == PROMPT[:3]
+        generator.append_input_tokens([70, 71])
+        rewound = continued(generator, 8)
+    with llm.generator(**{**SAMPLED, **settings}) as fresh:
+        fresh.append_input_tokens(PROMPT[:3])
+        fresh.append_input_tokens([70, 71])
+        assert continued(fresh, 8) == rewound
+
+
+def test_tokens_outside_the_vocabulary_are_refused_later_too(llm: LLM) -> None:
+    with begun(llm) as generator:
+        for bad in (-1, llm.config.vocab_size):
+            with pytest.raises(ConfigError, match=f"token id {bad} is outside"):
+                generator.append_input_tokens([bad])
+        assert generator.token_ids == PROMPT
+
+
+def test_options_without_a_meaning_are_refused(llm: LLM) -> None:
+    for name, value in {"echo": True, "logprobs": True, "prompt_logprobs": 1, "speculative": "prompt_lookup"}.items():
+        with pytest.raises(ConfigError, match=f"{name}:"):
+            llm.generator(**{name: value})
+
+
+def test_a_generator_of_a_closed_model_is_refused(folder: Path) -> None:
+    with LLM(folder, EngineConfig(device="cpu", num_threads=1, max_seq_len=64)) as llm:
+        generator, empty = begun(llm), llm.generator()
+        generator.generate_next_token()
+    with pytest.raises(ConfigError, match="closed"):
+        empty.append_input_tokens([1])
+    with pytest.raises(ConfigError, match="ended"):
+        generator.generate_next_token()
+    with pytest.raises(ConfigError, match="closed"):
+        generator.append_input_tokens([1])
+    generator.close()
+    empty.close()
+
+
+def test_a_forgotten_generator_frees_its_row(llm: LLM) -> None:
+    generator = begun(llm)
+    generator.generate_next_token()
+    del generator
+    gc.collect()
+    llm.generate("x", max_new_tokens=1)
+    assert llm._runner.cache.rows == ()
+    assert not llm.engine.has_work
+
+
+def test_a_lent_model_is_nobody_elses(folder: Path) -> None:
+    with LLM(folder, EngineConfig(device="cpu", num_threads=1, max_seq_len=64)) as llm:
+        generator, kept = begun(llm), begun(llm)
+        tokens = continued(kept, 3)
+
+        async def lent() -> None:
+            model = AsyncLLM(llm)
+            for call in (generator.generate_next_token, lambda: kept.append_input_tokens([1]), llm.close):
+                with pytest.raises(ConfigError, match="AsyncLLM"):
+                    call()
+            generator.close()
+            other = await model.submit("x", max_new_tokens=2)
+            assert [chunk.result async for chunk in other][-1] is not None
+            model.close()
+            again = AsyncLLM(llm)
+            model.close()  # ends no loan but its own
+            with pytest.raises(ConfigError, match="AsyncLLM"):
+                llm.generate("x")
+            with pytest.raises(QueueFullError, match="closed"):
+                await model.submit("x")
+            again.close()
+
+        asyncio.run(lent())
+        assert kept.is_done, "closing an AsyncLLM ends every text"
+        assert kept.token_ids == PROMPT + tokens
+        assert llm.generate("x", max_new_tokens=2).finish_reason == "length"
+        assert llm._runner.cache.rows == ()
+
+
+def test_threads_share_a_model_with_open_generators(llm: LLM) -> None:
+    expected = llm.generate(PROMPT, **SAMPLED).token_ids
+    failures: list[BaseException] = []
+
+    def stepping() -> None:
+        try:
+            with begun(llm) as generator:
+                assert continued(generator) == expected
+        except BaseException as error:
+            failures.append(error)
+
+    def whole() -> None:
+        try:
+            assert all(each.token_ids == expected for each in llm.generate([PROMPT] * 3, **SAMPLED))
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=each) for each in (stepping, whole, stepping, whole, stepping)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures

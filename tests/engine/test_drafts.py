@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 
 from genai.decoding.logprobs import token_logprob
+from genai.engine.decode import DecodeStep, Work
 from genai.engine.drafts import Drafter, DraftModel, ModelProposer
 from genai.engine.request import Request
 from genai.engine.sequence import Sequence
+from genai.errors import GraphRunError
 from genai.generation_config import GenerationConfig
 from tests.engine.test_engine import config, engine_with, prompts, run, submit
-from tests.fakes import VOCAB_SIZE, FakeRunner, greedy_continuation, next_logits
+from tests.fakes import VOCAB_SIZE, FakeRunner, greedy_continuation, next_logits, read_tokens
 
 
 class Oracle:
@@ -35,7 +37,7 @@ class Oracle:
 def with_oracle(sequence: Sequence, text: list[int], wrong: float, seed: int = 0) -> Oracle:
     oracle = Oracle(text, wrong, random.Random(seed))
     sequence.drafter = Drafter(oracle, max_length=6)
-    sequence.drafter.budget.length = lambda cost: 6  # type: ignore[method-assign]
+    sequence.drafter.budget.length = lambda token_cost: 6  # type: ignore[method-assign]
     return oracle
 
 
@@ -161,3 +163,44 @@ def test_samples_share_the_logprobs_of_their_prompt() -> None:
     first, second = job.sequences
     assert first.prompt_logprobs == second.prompt_logprobs
     assert first.generated != second.generated
+
+
+def test_a_row_that_is_full_may_sit_beside_those_that_run() -> None:
+    """A draft that came to nothing leaves a row as long as its valid part: others' padding would go beyond it."""
+    for num_slots, room in ((64, 32), (32, 16)):  # room to grow, or none
+        runner = FakeRunner(num_slots)
+        full, row = (runner.cache.allocate(16) for _ in range(2))
+        runner.prefill_chunk(full, [1] * 16)
+        runner.cache.truncate(full, 16)
+        runner.prefill_chunk(row, [1] * 10)
+        assert len(runner.cache.groups) == 1
+        text = submit(engine_with()[0], [1] * 10, config(5))
+        text.row, text.num_computed = row, 10
+        text.tokens.append(2)
+        (outcome,), failures = DecodeStep(runner).run([Work(sequence=text)])  # type: ignore[arg-type]
+        assert not failures
+        assert runner.cache.capacity(full) == room
+        np.testing.assert_array_equal(outcome.logits[0], next_logits([*[1] * 10, 2]))
+        assert read_tokens(runner.cache, full) == [1] * 16
+
+
+class Broken(Oracle):
+    def propose(self, tokens: List[int], max_tokens: int) -> list[int]:
+        if len(tokens) > 8:
+            raise GraphRunError("injected failure")
+        return super().propose(tokens, max_tokens)
+
+
+def test_drafts_that_fail_are_done_without() -> None:
+    engine, runner = engine_with()
+    expected = greedy_continuation([1, 2, 3], 20)
+    text = submit(engine, [1, 2, 3], config(20))
+    other = submit(engine, [4], config(20))
+    oracle = Broken([1, 2, 3, *expected], 0.0, random.Random(0))
+    text.drafter = Drafter(oracle, max_length=3)
+    run(engine)
+    assert text.generated == expected
+    assert text.drafter.budget.num_drafted > 0
+    assert other.generated == greedy_continuation([4], 20)
+    assert oracle.is_closed
+    assert runner.cache.rows == ()
