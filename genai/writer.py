@@ -57,13 +57,15 @@ class Choice:
 
     text: without special tokens, reasoning and tool calls, and ending before a stop string; token_ids: everything
     generated; finish_reason: "stop" (end of sequence or a stop string), "length", "cancelled" or "timeout";
-    logprobs: one a token, if asked; reasoning: what the model thought before it answered; score: of a beam.
+    stop_string: the one that ended it; logprobs: one a token, if asked; reasoning: what the model thought before it
+    answered; score: of a beam.
     """
 
     index: int
     text: str
     token_ids: list[int]
     finish_reason: FinishReason
+    stop_string: str | None = None
     logprobs: list[TokenLogprob] | None = None
     reasoning: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
@@ -173,6 +175,7 @@ class TextWriter:
             text="".join(delta.content for delta in self._deltas),
             token_ids=sequence.generated,
             finish_reason=sequence.finish_reason,
+            stop_string=self._stops.matched,
             logprobs=list(sequence.logprobs) if sequence.config.logprobs else None,
             reasoning="".join(delta.reasoning for delta in self._deltas),
             tool_calls=() if self._parser is None else self._parser.tool_calls,

@@ -114,9 +114,10 @@ def test_a_stop_string_ends_the_text_before_it_and_no_part_of_it_is_shown() -> N
 
 
 def test_a_stop_string_and_a_limit_on_the_same_token_is_a_stop() -> None:
-    writer, sequence = written(list(b"one STOP"), "length", stop="STOP")
+    writer, sequence = written(list(b"one STOP"), "length", stop=("x", "STOP"))
     result = writer.result(job_of(sequence))
     assert (result.text, result.finish_reason) == ("one ", "stop")
+    assert result.choices[0].stop_string == "STOP"
 
 
 def test_the_beginning_of_a_stop_string_at_the_limit_is_shown() -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import uuid
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import TYPE_CHECKING, cast
 
@@ -84,7 +83,7 @@ async def finished_message(
     message: AnswerMessage, body: MessagesRequest, parts: AnswerParts, result: Generation, tokenizer: Tokenizer
 ) -> AnswerMessage:
     """The answer with all of its content."""
-    stop = await asyncio.to_thread(_matched_stop, body.stop_sequences or (), result, tokenizer)
+    stop = result.choices[0].stop_string
     return message.model_copy(
         update={
             "content": [_block(part) for part in parts.whole],
@@ -147,17 +146,6 @@ def _stop_reason(body: MessagesRequest, parts: AnswerParts, result: Generation) 
         return "tool_use" if parts.has_call else "end_turn"
     is_full = result.finish_reason == "length" and len(result.token_ids) < body.max_tokens
     return "model_context_window_exceeded" if is_full else "max_tokens"
-
-
-def _matched_stop(stops: Sequence[str], result: Generation, tokenizer: Tokenizer) -> str | None:
-    """The stop sequence that ended the text: the first one to be complete in what was generated."""
-    from genai.text.stop import StopStrings
-
-    if not stops or result.finish_reason != "stop":
-        return None
-    text, watched = tokenizer.detokenizer(), StopStrings(stops)
-    watched.push("".join(text.push(token) for token in result.token_ids) + text.finish())
-    return watched.matched
 
 
 def _usage(result: Generation, num_thinking: int) -> MessagesUsage:

@@ -305,22 +305,12 @@ async def test_stop_reasons(finish_reason: str, max_tokens: int, told: str) -> N
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize(
-    ("tokens", "stops", "matched"),
-    [
-        (b"ab", ["b", "a"], "a"),
-        (b"aab", ["ab", "b"], "ab"),
-        (b"a\xc3\xa9", ["é"], "é"),
-        (b"a", ["b"], None),
-        (b"a", [], None),
-    ],
-)
-async def test_which_stop_sequence(tokens: bytes, stops: list[str], matched: str | None) -> None:
+@pytest.mark.parametrize("matched", ["b", None])
+async def test_which_stop_sequence(matched: str | None) -> None:
     model = FakeModel()
     for _ in range(2):
-        result = generation(choice("", token_ids=[*tokens]))
-        model.will_say(chunk(finish_reason="stop", result=result))
-    body = {**HELLO, "stop_sequences": stops}
+        model.will_say(chunk(finish_reason="stop", result=generation(choice("", token_ids=[97], stop_string=matched))))
+    body = {**HELLO, "stop_sequences": ["a", "b"]}
     whole = (await ask(model, body)).json()
     assert (whole["stop_sequence"], whole["stop_reason"]) == (matched, "stop_sequence" if matched else "end_turn")
     (delta,) = [
