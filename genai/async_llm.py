@@ -47,7 +47,7 @@ class AsyncLLM:
         QueueFullError, after `close` too; what fails later is raised by the stream.
         """
         if self._is_closed:
-            raise QueueFullError("this AsyncLLM is closed; make another one")
+            raise QueueFullError("this AsyncLLM is closed and takes no new requests; make another one")
         prepare = functools.partial(
             self.llm.prepare,
             prompt,

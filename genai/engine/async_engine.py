@@ -53,7 +53,7 @@ class AsyncEngine:
         feed = _Feed(self, reader)
         with self._changed:  # so that none slips in behind the last look at the inbox
             if self._is_closed:
-                raise QueueFullError("the engine is closed and takes no new requests")
+                raise QueueFullError("the engine is shutting down and takes no new requests")
             job = self.engine.submit(dataclasses.replace(request, sink=feed))
             self._open[job] = feed.loop
         self.wake()
