@@ -390,8 +390,10 @@ def test_settings_reach_the_request(api: FakeApi, open_page: OpenPage) -> None:
     numbers = {"temperature": 0.7, "top_p": 0.9, "top_k": 40, "max_tokens": 12, "seed": 0}
     assert {name: request[name] for name in numbers} == numbers
     assert request["model"] == "large"
+    page.evaluate("window.isOld = true")
     page.send("Page.reload")
-    page.wait_for("document.readyState === 'complete' && document.querySelector('[name=seed]').value === '0'")
+    page.wait_for("!window.isOld && document.querySelectorAll('option').length")
+    assert page.evaluate("document.querySelector('[name=seed]').value") == "0"
     page.click("[type=reset]")
     page.wait_for("!sessionStorage.getItem('options').includes('0.7')")
     exchange(api, page, "Hi.", "Hello.")
