@@ -42,8 +42,9 @@ class Generator:
         while not generator.is_done:
             print(llm.tokenizer.decode([generator.generate_next_token()]), end="")
 
-    Other texts of the same model may run in between. Use as a context manager, or call `close`: it frees the row. The
-    first tokens appended are the prompt; penalties count those appended later as generated.
+    Other texts of the same model may run in between. Use as a context manager, or call `close`: it frees the row. What
+    is appended before the first token is generated is the prompt; limits and penalties count what is appended later as
+    generated.
     """
 
     def __init__(self, owner: Owner, preparer: Preparer, config: GenerationConfig) -> None:
@@ -105,6 +106,11 @@ class Generator:
                 raise self._sequence.error
             if self._job.is_over:
                 self._reopen(len(self._sequence.tokens))
+            elif not self._sequence.generated:  # what was run of it comes back from the prefix cache
+                prompt = self._sequence.tokens
+                self.close()
+                self._begin([*prompt, *tokens])
+                return
             self._owner.engine().append(self._sequence, tokens)
 
     def generate_next_token(self) -> int:

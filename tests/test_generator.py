@@ -86,6 +86,15 @@ def llm_logits(llm: LLM, tokens: list[int]) -> np.ndarray:
         return other.logits
 
 
+def test_the_prompt_may_come_in_parts(llm: LLM) -> None:
+    expected = llm.generate(PROMPT, **SAMPLED).token_ids
+    with llm.generator(**SAMPLED) as generator:
+        generator.append_input_tokens(PROMPT[:3])
+        assert generator.logits.size
+        generator.append_input_tokens(PROMPT[3:])
+        assert continued(generator) == expected
+
+
 def test_rewound_is_never_gone_further(llm: LLM) -> None:
     greedy = {"max_new_tokens": 20, "temperature": 0, "seed": None, "repetition_penalty": 1.3}
     expected = llm.generate(PROMPT, **{**SAMPLED, **greedy}).token_ids

@@ -142,8 +142,8 @@ def test_smollm2_with_drafts_says_the_same(smollm2_f32: Path, options: dict[str,
     assert drafted.token_ids == plain.token_ids[:40]
     assert looked_up.drafts is not None
     assert drafted.drafts is not None
-    assert looked_up.drafts.num_accepted > 10
-    assert drafted.drafts.num_accepted > 10
+    assert looked_up.drafts.num_accepted > 3
+    assert drafted.drafts.num_accepted > 3
 
 
 def test_gemma_follows_transformers_beyond_its_window(gemma_f32: Path, gemma: Any) -> None:
