@@ -71,13 +71,6 @@ class Grammars:
         """Compile a grammar, one at a time: one that never ends keeps no more than one core busy."""
         if not self._compiling.acquire(timeout=COMPILE_SECONDS):
             raise ConfigError("another constraint is still being compiled; try again later")
-
-        def compile_it() -> Grammar:
-            try:
-                return Grammar(vocabulary, config)
-            finally:
-                self._compiling.release()
-
         try:
             if self._vocabulary is None:
                 self._vocabulary = Vocabulary(self._tokenizer, self._vocab_size, self._eos_token_ids)
@@ -85,7 +78,7 @@ class Grammars:
         except BaseException:
             self._compiling.release()
             raise
-        grammar = with_stack(compile_it, COMPILE_SECONDS)
+        grammar = with_stack(lambda: Grammar(vocabulary, config), COMPILE_SECONDS, self._compiling.release)
         if grammar is None:
             raise ConfigError(f"{config.kind}: it takes more than {COMPILE_SECONDS:.0f} s to compile; make it simpler")
         with self._changing:
@@ -155,10 +148,11 @@ class Grammar:
         """
         if self._unforced_start is None:
             source, tokenizer = self._source, self.vocabulary.tokenizer
-            matcher = with_stack(lambda: compiled(tokenizer, source.unforced_text, source.kind), COMPILE_SECONDS)
-            if matcher is None:
-                raise GenAIError(f"{source.kind}: it takes more than {COMPILE_SECONDS:.0f} s to compile")
-            self._unforced_start = matcher
+            self._unforced_start = with_stack(
+                lambda: compiled(tokenizer, source.unforced_text, source.kind), COMPILE_SECONDS, lambda: None
+            )
+        if self._unforced_start is None:
+            raise GenAIError(f"{self._source.kind}: it takes more than {COMPILE_SECONDS:.0f} s to compile")
         return self._unforced_start.deep_copy()
 
 

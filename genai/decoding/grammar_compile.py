@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -97,15 +98,16 @@ def compiled(tokenizer: LLTokenizer, source: str, kind: str) -> LLMatcher:
 
 
 def reason_of(matcher: LLMatcher) -> str:
-    """llguidance's error in one line."""
+    """llguidance's error in one line, without where it looked in the schema that it was given."""
     lines = matcher.get_error().partition("<non-verbose/>")[0].strip().splitlines()
-    return " ".join(line.strip() for line in lines[:4])[:300]
+    line = " ".join(line.strip() for line in lines[:4])
+    return re.sub(r"( while processing|:)? json-schema:///\S*", "", line)[:300]
 
 
-def with_stack(function: Callable[[], Result], seconds: float) -> Result | None:
+def with_stack(function: Callable[[], Result], seconds: float, at_end: Callable[[], None]) -> Result | None:
     """What a function returns, run on a large stack of its own; None if it takes longer, and it goes on.
 
-    Raises: what the function raises.
+    at_end: called when the function has ended, whether anyone waits for it or not. Raises: what the function raises.
     """
     results: list[Result] = []
     errors: list[BaseException] = []
@@ -115,11 +117,16 @@ def with_stack(function: Callable[[], Result], seconds: float) -> Result | None:
             results.append(function())
         except BaseException as error:  # raised below, where somebody waits for it
             errors.append(error)
+        finally:
+            at_end()
 
     usual = threading.stack_size(_STACK_BYTES)
     try:
         thread = threading.Thread(target=target, name="grammar", daemon=True)
         thread.start()
+    except BaseException:
+        at_end()
+        raise
     finally:
         threading.stack_size(usual)
     thread.join(seconds)
@@ -136,9 +143,7 @@ def _as_lark(text: str) -> str:
     return json.dumps({"grammars": [{"lark_grammar": text}]})
 
 
-def _choices(choices: str | tuple[str, ...]) -> str:
-    if isinstance(choices, str) or not choices:
-        raise ConfigError("choices are one or more texts")
+def _choices(choices: Iterable[str]) -> str:
     size = sum(map(len, choices))
     if size > MAX_CHOICES_CHARACTERS:
         raise ConfigError(f"choices have {size} characters together; a constraint has at most {MAX_CHOICES_CHARACTERS}")

@@ -9,10 +9,12 @@ import json
 import re
 from collections.abc import Callable
 
+from genai.decoding.grammar_pattern import PatternError, check_size
 from genai.decoding.grammar_values import Schema
 from genai.errors import ConfigError
 
 MAX_LARK_CHARACTERS = 32 * 1024
+MAX_INTERSECTIONS = 8
 
 _ATTRIBUTES = {
     "capture": "captures are not returned",
@@ -48,6 +50,8 @@ def rewritten_lark(text: str, rewrite: Callable[[str], Schema]) -> tuple[str, fr
         position = found.end()
         if found["token"]:
             tokens.add(_token_id(text, found))
+        if found["regex"]:
+            _check_regex(text, found)
         if found["json"]:
             position = _end_of_json(text, position)
             parts.append(json.dumps(rewrite(text[found.end() : position]), ensure_ascii=False))
@@ -55,6 +59,8 @@ def rewritten_lark(text: str, rewrite: Callable[[str], Schema]) -> tuple[str, fr
     parts.append(text[position:])
     bare.append(text[position:])
     _check_attributes(text, "".join(bare))
+    if "".join(bare).count("&") > MAX_INTERSECTIONS:
+        raise ConfigError(f"lark: '&' is not supported more than {MAX_INTERSECTIONS} times")
     if re.search(r'"allow_invalid_utf8"\s*:', text):
         raise ConfigError("lark: 'allow_invalid_utf8' is not supported: a text is Unicode")
     return "".join(parts), frozenset(tokens)
@@ -67,6 +73,13 @@ def _token_id(text: str, found: re.Match[str]) -> int:
             text, found.start(), f"{found[0]:.60} is not supported: write a special token by its id, as <[17]>"
         )
     return int(named[1])
+
+
+def _check_regex(text: str, found: re.Match[str]) -> None:
+    try:
+        check_size(found["regex"])
+    except PatternError as error:
+        raise _refusal(text, found.start(), f"{found[0]:.60}: {error}") from None
 
 
 def _check_attributes(text: str, bare: str) -> None:

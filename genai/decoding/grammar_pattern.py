@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-MAX_EXPANDED_SIZE = 100_000
+MAX_EXPANDED_SIZE = 30_000
 """How many characters a regular expression may have with its counted repetitions written out."""
 
 
@@ -25,6 +25,7 @@ _QUANTIFIER = re.compile(r"[*+?]|\{[0-9]+(?:,[0-9]*)?\}")
 _GROUP = re.compile(r"\((?:\?(?::|P?<[A-Za-z_][A-Za-z_0-9]*>))?")
 _CODE_POINT = re.compile(r"x([0-9A-Fa-f]{2})|u([0-9A-Fa-f]{4})|u\{([0-9A-Fa-f]{1,6})\}|c([A-Za-z])|(0)(?![0-9])")
 _PROPERTY = re.compile(r"[pP]\{[A-Za-z_=]+\}")
+_BRACED = re.compile(r"\\[uxpP]\{[^}]*\}")
 _COUNT = re.compile(r"\{([0-9]*),?([0-9]*)\}")
 _LOW_SURROGATE = re.compile(r"\\u([Dd][C-Fc-f][0-9A-Fa-f]{2})")
 
@@ -65,7 +66,8 @@ def check_size(pattern: str) -> None:
 def _end_of_atom(pattern: str, position: int) -> int:
     """Where the character, escape or class that begins at `position` ends."""
     if pattern[position] == "\\":
-        return position + 2
+        found = _BRACED.match(pattern, position)
+        return found.end() if found else position + 2
     if pattern[position] != "[":
         return position + 1
     end = position + 1

@@ -14,6 +14,7 @@ gets wrong was found by generating from schemas and validating the texts, and is
 from __future__ import annotations
 
 import json
+from collections import Counter
 from decimal import Decimal
 from urllib.parse import unquote
 
@@ -115,8 +116,7 @@ def _number(literal: str) -> Decimal:
 def _object(pairs: list[tuple[str, object]]) -> Schema:
     result = dict(pairs)
     if len(result) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for index, name in enumerate(names) if name in names[:index])
+        ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)
         raise ConfigError(f"json_schema: {twice!r:.80} stands twice in one object")
     return result
 
