@@ -107,9 +107,10 @@ class Generator:
             if self._job.is_over:
                 self._reopen(len(self._sequence.tokens))
             elif not self._sequence.generated:  # what was run of it comes back from the prefix cache
-                prompt = self._sequence.tokens
-                self.close()
-                self._begin([*prompt, *tokens])
+                old, forgotten = self._job, self._forgotten
+                self._begin([*self._sequence.tokens, *tokens])
+                forgotten.detach()
+                self._owner.abandon([old])
                 return
             self._owner.engine().append(self._sequence, tokens)
 

@@ -179,7 +179,7 @@ def test_what_a_generator_cannot_do_is_refused(llm: LLM) -> None:
     with pytest.raises(CapacityError, match="199"):
         generator.append_input_tokens([1] * 500)
     generator.append_input_tokens([1] * 150)
-    with pytest.raises(CapacityError, match="at most 200"):
+    with pytest.raises(CapacityError, match="at most 199"):
         generator.append_input_tokens([1] * 51)
     with pytest.raises(ConfigError, match=r"rewind_to\(151\)"):
         generator.rewind_to(151)
@@ -189,7 +189,8 @@ def test_what_a_generator_cannot_do_is_refused(llm: LLM) -> None:
 
 def test_no_token_beyond_a_limit(llm: LLM) -> None:
     with begun(llm, max_new_tokens=3) as generator:
-        generator.append_input_tokens([65, 66, 67])
+        generator.generate_next_token()
+        generator.append_input_tokens([65, 66])
         assert generator.is_done
         assert generator.logits.shape == (llm.config.vocab_size,)
         with pytest.raises(ConfigError, match="the text has ended"):
@@ -205,7 +206,8 @@ def test_a_full_text_fits_a_cache_of_its_length(folder: Path) -> None:
     with LLM(folder, config) as llm:
         assert llm._runner.cache.num_slots == 64
         first, second = llm.generator(max_new_tokens=None), llm.generator(max_new_tokens=None)
-        first.append_input_tokens([65] * 64 if llm.max_seq_len > 64 else [65] * 63)
+        first.append_input_tokens([65] * 62)
+        first.generate_next_token()
         first.append_input_tokens([66])
         second.append_input_tokens([65])
         np.testing.assert_array_equal(second.logits, second.logits)
