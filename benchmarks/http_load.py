@@ -55,7 +55,6 @@ class Tally:
     """What became of the clients' requests."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
-    tokens: int = 0
     first_token_seconds: list[float] = field(default_factory=list)
     resident: list[int] = field(default_factory=list)
 
@@ -155,12 +154,17 @@ async def ask(client: httpx.AsyncClient, question: Question, tally: Tally, rng: 
             events += 1
             if events == 1:
                 tally.first_token_seconds.append(time.monotonic() - started)
-            tally.tokens += 1
             text += data["choices"][0]["delta"].get("content") or ""
             if events == leaves_after:
                 tally.outcomes["left"] += 1
                 return
     tally.outcomes["lost" if not has_ended else "equal" if text == question.answer else "different"] += 1
+
+
+async def generated(client: httpx.AsyncClient) -> float:
+    """Tokens that the server has generated; several may come in one event."""
+    lines = (await client.get("/metrics")).text.splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith("genai_generated_tokens_total"))
 
 
 async def load(server: Server, asked: list[Question], num_clients: int, seconds: float) -> tuple[Tally, float]:
@@ -181,16 +185,16 @@ async def load(server: Server, asked: list[Question], num_clients: int, seconds:
                 await asyncio.sleep(10)
 
         watching = asyncio.create_task(watch())
-        started = time.monotonic()
+        started, before = time.monotonic(), await generated(client)
         await asyncio.gather(*map(one, range(num_clients)))
-        elapsed = time.monotonic() - started
+        elapsed, count = time.monotonic() - started, await generated(client) - before
         watching.cancel()
         await asyncio.sleep(1)
         tally.resident.append(server.resident)
         status = (await client.get("/v1/status")).json()
         if status["running"] or status["waiting"]:
             tally.outcomes["stuck"] += status["running"] + status["waiting"]
-    return tally, tally.tokens / elapsed
+    return tally, count / elapsed
 
 
 async def terminate(server: Server, asked: list[Question], num_clients: int) -> Counter[str]:
