@@ -28,6 +28,10 @@ _ERRORS = {
 _RETRY = {"Retry-After": {"description": "Seconds after which to try again.", "schema": {"type": "integer"}}}
 
 
+EVENTS = {"text/event-stream": {"schema": {"description": "One event after the other, each with JSON as its data."}}}
+"""The documentation of a stream; tools that read it take the schema for that of an event."""
+
+
 def errors(*statuses: int) -> Responses:
     """The documentation of these errors."""
     return {
@@ -53,7 +57,7 @@ def streaming(whole: type[BaseModel]) -> Responses:
     return {
         200: {
             "model": whole,
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            "content": EVENTS,
             "description": description,
         }
     }

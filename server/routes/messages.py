@@ -13,7 +13,7 @@ from server.body import StrictRoute
 from server.errors import SHAPES, ApiError
 from server.generation import Work, start, unless_gone
 from server.models import ServedModel
-from server.openapi import GENERATING, Responses
+from server.openapi import EVENTS, GENERATING, Responses
 from server.replies.messages import (
     anthropic_shape,
     finished_message,
@@ -57,7 +57,7 @@ _ERRORS: Responses = {status: {**told, "model": MessagesError} for status, told 
 _ANSWER: Responses = {
     200: {
         "model": AnswerMessage,
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": EVENTS,
         "description": "With `stream` as typed events, from `message_start` to `message_stop`.",
     }
 }

@@ -13,7 +13,7 @@ from server.body import StrictRoute
 from server.errors import ApiError
 from server.generation import Work, start, unless_gone
 from server.models import ServedModel
-from server.openapi import GENERATING, Responses
+from server.openapi import EVENTS, GENERATING, Responses
 from server.replies.parts import answered
 from server.replies.responses import finished_response, new_response, response_error_event, response_events
 from server.schemas.chat import JsonObjectFormat, arguments_of
@@ -39,7 +39,7 @@ _RENAMED = {"response_format": "text.format", "max_tokens": "max_output_tokens"}
 _ANSWER: Responses = {
     200: {
         "model": ResponseObject,
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": EVENTS,
         "description": "With `stream` as typed events, from `response.created` to `response.completed`, "
         "`response.incomplete` or `response.failed`.",
     }
