@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeAlias
 
-PAGE = Path(__file__).parents[2] / "server" / "static" / "index.html"
+PAGE = Path(__file__).parents[3] / "server" / "static" / "index.html"
 END = {
     "choices": [],
     "usage": {"prompt_tokens": 20, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 16}},
