@@ -13,7 +13,7 @@ Schema = Mapping[str, object]
 
 _TYPES = frozenset({"null", "boolean", "string", "array", "object", "integer", "fraction"})
 _MAX_DEPTH = 8
-_MAX_COMPARISONS = 20_000
+_MAX_STEPS = 300_000
 
 
 class Disjointness:
@@ -21,7 +21,7 @@ class Disjointness:
 
     def __init__(self, definitions: Schema) -> None:
         self._definitions = definitions
-        self._num_comparisons = 0
+        self._num_steps = 0
 
     def is_proven(self, first: object, second: object, beside: Schema) -> bool:
         """Whether no instance matches both schemas and the keywords `beside` them. False may mean: not found."""
@@ -30,8 +30,7 @@ class Disjointness:
 
     def _are_disjoint(self, first: list[Schema], second: list[Schema], depth: int) -> bool:
         """Two conjunctions of schemas."""
-        self._num_comparisons += 1
-        if depth == 0 or self._num_comparisons > _MAX_COMPARISONS:
+        if depth == 0 or self._num_steps > _MAX_STEPS:
             return False
         types = self._types(first, depth) & self._types(second, depth)
         if not types:
@@ -58,6 +57,7 @@ class Disjointness:
     def _types(self, parts: list[Schema], depth: int) -> frozenset[str]:
         """What types instances may have; numbers are told apart by whether they are whole."""
         result = _TYPES
+        depth = depth if self._num_steps <= _MAX_STEPS else 0
         for part in parts:
             if "type" in part:
                 named = part["type"]
@@ -72,6 +72,7 @@ class Disjointness:
 
     def _values(self, parts: list[Schema], depth: int) -> frozenset[object] | None:
         """The only instances there can be, or None for too many."""
+        depth = depth if self._num_steps <= _MAX_STEPS else 0
         for part in parts:
             values = _literals(part)
             if values is not None:
@@ -83,11 +84,12 @@ class Disjointness:
         return None
 
     def _parts(self, schema: object, depth: int = _MAX_DEPTH) -> list[Schema]:
-        """The schemas that must all match for this one to match; False is one of no type."""
+        """The schemas that must all match for this one to match, or some of them; False is one of no type."""
+        self._num_steps += 1
         if not isinstance(schema, Mapping):
             return [] if schema is True else [{"type": ()}]
         result = [cast(Schema, schema)]
-        if depth:
+        if depth and self._num_steps <= _MAX_STEPS:
             for part in cast(Sequence[object], schema.get("allOf", ())):
                 result += self._parts(part, depth - 1)
             if "$ref" in schema:

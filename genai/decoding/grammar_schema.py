@@ -146,10 +146,10 @@ class _Rewriter:
             definitions[self._names[pointer]] = self._schema(self._resolved(pointer, "#"), f"#{pointer}", 0)
         if isinstance(root, bool):
             root = {} if root else {"enum": []}
-        self._check_one_of(definitions)
         values.check_multiples(self._multiples)
         result = {**root, "$defs": definitions}
         check_whole(result, {name: pointer for pointer, name in self._names.items()})
+        self._check_one_of(definitions)
         return result
 
     def _schema(self, value: object, where: str, depth: int) -> bool | Schema:

@@ -374,7 +374,7 @@ class Walker:
     def _closing(self, mask: BoolArray, step: int) -> int | None:
         """A token that ends something: in a string it is the quote, or what a pattern may wait for; else a bracket."""
         is_string = mask[self.token["}"]] and mask[self.token["{"]]
-        wanted = ('"' + WAITED_FOR[step % len(WAITED_FOR)]) if is_string else '}]"'
+        wanted = ('"' if is_string else '}]"') + WAITED_FOR[step % len(WAITED_FOR)]
         return next((self.token[mark] for mark in wanted if mask[self.token[mark]]), None)
 
 
