@@ -16,7 +16,7 @@ class Constraint(Protocol):
 
     @property
     def is_complete(self) -> bool:
-        """Whether the text matches, and nothing but its end may follow."""
+        """Whether the text may end here; where the mask then allows nothing, it has to."""
         ...
 
     def accept(self, token: int) -> None:
