@@ -22,6 +22,8 @@ ALLOWED = {
     "genai.async_llm": LEAVES | {"genai.llm", "genai.prepare", "genai.engine", "genai.writer"},
     "genai.build": LEAVES | {"genai.contract", "genai.text"},
     "genai.inspect": LEAVES | {"genai.contract", "genai.runtime"},
+    "genai.convert": LEAVES | {"genai.build", "genai.contract", "genai.runtime", "genai.text"},
+    "genai.export": LEAVES | {"genai.build", "genai.convert", "genai.text"},
     "genai.models": LEAVES | {"genai.build", "genai.runtime"},
     "genai.llm": LEAVES
     | {"genai.writer", "genai.models", "genai.runtime", "genai.engine", "genai.text", "genai.decoding"}
