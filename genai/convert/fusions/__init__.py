@@ -1,0 +1,1 @@
+"""Fusing what exporters decompose back into standard operators, and saying where that was not possible."""
