@@ -8,6 +8,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
 from genai.config import CONTRACT_VERSION, ModelConfig, Provenance
+from genai.text.tokenizer import Tokenizer
 from tests.random_model import CONFIG, build_random_model
 
 BEGIN, END = "<|begin|>", "<|end|>"
@@ -29,25 +30,35 @@ def byte_tokenizer() -> tokenizers.Tokenizer:
     return tokenizer
 
 
-def tiny_package(folder: Path, *, has_template: bool = True, max_position: int = 4096, **generation: object) -> Path:
-    """Build a package; generation: its own generation defaults."""
+def tiny_package(
+    folder: Path,
+    *,
+    tokenizer: Tokenizer | None = None,
+    has_template: bool = True,
+    max_position: int = 4096,
+    **generation: object,
+) -> Path:
+    """Build a package; tokenizer: one of its own, with its template; generation: its own generation defaults."""
     folder.mkdir(parents=True, exist_ok=True)
-    build_random_model(folder, vocab_size=VOCAB_SIZE, max_position_embeddings=max_position)
-    byte_tokenizer().save(str(folder / "tokenizer.json"))
-    if has_template:
-        (folder / "chat_template.jinja").write_text(TEMPLATE)
+    backend = byte_tokenizer() if tokenizer is None else tokenizer.backend
+    vocab_size = backend.get_vocab_size()
+    build_random_model(folder, vocab_size=vocab_size, max_position_embeddings=max_position)
+    backend.save(str(folder / "tokenizer.json"))
+    template = TEMPLATE if tokenizer is None else tokenizer.chat_template
+    if has_template and template is not None:
+        (folder / "chat_template.jinja").write_text(template)
     ModelConfig(
         contract_version=CONTRACT_VERSION,
         model_type=str(CONFIG["model_type"]),
         num_layers=2,
         hidden_size=64,
-        vocab_size=VOCAB_SIZE,
+        vocab_size=vocab_size,
         num_heads=4,
         num_kv_heads=2,
         head_dim=16,
         max_position=max_position,
         cache_dtype="float32",
-        eos_token_ids=(END_ID,),
+        eos_token_ids=(END_ID,) if tokenizer is None else tokenizer.eos_token_ids,
         generation=generation,  # type: ignore[arg-type]
         provenance=Provenance(source="random", sha256="", precision="f32", builder="tests"),
     ).write(folder)
