@@ -10,6 +10,7 @@ import typer
 
 from genai.cli import options
 from genai.cli.table import megabytes, table
+from genai.errors import ConfigError
 
 if TYPE_CHECKING:
     from genai.cli.results import JSON
@@ -25,6 +26,9 @@ def inspect(
     length: Annotated[
         int, typer.Option(min=1, metavar="N", help="Tokens of each row, for the size of the cache.")
     ] = 2048,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write the report as a page.", show_default=False)
+    ] = None,
     json_output: options.Json = False,
 ) -> None:
     """Show what a graph is made of and where its memory goes.
@@ -34,10 +38,22 @@ def inspect(
     from genai.inspect import inspect as read
 
     report = read(path)
+    if html is not None:
+        _write_page(html, report, batch, length)
     if json_output:
         print(json.dumps(_as_json(report, batch, length), indent=2))
         return
     print("\n\n".join((_head(report), _operators(report), _contract(report), _memory(report, batch, length))))
+
+
+def _write_page(file: Path, report: GraphReport, batch: int, length: int) -> None:
+    """Raises: ConfigError if the file cannot be written."""
+    from genai.inspect.page import page
+
+    try:
+        file.write_text(page(report, batch=batch, length=length), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"--html {file} cannot be written: {error.strerror}") from None
 
 
 def _head(report: GraphReport) -> str:
