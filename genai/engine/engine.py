@@ -23,7 +23,7 @@ from genai.engine.decode import DecodeStep, Outcome, Work
 from genai.engine.endings import Endings
 from genai.engine.prefix_cache import Bytes, PrefixCache
 from genai.engine.request import Model, Request, check, job_of
-from genai.engine.rows import Rows, row_of
+from genai.engine.rows import CacheStatus, Rows, row_of
 from genai.engine.scheduler import Limits, Memory, Pace, Plan, Scheduler
 from genai.engine.sequence import FinishReason, Job, Sequence, TokenEvent
 from genai.errors import CapacityError, ConfigError, GenAIError, GraphRunError, QueueFullError
@@ -77,6 +77,11 @@ class Engine:
     def num_waiting(self) -> int:
         """How many sequences wait for a row."""
         return len(self._scheduler.waiting) + sum(reason is None for _, reason in tuple(self._inbox))
+
+    @property
+    def cache_status(self) -> CacheStatus:
+        """What the cache holds at this moment; any thread may ask."""
+        return self._rows.status
 
     def submit(self, request: Request) -> Job:
         """Queue a request.

@@ -2,9 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+from dataclasses import dataclass
+
 from genai.engine.prefix_cache import BLOCK_SIZE, Bytes, PrefixCache
 from genai.engine.sequence import Sequence
 from genai.runtime.cache import KVCache
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowStatus:
+    """One row: the tokens that it holds, and those that it has room for where it lies."""
+
+    valid: int
+    capacity: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheStatus:
+    """The rows in the order in which they lie, and bytes: of valid keys and values, of the whole arena, of prefixes."""
+
+    rows: tuple[RowStatus, ...]
+    used_bytes: int
+    total_bytes: int
+    prefix_bytes: int
 
 
 class Rows:
@@ -18,6 +39,22 @@ class Rows:
     def usage(self) -> float:
         """Valid tokens as a share of the cache."""
         return sum(self._cache.valid(row) for row in self._cache.rows) / self._cache.num_slots
+
+    @property
+    def status(self) -> CacheStatus:
+        """What the cache holds at this moment. Any thread may ask; a row that comes or goes meanwhile is left out."""
+        rows = []
+        for group in self._cache.groups:
+            for row in group.rows:
+                with contextlib.suppress(KeyError):
+                    rows.append(RowStatus(valid=self._cache.valid(row), capacity=group.capacity))
+        per_token = self._cache.shape.bytes_per_token
+        return CacheStatus(
+            rows=tuple(rows),
+            used_bytes=sum(row.valid for row in rows) * per_token,
+            total_bytes=self._cache.num_slots * per_token,
+            prefix_bytes=self._prefixes.num_bytes,
+        )
 
     def has_room(self, sequence: Sequence) -> bool:
         """Whether a running sequence's row takes its next token where it lies."""

@@ -1,0 +1,49 @@
+"""What an engine says of its cache."""
+
+from __future__ import annotations
+
+from genai.engine.engine import Engine
+from genai.engine.rows import RowStatus
+from tests.engine.test_engine import config, engine_with, prompts, run, submit
+from tests.fakes import SHAPE
+
+
+def check_bytes(engine: Engine) -> None:
+    status = engine.cache_status
+    assert status.used_bytes == sum(row.valid for row in status.rows) * SHAPE.bytes_per_token
+    assert status.total_bytes == 4096 * SHAPE.bytes_per_token
+
+
+def test_rows_are_those_of_the_cache() -> None:
+    engine, runner = engine_with()
+    check_bytes(engine)
+    for prompt in prompts(6):
+        submit(engine, prompt, config(20))
+    seen = set()
+    while engine.has_work:
+        engine.step()
+        cache = runner.cache
+        assert engine.cache_status.rows == tuple(
+            RowStatus(valid=cache.valid(row), capacity=cache.capacity(row)) for row in cache.rows
+        )
+        seen |= {row.capacity for row in engine.cache_status.rows}
+        check_bytes(engine)
+    assert len(seen) > 1
+    assert engine.cache_status.rows == ()
+
+
+def test_a_row_that_is_gone_meanwhile_is_left_out() -> None:
+    """The layout changes on the engine's thread: its groups, and a moment later its lengths."""
+    engine, runner = engine_with()
+    submit(engine, [1, 2, 3], config(20))
+    engine.step()
+    del runner.cache._layout._valid[runner.cache.rows[0]]
+    assert engine.cache_status.rows == ()
+
+
+def test_prefixes_count_apart() -> None:
+    engine, _ = engine_with(prefix_bytes=100_000)
+    submit(engine, list(range(40)), config(4))
+    run(engine)
+    assert engine.cache_status.prefix_bytes == 32 * SHAPE.bytes_per_token
+    assert engine.cache_status.used_bytes == 0
