@@ -127,14 +127,31 @@ class Preparer:
         return TextWriter(self._tokenizer, config, parser=parser, visible=form.visible_token_ids, prefix=prefix)
 
     def _constraint(self, config: GenerationConfig, encoded: _Encoded, tools: ToolSet) -> Constraint | None:
-        calls = self.answer_format.tool_constraint(tools, encoded.text) if tools.told else None
         if tools.told and config.constraint is not None:
             raise ConfigError(f"tools and {config.constraint.kind} cannot be had together: a text follows one form")
-        wanted = calls or config.constraint
+        eos = self._eos_token_ids if config.eos_token_ids is None else config.eos_token_ids
+        ends = frozenset[int]() if config.ignore_eos else frozenset(eos)
+        if tools.told:
+            return self._constraint_of_calls(encoded, tools, ends)
+        return None if config.constraint is None else self._grammars.constraint(config.constraint, ends)
+
+    def _constraint_of_calls(self, encoded: _Encoded, tools: ToolSet, ends: frozenset[int]) -> Constraint | None:
+        """What the calls must look like; where no grammar can follow a schema, it binds only strict tools."""
+        wanted = self.answer_format.tool_constraint(tools, encoded.text)
         if wanted is None:
             return None
-        eos = self._eos_token_ids if config.eos_token_ids is None else config.eos_token_ids
-        return self._grammars.constraint(wanted, frozenset() if config.ignore_eos else frozenset(eos))
+        loose = tools.loosened()
+        try:
+            return self._grammars.constraint(wanted, ends)
+        except ConfigError as error:
+            if loose == tools:
+                raise _at_fault(tools, error) from None
+        wanted = self.answer_format.tool_constraint(loose, encoded.text)
+        assert wanted is not None, "it constrains as much"
+        try:
+            return self._grammars.constraint(wanted, ends)
+        except ConfigError as error:
+            raise _at_fault(tools, error) from None
 
     def _bad_words(self, config: GenerationConfig) -> list[list[int]]:
         """Bad words as tokens; a string as it is spelled at the beginning of a text, and after a space."""
@@ -161,6 +178,12 @@ class Preparer:
             known = frozenset(token for token, piece in pieces if any(breaker in piece for breaker in breakers))
             self._breakers[dry.sequence_breakers] = known
         return known
+
+
+def _at_fault(tools: ToolSet, error: ConfigError) -> ConfigError:
+    """An error that says which functions' schemas are binding."""
+    strict = ", ".join(tool.name for tool in tools.callable if tool.is_strict)
+    return ConfigError(f"tools: no grammar can follow them{strict and f' (strict: {strict})'}: {error}")
 
 
 FORM = "a prompt is a string, a list of token ids, or a list of messages with 'role' and 'content'"

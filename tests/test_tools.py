@@ -9,6 +9,7 @@ import jsonschema
 import pytest
 
 from genai.config import EngineConfig
+from genai.errors import ConfigError
 from genai.llm import LLM
 from tests.text.tool_models import CHATML, GRANITE, LLAMA, MISTRAL, MISTRAL_NAMED, QWEN, tokenizer_with
 from tests.tiny_package import tiny_package
@@ -34,6 +35,10 @@ def function(name: str, schema: object, *, strict: bool = False) -> dict[str, ob
     return {"type": "function", "function": {"name": name, "parameters": schema, "strict": strict}}
 
 
+def chosen(name: str) -> dict[str, object]:
+    return {"type": "function", "function": {"name": name}}
+
+
 @pytest.fixture(scope="module", params=MARKERS, ids=NAMES.get)
 def llm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LLM]:
     folder = tiny_package(tmp_path_factory.mktemp("tools"), tokenizer=tokenizer_with(request.param))
@@ -57,9 +62,9 @@ def options(llm: LLM, **biases: float) -> dict[str, object]:
 @pytest.mark.parametrize("choice", ["required", "named"])
 def test_forced_calls_are_written_with_the_models_own_markers(llm: LLM, choice: str) -> None:
     tools = [function("get_place", PLACE), function("get_now", None)]
-    chosen = choice if choice == "required" else {"type": "function", "function": {"name": "get_place"}}
+    tool_choice = choice if choice == "required" else chosen("get_place")
     for sampled in ({}, {"temperature": 1.0, "seed": 1}, {"temperature": 1.0, "seed": 2}):
-        result = llm.generate(CHAT, tools=tools, tool_choice=chosen, **options(llm), **sampled)
+        result = llm.generate(CHAT, tools=tools, tool_choice=tool_choice, **options(llm), **sampled)
         assert result.finish_reason == "stop"
         assert result.text == ""
         assert result.tool_calls
@@ -97,3 +102,20 @@ def test_strict_tools_are_held_to_their_schema_from_the_marker_on(llm: LLM) -> N
         jsonschema.validate(json.loads(call.arguments), PLACE)
     streamed = [delta for piece in llm.stream(CHAT, tools=tools, **asked) for delta in piece.tool_calls]
     assert "".join(delta.arguments for delta in streamed) == result.tool_calls[0].arguments
+
+
+def test_a_schema_that_no_grammar_follows_binds_strict_tools_only(llm: LLM) -> None:
+    odd = {"type": "object", "properties": {"a": {"type": "string", "not": {"const": "b"}}}}
+    asked = {**options(llm, **{"}": 50.0}), "tool_choice": "required", "parallel_tool_calls": False}
+    result = llm.generate(CHAT, tools=[function("f", odd)], **asked)
+    assert [(call.name, call.arguments) for call in result.tool_calls] == [("f", "{}")]
+    for others in ([], [function("g", PLACE, strict=True)], [function("g", odd)]):
+        refusal = "^tools: no grammar can follow them [(]strict: f[^)]*[)]: json_schema: 'not' at #/properties/a is not"
+        with pytest.raises(ConfigError, match=refusal):
+            llm.generate(CHAT, tools=[function("f", odd, strict=True), *others], **asked)
+    mixed = [function("f", odd), function("g", PLACE, strict=True)]
+    result = llm.generate(CHAT, tools=mixed, **{**asked, "tool_choice": chosen("g")})
+    assert [call.name for call in result.tool_calls] == ["g"]
+    jsonschema.validate(json.loads(result.tool_calls[0].arguments), PLACE)
+    with pytest.raises(ConfigError, match=r"^tools: no grammar can follow them: lark has"):
+        llm.generate(CHAT, tools=[function(f"f{n}_{'x' * 50}", odd) for n in range(600)], **asked)

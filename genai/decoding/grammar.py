@@ -17,7 +17,7 @@ import numpy as np
 
 from genai.decoding.grammar_compile import compiled, reason_of, source_of, with_stack
 from genai.decoding.processors import BoolArray
-from genai.errors import ConfigError, GenAIError, TokenizerError
+from genai.errors import ConfigError, GenAIError, QueueFullError, TokenizerError
 from genai.generation_config import ConstraintConfig
 
 if TYPE_CHECKING:
@@ -49,7 +49,8 @@ class Grammars:
 
         A grammar that is not known yet is compiled, mostly in milliseconds, at most in seconds; the first of all also
         reads the vocabulary (0.4 s for 49k tokens, seconds for 262k). So call it where nothing else waits.
-        Raises: ConfigError for a grammar that is wrong, not supported or too large.
+        Raises: ConfigError for a grammar that is wrong, not supported or too large; QueueFullError while another one
+        takes too long.
         """
         eos = self._eos_token_ids if eos_token_ids is None else eos_token_ids
         grammar = self._known(config)
@@ -70,7 +71,7 @@ class Grammars:
     def _compiled(self, config: ConstraintConfig) -> Grammar:
         """Compile a grammar, one at a time: one that never ends keeps no more than one core busy."""
         if not self._compiling.acquire(timeout=COMPILE_SECONDS):
-            raise ConfigError("another constraint is still being compiled; try again later")
+            raise QueueFullError("another constraint is still being compiled; try again later")
         try:
             if self._vocabulary is None:
                 self._vocabulary = Vocabulary(self._tokenizer, self._vocab_size, self._eos_token_ids)

@@ -18,7 +18,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from genai.decoding import grammar as module
 from genai.decoding.constraint import Constraint
 from genai.decoding.grammar import GrammarConstraint, Grammars
-from genai.errors import ConfigError, GenAIError, TokenizerError
+from genai.errors import ConfigError, GenAIError, QueueFullError, TokenizerError
 from genai.generation_config import ConstraintConfig, ConstraintKind, constraint_of
 from tests.tiny_package import BEGIN_ID, END_ID, VOCAB_SIZE, byte_tokenizer
 
@@ -396,7 +396,7 @@ def test_a_grammar_that_takes_too_long_is_given_up_and_others_wait_no_longer(mon
         patch.setattr(module, "compiled", lambda *given: (may_go_on.wait(), original(*given))[1])
         with pytest.raises(ConfigError, match=r"regex: it takes more than 0 s to compile; make it simpler"):
             grammars.constraint(config("regex", "slow"))
-        with pytest.raises(ConfigError, match="another constraint is still being compiled"):
+        with pytest.raises(QueueFullError, match="another constraint is still being compiled"):
             grammars.constraint(config("regex", "other"))
         assert grammars.constraint(config("regex", "known"))._grammar is known._grammar
         may_go_on.set()
