@@ -15,6 +15,7 @@ import onnx
 
 from genai import contract
 from genai.build.graph import CONTRIB, GraphBuilder
+from genai.build.masks import window_mask
 from genai.build.spec import AttentionSpec, DecoderSpec, RotarySpec
 from genai.build.weights import Weights
 
@@ -45,7 +46,7 @@ class Context:
             spec=spec,
             residual=_F32 if spec.has_wide_residual and weights.dtype == np.float16 else weights.dtype,
             angles={rotary: rotary_angles(weights, rotary) for rotary in rotaries},
-            masks={window: window_mask(weights, window) for window in windows},
+            masks={window: _window(weights, window) for window in windows},
         )
 
     @property
@@ -121,23 +122,9 @@ def rotary_angles(weights: Weights, spec: RotarySpec) -> tuple[str, str]:
     return graph.cast(cos, _F32, weights.dtype), graph.cast(sin, _F32, weights.dtype)
 
 
-def window_mask(weights: Weights, window: int) -> str:
-    """Additive mask [B, 1, T, S] that hides keys older than the window; causality is Attention's own.
-
-    Query t of a row stands at cache index `write_indices + t` and sees the keys j > that - window.
-    """
+def _window(weights: Weights, window: int) -> str:
     graph = weights.graph
-    zero, one = graph.constant(0, np.int64), graph.constant(1, np.int64)
-    tokens = graph.op("Squeeze", graph.op("Shape", contract.INPUT_IDS, start=1, end=2))
-    capacity = graph.op("Squeeze", graph.op("Shape", contract.key_cache(0), start=1, end=2))
-    queries = graph.op(
-        "Add",
-        graph.op("Unsqueeze", contract.WRITE_INDICES, graph.constant([1, 2, 3], np.int64)),
-        graph.op("Unsqueeze", graph.op("Range", zero, tokens, one), graph.constant([0, 1, 3], np.int64)),
-    )
-    oldest = graph.op("Sub", queries, graph.constant(window - 1, np.int64))
-    is_hidden = graph.op("Less", graph.op("Range", zero, capacity, one), oldest)
-    mask = graph.op("Where", is_hidden, graph.constant(-np.inf, _F32), graph.constant(0, _F32))
+    mask = window_mask(graph, contract.INPUT_IDS, contract.WRITE_INDICES, contract.key_cache(0), window)
     return graph.cast(mask, _F32, weights.dtype)
 
 

@@ -1,0 +1,42 @@
+"""The additive mask of a sliding window, written with whatever makes nodes."""
+
+from __future__ import annotations
+
+from typing import Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from genai.build.graph import Attribute
+
+V = TypeVar("V")
+
+
+class NodeMaker(Protocol[V]):
+    """What writes nodes into a graph; `V` is how it calls a value."""
+
+    def op(self, kind: str, *inputs: V | None, **attributes: Attribute | None) -> V:
+        """Add a node with one output."""
+        ...
+
+    def constant(self, value: npt.ArrayLike, dtype: npt.DTypeLike) -> V:
+        """A small constant."""
+        ...
+
+
+def window_mask(nodes: NodeMaker[V], input_ids: V, write_indices: V, key_cache: V, window: int) -> V:
+    """Additive mask [B, 1, T, S] float32 that hides keys older than the window; causality is Attention's own.
+
+    Query t of a row stands at cache index `write_indices + t` and sees the keys j > that - window.
+    """
+    zero, one = nodes.constant(0, np.int64), nodes.constant(1, np.int64)
+    tokens = nodes.op("Squeeze", nodes.op("Shape", input_ids, start=1, end=2))
+    capacity = nodes.op("Squeeze", nodes.op("Shape", key_cache, start=1, end=2))
+    queries = nodes.op(
+        "Add",
+        nodes.op("Unsqueeze", write_indices, nodes.constant([1, 2, 3], np.int64)),
+        nodes.op("Unsqueeze", nodes.op("Range", zero, tokens, one), nodes.constant([0, 1, 3], np.int64)),
+    )
+    oldest = nodes.op("Sub", queries, nodes.constant(window - 1, np.int64))
+    is_hidden = nodes.op("Less", nodes.op("Range", zero, capacity, one), oldest)
+    return nodes.op("Where", is_hidden, nodes.constant(-np.inf, np.float32), nodes.constant(0, np.float32))

@@ -1,0 +1,1 @@
+"""Bringing other people's ONNX models onto the decoder contract."""

@@ -1,0 +1,188 @@
+"""A foreign graph on its way to the contract: its inputs, each layer's cached attention, its logits.
+
+    q ──────────────────────────────┐
+    k ─► TensorScatter ─► updated_key_cache.i   ─► Attention(is_causal, nonpad_kv_seqlen) ─► what o_proj reads
+    v ─► TensorScatter ─► updated_value_cache.i ─┘
+            ▲
+    key_cache.i, value_cache.i, write_indices
+
+Nodes are added at the graph's end; `finish` sorts them and removes what nothing reads any more.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+
+from genai import contract
+from genai.build.masks import window_mask
+from genai.convert.logits import at_logits_positions
+from genai.convert.nodes import Nodes
+
+_NARROW = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heads:
+    """What one layer's attention computes.
+
+    scale: of the products of queries and keys, None for 1/sqrt(head_dim); softcap: `cap * tanh(score / cap)`;
+    window: a query sees that many of the newest keys, its own included.
+    """
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    scale: float | None = None
+    softcap: float | None = None
+    window: int | None = None
+
+    @property
+    def kv_size(self) -> int:
+        """Elements of K, and of V, that one token takes."""
+        return self.num_kv_heads * self.head_dim
+
+
+class ContractGraph:
+    """A graph that is being rewritten in place.
+
+    input_ids, position_ids: the graph's own inputs where it has them; they become the contract's.
+    """
+
+    def __init__(
+        self,
+        model: ir.Model,
+        *,
+        input_ids: ir.Value,
+        position_ids: ir.Value | None,
+        num_layers: int,
+        kv_size: int,
+        cache_dtype: ir.DataType,
+    ) -> None:
+        self.model = model
+        self.graph = model.graph
+        self.nodes = Nodes(model.graph)
+        self.num_layers, self.kv_size, self.cache_dtype = num_layers, kv_size, cache_dtype
+        _free_names(self.graph, num_layers)
+        declared = contract.inputs(num_layers, kv_size, _NAMES[cache_dtype])
+        self._inputs = {tensor.name: _declared(tensor) for tensor in declared}
+        self.input_ids = self._taken_over(contract.INPUT_IDS, input_ids)
+        self.position_ids = self._taken_over(contract.POSITION_IDS, position_ids)
+        self.write_indices = self._inputs[contract.WRITE_INDICES]
+        self.nonpad_kv_seqlen = self._inputs[contract.NONPAD_KV_SEQLEN]
+        self.logits_positions = self._inputs[contract.LOGITS_POSITIONS]
+        self._updated: dict[str, ir.Value] = {}
+        self._masks: dict[int, ir.Value] = {}
+
+    def cached_attention(self, layer: int, q: ir.Value, k: ir.Value, v: ir.Value, heads: Heads) -> ir.Value:
+        """Write new keys and values into a layer's caches, and attend over them.
+
+        q: [B, T, num_heads * head_dim]; k, v: [B, T, num_kv_heads * head_dim]; returns [B, T, num_heads * head_dim].
+        """
+        keys = self._written(contract.key_cache(layer), k)
+        values = self._written(contract.value_cache(layer), v)
+        mask = None if heads.window is None else self._mask(heads.window)
+        result = self.nodes.op(
+            "Attention", q, keys, values, mask, None, None, self.nonpad_kv_seqlen,
+            is_causal=1, q_num_heads=heads.num_heads, kv_num_heads=heads.num_kv_heads, scale=heads.scale,
+            softcap=heads.softcap, softmax_precision=int(ir.DataType.FLOAT) if self.cache_dtype in _NARROW else None,
+        )  # fmt: skip
+        result.dtype = self.cache_dtype
+        result.shape = ir.Shape([contract.BATCH, contract.TOKENS, heads.num_heads * heads.head_dim])
+        return result
+
+    def cache(self, name: str) -> ir.Value:
+        """A cache input by its contract name, for graphs that write their caches themselves."""
+        return self._inputs[name]
+
+    def set_updated(self, name: str, value: ir.Value) -> None:
+        """Say which value is a cache after the write."""
+        self._updated[contract.updated(name)] = value
+
+    def finish(self, logits: ir.Value) -> None:
+        """Declare inputs and outputs, compute logits for the chosen positions only, and remove what is dead.
+
+        logits: [B, T, V], of any float type.
+        """
+        logits = at_logits_positions(self.graph, self.nodes, logits, self.logits_positions)
+        logits = self.nodes.op("Identity", self.nodes.cast(logits, ir.DataType.FLOAT))
+        vocab_size = logits.shape[-1] if logits.shape is not None else None
+        logits.name, logits.dtype = contract.LOGITS, ir.DataType.FLOAT
+        logits.shape = ir.Shape([contract.BATCH, contract.POSITIONS, vocab_size])
+        outputs = [logits]
+        for name in contract.cache_names(self.num_layers):
+            value = self._updated[contract.updated(name)]
+            value.name, value.dtype = contract.updated(name), self.cache_dtype
+            value.shape = ir.Shape([contract.BATCH, contract.CAPACITY, self.kv_size])
+            outputs.append(value)
+        self.graph.outputs[:] = outputs
+        self._drop_dead()
+        self.graph.inputs[:] = list(self._inputs.values())
+        self.model.opset_imports[""] = self.graph.opset_imports[""] = contract.OPSET
+        self.model.ir_version = contract.IR_VERSION
+
+    def _drop_dead(self) -> None:
+        self.graph.sort()
+        for clean in (passes.IdentityEliminationPass(), passes.RemoveUnusedNodesPass(), passes.NameFixPass()):
+            clean(self.model)
+
+    def _taken_over(self, name: str, old: ir.Value | None) -> ir.Value:
+        """The contract's input, read by whatever read the graph's own."""
+        new = self._inputs[name]
+        if old is not None:
+            value = new if old.dtype in (None, ir.DataType.INT64) else self.nodes.cast(new, old.dtype)
+            old.replace_all_uses_with(value)
+        return new
+
+    def _written(self, cache: str, new: ir.Value) -> ir.Value:
+        new = self.nodes.cast(new, self.cache_dtype)
+        value = self.nodes.op("TensorScatter", self._inputs[cache], new, self.write_indices, axis=1, mode="linear")
+        self.set_updated(cache, value)
+        return value
+
+    def _mask(self, window: int) -> ir.Value:
+        if window not in self._masks:
+            mask = window_mask(
+                self.nodes, self.input_ids, self.write_indices, self._inputs[contract.key_cache(0)], window
+            )
+            mask.dtype = ir.DataType.FLOAT
+            self._masks[window] = self.nodes.cast(mask, self.cache_dtype)
+        return self._masks[window]
+
+
+_NAMES = {
+    ir.DataType.FLOAT: "float32",
+    ir.DataType.FLOAT16: "float16",
+    ir.DataType.BFLOAT16: "bfloat16",
+}
+_DTYPES = {name: dtype for dtype, name in _NAMES.items()} | {"int64": ir.DataType.INT64}
+
+
+def _declared(tensor: contract.TensorType) -> ir.Value:
+    return ir.Value(name=tensor.name, shape=ir.Shape(tensor.shape), type=ir.TensorType(_DTYPES[tensor.dtype]))
+
+
+def _free_names(graph: ir.Graph, num_layers: int) -> None:
+    """Rename the graph's own values that have a name of the contract's."""
+    caches = contract.cache_names(num_layers)
+    taken = {tensor.name for tensor in contract.inputs(num_layers, 0, "float32")}
+    taken |= {contract.LOGITS, *map(contract.updated, caches)}
+    values = [*graph.inputs, *(output for node in graph for output in node.outputs)]
+    for value in values:
+        if value.name in taken:
+            value.name = f"source/{value.name}"
+
+
+def as_flat(nodes: Nodes, x: ir.Value, size: int) -> ir.Value:
+    """[B, heads, T, D] -> [B, T, heads * D], size being the last dimension."""
+    x = nodes.op("Transpose", x, perm=[0, 2, 1, 3])
+    return nodes.op("Reshape", x, nodes.constant([0, 0, size], np.int64))
+
+
+def as_heads(nodes: Nodes, x: ir.Value, num_heads: int, head_dim: int) -> ir.Value:
+    """[B, T, heads * D] -> [B, heads, T, D]."""
+    x = nodes.op("Reshape", x, nodes.constant([0, 0, num_heads, head_dim], np.int64))
+    return nodes.op("Transpose", x, perm=[0, 2, 1, 3])
