@@ -28,7 +28,8 @@ class EngineMetrics:
             return Gauge(f"genai_{name}", text, ["model"], registry=self.registry).labels(model)
 
         self._queue = histogram("request_queue_seconds", "Time from submission to a row", _SLOW)
-        self._first_token = histogram("time_to_first_token_seconds", "Time from submission to the first token", _SLOW)
+        text = "Time from a request's submission to its first token"
+        self._first_token = histogram("time_to_first_token_seconds", text, _SLOW)
         self._between = histogram("inter_token_latency_seconds", "Time between a sequence's tokens", _FAST)
         self._duration = histogram("request_duration_seconds", "Time from submission to the end", _SLOW)
         self._batch = histogram("decode_batch_size", "Sequences in a decode step", _SIZES)
@@ -55,7 +56,10 @@ class EngineMetrics:
         self._cached_tokens.inc(cached_tokens)
 
     def saw_first_token(self, seconds: float) -> None:
-        """A sequence got its first token, so long after submission."""
+        """A request's first token came, so long after submission: of several texts the first one's, of beams the end.
+
+        Once for each request that gets a token; a search has none to show before its texts are found.
+        """
         self._first_token.observe(seconds)
         self._new_tokens.inc()
 
@@ -63,6 +67,10 @@ class EngineMetrics:
         """A sequence got another token, so long after the one before."""
         self._between.observe(seconds)
         self._new_tokens.inc()
+
+    def saw_tokens(self, count: int) -> None:
+        """Tokens came that were waited for together with others: those of a search, the first of a further text."""
+        self._new_tokens.inc(count)
 
     def saw_preemption(self) -> None:
         """A sequence lost its row."""

@@ -105,6 +105,9 @@ class Endings:
             result.error, result.search = error, None  # from now on a text like any other
         for result, ending in zip(run.results, endings, strict=True):
             self._tell(result, ending)
+        if self._metrics and (num_tokens := sum(len(result.generated) for result in run.results)):
+            self._metrics.saw_first_token(time.perf_counter() - run.results[0].timeline.submitted)
+            self._metrics.saw_tokens(num_tokens - 1)
 
     def _tell(self, result: Sequence, ending: FinishReason) -> None:
         """Report a text that was found whole, token by token, as long as its sink takes it."""

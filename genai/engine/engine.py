@@ -411,7 +411,7 @@ class Engine:
         if self._metrics and timeline.first_token:
             self._metrics.saw_next_token(now - timeline.last_token)
         elif self._metrics:
-            self._metrics.saw_first_token(now - timeline.submitted)
+            self._saw_first_token(sequence, now)
         timeline.first_token = timeline.first_token or now
         timeline.last_token = now
         reason: FinishReason | None = None
@@ -420,6 +420,15 @@ class Engine:
         elif len(sequence.tokens) >= sequence.max_tokens:
             reason = "length"
         self._endings.happened(TokenEvent(sequence=sequence, token=token, finish_reason=reason, logprob=logprob))
+
+    def _saw_first_token(self, sequence: Sequence, now: float) -> None:
+        """A text has its first token; only the first of a request's texts tells how long the request waited for one."""
+        assert self._metrics is not None, "who calls has looked"
+        assert sequence.job is not None, "what runs belongs to a job"
+        if any(each.timeline.first_token for each in sequence.job.sequences):
+            self._metrics.saw_tokens(1)
+        else:
+            self._metrics.saw_first_token(now - sequence.timeline.submitted)
 
 
 def _chosen(outcomes: List[Outcome], position: int) -> list[int | GenAIError]:

@@ -47,3 +47,18 @@ def test_prefixes_count_apart() -> None:
     run(engine)
     assert engine.cache_status.prefix_bytes == 32 * SHAPE.bytes_per_token
     assert engine.cache_status.used_bytes == 0
+
+
+def test_a_request_has_one_first_token() -> None:
+    """Of three texts the first one's, of a search its end; tokens are counted all the same."""
+    engine, _ = engine_with()
+    submit(engine, [1, 2, 3], config(5, n=3, do_sample=True))
+    submit(engine, [4, 5, 6], config(6, num_beams=2, num_return_sequences=2))
+    submit(engine, [7, 8], config(0))
+    run(engine)
+    assert engine._metrics is not None
+    value, label = engine._metrics.registry.get_sample_value, {"model": "fake"}
+    assert value("genai_time_to_first_token_seconds_count", label) == 2
+    assert value("genai_inter_token_latency_seconds_count", label) == 3 * 4
+    assert value("genai_generated_tokens_total", label) == 3 * 5 + 2 * 6
+    assert value("genai_request_duration_seconds_count", label) == 3
