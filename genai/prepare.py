@@ -84,6 +84,9 @@ class Preparer:
         """A request for a prompt. Raises: ConfigError, TokenizerError."""
         tools = ToolSet.of(chat.tools, chat.tool_choice, chat.parallel_tool_calls)
         encoded = self._encode(prompt, tools, chat)
+        constraint = self._constraint(config, encoded, tools)
+        if constraint is not None:
+            constraint.mask()  # the first one takes longest: here nothing waits for it
         request = Request(
             prompt=encoded.tokens,
             config=config,
@@ -91,7 +94,7 @@ class Preparer:
             timeout=delivery.timeout,
             bad_words=self._bad_words(config),
             dry_breakers=self._dry_breakers(config),
-            constraint=self._constraint(config, encoded, tools),
+            constraint=constraint,
             draft_model=delivery.draft_model,
             is_manual=delivery.is_manual,
         )

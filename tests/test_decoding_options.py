@@ -166,6 +166,61 @@ def test_constraints(llm: LLM, ignore_eos: bool) -> None:
             llm.generate(PROMPT, **bad)
 
 
+@pytest.mark.parametrize("ignore_eos", [False, True])
+@pytest.mark.parametrize("num_returned", [1, 3])
+def test_beams_under_a_constraint_are_the_best_of_all_texts(llm: LLM, ignore_eos: bool, num_returned: int) -> None:
+    words = ["good", "bad", "indifferent"]
+    beams = {"num_beams": 4, "num_return_sequences": num_returned, "stop_criteria": "NEVER", "length_penalty": 0.5}
+    result = llm.generate(TOKENS, choices=words, max_new_tokens=40, ignore_eos=ignore_eos, **beams)
+    scores = {}
+    for word in words:
+        tokens = [*word.encode(), *([] if ignore_eos else [END_ID])]
+        logits = llm.logits([*TOKENS, *tokens])[len(TOKENS) - 1 : -1]
+        logprobs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+        scores[word] = logprobs[range(len(tokens)), tokens].sum() / len(tokens) ** 0.5
+    best = sorted(words, key=lambda word: -scores[word])[:num_returned]
+    assert [choice.text for choice in result.choices] == best
+    assert [choice.score for choice in result.choices] == pytest.approx([scores[word] for word in best], abs=1e-3)
+    assert {choice.finish_reason for choice in result.choices} == {"stop"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"choices": ["yes"], "allowed_token_ids": [65]}, "after 0 tokens the constraint and allowed_token_ids rule"),
+        ({"choices": ["yes"], "bad_words": ["y"]}, "the constraint and bad_words rule out"),
+        ({"choices": ["yes"], "logit_bias": {ord("y"): float("-inf")}}, "the constraint and logit_bias rule out"),
+        ({"allowed_token_ids": [65], "bad_words": [[65]]}, "allowed_token_ids and bad_words rule out"),
+        ({"allowed_token_ids": [END_ID], "min_new_tokens": 1}, "allowed_token_ids and min_new_tokens=1 rule out"),
+    ],
+    ids=str,
+)
+def test_contradictions_are_refused_before_anything_runs(llm: LLM, options: dict[str, object], message: str) -> None:
+    before = llm.graph_seconds
+    for more in ({}, {"num_beams": 2}, {"temperature": 1.0, "n": 2}):
+        with pytest.raises(ConfigError, match=message):
+            llm.generate(PROMPT, **options, **more)
+    assert llm.graph_seconds == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"choices": ["yes"], "min_new_tokens": 4}, "after 3 tokens the constraint and min_new_tokens=4 rule out"),
+        ({"regex": "ab", "bad_words": [[97, 98]]}, "after 1 tokens the constraint and bad_words rule out"),
+    ],
+    ids=str,
+)
+def test_contradictions_on_the_way_are_the_requests_fault(llm: LLM, options: dict[str, object], message: str) -> None:
+    other, failing = llm.prepare(TOKENS, options=FREE), llm.prepare(TOKENS, options=options)
+    jobs = [llm.engine.submit(each.request) for each in (other, failing)]
+    while not all(job.is_over for job in jobs):
+        llm.engine.step()
+    assert isinstance(jobs[1].error, ConfigError)
+    assert message in str(jobs[1].error)
+    assert other.writer.result(jobs[0]).token_ids == llm.generate(TOKENS, **FREE).token_ids
+
+
 def test_forced_tokens_save_runs(llm: LLM) -> None:
     text = "exactly this and nothing else"
     runs = []

@@ -342,3 +342,14 @@ def test_threads_share_a_model_with_open_generators(llm: LLM) -> None:
     for thread in threads:
         thread.join()
     assert not failures
+
+
+def test_tokens_that_a_constraint_forbids_are_refused_and_leave_the_text_as_it_was(llm: LLM) -> None:
+    with llm.generator(regex="abcd") as generator:
+        generator.append_input_tokens(PROMPT)
+        assert generator.generate_next_token() == ord("a")
+        with pytest.raises(ConfigError, match="token 120 does not follow the constraint after 2 tokens"):
+            generator.append_input_tokens(list(b"bx"))
+        assert generator.token_ids == [*PROMPT, ord("a")]
+        generator.append_input_tokens(list(b"bc"))
+        assert generator.generate_next_token() == ord("d")

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,12 +86,13 @@ class BeamSearch:
         """Whether no further step would change the result."""
         return self._num_steps >= self._max_new_tokens or all(group.is_done for group in self._groups)
 
-    def step(self, scores: FloatArray) -> list[Branch]:
+    def step(self, scores: FloatArray, are_complete: Sequence[bool] = ()) -> list[Branch]:
         """Take the log probabilities of every live beam's next token; returns the next live beams, [] when done.
 
         scores: [live beams, V] float32, processed, -inf for what must not come, left as they are; in the order of the
         branches that the last step returned, at most num_beams. In the first step all rows are the prompt's, and one
-        is enough. Branches stand group by group, the best of each group first.
+        is enough. are_complete: beams that end as they are, without a token. Branches stand group by group, the best of
+        each group first.
         Raises: ValueError for another number of rows.
         """
         self._num_steps += 1
@@ -104,6 +106,7 @@ class BeamSearch:
         taken: Counter[int] = Counter()
         for group, start, rows in zip(self._groups, starts, num_live, strict=False):
             if not group.is_done:
+                group.finish(are_complete[start : start + rows])
                 chosen = group.step(scores[start : start + rows], start, taken)
                 taken.update(branch.token for branch in chosen)
                 branches += [] if group.is_done else chosen
@@ -132,6 +135,14 @@ class _Group:
         self._eos = eos
         self._max_new_tokens = max_new_tokens
         self._finished: list[Hypothesis] = []
+
+    def finish(self, are_complete: Sequence[bool]) -> None:
+        """Count live beams as finished that cannot go on; no token of theirs has a score."""
+        self._finished += [
+            self._hypothesis(beam, is_finished=True)
+            for beam, is_complete in zip(self.live, are_complete, strict=False)
+            if is_complete
+        ]
 
     def step(self, scores: FloatArray, start: int, taken: Counter[int]) -> list[Branch]:
         """How the live beams continue, even if that makes the group done.
@@ -168,7 +179,7 @@ class _Group:
         return _best([*self._finished, *unfinished], self._size)
 
     def _hypothesis(self, beam: _Beam, *, is_finished: bool) -> Hypothesis:
-        score = beam.score / np.float32(len(beam.tokens) ** self._config.length_penalty)
+        score = beam.score / np.float32(max(len(beam.tokens), 1) ** self._config.length_penalty)
         return Hypothesis(tokens=beam.tokens, score=float(score), is_finished=is_finished)
 
     def _cannot_improve(self, best_candidate: np.float32) -> bool:

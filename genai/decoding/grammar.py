@@ -111,11 +111,11 @@ class Vocabulary:
         self._num_words = (self.tokenizer.vocab_size + 31) // 32
 
     def allowed(self, matcher: LLMatcher) -> BoolArray:
-        """[V], new: the tokens that llguidance allows next. Raises: GenAIError if it cannot say."""
+        """[V], new: the tokens that llguidance allows next. Raises: ConfigError if the grammar is too complex here."""
         words = np.zeros(max(self._num_words, (self.vocab_size + 31) // 32), np.uint32)
         matcher.unsafe_compute_mask_ptr(words.ctypes.data, self._num_words * 4)
         if matcher.is_error():
-            raise GenAIError(f"the text cannot be constrained any further: {reason_of(matcher)}")
+            raise ConfigError(f"the text cannot be constrained any further: {reason_of(matcher)}")
         octets = words.astype("<u4", copy=False).view(np.uint8)
         return np.unpackbits(octets, count=self.vocab_size, bitorder="little").view(np.bool_)
 
@@ -135,7 +135,7 @@ class Grammar:
         self._unforced_start: LLMatcher | None = None
         try:
             GrammarConstraint(self, frozenset()).mask()
-        except GenAIError as error:
+        except ConfigError as error:
             raise ConfigError(f"{config.kind}: no text can follow it: {error}") from None
 
     def start(self) -> LLMatcher:
@@ -153,7 +153,7 @@ class Grammar:
                 lambda: compiled(tokenizer, source.unforced_text, source.kind), COMPILE_SECONDS, lambda: None
             )
         if self._unforced_start is None:
-            raise GenAIError(f"{self._source.kind}: it takes more than {COMPILE_SECONDS:.0f} s to compile")
+            raise ConfigError(f"{self._source.kind}: it takes more than {COMPILE_SECONDS:.0f} s to compile")
         return self._unforced_start.deep_copy()
 
 
@@ -195,7 +195,7 @@ class GrammarConstraint:
         """[V], read-only, and it stays as it is: which tokens may come next.
 
         All end-of-sequence tokens where the text may end. Nothing after one; nor where the text is complete, cannot go
-        on, and there is no end-of-sequence token. Raises: GenAIError if the grammar becomes too complex here.
+        on, and there is no end-of-sequence token. Raises: ConfigError if the grammar becomes too complex here.
         """
         if self._mask is None:
             self._mask = self._allowed()
@@ -203,10 +203,10 @@ class GrammarConstraint:
         return self._mask
 
     def accept(self, token: int) -> None:
-        """Take note of the text's next token. Raises: GenAIError if the mask forbids it; nothing has changed then."""
+        """Take note of the text's next token. Raises: ConfigError if the mask forbids it; nothing has changed then."""
         mask = self.mask()
         if not (0 <= token < mask.size and mask[token]):
-            raise GenAIError(f"token {token} does not follow the constraint after {len(self._tokens)} tokens")
+            raise ConfigError(f"token {token} does not follow the constraint after {len(self._tokens)} tokens")
         if token in self._eos_token_ids:
             self._has_ended = True
         elif not self._matcher.consume_token(token):
@@ -273,13 +273,13 @@ class GrammarConstraint:
             self._unforced_from = len(self._tokens)
             allowed = self._allowed_by_grammar()
             if not allowed.any():
-                raise GenAIError(f"after {len(self._tokens)} tokens none may follow, and the text is not complete")
+                raise ConfigError(f"after {len(self._tokens)} tokens none may follow, and the text is not complete")
         return allowed
 
     def _allowed_by_grammar(self) -> BoolArray:
         try:
             allowed = self._grammar.vocabulary.allowed(self._matcher)
-        except GenAIError:
+        except ConfigError:
             self._grammar.is_broken = True
             raise
         allowed[self._ruled_out] = False
@@ -294,6 +294,6 @@ class GrammarConstraint:
             if not matcher.consume_token(token):
                 raise self._failure()
 
-    def _failure(self) -> GenAIError:
+    def _failure(self) -> ConfigError:
         self._grammar.is_broken = True
-        return GenAIError(f"the text cannot be constrained any further: {reason_of(self._matcher)}")
+        return ConfigError(f"the text cannot be constrained any further: {reason_of(self._matcher)}")

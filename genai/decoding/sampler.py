@@ -61,6 +61,7 @@ class Sampler:
         }.items():
             _check_tokens(name, tokens, vocab_size)
         self.config = config
+        self._vocab_size = vocab_size
         self._tokens = [int(token) for token in prompt]
         self._num_prompt = len(self._tokens)
         seed = np.random.SeedSequence(config.rng_seed, spawn_key=(choice,) if choice else ())
@@ -90,7 +91,9 @@ class Sampler:
         return len(self._tokens) - self._num_prompt
 
     def accept(self, token: int) -> None:
-        """Count a token that was chosen."""
+        """Count a token that was chosen. Raises: ConfigError if the constraint forbids it; nothing has changed then."""
+        if self._constraint is not None:
+            self._constraint.accept(token)
         self._tokens.append(token)
         self._mask = None
         self._table.add(token)
@@ -98,8 +101,6 @@ class Sampler:
             self._repeats.add(self._tokens)
         if self._dry is not None:
             self._dry.add(self._tokens)
-        if self._constraint is not None:
-            self._constraint.accept(token)
 
     @property
     def is_complete(self) -> bool:
@@ -185,10 +186,25 @@ class Sampler:
         """Whether XTC has to leave one of the tokens, and so all of them."""
         return not self._xtc_keeps.isdisjoint(tokens.tolist())
 
+    def check(self) -> None:
+        """Raises: ConfigError if the options rule out every next token, whatever the logits are."""
+        mask, changes = self.mask(), self.changes()
+        if mask is None and changes is None:
+            return
+        left = np.ones(self._vocab_size, np.bool_) if mask is None else mask.copy()
+        if changes is not None:
+            left[changes.tokens[(changes.cost == np.inf) | (changes.bias == -np.inf)]] = False
+        if not (left.any() or self.is_complete):
+            raise self._contradiction()
+
     def why_none(self, logits: FloatArray) -> GenAIError:
         """What to raise when no token can be chosen from a model's logits [V]."""
         if not np.isfinite(logits.max()):
             return GraphRunError("the model's logits are not finite numbers; a package of higher precision may help")
+        return self._contradiction()
+
+    def _contradiction(self) -> ConfigError:
+        """Which options leave no token."""
         config = self.config
         reasons = {
             "the constraint": self._constraint is not None,
@@ -199,7 +215,7 @@ class Sampler:
             f"min_new_tokens={self._min_new_tokens}": self.num_generated < self._min_new_tokens,
         }
         names = [name for name, is_on in reasons.items() if is_on]
-        return GenAIError(
+        return ConfigError(
             f"after {self.num_generated} tokens {' and '.join(names)} "
             f"rule{'s' if len(names) == 1 else ''} out every token; leave one out or relax it"
         )
@@ -208,7 +224,7 @@ class Sampler:
 def choose(samplers: Sequence[Sampler], logits: Sequence[FloatArray]) -> list[int]:
     """Each sampler's next token for its row of logits [V] float32, which are left as they are; none is accepted.
 
-    Raises: GenAIError if a row's options rule out every token, GraphRunError for logits that are not finite. No random
+    Raises: ConfigError if a row's options rule out every token, GraphRunError for logits that are not finite. No random
     stream has moved then, and the rows can be chosen for again, one by one.
     """
     chosen: dict[int, int] = {}
@@ -239,14 +255,14 @@ def scores(samplers: Sequence[Sampler], logits: Sequence[FloatArray]) -> FloatAr
     """[rows, V] for beam search: log probabilities of logits [V], changed by all options but the filters.
 
     This is transformers' order: a repetition penalty works on log probabilities. A row may have nothing but -inf.
-    Raises: GenAIError if all rows do, GraphRunError for logits that are not finite.
+    Raises: ConfigError if all rows do and no text is complete, GraphRunError for logits that are not finite.
     """
     for sampler, row in zip(samplers, logits, strict=True):
         if not math.isfinite(row.max()):
             raise sampler.why_none(row)
     with np.errstate(over="ignore"):
         result = np.stack(list(_altered(samplers, [processors.log_softmax(row) for row in logits])))
-    if result.max() == -np.inf:
+    if result.max() == -np.inf and not any(sampler.is_complete for sampler in samplers):
         raise samplers[0].why_none(logits[0])
     return result
 

@@ -56,7 +56,8 @@ class BeamRun:
             return []
         logits = [self._logits[beam] for beam in self.beams]
         self._logits.clear()
-        branches = self.search.step(scores([beam.sampler for beam in self.beams], logits))
+        samplers = [beam.sampler for beam in self.beams]
+        branches = self.search.step(scores(samplers, logits), [sampler.is_complete for sampler in samplers])
         return [] if self.search.is_done else self._branch(branches, cache)
 
     def finish(self, reason: FinishReason) -> list[FinishReason]:

@@ -167,16 +167,21 @@ class Engine:
         return token
 
     def append(self, sequence: Sequence, tokens: List[int]) -> None:
-        """Add tokens to a manual sequence. Raises: ConfigError, CapacityError."""
+        """Add tokens to a manual sequence, all or none. Raises: ConfigError, CapacityError."""
         bad = next((token for token in tokens if not 0 <= token < self._model.vocab_size), None)
         if bad is not None:
             raise ConfigError(f"token id {bad} is outside the vocabulary (0 to {self._model.vocab_size - 1})")
-        count = len(sequence.tokens) + len(tokens)
+        before = len(sequence.tokens)
+        count = before + len(tokens)
         if count > sequence.max_tokens:
             raise CapacityError(f"{count} tokens; at most {sequence.max_tokens} fit")
-        for token in tokens:
-            sequence.sampler.accept(token)
-            sequence.tokens.append(token)
+        try:
+            for token in tokens:
+                sequence.sampler.accept(token)
+        except ConfigError:
+            sequence.sampler.rewind(before - sequence.num_prompt)
+            raise
+        sequence.tokens += tokens
         sequence.logits = None
 
     def resume(self, request: Request, generated: List[int], logits: FloatArray, cache: List[Bytes]) -> Job:

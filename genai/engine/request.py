@@ -81,10 +81,14 @@ def check(request: Request, model: Model) -> None:
 
 
 def job_of(request: Request, model: Model) -> tuple[Job, Sequence]:
-    """A request's job, and the sequence that is to be queued for it: the others fork from it."""
+    """A request's job, and the sequence that is to be queued for it: the others fork from it.
+
+    Raises: ConfigError for options that leave no first token.
+    """
     config = request.config
     if not config.is_beam_search:
         sequences = [_sequence(request, model, index) for index in range(config.n)]
+        sequences[0].sampler.check()
         job = Job(sequences=tuple(sequences), sink=request.sink)
         _belong(sequences, job)
         return job, sequences[0]
@@ -94,6 +98,7 @@ def job_of(request: Request, model: Model) -> tuple[Job, Sequence]:
     job = Job(sequences=tuple(results), sink=request.sink)
     _belong(beams, job)
     first = beams[0]
+    first.sampler.check()
     for result in results:
         result.job = job
         result.timeline = first.timeline

@@ -410,3 +410,25 @@ def test_a_length_penalty_beyond_float32_is_refused() -> None:
     with pytest.raises(ConfigError, match="length_penalty=50"):
         BeamSearch(BeamSearchConfig(num_beams=2, length_penalty=50.0), frozenset(), 100)
     assert math.isfinite(searched(random_model(0, 5), BeamSearchConfig(length_penalty=-12.0), [], 100).best()[0].score)
+
+
+def test_a_beam_that_is_complete_ends_as_it_is_and_others_go_on() -> None:
+    config = BeamSearchConfig(num_beams=2, num_return_sequences=2, stop_criteria="NEVER", length_penalty=0.0)
+    search = BeamSearch(config, frozenset(), 5)
+    first = np.array([[-1.0, -2.0]], np.float32)
+    assert [branch.token for branch in search.step(first)] == [0, 1]
+    none = [-np.inf, -np.inf]
+    assert search.step(np.array([none, [-3.0, -np.inf]], np.float32), [True, False]) == [Branch(parent=1, token=0)]
+    assert not search.is_done
+    assert search.step(np.array([none], np.float32), [True]) == []
+    assert search.is_done
+    assert search.best() == [
+        Hypothesis(tokens=(0,), score=-1.0, is_finished=True),
+        Hypothesis(tokens=(1, 0), score=-5.0, is_finished=True),
+    ]
+
+
+def test_a_text_that_is_complete_from_the_beginning_is_empty() -> None:
+    search = BeamSearch(BeamSearchConfig(num_beams=2), frozenset(), 5)
+    assert search.step(np.full((1, 3), -np.inf, np.float32), [True]) == []
+    assert search.best() == [Hypothesis(tokens=(), score=0.0, is_finished=True)]
