@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal
 
-from genai.runtime.layout import bucketed
 from server.models import ServedModel
-from server.schemas.models import ModelStatus, PrefixCacheStatus, RowStatus, ServerStatus
+from server.schemas.models import CacheStatus, ModelStatus, PrefixCacheStatus, RowStatus, ServerStatus
 from server.state import ServerState
 
 if TYPE_CHECKING:
-    from genai.engine.engine import Engine
     from genai.llm import LLM
 
 
@@ -32,10 +29,15 @@ def server_status(state: ServerState) -> ServerStatus:
         running=sum(model.running for model in models.values()),
         waiting=sum(model.waiting for model in models.values()),
         rows=[row for model in models.values() for row in model.rows],
+        cache=CacheStatus(
+            used_bytes=sum(model.cache.used_bytes for model in models.values()),
+            total_bytes=sum(model.cache.total_bytes for model in models.values()),
+        ),
         tokens_per_second=sum(model.tokens_per_second for model in models.values()),
         prefix_cache=PrefixCacheStatus(
             prompt_tokens=sum(model.prefix_cache.prompt_tokens for model in models.values()),
             hits=sum(model.prefix_cache.hits for model in models.values()),
+            bytes=sum(model.prefix_cache.bytes for model in models.values()),
         ),
         requests=state.lifecycle.num_active,
         models=models,
@@ -46,26 +48,24 @@ def _model_status(model: ServedModel) -> ModelStatus:
     if model.state != "ready":
         return ModelStatus(state=model.state)
     llm, engine = model.llm.llm, model.llm.engine.engine
+    cache = engine.cache_status
     generated = _counted(llm, "genai_generated_tokens_total", model.name)
     return ModelStatus(
         state=model.state,
         running=len(engine.running),
         waiting=engine.num_waiting,
-        rows=list(_rows(engine)),
+        rows=[RowStatus(valid=row.valid, capacity=row.capacity) for row in cache.rows],
+        cache=CacheStatus(used_bytes=cache.used_bytes, total_bytes=cache.total_bytes),
         max_batch=llm.engine_config.max_batch,
         max_model_len=llm.max_seq_len,
         prefix_cache=PrefixCacheStatus(
             prompt_tokens=_counted(llm, "genai_prompt_tokens_total", model.name),
             hits=_counted(llm, "genai_prefix_cache_hit_tokens_total", model.name),
+            bytes=cache.prefix_bytes,
         ),
         generated_tokens=generated,
         tokens_per_second=model.meter.rate(generated),
     )
-
-
-def _rows(engine: Engine) -> Iterable[RowStatus]:
-    for sequence in engine.running:
-        yield RowStatus(valid=sequence.num_computed, capacity=bucketed(sequence.need))
 
 
 def _counted(llm: LLM, name: str, model: str) -> int:

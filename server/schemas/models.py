@@ -47,11 +47,19 @@ class RowStatus(Response):
     capacity: int = Field(description="Tokens it has room for where it lies.")
 
 
+class CacheStatus(Response):
+    """The arena of keys and values, allocated once."""
+
+    used_bytes: int = Field(default=0, description="Those of the rows' valid tokens.")
+    total_bytes: int = Field(default=0, description="The whole arena.")
+
+
 class PrefixCacheStatus(Response):
     """How often prompts begin with what is known, since the server began."""
 
     prompt_tokens: int = Field(default=0, description="Tokens of all prompts.")
     hits: int = Field(default=0, description="Those of them whose keys and values were found.")
+    bytes: int = Field(default=0, description="Keys and values of earlier prompts that are kept now.")
 
 
 class ModelStatus(Response):
@@ -60,7 +68,8 @@ class ModelStatus(Response):
     state: Literal["loading", "ready", "failed"]
     running: int = Field(default=0, description="Sequences that have a row.")
     waiting: int = Field(default=0, description="Sequences that wait for one.")
-    rows: list[RowStatus] = Field(default=[])
+    rows: list[RowStatus] = Field(default=[], description="In the order in which they lie.")
+    cache: CacheStatus = CacheStatus()
     max_batch: int = Field(default=0, description="Most sequences that run together.")
     max_model_len: int = Field(default=0, description="Longest sequence in tokens.")
     prefix_cache: PrefixCacheStatus = PrefixCacheStatus()
@@ -75,6 +84,7 @@ class ServerStatus(Response):
     running: int
     waiting: int
     rows: list[RowStatus] = Field(description="Those of all models.")
+    cache: CacheStatus
     tokens_per_second: float
     prefix_cache: PrefixCacheStatus
     requests: int = Field(description="HTTP requests being answered.")

@@ -14,6 +14,7 @@ from fastapi import FastAPI
 
 from genai.async_llm import AsyncLLM
 from genai.config import CONTRACT_VERSION, EngineConfig, ModelConfig, Provenance
+from genai.engine.rows import CacheStatus, RowStatus
 from genai.metrics import EngineMetrics
 from genai.progress import Progress
 from genai.text.tokenizer import Tokenizer
@@ -129,7 +130,10 @@ class FakeModel:
             metrics=EngineMetrics(name),
             close=lambda: None,
         )
-        self.engine = SimpleNamespace(engine=SimpleNamespace(running=(), num_waiting=0))
+        cache = CacheStatus(
+            rows=(RowStatus(valid=40, capacity=48),), used_bytes=320, total_bytes=4096, prefix_bytes=256
+        )
+        self.engine = SimpleNamespace(engine=SimpleNamespace(running=(), num_waiting=0, cache_status=cache))
         self.scripts: list[Sequence[Chunk | asyncio.Event | Exception] | Exception] = []
         self.submissions: list[Submission] = []
         self.is_closed = False

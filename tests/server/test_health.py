@@ -77,8 +77,10 @@ async def test_status_and_metrics() -> None:
     async with serving(app_with(model)) as http:
         status = (await http.get("/v1/status")).json()
         text = (await http.get("/metrics")).text
-    assert (status["status"], status["running"], status["waiting"], status["rows"]) == ("ready", 0, 0, [])
-    assert status["prefix_cache"] == {"prompt_tokens": 40, "hits": 32}
+    assert (status["status"], status["running"], status["waiting"]) == ("ready", 0, 0)
+    assert status["rows"] == [{"valid": 40, "capacity": 48}]
+    assert status["cache"] == {"used_bytes": 320, "total_bytes": 4096}
+    assert status["prefix_cache"] == {"prompt_tokens": 40, "hits": 32, "bytes": 256}
     assert status["models"]["fake"]["generated_tokens"] == 1
     assert status["tokens_per_second"] > 0
     assert 'genai_generated_tokens_total{model="fake"} 1.0' in text

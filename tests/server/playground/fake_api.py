@@ -150,7 +150,8 @@ def status(
         "waiting": waiting,
         "rows": [{"valid": valid, "capacity": capacity} for valid, capacity in rows],
         "tokens_per_second": 31.25,
-        "prefix_cache": {"hits": hits, "prompt_tokens": 2000},
+        "cache": {"used_bytes": 46_080 * sum(valid for valid, _ in rows), "total_bytes": 188_743_680},
+        "prefix_cache": {"hits": hits, "prompt_tokens": 2000, "bytes": 1_474_560},
     }
 
 

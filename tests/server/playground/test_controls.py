@@ -87,7 +87,7 @@ def test_copying(api: FakeApi, open_page: OpenPage) -> None:
 def test_cache_picture(api: FakeApi, open_page: OpenPage) -> None:
     api.status = status((64, 256), (512, 1024), running=2, waiting=1, hits=1500)
     page = open_page()
-    assert page.text("#counts dd").split("\n") == ["2", "1", "31.3", "1.5K of 2K"]
+    assert page.text("#counts dd").split("\n") == ["2", "1", "31.3", "1.5K of 2K", "26.5 of 189", "1.47"]
     assert page.text("#rows span").split("\n") == ["Row 0: 64 of 256 tokens", "Row 1: 512 of 1024 tokens"]
     widths = "['.bar', '.fill'].map((name) => [...document.querySelectorAll(name)].map((bar) => bar.style.width))"
     assert page.evaluate(widths) == [["25%", "100%"], ["25%", "50%"]]
