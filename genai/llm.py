@@ -234,6 +234,13 @@ class LLM:
         delivery = Delivery(priority=priority, timeout=timeout, draft_model=model)
         return self._preparer.prepare(prompt, settings, chat, delivery)
 
+    def warm_up(self) -> None:
+        """Do now what the first constraint or forced tool call would wait for; called before others are served.
+
+        llguidance reads the vocabulary: 0.6 s for SmolLM2, 4 s for Gemma 3, in which no other Python code runs.
+        """
+        self._preparer.warm_up()
+
     def generator(self, config: GenerationConfig | None = None, **options: object) -> Generator:
         """Generate step by step, with the logits at hand. Raises: ConfigError."""
         settings = (config or self.generation_config).updated(**options)

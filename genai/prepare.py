@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from collections.abc import Sequence as List
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from genai.decoding.constraint import Constraint
 from genai.decoding.grammar import Grammars
 from genai.engine.drafts import DraftModel
 from genai.engine.request import Request
-from genai.errors import ConfigError
+from genai.errors import ConfigError, TokenizerError
 from genai.generation_config import GenerationConfig
 from genai.text.answer import AnswerFormat
 from genai.text.chat_template import Message
@@ -79,6 +80,11 @@ class Preparer:
     def answer_format(self) -> AnswerFormat:
         """How the model writes tool calls and reasoning."""
         return AnswerFormat.of(self._tokenizer)
+
+    def warm_up(self) -> None:
+        """Do now what the first constraint would wait for; of no use for a tokenizer that cannot be constrained."""
+        with contextlib.suppress(TokenizerError):  # raised again for who asks for a constraint
+            self._grammars.warm_up()
 
     def prepare(self, prompt: Prompt, config: GenerationConfig, chat: ChatOptions, delivery: Delivery) -> Prepared:
         """A request for a prompt. Raises: ConfigError, TokenizerError."""

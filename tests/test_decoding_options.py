@@ -12,7 +12,8 @@ import pytest
 
 from genai.async_llm import AsyncLLM
 from genai.config import EngineConfig
-from genai.errors import CapacityError, ConfigError
+from genai.decoding.grammar import Vocabulary
+from genai.errors import CapacityError, ConfigError, TokenizerError
 from genai.llm import LLM
 from genai.writer import Chunk
 from tests.tiny_package import END_ID, tiny_package
@@ -219,6 +220,28 @@ def test_contradictions_on_the_way_are_the_requests_fault(llm: LLM, options: dic
     assert isinstance(jobs[1].error, ConfigError)
     assert message in str(jobs[1].error)
     assert other.writer.result(jobs[0]).token_ids == llm.generate(TOKENS, **FREE).token_ids
+
+
+def test_a_model_that_is_warm_reads_no_vocabulary_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with LLM(tiny_package(tmp_path / "tiny"), EngineConfig(device="cpu", num_threads=1, max_seq_len=100)) as warm:
+        warm.warm_up()
+        monkeypatch.setattr(Vocabulary, "__init__", lambda *_: pytest.fail("it is read once"))
+        warm.warm_up()
+        assert warm.generate(PROMPT, choices=["yes"]).text == "yes"
+
+
+def test_a_tokenizer_that_cannot_be_constrained_is_told_to_who_asks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise TokenizerError("this model's tokenizer cannot be constrained")
+
+    monkeypatch.setattr(Vocabulary, "__init__", refuse)
+    with LLM(tiny_package(tmp_path / "tiny"), EngineConfig(device="cpu", num_threads=1, max_seq_len=100)) as llm:
+        llm.warm_up()
+        assert llm.generate(PROMPT, max_new_tokens=1).token_ids
+        with pytest.raises(TokenizerError, match="cannot be constrained"):
+            llm.generate(PROMPT, choices=["yes"])
 
 
 def test_forced_tokens_save_runs(llm: LLM) -> None:
