@@ -175,4 +175,6 @@ def load_model(name: str, model: ModelSettings, settings: Settings, progress: Pr
     config = settings.engine_config(model)
     precision = model.precision or settings.precision
     path = models.package(model.source, precision=precision, device=config.device, progress=progress)
-    return AsyncLLM(LLM(path, config, name=name))
+    llm = LLM(path, config, name=name)
+    llm.warm_up()  # what the first constraint needs: later, all streams would wait for it
+    return AsyncLLM(llm)
