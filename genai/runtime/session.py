@@ -21,6 +21,7 @@ import numpy.typing as npt
 from genai.config import Device, EngineConfig, disable_runtime_telemetry
 from genai.contract import TensorType
 from genai.errors import ConfigError, GraphRunError, ModelError, RuntimeUnavailableError
+from genai.runtime import cgroups
 
 _log = logging.getLogger(__name__)
 
@@ -60,11 +61,20 @@ def choose_device(wanted: Device) -> str:
 
 
 def default_threads() -> int:
-    """Physical cores that this process may use: more threads than that only wait for each other."""
+    """Physical cores that this process may use, in a container its share: more threads only wait for each other."""
     import psutil
 
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(available, psutil.cpu_count(logical=False) or available))
+    share = cgroups.processors()
+    return max(1, min(available, psutil.cpu_count(logical=False) or available, int(share or available)))
+
+
+def free_host_memory() -> int:
+    """Bytes that this process may still take: of the machine, and of its container."""
+    import psutil
+
+    available, left = int(psutil.virtual_memory().available), cgroups.free_memory()
+    return available if left is None else min(available, left)
 
 
 class Session:
@@ -93,9 +103,7 @@ class Session:
         """Bytes free on the device, as far as can be told: on CUDA through the driver's library, else on the host."""
         if self.device == "cuda" and (free := _free_cuda_bytes()) is not None:
             return free
-        import psutil
-
-        return int(psutil.virtual_memory().available)
+        return free_host_memory()
 
     def binding(self) -> Binding:
         """An empty set of bindings for this graph."""
