@@ -1,0 +1,97 @@
+"""Fusing a graph's decomposed normalizations and rotations in place, or only saying which could be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+
+from genai.convert.fusions import rms, rotary
+from genai.convert.fusions.layout import clean
+from genai.convert.fusions.match import Differs, described, is_op, layer_of_node, made_by
+from genai.convert.fusions.report import FusionReport, Mismatch, Site
+from genai.convert.normalize import normalize
+
+ATTENTION = "Attention"
+PATTERNS = (rms.PATTERN, rotary.PATTERN, ATTENTION)
+
+_OPERATORS = {
+    "RMSNormalization": rms.PATTERN,
+    "SimplifiedLayerNormalization": rms.PATTERN,
+    "SkipSimplifiedLayerNormalization": rms.PATTERN,
+    "RotaryEmbedding": rotary.PATTERN,
+    "Attention": ATTENTION,
+    "GroupQueryAttention": ATTENTION,
+    "MultiHeadAttention": ATTENTION,
+}
+_BEFORE_SOFTMAX = ("Add", "Where", "Mul", "Div", "Cast", "Tanh", "Sub", "Softmax", "Reshape")
+
+
+def fuse(model: ir.Model) -> FusionReport:
+    """Fuse RMSNormalization and RotaryEmbedding in place, and tidy the layout of heads around them.
+
+    model: as `genai.convert.normalize.normalize` leaves it. Attention is reported, not changed.
+    """
+    graph = model.graph
+    present = [site for node in graph if (site := _present(node)) is not None]
+    sites = [*_fuse_all(graph, rms.PATTERN, rms.is_anchor, _fuse_rms)]
+    sites += _fuse_all(graph, rotary.PATTERN, rotary.is_anchor, rotary.RotaryFusion().fuse)
+    sites += [_unfused_attention(node) for node in graph if _is_softmax_of_products(node)]
+    passes.RemoveUnusedNodesPass()(model)
+    clean(graph)
+    passes.RemoveUnusedNodesPass()(model)
+    graph.sort()
+    return FusionReport(patterns=PATTERNS, sites=(*present, *sites))
+
+
+def survey(model: ir.Model) -> FusionReport:
+    """What `fuse` would do with a model as an exporter wrote it, which is left alone."""
+    copy = model.clone()
+    normalize(copy)
+    return fuse(copy)
+
+
+def _fuse_all(
+    graph: ir.Graph, pattern: str, is_anchor: Callable[[ir.Node], bool], fuse_at: Callable[[ir.Node], None]
+) -> list[Site]:
+    sites = []
+    for node in [node for node in graph if is_anchor(node)]:
+        mismatch = None
+        try:
+            fuse_at(node)
+        except Differs as difference:
+            mismatch = difference.mismatch
+        sites.append(Site(pattern=pattern, node=_name(node), layer=layer_of_node(node), mismatch=mismatch))
+    return sites
+
+
+def _fuse_rms(anchor: ir.Node) -> None:
+    rms.replace(rms.match(anchor))
+
+
+def _present(node: ir.Node) -> Site | None:
+    pattern = _OPERATORS.get(node.op_type)
+    if pattern is None:
+        return None
+    return Site(pattern=pattern, node=_name(node), layer=layer_of_node(node), is_present=True)
+
+
+def _is_softmax_of_products(node: ir.Node) -> bool:
+    if not is_op(node, ("Softmax",)):
+        return False
+    value = node.inputs[0]
+    while (maker := made_by(value, *_BEFORE_SOFTMAX)) is not None:
+        operands = [operand for operand in maker.inputs if made_by(operand, "MatMul", *_BEFORE_SOFTMAX) is not None]
+        value = operands[0] if operands else None
+    return made_by(value, "MatMul") is not None
+
+
+def _unfused_attention(node: ir.Node) -> Site:
+    name = _name(node)
+    mismatch = Mismatch(node=name, expected="the operator Attention", found=f"MatMul, {described(node)}, MatMul")
+    return Site(pattern=ATTENTION, node=name, layer=layer_of_node(node), mismatch=mismatch)
+
+
+def _name(node: ir.Node) -> str:
+    return node.name or node.op_type

@@ -1,0 +1,103 @@
+"""Removing Transposes and Reshapes that undo each other, so that heads stay [B, T, heads * size] between operators.
+
+Exporters compute the shapes that they reshape to from the tokens' shape; where the dimensions are seen to be the
+input's own, the shape becomes a constant such as [0, 0, heads, size], and what computed it is dead.
+"""
+
+from __future__ import annotations
+
+import math
+
+import onnx_ir as ir
+
+from genai.convert.fusions.match import integers, is_op, made_by, only_output, rank, size_of
+from genai.convert.fusions.write import Writer
+
+
+def clean(graph: ir.Graph) -> None:
+    """Simplify all Transposes and Reshapes; what is dead afterwards is left for the caller."""
+    for node in list(graph):
+        if is_op(node, ("Transpose",)):
+            _join_transposes(node)
+        elif is_op(node, ("Reshape",)):
+            _fix_shape(node)
+            _skip_reshape_before(node)
+            _drop_idle_reshape(node)
+
+
+def _join_transposes(node: ir.Node) -> None:
+    """Two Transposes become one, or none."""
+    inner = made_by(node.inputs[0], "Transpose")
+    if inner is None or "perm" not in inner.attributes or "perm" not in node.attributes:
+        return
+    first, second = inner.attributes["perm"].as_ints(), node.attributes["perm"].as_ints()
+    joined = [first[axis] for axis in second]
+    source = inner.inputs[0]
+    assert source is not None
+    if joined == list(range(len(joined))):
+        only_output(node).replace_all_uses_with(source, replace_graph_outputs=True)
+    else:
+        node.replace_input_with(0, source)
+        node.attributes["perm"] = ir.AttrInt64s("perm", joined)
+
+
+def _fix_shape(node: ir.Node) -> None:
+    """A constant in place of a computed shape: 0 copies a dimension, -1 is what remains."""
+    source, result = node.inputs[0], only_output(node)
+    if source is None or result.shape is None or integers(node.inputs[1]) is not None:
+        return
+    copied = _copied(source, result)
+    sizes = [size_of(result, axis) for axis in range(copied, len(result.shape))]
+    if sizes.count(None) + sizes.count(0) > 1 or 0 in sizes:
+        return
+    target = [0] * copied + [-1 if size is None else size for size in sizes]
+    node.replace_input_with(1, Writer(node).integers(target))
+    node.attributes.pop("allowzero", None)
+
+
+def _skip_reshape_before(node: ir.Node) -> None:
+    """A Reshape of a Reshape reads the first one's input."""
+    source, target = node.inputs[0], integers(node.inputs[1])
+    inner = made_by(source, "Reshape")
+    origin = inner.inputs[0] if inner is not None else None
+    if source is None or origin is None or target is None or _zeros_are_sizes(node):
+        return
+    zeros = [axis for axis, size in enumerate(target) if size == 0]
+    if all(axis < _copied(origin, source) for axis in zeros):
+        node.replace_input_with(0, origin)
+
+
+def _drop_idle_reshape(node: ir.Node) -> None:
+    """A Reshape to the shape that its input has."""
+    source, target = node.inputs[0], integers(node.inputs[1])
+    if source is None or target is None or rank(source) != len(target) or _zeros_are_sizes(node):
+        return
+    differing = [size for axis, size in enumerate(target) if size not in (0, size_of(source, axis))]
+    if differing in ([], [-1]):
+        only_output(node).replace_all_uses_with(source, replace_graph_outputs=True)
+
+
+def _zeros_are_sizes(node: ir.Node) -> bool:
+    """Whether a Reshape's zeros are sizes and not copies."""
+    return node.attributes.get_int("allowzero", 0) == 1 and 0 in (integers(node.inputs[1]) or [])
+
+
+def _copied(source: ir.Value, result: ir.Value) -> int:
+    """How many leading dimensions of a Reshape's result are its input's."""
+    if source.shape is None or result.shape is None:
+        return 0
+    if {len(source.shape), len(result.shape)} == {3, 4} and _row_size(source, 2) == _row_size(result, 2) is not None:
+        return 2  # heads split or joined: batch and length stay, however their sizes were computed
+    same = 0
+    for before, after in zip(source.shape, result.shape, strict=False):
+        if before != after or (isinstance(before, ir.SymbolicDim) and before.value is None):
+            break
+        same += 1
+    return same
+
+
+def _row_size(value: ir.Value, start: int) -> int | None:
+    """Elements in the dimensions from an axis on."""
+    sizes = [size_of(value, axis) for axis in range(start, rank(value) or start)]
+    known = [size for size in sizes if size is not None]
+    return math.prod(known) if len(known) == len(sizes) else None

@@ -1,0 +1,169 @@
+"""Reading a graph along its values: what a value is made by, who uses it, which constant it is.
+
+A step that does not find what a pattern needs raises `Differs`, which says where and what was found instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from genai.convert.fusions.report import Mismatch, layer_of
+
+Array = npt.NDArray[np.generic]
+
+_MAX_CONSTANT = 1 << 26
+"""Elements of the largest constant that is read: a rotary table of 2^19 positions and 128 columns."""
+
+
+class Differs(Exception):
+    """The graph is not what a pattern expects here."""
+
+    def __init__(self, at: ir.Node | ir.Value, expected: str, found: str | None = None) -> None:
+        super().__init__()
+        node = at.name if isinstance(at, ir.Node) else _origin(at)
+        self.mismatch = Mismatch(node=node or "(unnamed)", expected=expected, found=found or described(at))
+
+
+def described(item: ir.Node | ir.Value | None) -> str:
+    """A node's operator, or what a value is, in words for a report."""
+    if item is None:
+        return "nothing"
+    if isinstance(item, ir.Node):
+        return item.op_type if item.domain in ("", "ai.onnx") else f"{item.domain}.{item.op_type}"
+    node = item.producer()
+    if node is not None:
+        return described(node)
+    kind = "weight" if item.is_initializer() else "graph input"
+    return f"the {kind} {item.name}"
+
+
+def is_op(node: ir.Node | None, kinds: Collection[str]) -> bool:
+    """Whether a node is one of these standard operators."""
+    return node is not None and node.domain in ("", "ai.onnx") and node.op_type in kinds
+
+
+def made_by(value: ir.Value | None, *kinds: str) -> ir.Node | None:
+    """The node that makes a value, if it is one of these standard operators."""
+    node = None if value is None else value.producer()
+    return node if is_op(node, kinds) else None
+
+
+def producer(value: ir.Value | None, *kinds: str, expected: str = "") -> ir.Node:
+    """As `made_by`. Raises: Differs."""
+    node = made_by(value, *kinds)
+    if node is None:
+        assert value is not None, "an input that the operator requires"
+        raise Differs(value, expected or " or ".join(kinds))
+    return node
+
+
+def users(value: ir.Value, *kinds: str) -> list[ir.Node]:
+    """The nodes of these standard operators that read a value, each once."""
+    return [node for node in dict.fromkeys(node for node, _ in value.uses()) if is_op(node, kinds)]
+
+
+def user(value: ir.Value, *kinds: str, expected: str = "") -> ir.Node:
+    """The first node of these operators that reads a value. Raises: Differs."""
+    found = users(value, *kinds)
+    if found:
+        return found[0]
+    wanted = expected or " or ".join(kinds)
+    others = [described(node) for node, _ in value.uses()]
+    made = value.producer()
+    raise Differs(made if made is not None else value, f"{wanted} of its result", ", ".join(others) or "no user")
+
+
+def other_input(node: ir.Node, value: ir.Value) -> ir.Value:
+    """The other operand of an operator with two. Raises: Differs."""
+    left, right = node.inputs[:2]
+    if left is None or right is None:
+        raise Differs(node, "two operands")
+    return right if left is value else left
+
+
+def only_output(node: ir.Node) -> ir.Value:
+    """The result of a node with one."""
+    return node.outputs[0]
+
+
+def constant(value: ir.Value | None) -> Array | None:
+    """A value that does not depend on the inputs, if it is stored: a weight or a `Constant` node's."""
+    if value is None or value.is_graph_input():
+        return None
+    tensor = ir.convenience.get_const_tensor(value)
+    if tensor is None or tensor.size > _MAX_CONSTANT:
+        return None
+    array: Array = tensor.numpy()
+    return array
+
+
+def scalar(value: ir.Value | None) -> float | None:
+    """A constant of one element."""
+    array = constant(value)
+    return float(array.reshape(-1)[0]) if array is not None and array.size == 1 else None
+
+
+def integers(value: ir.Value | None) -> list[int] | None:
+    """A small constant list of integers."""
+    array = constant(value)
+    if array is None or array.size > 16 or not np.issubdtype(array.dtype, np.integer):
+        return None
+    return [int(number) for number in array.reshape(-1)]
+
+
+def axes_of(node: ir.Node) -> list[int] | None:
+    """The axes of a reduction or of Squeeze and Unsqueeze: an attribute in older opsets, an input in newer ones."""
+    attribute = node.attributes.get("axes")
+    if attribute is not None:
+        return list(attribute.as_ints())
+    return integers(node.inputs[1]) if len(node.inputs) > 1 else None
+
+
+def slice_axes(node: ir.Node) -> list[int] | None:
+    """The axes that a Slice names."""
+    return integers(node.inputs[3]) if len(node.inputs) > 3 else None
+
+
+def integer_attribute(node: ir.Node, name: str, default: int) -> int:
+    """An attribute's value, or the operator's default for it."""
+    attribute = node.attributes.get(name)
+    return default if attribute is None else attribute.as_int()
+
+
+def rank(value: ir.Value) -> int | None:
+    """The number of dimensions, where it is known."""
+    if value.shape is not None:
+        return len(value.shape)
+    tensor = value.const_value
+    return None if tensor is None else len(tensor.shape)
+
+
+def is_last_axis(axis: int, value: ir.Value) -> bool:
+    """Whether an axis of this value is its last."""
+    dimensions = rank(value)
+    return axis == -1 or (dimensions is not None and axis == dimensions - 1)
+
+
+def size_of(value: ir.Value, axis: int) -> int | None:
+    """A dimension's size, where it is known and the same in every run."""
+    dimensions = rank(value)
+    if value.shape is None or dimensions is None or not -dimensions <= axis < dimensions:
+        return None
+    size = value.shape[axis]
+    return size if isinstance(size, int) else None
+
+
+def layer_of_node(node: ir.Node) -> int | None:
+    """The layer a node belongs to, by its name, by what the exporter noted on it, or by its weights."""
+    noted = [text for key, text in node.metadata_props.items() if "scope" in key or "namespace" in key]
+    names = [node.name or "", *noted, *(value.name or "" for value in node.inputs if value is not None)]
+    return next((layer for layer in map(layer_of, names) if layer is not None), None)
+
+
+def _origin(value: ir.Value) -> str | None:
+    node = value.producer()
+    return value.name if node is None else node.name

@@ -1,0 +1,49 @@
+"""Writing nodes into a graph in front of one that is there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from genai.convert.fusions.match import only_output
+
+Dims = Sequence[int | str | ir.SymbolicDim | None]
+
+
+class Writer:
+    """Writes nodes before a node, named and annotated after it."""
+
+    def __init__(self, before: ir.Node) -> None:
+        assert isinstance(before.graph, ir.Graph), "fusing works on the main graph"
+        self._before = before
+        self._graph = before.graph
+
+    def op(
+        self, kind: str, *inputs: ir.Value | None, shape: Dims | None = None, **attributes: int | float | list[int]
+    ) -> ir.Value:
+        """The result of a standard operator, of its first input's type."""
+        node = ir.node(kind, inputs, attributes=attributes, name=f"{self._before.name}/{kind}")
+        node.metadata_props.update(self._before.metadata_props)
+        value = only_output(node)
+        value.type = None if inputs[0] is None else inputs[0].type
+        value.shape = None if shape is None else ir.Shape(shape)
+        self._before.prepend(node)
+        return value
+
+    def integers(self, numbers: Sequence[int]) -> ir.Value:
+        """A stored list of integers [len(numbers)] int64, one in the graph for equal lists."""
+        name = f"integers_{'_'.join(map(str, numbers))}".replace("-", "m")
+        stored = self._graph.initializers.get(name)
+        if stored is None:
+            tensor = ir.tensor(np.array(numbers, np.int64), name=name)
+            kind = ir.TensorType(ir.DataType.INT64)
+            stored = ir.Value(name=name, shape=ir.Shape([len(numbers)]), type=kind, const_value=tensor)
+            self._graph.register_initializer(stored)
+        return stored
+
+
+def dims_of(value: ir.Value, count: int) -> Dims:
+    """The dimensions of a value with this many; those that are not known are None."""
+    return [None] * count if value.shape is None or len(value.shape) != count else list(value.shape)
