@@ -176,12 +176,6 @@ def _free_names(graph: ir.Graph, num_layers: int) -> None:
             value.name = f"source/{value.name}"
 
 
-def as_flat(nodes: Nodes, x: ir.Value, size: int) -> ir.Value:
-    """[B, heads, T, D] -> [B, T, heads * D], size being the last dimension."""
-    x = nodes.op("Transpose", x, perm=[0, 2, 1, 3])
-    return nodes.op("Reshape", x, nodes.constant([0, 0, size], np.int64))
-
-
 def as_heads(nodes: Nodes, x: ir.Value, num_heads: int, head_dim: int) -> ir.Value:
     """[B, T, heads * D] -> [B, heads, T, D]."""
     x = nodes.op("Reshape", x, nodes.constant([0, 0, num_heads, head_dim], np.int64))

@@ -101,7 +101,8 @@ def _is_by_position(node: ir.Node, fixed: set[ir.Value]) -> bool:
 
 def _works_on_last_axis(node: ir.Node, fixed: set[ir.Value]) -> bool:
     if node.op_type.startswith("Reduce"):
-        axes = ir.convenience.get_const_tensor(node.inputs[1]) if len(node.inputs) > 1 else None
+        axes_input = node.inputs[1] if len(node.inputs) > 1 else None
+        axes = None if axes_input is None else ir.convenience.get_const_tensor(axes_input)
         keeps = node.attributes.get_int("keepdims", 1) == 1
         return keeps and axes is not None and axes.numpy().tolist() in ([-1], [2])
     default = 0 if node.op_type == "Split" else -1

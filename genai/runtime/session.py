@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -104,6 +104,17 @@ class Session:
         if self.device == "cuda" and (free := _free_cuda_bytes()) is not None:
             return free
         return free_host_memory()
+
+    def call(self, feeds: Mapping[str, npt.NDArray[np.generic]]) -> dict[str, npt.NDArray[np.generic]]:
+        """Run the graph on whole arrays, for graphs that are not decoded with; returns all outputs by name.
+
+        Raises: GraphRunError.
+        """
+        names = [output.name for output in self.outputs]
+        options = import_onnxruntime().RunOptions()
+        options.log_severity_level = 4  # what fails is raised
+        with _wrapped_errors():
+            return dict(zip(names, self._session.run(names, dict(feeds), options), strict=True))
 
     def binding(self) -> Binding:
         """An empty set of bindings for this graph."""

@@ -1,0 +1,126 @@
+"""One way of writing what exporters write differently, before anything is recognised.
+
+Functions are inlined, constants become initializers, attributes become inputs where newer operator sets have them
+there, shapes of what has the shape of something simpler are taken from that.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+
+from genai import contract
+from genai.convert.nodes import Nodes, constant_values
+from genai.errors import UnsupportedModelError
+
+OLDEST_OPSET = 13
+_REDUCTIONS = {
+    "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum",
+    "ReduceLogSumExp",
+}  # fmt: skip
+_SAME_SHAPE = {
+    "Cast", "Identity", "RMSNormalization", "LayerNormalization", "SimplifiedLayerNormalization", "Tanh", "Sigmoid",
+    "Neg", "Sqrt", "Abs", "Erf", "Dropout",
+}  # fmt: skip
+
+
+def normalize(model: ir.Model) -> None:
+    """Rewrite a model in place into the form that recognition reads.
+
+    Raises: UnsupportedModelError for operator sets that are too old or too new.
+    """
+    opset = model.opset_imports.get("", 0)
+    if not opset >= OLDEST_OPSET:
+        raise UnsupportedModelError(f"the model uses opset {opset}; at least {OLDEST_OPSET} is needed: export it again")
+    passes.InlinePass()(model)
+    passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    passes.IdentityEliminationPass()(model)
+    if opset < 18:
+        _attributes_to_inputs(model.graph)
+    model.opset_imports[""] = model.graph.opset_imports[""] = max(opset, contract.OPSET - 1) if opset < 25 else opset
+    _name_nodes(model.graph)
+    passes.ShapeInferencePass(check_type=False, data_prop=True)(model)
+    _drop_idle_casts(model.graph)
+    _simplify_shapes(model.graph)
+    passes.CommonSubexpressionEliminationPass()(model)
+    passes.RemoveUnusedNodesPass()(model)
+
+
+def _attributes_to_inputs(graph: ir.Graph) -> None:
+    """Opset 18 made the axes of reductions an input, and wants Split to say how many parts it has."""
+    nodes = Nodes(graph)
+    for node in list(graph):
+        if node.domain not in ("", "ai.onnx"):
+            continue
+        if node.op_type in _REDUCTIONS and "axes" in node.attributes:
+            axes = node.attributes.pop("axes").as_ints()
+            node.resize_inputs(2)
+            node.replace_input_with(1, nodes.constant(axes, np.int64))
+        elif node.op_type == "Split" and len(node.inputs) == 1:
+            node.attributes["num_outputs"] = ir.AttrInt64("num_outputs", len(node.outputs))
+    graph.sort()
+
+
+def _name_nodes(graph: ir.Graph) -> None:
+    """Reports speak of nodes by name."""
+    for index, node in enumerate(graph):
+        if not node.name:
+            node.name = f"{node.op_type}.{index}"
+
+
+def _drop_idle_casts(graph: ir.Graph) -> None:
+    """Casts to the type that a value has."""
+    for node in [node for node in graph if node.op_type == "Cast" and node.domain == ""]:
+        source, result = node.inputs[0], node.outputs[0]
+        is_idle = source is not None and source.dtype is not None and source.dtype == node.attributes.get_int("to", 0)
+        if source is not None and is_idle and not result.is_graph_output():
+            result.replace_all_uses_with(source)
+            graph.remove(node, safe=True)
+
+
+def _simplify_shapes(graph: ir.Graph) -> None:
+    """`Shape` of a hidden state asks for the shape of the tokens instead: bookkeeping then reads no weights."""
+    nodes, fixed = Nodes(graph), constant_values(graph)
+    for node in [node for node in graph if node.op_type == "Shape" and node.domain == ""]:
+        source = node.inputs[0]
+        if source is None:
+            continue
+        carrier = _shape_carrier(source)
+        if (full := _gathered_shape(nodes, carrier, fixed)) is not None:
+            _replace_shape(nodes, node, full)
+        elif carrier is not source:
+            node.replace_input_with(0, carrier)
+    graph.sort()
+
+
+def _shape_carrier(value: ir.Value) -> ir.Value:
+    """The earliest value that has this value's shape."""
+    node = value.producer()
+    while node is not None and node.domain == "" and node.op_type in _SAME_SHAPE and node.inputs[0] is not None:
+        value = node.inputs[0]
+        node = value.producer()
+    return value
+
+
+def _gathered_shape(nodes: Nodes, value: ir.Value, fixed: set[ir.Value]) -> ir.Value | None:
+    """The shape of rows taken from a table: that of the indices and a row's."""
+    node = value.producer()
+    if node is None or node.op_type != "Gather" or node.attributes.get_int("axis", 0) != 0:
+        return None
+    table, indices = node.inputs
+    if table not in fixed or table is None or table.shape is None or indices is None or not table.shape.is_static():
+        return None
+    return nodes.op(
+        "Concat", nodes.op("Shape", indices), nodes.constant(list(table.shape.numpy())[1:], np.int64), axis=0
+    )
+
+
+def _replace_shape(nodes: Nodes, node: ir.Node, full: ir.Value) -> None:
+    """Put a whole shape, or the slice of it that a Shape node takes, in the node's place."""
+    start, end = node.attributes.get_int("start", 0), node.attributes.get_int("end", None)
+    if start != 0 or end is not None:
+        last = np.iinfo(np.int64).max if end is None else end
+        full = nodes.op("Slice", full, nodes.constant([start], np.int64), nodes.constant([last], np.int64))
+    full.dtype = ir.DataType.INT64
+    node.outputs[0].replace_all_uses_with(full)

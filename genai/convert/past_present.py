@@ -1,0 +1,140 @@
+"""The interface of a decoder that takes past keys and values and returns longer ones, as most exporters write it.
+
+    input_ids [B, T], attention_mask [B, P+T], position_ids [B, T], cache_position [T],
+    past_key_values.i.key, .value [B, Hkv, P, D]  ─►  logits [B, T, V], present.i.key, .value [B, Hkv, P+T, D]
+
+Inputs that a model does not have are left out of what it is fed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from genai.convert.nodes import dimension
+from genai.convert.probing import Array
+from genai.errors import UnsupportedModelError
+from genai.runtime.session import Session
+
+FloatArray = npt.NDArray[np.float32]
+
+_INTEGERS = (ir.DataType.INT64, ir.DataType.INT32)
+_FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheInput:
+    """A past input and the present output that continues it: [B, heads, P, size] and [B, heads, P+T, size]."""
+
+    past: str
+    present: str
+    num_heads: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PastPresent:
+    """Names of a model's inputs and outputs by what they mean; caches in the graph's order."""
+
+    input_ids: str
+    attention_mask: str | None
+    position_ids: str | None
+    cache_position: str | None
+    caches: tuple[CacheInput, ...]
+    logits: str
+    dtypes: dict[str, np.dtype[np.generic]]
+
+    def feeds(self, tokens: npt.NDArray[np.int64], past: int) -> dict[str, Array]:
+        """Sample inputs: new tokens [B, T] after `past` tokens whose keys and values are zero."""
+        batch, num_tokens = tokens.shape
+        positions = np.arange(past, past + num_tokens)
+        values: dict[str | None, Array] = {
+            self.input_ids: tokens,
+            self.attention_mask: np.ones((batch, past + num_tokens), np.int64),
+            self.position_ids: np.tile(positions, (batch, 1)),
+            self.cache_position: positions,
+        }
+        for cache in self.caches:
+            values[cache.past] = np.zeros((batch, cache.num_heads, past, cache.size))
+        return {name: value.astype(self.dtypes[name]) for name, value in values.items() if name is not None}
+
+
+class PastPresentModel:
+    """A past/present model run as it is, one row at a time: what a conversion is compared with."""
+
+    def __init__(self, interface: PastPresent, session: Session) -> None:
+        self._interface = interface
+        self._session = session
+
+    def logits(self, chunks: Sequence[Sequence[int]]) -> FloatArray:
+        """The logits [T, V] after each token, the tokens given in parts that continue each other."""
+        interface, past, results = self._interface, 0, []
+        caches: dict[str, Array] = {}
+        for chunk in chunks:
+            feeds = interface.feeds(np.array([chunk], np.int64), past) | caches
+            outputs = self._session.call(feeds)
+            caches = {cache.past: outputs[cache.present] for cache in interface.caches}
+            results.append(np.asarray(outputs[interface.logits][0], np.float32))
+            past += len(chunk)
+        return np.concatenate(results)
+
+
+def interface_of(model: ir.Model, presents: dict[str, str]) -> PastPresent:
+    """Read a model's interface; presents: the output that continues each past input.
+
+    Raises: UnsupportedModelError that names an input nobody knows how to fill.
+    """
+    inputs = {value.name or "": value for value in model.graph.inputs}
+    caches = tuple(_cache_input(inputs[past], present) for past, present in presents.items())
+    roles = {name: _role(value) for name, value in inputs.items() if name not in presents}
+    unknown = [name for name, role in roles.items() if role is None]
+    if unknown:
+        raise UnsupportedModelError(f"the model has an input {unknown[0]!r}; {_ADVICE}")
+    by_role = {role: name for name, role in roles.items()}
+    if "input_ids" not in by_role:
+        raise UnsupportedModelError(f"the model has no input for token ids, only {', '.join(inputs)}")
+    outputs = [value for value in model.graph.outputs if value.name not in presents.values()]
+    logits = next((value for value in outputs if value.name == "logits"), outputs[0] if len(outputs) == 1 else None)
+    if logits is None:
+        names = ", ".join(value.name or "" for value in model.graph.outputs)
+        raise UnsupportedModelError(f"which output is the logits? None of {names} is called so")
+    return PastPresent(
+        input_ids=by_role["input_ids"],
+        attention_mask=by_role.get("attention_mask"),
+        position_ids=by_role.get("position_ids"),
+        cache_position=by_role.get("cache_position"),
+        caches=caches,
+        logits=logits.name or "",
+        dtypes={name: value.dtype.numpy() for name, value in inputs.items() if value.dtype is not None},
+    )
+
+
+_ADVICE = (
+    "a text decoder takes input_ids, attention_mask, position_ids, cache_position and past keys and values: export the "
+    "model without merging, and without images or audio"
+)
+
+
+def _role(value: ir.Value) -> str | None:
+    """What an input that is no cache means, by its name as exporters write it."""
+    name = (value.name or "").lower()
+    if value.dtype not in _INTEGERS:
+        return None
+    for role in ("attention_mask", "position_ids", "cache_position", "input_ids"):
+        if name == role or name.endswith((f".{role}", f"/{role}")):
+            return role
+    return None
+
+
+def _cache_input(value: ir.Value, present: str) -> CacheInput:
+    num_heads, size = dimension(value, 1), dimension(value, 3)
+    if value.dtype not in _FLOATS or num_heads is None or size is None:
+        raise UnsupportedModelError(
+            f"the cache input {value.name!r} has shape {value.shape} and type {value.dtype}; it must be a float tensor "
+            "[batch, heads, length, size] whose heads and size are fixed"
+        )
+    return CacheInput(past=value.name or "", present=present, num_heads=num_heads, size=size)
