@@ -122,6 +122,12 @@ class Running:
     def __init__(self, streams: Sequence[Stream[Chunk]]) -> None:
         self._streams = streams
 
+    @property
+    def prompt_tokens(self) -> tuple[int, int]:
+        """Tokens of all prompts, and how many of them were in the prefix cache: known once there is a first piece."""
+        firsts = [stream.job.first for stream in self._streams]
+        return sum(first.num_prompt for first in firsts), sum(first.num_cached for first in firsts)
+
     def cancel(self) -> None:
         """End them; their rows are free before the next step runs."""
         for stream in self._streams:

@@ -47,12 +47,6 @@ _DELTAS: dict[Kind, tuple[str, str]] = {
     "call": ("input_json_delta", "partial_json"),
     "reasoning": ("thinking_delta", "thinking"),
 }
-_NO_USAGE = MessagesUsage(
-    input_tokens=0,
-    cache_read_input_tokens=0,
-    output_tokens=0,
-    output_tokens_details=ThinkingDetails(thinking_tokens=0),
-)
 
 
 def anthropic_shape(error: ApiError) -> dict[str, object]:
@@ -75,7 +69,7 @@ def new_message(model: str) -> AnswerMessage:
         content=[],
         stop_reason=None,
         stop_sequence=None,
-        usage=_NO_USAGE,
+        usage=_usage(0, 0),
     )
 
 
@@ -89,7 +83,12 @@ async def finished_message(
             "content": [_block(part) for part in parts.whole],
             "stop_reason": "stop_sequence" if stop else _stop_reason(body, parts, result),
             "stop_sequence": stop,
-            "usage": _usage(result, await reasoning_tokens(result, tokenizer)),
+            "usage": _usage(
+                result.usage.prompt_tokens,
+                result.usage.cached_tokens,
+                num_new=result.usage.completion_tokens,
+                num_thinking=await reasoning_tokens(result, tokenizer),
+            ),
         }
     )
 
@@ -103,7 +102,8 @@ async def message_events(
         async for _, chunk in pieces:
             if not is_begun:
                 is_begun = True
-                yield _event("message_start", message=message.model_dump())
+                begun = message.model_copy(update={"usage": _usage(*running.prompt_tokens)})
+                yield _event("message_start", message=begun.model_dump())
                 yield _event("ping")
             for happened in parts.push(chunk):
                 yield _told(happened)
@@ -148,11 +148,10 @@ def _stop_reason(body: MessagesRequest, parts: AnswerParts, result: Generation) 
     return "model_context_window_exceeded" if is_full else "max_tokens"
 
 
-def _usage(result: Generation, num_thinking: int) -> MessagesUsage:
-    usage = result.usage
+def _usage(num_prompt: int, num_cached: int, *, num_new: int = 0, num_thinking: int = 0) -> MessagesUsage:
     return MessagesUsage(
-        input_tokens=usage.prompt_tokens - usage.cached_tokens,
-        cache_read_input_tokens=usage.cached_tokens,
-        output_tokens=usage.completion_tokens,
+        input_tokens=num_prompt - num_cached,
+        cache_read_input_tokens=num_cached,
+        output_tokens=num_new,
         output_tokens_details=ThinkingDetails(thinking_tokens=num_thinking),
     )

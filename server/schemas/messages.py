@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from server.schemas.chat import Name
 from server.schemas.common import JsonObject, ModelName, Request, Response
@@ -126,12 +126,17 @@ class NoChoice(Request):
     type: Literal["none"]
 
 
+def _no_budget(value: object) -> None:
+    if value is not None:
+        raise ValueError("nothing ends thinking early here: leave it out; max_tokens ends it at the latest")
+
+
 class ThinkingEnabled(Request):
     """The model thinks before it answers."""
 
     type: Literal["enabled"]
-    budget_tokens: int | None = Field(
-        None, ge=1024, lt=1 << 31, description="A wish, below `max_tokens`, which is what ends thinking at the latest."
+    budget_tokens: Annotated[None, BeforeValidator(_no_budget)] = Field(
+        None, description="Not supported: nothing ends thinking before `max_tokens` does."
     )
 
 
@@ -194,13 +199,6 @@ class MessagesRequest(CountTokensRequest):
     top_k: int | None = Field(None, ge=0, lt=1 << 31, description="Sample from the k most probable; 0: all.")
     metadata: Metadata | None = None
     service_tier: Literal["auto", "standard_only"] | None = None
-
-    @model_validator(mode="after")
-    def _has_room_for_the_answer(self) -> MessagesRequest:
-        budget = self.thinking.budget_tokens if isinstance(self.thinking, ThinkingEnabled) else None
-        if budget is not None and budget >= self.max_tokens:
-            raise ValueError(f"thinking.budget_tokens={budget}: must be below max_tokens={self.max_tokens}")
-        return self
 
 
 class TokenCount(Response):
