@@ -13,19 +13,17 @@ import onnx_ir as ir
 from genai.convert.fusions.match import (
     Array,
     Differs,
-    axes_of,
     constant,
     described,
     integer_attribute,
-    integers,
     is_last_axis,
     is_op,
     made_by,
     only_output,
     rank,
     scalar,
-    slice_axes,
 )
+from genai.convert.fusions.sizes import axes_of, integers, slice_axes
 
 _MAX_STEPS = 24
 _ELEMENTWISE = ("Cos", "Sin", "Cast", "Identity")

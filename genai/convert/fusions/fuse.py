@@ -8,7 +8,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from genai.convert.fusions import rms, rotary
-from genai.convert.fusions.layout import clean
+from genai.convert.fusions.layout import clean, fix_slices, name_heads
 from genai.convert.fusions.match import Differs, described, is_op, layer_of_node, made_by
 from genai.convert.fusions.report import FusionReport, Mismatch, Site
 from genai.convert.normalize import normalize
@@ -36,6 +36,9 @@ def fuse(model: ir.Model) -> FusionReport:
     graph = model.graph
     present = [site for node in graph if (site := _present(node)) is not None]
     sites = [*_fuse_all(graph, rms.PATTERN, rms.is_anchor, _fuse_rms)]
+    if name_heads(graph):
+        passes.ShapeInferencePass(check_type=False, data_prop=True)(model)
+    fix_slices(graph)
     sites += _fuse_all(graph, rotary.PATTERN, rotary.is_anchor, rotary.RotaryFusion().fuse)
     sites += [_unfused_attention(node) for node in graph if _is_softmax_of_products(node)]
     passes.RemoveUnusedNodesPass()(model)

@@ -10,7 +10,8 @@ import math
 
 import onnx_ir as ir
 
-from genai.convert.fusions.match import integers, is_op, made_by, only_output, rank, size_of
+from genai.convert.fusions.match import constant, is_op, made_by, only_output, rank, size_of
+from genai.convert.fusions.sizes import integers, slice_axes
 from genai.convert.fusions.write import Writer
 
 
@@ -23,6 +24,53 @@ def clean(graph: ir.Graph) -> None:
             _fix_shape(node)
             _skip_reshape_before(node)
             _drop_idle_reshape(node)
+
+
+def name_heads(graph: ir.Graph) -> bool:
+    """Write down how many heads a Reshape to [B, T, -1, size] makes; returns whether anything new is known."""
+    changed = False
+    for node in graph:
+        if not is_op(node, ("Reshape",)):
+            continue
+        source, result = node.inputs[0], only_output(node)
+        if source is None or rank(source) != 3 or rank(result) != 4 or size_of(result, 2) is not None:
+            continue
+        row, size = size_of(source, -1), size_of(result, -1)
+        if row and size and row % size == 0 and source.shape is not None and _counts_heads(node):
+            result.shape = ir.Shape([source.shape[0], source.shape[1], row // size, size])
+            changed = True
+    return changed
+
+
+def fix_slices(graph: ir.Graph) -> None:
+    """Constant bounds for slices whose computed bounds are the same in every run, and the sizes that follow."""
+    for node in graph:
+        if not is_op(node, ("Slice",)):
+            continue
+        for index, bound in list(enumerate(node.inputs))[1:]:
+            numbers = integers(bound)
+            if numbers is not None and constant(bound) is None:
+                node.replace_input_with(index, Writer(node).integers(numbers))
+        _name_sliced(node)
+
+
+def _name_sliced(node: ir.Node) -> None:
+    source, result, axes = node.inputs[0], only_output(node), slice_axes(node)
+    starts, stops = integers(node.inputs[1]), integers(node.inputs[2])
+    steps = integers(node.inputs[4]) if len(node.inputs) > 4 else [1] * len(axes or [])
+    if source is None or source.shape is None or not (axes and starts and stops and steps):
+        return
+    dims = list(source.shape)
+    for axis, *bounds in zip(axes, starts, stops, steps, strict=False):
+        size = size_of(source, axis)
+        dims[axis] = ir.SymbolicDim(None) if size is None else len(range(size)[slice(*bounds)])
+    result.shape = ir.Shape(dims)
+
+
+def _counts_heads(node: ir.Node) -> bool:
+    """Whether the third dimension of a Reshape's target is the one that remains."""
+    shape = made_by(node.inputs[1], "Concat")
+    return shape is not None and len(shape.inputs) == 4 and integers(shape.inputs[2]) == [-1]
 
 
 def _join_transposes(node: ir.Node) -> None:

@@ -107,27 +107,6 @@ def scalar(value: ir.Value | None) -> float | None:
     return float(array.reshape(-1)[0]) if array is not None and array.size == 1 else None
 
 
-def integers(value: ir.Value | None) -> list[int] | None:
-    """A small constant list of integers."""
-    array = constant(value)
-    if array is None or array.size > 16 or not np.issubdtype(array.dtype, np.integer):
-        return None
-    return [int(number) for number in array.reshape(-1)]
-
-
-def axes_of(node: ir.Node) -> list[int] | None:
-    """The axes of a reduction or of Squeeze and Unsqueeze: an attribute in older opsets, an input in newer ones."""
-    attribute = node.attributes.get("axes")
-    if attribute is not None:
-        return list(attribute.as_ints())
-    return integers(node.inputs[1]) if len(node.inputs) > 1 else None
-
-
-def slice_axes(node: ir.Node) -> list[int] | None:
-    """The axes that a Slice names."""
-    return integers(node.inputs[3]) if len(node.inputs) > 3 else None
-
-
 def integer_attribute(node: ir.Node, name: str, default: int) -> int:
     """An attribute's value, or the operator's default for it."""
     attribute = node.attributes.get(name)

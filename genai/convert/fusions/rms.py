@@ -17,7 +17,6 @@ import onnx_ir as ir
 
 from genai.convert.fusions.match import (
     Differs,
-    axes_of,
     integer_attribute,
     is_last_axis,
     is_op,
@@ -30,6 +29,7 @@ from genai.convert.fusions.match import (
     user,
     users,
 )
+from genai.convert.fusions.sizes import axes_of
 
 PATTERN = "RMSNormalization"
 

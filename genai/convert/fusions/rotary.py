@@ -19,10 +19,8 @@ import onnx_ir as ir
 from genai.convert.fusions.angles import Angles
 from genai.convert.fusions.match import (
     Differs,
-    axes_of,
     described,
     integer_attribute,
-    integers,
     is_last_axis,
     is_op,
     made_by,
@@ -31,10 +29,10 @@ from genai.convert.fusions.match import (
     producer,
     rank,
     size_of,
-    slice_axes,
     user,
     users,
 )
+from genai.convert.fusions.sizes import axes_of, integers, slice_axes
 from genai.convert.fusions.write import Writer, dims_of
 
 PATTERN = "RotaryEmbedding"
@@ -85,8 +83,9 @@ class RotaryFusion:
         halves = [angles.half(_without_heads(value, found.heads_axis)) for value in (found.cos, found.sin)]
         last = found.result.producer()
         assert last is not None
-        cos, sin = (self._table(half, found, Writer(last)) for half in halves)
-        _replace(found, cos, sin, Writer(last))
+        write = Writer(last)
+        cos, sin = (self._table(half, found, write) for half in halves)
+        _replace(found, cos, sin, write)
 
     def _table(self, half: ir.Value, found: RotaryMatch, write: Writer) -> ir.Value:
         """Cosines or sines [B, T, size / 2] from their half, which may have an axis of heads or a single row."""

@@ -19,12 +19,15 @@ class Writer:
         assert isinstance(before.graph, ir.Graph), "fusing works on the main graph"
         self._before = before
         self._graph = before.graph
+        self._num_written = 0
 
     def op(
         self, kind: str, *inputs: ir.Value | None, shape: Dims | None = None, **attributes: int | float | list[int]
     ) -> ir.Value:
         """The result of a standard operator, of its first input's type."""
-        node = ir.node(kind, inputs, attributes=attributes, name=f"{self._before.name}/{kind}")
+        name = f"{self._before.name}/fused.{self._num_written}.{kind}"
+        self._num_written += 1
+        node = ir.node(kind, inputs, attributes=attributes, name=name)
         node.metadata_props.update(self._before.metadata_props)
         value = only_output(node)
         value.type = None if inputs[0] is None else inputs[0].type
