@@ -113,14 +113,23 @@ def _param(error: Exception, work: Work) -> str | None:
     return None if param is None else work.renamed.get(param, param)
 
 
+_BLAMED = (ConfigError, TokenizerError)
+"""What a request is to blame for, whether it shows at once or while its texts are written."""
+
+
+def _blamed(error: Exception, work: Work) -> ApiError:
+    return api_error(error, param=_param(error, work))
+
+
 T = TypeVar("T")
 
 
 class Running:
     """The texts of one request, one stream for each prompt. To be closed by `cancel`, which ends what still runs."""
 
-    def __init__(self, streams: Sequence[Stream[Chunk]]) -> None:
+    def __init__(self, streams: Sequence[Stream[Chunk]], work: Work) -> None:
         self._streams = streams
+        self._work = work
 
     @property
     def prompt_tokens(self) -> tuple[int, int]:
@@ -137,6 +146,8 @@ class Running:
         """All of them, whole, in the order of the prompts. Raises: ApiError, GenAIError."""
         try:
             return list(await asyncio.gather(*(_result(stream) for stream in self._streams)))
+        except _BLAMED as error:
+            raise _blamed(error, self._work) from None
         finally:
             self.cancel()
 
@@ -149,6 +160,8 @@ class Running:
                         check_result(chunk.result)
                         _count(chunk.result)
                     yield number, chunk
+        except _BLAMED as error:
+            raise _blamed(error, self._work) from None
         finally:
             self.cancel()
 
@@ -161,6 +174,7 @@ async def start(model: ServedModel, work: Work, state: ServerState) -> Running:
         raise ApiError(400, message, code="invalid_value", param="n")
     streams: list[Stream[Chunk]] = []
     timeout = max(state.settings.request_timeout - request_info().seconds, 0.0)
+    running = Running(streams, work)
     try:
         for prompt in work.prompts:
             stream = await model.llm.submit(
@@ -175,13 +189,13 @@ async def start(model: ServedModel, work: Work, state: ServerState) -> Running:
             )
             streams.append(stream)
     except BaseException as error:
-        Running(streams).cancel()
+        running.cancel()
         if isinstance(error, QueueFullError) and state.lifecycle.is_draining:
             raise draining() from None
-        if isinstance(error, ConfigError | TokenizerError):
-            raise api_error(error, param=_param(error, work)) from None
+        if isinstance(error, _BLAMED):
+            raise _blamed(error, work) from None
         raise
-    return Running(streams)
+    return running
 
 
 async def finished(model: ServedModel, work: Work, state: ServerState) -> list[Generation]:

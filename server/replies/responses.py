@@ -154,7 +154,9 @@ class _Teller:
         request_info().error = error.code
         failure = {
             "status": "failed",
-            "error": ResponseFailure(message=error.message),
+            "error": ResponseFailure(
+                code="server_error" if error.status >= 500 else "invalid_prompt", message=error.message
+            ),
             "output": _output(parts, is_whole=False),
         }
         return self.tell("response.failed", response=response.model_copy(update=failure).model_dump())

@@ -278,7 +278,9 @@ class IncompleteDetails(Response):
 class ResponseFailure(Response):
     """Why there is no answer."""
 
-    code: Literal["server_error"] = "server_error"
+    code: Literal["server_error", "invalid_prompt"] = Field(
+        description="invalid_prompt: something in the request, as the message says, which showed only while it ran."
+    )
     message: str
 
 
