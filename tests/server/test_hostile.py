@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from typing import cast
 
 import pytest
 
@@ -13,7 +14,15 @@ from tests.server.fakes import FakeModel, app_with, said, serving
 
 pytestmark = pytest.mark.anyio
 
-PATHS = ("/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize")
+PATHS = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/responses",
+    "/v1/messages",
+    "/v1/messages/count_tokens",
+    "/tokenize",
+    "/detokenize",
+)
 NOT_JSON = {
     "nothing": b"",
     "text": b"hello",
@@ -33,6 +42,7 @@ NOT_JSON = {
     "deep and whole": b"[" * 1000 + b"]" * 1000,
     "endless number": b'{"seed": 1' + b"0" * 10_000 + b"}",
 }
+DEEP_BLOCKS = '[{"type": "tool_result", "content": ' * 60 + "1" + "}]" * 60
 WRONG = {
     "list": [],
     "null": None,
@@ -41,10 +51,34 @@ WRONG = {
     "too large": {"prompt": "a", "messages": [], "tokens": [], "temperature": 1e999},
     "huge integer": {"prompt": "a", "seed": 10**300},
     "ten thousand fields": {f"f{n}": n for n in range(10_000)},
+    "deep contents": {
+        "messages": [
+            {"role": "user", "content": json.loads('[{"type": "tool_result", "content": ' * 60 + "1" + "}]" * 60)}
+        ]
+    },
+    "many items": {"input": [{"type": "function_call"}] * 10_000, "messages": [{"role": "user"}] * 10_000},
+    "many tools": {"tools": [{"type": "function", "name": "f"}] * 10_000, "system": [{}] * 80_000},
     "many nothings": {"prompt": [{}] * 80_000, "messages": [{}] * 80_000, "tokens": [{}] * 80_000},
     "many strings": {"stop": ["x"] * 100_000},
     "deep schema": {"response_format": json.loads('{"a":' * 150 + "1" + "}" * 150)},
 }
+
+LONG_LISTS = (
+    ("/v1/chat/completions", b'{"messages":['),
+    ("/v1/completions", b'{"prompt":['),
+    ("/v1/responses", b'{"input":['),
+    ("/v1/messages", b'{"messages":['),
+    ("/v1/messages/count_tokens", b'{"system":['),
+    ("/tokenize", b'{"messages":['),
+    ("/detokenize", b'{"tokens":['),
+)
+
+
+def test_every_path_is_there() -> None:
+    """Embeddings are refused without a look at the body."""
+    document = cast(dict[str, dict[str, object]], app_with(FakeModel()).openapi())
+    posted = {path for path, methods in document["paths"].items() if "post" in cast(dict[str, object], methods)}
+    assert posted == {*PATHS, "/v1/embeddings"}
 
 
 @pytest.mark.parametrize("name", NOT_JSON)
@@ -53,7 +87,8 @@ async def test_what_is_not_json(name: str) -> None:
         for path in PATHS:
             answer = await http.post(path, content=NOT_JSON[name], headers={"content-type": "application/json"})
             assert answer.status_code == 400, answer.text
-            assert answer.json()["error"]["code"] == "invalid_json"
+            assert answer.json()["error"]["type"] == "invalid_request_error"
+            assert answer.json()["error"].get("code", "invalid_json") == "invalid_json"
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -69,11 +104,19 @@ async def test_json_of_the_wrong_form(name: str) -> None:
 async def test_refusing_costs_little() -> None:
     """A body of the longest length, made of what is wrong, must not keep the event loop busy."""
     async with serving(app_with(FakeModel())) as http:
-        for content in (b'{"prompt":[' + b"{}," * 340_000 + b"0]}", b'{"messages":[' + b"[]," * 340_000 + b"0]}"):
-            started = time.process_time()
-            answer = await http.post("/v1/completions", content=content, headers={"content-type": "application/json"})
-            assert answer.status_code == 400
-            assert time.process_time() - started < 5  # about 0.1 s; unbounded it takes a minute
+        for path in PATHS:
+            for field, item in (
+                ("prompt", "{}"),
+                ("messages", "[]"),
+                ("input", "{}"),
+                ("tokens", "[]"),
+                ("system", "{}"),
+            ):
+                content = f'{{"{field}":[{(item + ",") * 340_000}0]}}'.encode()
+                started = time.process_time()
+                answer = await http.post(path, content=content, headers={"content-type": "application/json"})
+                assert answer.status_code == 400
+                assert time.process_time() - started < 5  # about 0.1 s; unbounded it takes a minute
 
 
 async def test_bodies_that_are_too_long() -> None:
@@ -91,8 +134,10 @@ async def test_other_content_types(content_type: str) -> None:
     """A page of another origin can send these without asking the server first."""
     async with serving(app_with(FakeModel())) as http:
         headers = {"content-type": content_type} if content_type else {}
-        answer = await http.post("/v1/completions", content=b'{"prompt": "a"}', headers=headers)
-        assert (answer.status_code, answer.json()["error"]["code"]) == (415, "unsupported_media_type")
+        for path in PATHS:
+            answer = await http.post(path, content=b'{"prompt": "a"}', headers=headers)
+            assert answer.status_code == 415
+            assert "must be 'application/json'" in answer.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("content_type", ["application/json", "Application/JSON; charset=utf-8", "application/x+json"])
