@@ -17,7 +17,7 @@ from genai.convert.probing import Array, Part, ancestors, try_call
 from genai.convert.sites import token_dependent
 from genai.errors import UnsupportedModelError
 
-_SHAPES = ((2, 3, 5), (3, 4, 7), (5, 2, 11))
+SAMPLE_SHAPES = ((2, 3, 5), (3, 4, 7), (5, 2, 11))
 """(rows, new tokens, past): no two sizes that could be confused."""
 _INTEGERS = (ir.DataType.INT64, ir.DataType.INT32, ir.DataType.FLOAT)
 
@@ -61,7 +61,7 @@ class _Samples:
             return None
         part = Part(self._pristine, [], [source])
         results = []
-        for batch, num_tokens, past in _SHAPES:
+        for batch, num_tokens, past in SAMPLE_SHAPES:
             got = try_call(part, self._interface.feeds(np.zeros((batch, num_tokens), np.int64), past))
             if got is None:
                 return None
@@ -96,8 +96,8 @@ def _equivalent(target: ContractGraph, samples: Sequence[Array]) -> ir.Value | N
 def _positions(target: ContractGraph, samples: Sequence[Array]) -> ir.Value | None:
     """Positions of the new tokens [1|B, T] with dimensions of 1 around or between, perhaps counted from elsewhere."""
     nodes = target.nodes
-    shift = float(samples[0].reshape(-1)[0] - _SHAPES[0][2]) if samples[0].size else 0.0
-    for sample, (batch, num_tokens, past) in zip(samples, _SHAPES, strict=True):
+    shift = float(samples[0].reshape(-1)[0] - SAMPLE_SHAPES[0][2]) if samples[0].size else 0.0
+    for sample, (batch, num_tokens, past) in zip(samples, SAMPLE_SHAPES, strict=True):
         positions = np.arange(past, past + num_tokens) + shift
         rows = sample.size // num_tokens
         if sample.ndim < 2 or sample.shape[0] not in (1, batch) or sample.size != rows * num_tokens:
@@ -119,7 +119,7 @@ def _positions(target: ContractGraph, samples: Sequence[Array]) -> ir.Value | No
 
 def _sizes(target: ContractGraph, samples: Sequence[Array]) -> ir.Value | None:
     """Numbers of rows and new tokens, and constants: scalars and lists of them."""
-    nodes, shapes = target.nodes, np.array([shape[:2] for shape in _SHAPES])
+    nodes, shapes = target.nodes, np.array([shape[:2] for shape in SAMPLE_SHAPES])
     if samples[0].ndim > 1 or any(sample.shape != samples[0].shape for sample in samples):
         return None
     table = np.stack([sample.reshape(-1) for sample in samples])

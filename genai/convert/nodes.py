@@ -41,7 +41,7 @@ class Nodes:
         array = np.asarray(value, dtype=dtype)
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._constants:
-            name = f"const.{len(self._constants)}.{array.dtype.name}{'x'.join(map(str, array.shape))}"
+            name = self._free_name()
             tensor = ir.tensor(array, name=name)
             initializer = ir.Value(
                 name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
@@ -49,6 +49,13 @@ class Nodes:
             self._graph.register_initializer(initializer)
             self._constants[key] = initializer
         return self._constants[key]
+
+    def _free_name(self) -> str:
+        """A name that no other constant has: several of these may have written into the graph."""
+        number = len(self._graph.initializers)
+        while (name := f"const.{number}") in self._graph.initializers:
+            number += 1
+        return name
 
     def cast(self, x: ir.Value, dtype: ir.DataType) -> ir.Value:
         """A value in another type; x itself where its type is known to be that."""

@@ -40,11 +40,41 @@ def normalize(model: ir.Model) -> None:
         _attributes_to_inputs(model.graph)
     model.opset_imports[""] = model.graph.opset_imports[""] = max(opset, contract.OPSET - 1) if opset < 25 else opset
     _name_nodes(model.graph)
-    passes.ShapeInferencePass(check_type=False, data_prop=True)(model)
+    infer_shapes(model)
     _drop_idle_casts(model.graph)
     _simplify_shapes(model.graph)
     passes.CommonSubexpressionEliminationPass()(model)
     passes.RemoveUnusedNodesPass()(model)
+
+
+def infer_shapes(model: ir.Model) -> None:
+    """Give values their shapes, as far as they can be told, and turn sizes that are the same always into constants.
+
+    Raises: UnsupportedModelError for a graph whose shapes contradict each other.
+    """
+    from onnx_shape_inference import infer_symbolic_shapes
+
+    try:
+        infer_symbolic_shapes(model, warn_on_missing=False)
+    except Exception as error:  # its own errors, and what a damaged graph makes of its arithmetic
+        raise UnsupportedModelError(f"the graph's shapes cannot be told: {str(error)[:300]}") from None
+    for value in [output for node in model.graph for output in node.outputs]:
+        if value.const_value is not None and not value.is_graph_output() and value.producer() is not None:
+            _fix(model.graph, value)
+    passes.RemoveUnusedNodesPass()(model)
+
+
+def _fix(graph: ir.Graph, value: ir.Value) -> None:
+    """Read a computed value's known result instead."""
+    tensor = value.const_value
+    if tensor is None:
+        return
+    name = f"{value.name}.known"
+    fixed = ir.Value(
+        name=name, shape=ir.Shape(list(tensor.shape.numpy())), type=ir.TensorType(tensor.dtype), const_value=tensor
+    )
+    graph.register_initializer(fixed)
+    value.replace_all_uses_with(fixed)
 
 
 def _attributes_to_inputs(graph: ir.Graph) -> None:

@@ -17,12 +17,13 @@ import onnx_ir as ir
 
 from genai.convert.emit import ContractGraph, Heads, as_heads
 from genai.convert.flat import as_flat
-from genai.convert.leftovers import replace_leftovers
-from genai.convert.nodes import Nodes
+from genai.convert.leftovers import SAMPLE_SHAPES, replace_leftovers
+from genai.convert.nodes import Nodes, constant_values
+from genai.convert.normalize import infer_shapes, normalize
 from genai.convert.past_present import PastPresent, interface_of
-from genai.convert.probing import ancestors
+from genai.convert.probing import Array, Part, ancestors, try_call
 from genai.convert.scores import Sampler
-from genai.convert.sites import AttentionSite, attention_sites
+from genai.convert.sites import AttentionSite, attention_sites, token_dependent
 from genai.errors import UnsupportedModelError
 
 _LONGEST = 8192
@@ -52,30 +53,43 @@ class Layer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decoder:
-    """A past/present model, understood."""
+    """A past/present model, understood. longest: the past up to which its masks were looked at."""
 
     interface: PastPresent
     layers: tuple[Layer, ...]
+    longest: int
+
+
+def prepare(model: ir.Model) -> None:
+    """Normalize a model in place; sizes that follow from the inputs' shapes become known.
+
+    Raises: UnsupportedModelError if it has no caches, or inputs that nobody knows how to fill.
+    """
+    normalize(model)
+    interface = _interface(model)
+    if _settle_sizes(model, interface):
+        infer_shapes(model)
 
 
 def understand(model: ir.Model, longest: int = _LONGEST) -> Decoder:
-    """Read a normalized past/present model.
+    """Read a prepared past/present model.
 
     longest: a past that is longer than any window. Raises: UnsupportedModelError for what has no equivalent.
     """
     joints = find_joints(model.graph)
+    interface = _interface(model)
     sites, missed = attention_sites(model.graph)
-    if not joints or not sites:
-        raise UnsupportedModelError(_nothing_found(model.graph, joints, sites, [str(site.mismatch) for site in missed]))
-    interface = interface_of(model, {joint.past.name or "": joint.present.name or "" for joint in joints})
+    if not sites:
+        reasons = [str(site.mismatch) for site in missed[:3]] or ["there is no Softmax and no Attention"]
+        raise UnsupportedModelError(f"{len(joints)} caches but no attention: {'; '.join(reasons)}")
     sampler = Sampler(model, interface, longest)
     layers = tuple(_layer(site, joints, interface, sampler) for site in sites)
     unused = {joint.past.name for joint in joints} - {
         joint.past.name for layer in layers for joint in (layer.key, layer.value)
     }
     if unused:
-        raise UnsupportedModelError(f"the cache {sorted(map(str, unused))[0]!r} is read by no attention")
-    return Decoder(interface=interface, layers=layers)
+        raise UnsupportedModelError(f"the cache {min(map(str, unused))!r} is read by no attention")
+    return Decoder(interface=interface, layers=layers, longest=sampler.longest)
 
 
 def rewrite(model: ir.Model, decoder: Decoder, pristine: ir.Model) -> None:
@@ -250,8 +264,42 @@ def _static(value: ir.Value, axis: int) -> int:
     return size
 
 
-def _nothing_found(graph: ir.Graph, joints: Sequence[Joint], sites: Sequence[AttentionSite], missed: list[str]) -> str:
+def _interface(model: ir.Model) -> PastPresent:
+    joints = find_joints(model.graph)
     if not joints:
-        kinds = ", ".join(f"{value.name} {value.shape}" for value in list(graph.inputs)[:8])
-        return f"no past input [B, heads, P, size] is continued by Concat or Attention into an output; inputs: {kinds}"
-    return f"{len(joints)} caches but no attention; {'; '.join(missed[:3]) or 'there is no Softmax and no Attention'}"
+        listed = ", ".join(f"{value.name} {value.shape}" for value in list(model.graph.inputs)[:8])
+        raise UnsupportedModelError(
+            f"no past input [B, heads, P, size] is continued by Concat or Attention into an output; inputs: {listed}"
+        )
+    return interface_of(model, {joint.past.name or "": joint.present.name or "" for joint in joints})
+
+
+def _settle_sizes(model: ir.Model, interface: PastPresent) -> bool:
+    """Turn sizes that hidden states are cut or shaped by into constants, where they are the same for all inputs."""
+    graph = model.graph
+    flowing, fixed = token_dependent(graph), constant_values(graph)
+    sizes = {
+        value
+        for node in graph
+        if any(source in flowing for source in node.inputs)
+        for value in node.inputs
+        if value is not None and value.dtype == ir.DataType.INT64 and value not in flowing | fixed
+    }
+    sizes = {value for value in sizes if not ancestors([value], set()) & flowing}
+    found = [(value, array) for value in sizes if (array := _same_always(model, interface, value)) is not None]
+    nodes = Nodes(graph)
+    for value, array in found:
+        value.replace_all_uses_with(nodes.constant(array, np.int64))
+    return bool(found)
+
+
+def _same_always(model: ir.Model, interface: PastPresent, value: ir.Value) -> Array | None:
+    part = Part(model, [], [value])
+    results = [
+        try_call(part, interface.feeds(np.zeros((batch, num_tokens), np.int64), past))
+        for batch, num_tokens, past in SAMPLE_SHAPES
+    ]
+    first = results[0]
+    if first is None or first[0].size > 8:
+        return None
+    return first[0] if all(got is not None and np.array_equal(got[0], first[0]) for got in results) else None
