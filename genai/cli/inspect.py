@@ -10,10 +10,11 @@ import typer
 
 from genai.cli import options
 from genai.cli.table import megabytes, table
-from genai.errors import ConfigError
+from genai.errors import ConfigError, RuntimeUnavailableError
 
 if TYPE_CHECKING:
     from genai.cli.results import JSON
+    from genai.convert.fusions import FusionReport
     from genai.inspect import GraphReport
 
 
@@ -29,6 +30,9 @@ def inspect(
     html: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also write the report as a page.", show_default=False)
     ] = None,
+    fusions: Annotated[
+        bool, typer.Option("--fusions", help="Also say which decomposed operators could be fused, and why others not.")
+    ] = False,
     json_output: options.Json = False,
 ) -> None:
     """Show what a graph is made of and where its memory goes.
@@ -40,10 +44,13 @@ def inspect(
     report = read(path)
     if html is not None:
         _write_page(html, report, batch, length)
+    found = _fusions(report) if fusions else None
     if json_output:
-        print(json.dumps(_as_json(report, batch, length), indent=2))
+        added = {} if found is None else {"fusions": found.as_json()}
+        print(json.dumps(_as_json(report, batch, length) | added, indent=2))
         return
-    print("\n\n".join((_head(report), _operators(report), _contract(report), _memory(report, batch, length))))
+    parts = [_head(report), _operators(report), _contract(report), _memory(report, batch, length)]
+    print("\n\n".join(parts if found is None else [*parts, f"fusions\n{found.as_text()}"]))
 
 
 def _write_page(file: Path, report: GraphReport, batch: int, length: int) -> None:
@@ -54,6 +61,15 @@ def _write_page(file: Path, report: GraphReport, batch: int, length: int) -> Non
         file.write_text(page(report, batch=batch, length=length), encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"--html {file} cannot be written: {error.strerror}") from None
+
+
+def _fusions(report: GraphReport) -> FusionReport:
+    """Raises: RuntimeUnavailableError without the extra; ModelError for a graph that cannot be read."""
+    try:
+        from genai.convert.fusions.survey import survey_file
+    except ModuleNotFoundError as error:
+        raise RuntimeUnavailableError(f"--fusions needs {error.name}: pip install 'onnx-kv-runtime[convert]'") from None
+    return survey_file(report.path)
 
 
 def _head(report: GraphReport) -> str:

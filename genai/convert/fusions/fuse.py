@@ -1,4 +1,4 @@
-"""Fusing a graph's decomposed normalizations and rotations in place, or only saying which could be."""
+"""Fusing a graph's decomposed normalizations and rotations in place."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from genai.convert.fusions import rms, rotary
 from genai.convert.fusions.layout import clean, fix_slices, name_heads
 from genai.convert.fusions.match import Differs, described, is_op, layer_of_node, made_by
 from genai.convert.fusions.report import FusionReport, Mismatch, Site
-from genai.convert.normalize import normalize
 
 ATTENTION = "Attention"
 PATTERNS = (rms.PATTERN, rotary.PATTERN, ATTENTION)
@@ -46,13 +45,6 @@ def fuse(model: ir.Model) -> FusionReport:
     passes.RemoveUnusedNodesPass()(model)
     graph.sort()
     return FusionReport(patterns=PATTERNS, sites=(*present, *sites))
-
-
-def survey(model: ir.Model) -> FusionReport:
-    """What `fuse` would do with a model as an exporter wrote it, which is left alone."""
-    copy = model.clone()
-    normalize(copy)
-    return fuse(copy)
 
 
 def _fuse_all(

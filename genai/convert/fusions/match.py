@@ -97,7 +97,10 @@ def constant(value: ir.Value | None) -> Array | None:
     tensor = ir.convenience.get_const_tensor(value)
     if tensor is None or tensor.size > _MAX_CONSTANT:
         return None
-    array: Array = tensor.numpy()
+    try:
+        array: Array = tensor.numpy()
+    except (OSError, ValueError):
+        return None  # external data that is not there: what it holds is not known
     return array
 
 
