@@ -13,31 +13,30 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
+from genai.batch_answer import answer
 from genai.batch_request import (
     JSON,
     BadLineError,
     BatchRequest,
-    answer,
     complaint,
     custom_id_of,
     read_line,
     request_of,
     status_of,
 )
-from genai.engine.request import Request
 from genai.engine.sequence import Job, TokenEvent
 from genai.errors import ConfigError, GenAIError
 from genai.generation_config import GenerationConfig
 from genai.llm import LLM
+from genai.prepare import Prepared
 from genai.progress import Progress, silent
-from genai.writer import JobWriter, TextWriter
 
 MAX_LINE_BYTES = 64 * 2**20
 """Longer lines are answered with an error and never held in memory."""
@@ -54,6 +53,18 @@ class Summary:
     skipped: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What holds for lines that do not say.
+
+    options: of generation; template_options: variables for the chat template; draft: a model that foresees tokens.
+    """
+
+    options: Mapping[str, object] = field(default_factory=dict)
+    template_options: Mapping[str, object] = field(default_factory=dict)
+    draft: LLM | None = None
 
 
 class BatchFile:
@@ -85,15 +96,15 @@ class BatchFile:
         """Close OUT. Closing twice does nothing."""
         self._out.close()
 
-    def run(self, llm: LLM, models: tuple[str, ...], max_new_tokens: int, progress: Progress = silent) -> Summary:
+    def run(self, llm: LLM, models: tuple[str, ...], settings: Settings, progress: Progress = silent) -> Summary:
         """Answer what is not answered yet; nobody else uses the model meanwhile.
 
-        models: the names that lines may call it by; max_new_tokens: for lines that do not say.
-        Raises: ConfigError if OUT cannot be written.
+        models: the names that lines may call it by.
+        Raises: ConfigError if a setting is wrong, or OUT cannot be written.
         """
-        defaults = GenerationConfig().updated(**llm.config.generation).updated(max_new_tokens=max_new_tokens)
+        defaults = llm.generation_config.updated(**settings.options)
         summary = Summary(skipped=self.num_done)
-        run = _Run(llm=llm, models=models, defaults=defaults, summary=summary)
+        run = _Run(llm=llm, models=models, settings=settings, defaults=defaults, summary=summary)
         with self._opened() as file:
             pending = (line for line in _numbered(file) if line.key not in self._done)
             for records in run.answers(pending):
@@ -172,7 +183,7 @@ class _Pending:
 
     line: _Line
     request: BatchRequest
-    writer: JobWriter
+    prepared: Prepared
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,6 +192,7 @@ class _Run:
 
     llm: LLM
     models: tuple[str, ...]
+    settings: Settings
     defaults: GenerationConfig
     summary: Summary
     jobs: dict[Job, _Pending] = field(default_factory=dict)
@@ -214,21 +226,27 @@ class _Run:
     def _submit(self, line: _Line) -> None:
         if line.error is not None:
             raise line.error
-        request = request_of(line.data, self.llm.tokenizer, self.defaults, self.models)
-        writer = JobWriter([TextWriter(self.llm.tokenizer, request.config)])
-        job = self.llm.engine.submit(Request(prompt=request.prompt, config=request.config, sink=writer))
-        self.jobs[job] = _Pending(line=line, request=request, writer=writer)
+        request = request_of(line.data, self.models)
+        chat = dict(request.chat)
+        if request.kind == "chat" and self.settings.template_options:
+            chat["template_options"] = {**self.settings.template_options, **chat.get("template_options", {})}
+        prepared = self.llm.prepare(
+            request.prompt, self.defaults, **chat, draft=self.settings.draft, options=request.options
+        )
+        job = self.llm.engine.submit(prepared.request)
+        self.jobs[job] = _Pending(line=line, request=request, prepared=prepared)
 
     def _finished(self, job: Job) -> bytes:
         pending = self.jobs.pop(job)
         try:
-            result = pending.writer.result(job)
+            result = pending.prepared.writer.result(job)
         except GenAIError as error:
             return self._failed(pending.line, error)
         self.summary.answered += 1
         self.summary.prompt_tokens += result.usage.prompt_tokens
         self.summary.completion_tokens += result.usage.completion_tokens
-        return _record(pending.line, 200, answer(pending.request, result, self.llm.tokenizer))
+        first_token = pending.prepared.request.prompt[0]
+        return _record(pending.line, 200, answer(pending.request, result, self.llm.tokenizer, first_token))
 
     def _failed(self, line: _Line, error: GenAIError) -> bytes:
         self.summary.answered += 1

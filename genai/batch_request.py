@@ -1,4 +1,4 @@
-"""One line of a batch file: from OpenAI's JSON to a prompt and its settings, and from a result back to OpenAI's JSON.
+"""One line of a batch file: from OpenAI's JSON to a prompt and its settings.
 
 What a field asks for is done, or refused by its name: nothing is ignored that would change the text.
 """
@@ -6,56 +6,56 @@ What a field asks for is done, or refused by its name: nothing is ignored that w
 from __future__ import annotations
 
 import json
-import time
-import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal, TypeAlias, cast
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias, cast
 
 from genai.errors import CapacityError, ConfigError, GenAIError, TokenizerError
-from genai.generation_config import GenerationConfig
-from genai.text.tokenizer import Tokenizer
-from genai.writer import Generation
+from genai.generation_config import flat_names
+from genai.prepare import Prompt
 
 JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
 Kind: TypeAlias = Literal["chat", "completion"]
 
 _KINDS: dict[str, Kind] = {"/v1/chat/completions": "chat", "/v1/completions": "completion"}
 _LINE_FIELDS = {"custom_id", "method", "url", "body"}
-_NUMBERS = ("temperature", "top_p", "min_p", "repetition_penalty")
-_WHOLE_NUMBERS = ("max_tokens", "max_completion_tokens", "top_k", "seed")
+_NUMBERS = ("temperature", "top_p", "min_p", "typical_p", "repetition_penalty", "presence_penalty", "frequency_penalty")
+_WHOLE_NUMBERS = ("max_tokens", "max_completion_tokens", "min_tokens", "top_k", "seed", "n", "top_logprobs")
 _PROMPTS: dict[Kind, str] = {"chat": "messages", "completion": "prompt"}
+_ELSEWHERE: dict[Kind, set[str]] = {
+    "chat": {"messages", "model", "tools", "tool_choice", "parallel_tool_calls", "chat_template_kwargs"},
+    "completion": {"prompt", "model"},
+}
+"""Fields that are no options of generation."""
 _NO_EFFECT = {"user", "metadata"}
 _NEUTRAL: dict[str, tuple[JSON, ...]] = {
-    "n": (1,),
-    "best_of": (1,),
     "stream": (False,),
-    "echo": (False,),
     "suffix": ("",),
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
-    "logit_bias": ({},),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "parallel_tool_calls": (True, False),
-    "response_format": ({"type": "text"},),
     "modalities": (["text"],),
     "service_tier": ("auto", "default"),
     "store": (False,),
 }
 """Fields that are not supported, each with the values that ask for nothing."""
+_OPTIONS: dict[Kind, set[str]] = {
+    "chat": flat_names() - {"prompt_logprobs", "echo"},
+    "completion": flat_names() - {"prompt_logprobs", "top_logprobs"},
+}
+"""Options of generation that bodies take by their own names; the others would show in no answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchRequest:
-    """What a line asks for. model: as the line spells it, or as the file's model is called."""
+    """What a line asks for.
+
+    model: as the line spells it, or as the file's model is called; options: of generation; chat: keyword arguments of
+    `LLM.prepare` that go with messages.
+    """
 
     kind: Kind
     model: str
-    prompt: list[int]
-    config: GenerationConfig
+    prompt: Prompt
+    options: Mapping[str, object]
+    chat: Mapping[str, Any] = field(default_factory=dict)
 
 
 class BadLineError(ConfigError):
@@ -88,14 +88,8 @@ def custom_id_of(data: Mapping[str, JSON]) -> str:
     return custom_id
 
 
-def request_of(
-    data: Mapping[str, JSON], tokenizer: Tokenizer, defaults: GenerationConfig, models: tuple[str, ...]
-) -> BatchRequest:
-    """What a line asks for, encoded.
-
-    defaults: settings for what it does not say; models: the names that it may call the model by.
-    Raises: BadLineError, ConfigError, TokenizerError.
-    """
+def request_of(data: Mapping[str, JSON], models: tuple[str, ...]) -> BatchRequest:
+    """What a line asks for; models: the names that it may call the model by. Raises: BadLineError."""
     if unknown := data.keys() - _LINE_FIELDS:
         raise BadLineError(f"{min(unknown)!r} is no field of a batch line", param=min(unknown))
     if data.get("method") != "POST":
@@ -106,35 +100,10 @@ def request_of(
     if not isinstance(body, dict):
         raise BadLineError("body must be a JSON object", param="body")
     kind, given = _KINDS[url], {name: value for name, value in body.items() if value is not None}
-    model = _model(given, models)
-    config = defaults.updated(**_options(given, kind))
-    prompt = _chat(given, tokenizer) if kind == "chat" else _plain(given, tokenizer)
-    return BatchRequest(kind=kind, model=model, prompt=prompt, config=config)
-
-
-def answer(request: BatchRequest, result: Generation, tokenizer: Tokenizer) -> dict[str, JSON]:
-    """The body of a response: a `chat.completion` or a `text_completion`."""
-    choice: dict[str, JSON] = {"index": 0, "logprobs": None, "finish_reason": result.finish_reason}
-    if request.kind == "chat":
-        choice["message"] = {"role": "assistant", "content": result.text}
-        if result.logprobs is not None:
-            choice["logprobs"] = {"content": _logprobs(result, tokenizer)}
-    else:
-        choice["text"] = result.text
-    usage = result.usage
-    return {
-        "id": f"{'chatcmpl' if request.kind == 'chat' else 'cmpl'}-{uuid.uuid4().hex}",
-        "object": "chat.completion" if request.kind == "chat" else "text_completion",
-        "created": int(time.time()),
-        "model": request.model,
-        "choices": [choice],
-        "usage": {
-            "prompt_tokens": usage.prompt_tokens,
-            "completion_tokens": usage.completion_tokens,
-            "total_tokens": usage.prompt_tokens + usage.completion_tokens,
-            "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
-        },
-    }
+    model, options = _model(given, models), _options(given, kind)
+    if kind == "completion":
+        return BatchRequest(kind=kind, model=model, prompt=_plain(given), options=options)
+    return BatchRequest(kind=kind, model=model, prompt=_messages(given), options=options, chat=_chat(given))
 
 
 def complaint(error: GenAIError) -> dict[str, JSON]:
@@ -168,29 +137,64 @@ def _model(body: Mapping[str, JSON], models: tuple[str, ...]) -> str:
 
 
 def _options(body: Mapping[str, JSON], kind: Kind) -> dict[str, object]:
-    """Generation options, by our names. Raises: BadLineError for every field that is not understood."""
+    """Options of generation. Raises: BadLineError for every field that is not understood."""
     options: dict[str, object] = {}
     for name, value in body.items():
-        if name in ("model", _PROMPTS[kind]) or name in _NO_EFFECT:
+        if name in _ELSEWHERE[kind] or name in _NO_EFFECT or value in _NEUTRAL.get(name, ()):
             continue
-        if name in _NUMBERS or name in _WHOLE_NUMBERS:
-            options["max_new_tokens" if name.startswith("max_") else name] = _number(name, value)
-        elif name == "stop":
+        if name == "stop":
             options["stop"] = _stops(value)
-        elif name == "logprobs" and kind == "chat" and isinstance(value, bool):
-            options["logprobs"] = value
-        elif value not in _NEUTRAL.get(name, ()):
+        elif name == "logprobs":
+            options |= _logprobs(value, kind)
+        elif name == "response_format" and kind == "chat":
+            options |= _response_format(value)
+        elif name == "grammar":
+            options["lark"] = value
+        elif name == "best_of":
+            if value != body.get("n", 1):
+                raise BadLineError(f"best_of={_shown(value)}: must equal n; texts are not compared", param=name)
+        elif name in _OPTIONS[kind]:
+            is_number = name in _NUMBERS or name in _WHOLE_NUMBERS
+            options["max_new_tokens" if name in _LIMITS else name] = _number(name, value) if is_number else value
+        else:
             raise BadLineError(f"{name}={_shown(value)} is not supported", param=name)
-    if len({body[name] for name in ("max_tokens", "max_completion_tokens") if name in body}) > 1:
+    if len({body[name] for name in _LIMITS if name in body}) > 1:
         raise BadLineError("max_tokens and max_completion_tokens differ; give one of them", param="max_tokens")
+    if options.get("echo") is True and options.get("logprobs"):
+        options["prompt_logprobs"] = options["top_logprobs"]
     return options
+
+
+_LIMITS = ("max_tokens", "max_completion_tokens")
+
+
+def _logprobs(value: JSON, kind: Kind) -> dict[str, object]:
+    """A yes or no for chats, the number of likely others for completions."""
+    if kind == "chat" and isinstance(value, bool):
+        return {"logprobs": True} if value else {"logprobs": False, "top_logprobs": 0}
+    if kind == "completion" and isinstance(value, int) and not isinstance(value, bool):
+        return {"logprobs": True, "top_logprobs": value}
+    expected = "true or false" if kind == "chat" else "a whole number"
+    raise BadLineError(f"logprobs={_shown(value)}: must be {expected}", param="logprobs")
+
+
+def _response_format(value: JSON) -> dict[str, object]:
+    kind = value.get("type") if isinstance(value, dict) else None
+    if value == {"type": "text"}:
+        return {}
+    if value == {"type": "json_object"}:
+        return {"json_object": True}
+    schema = value.get("json_schema") if isinstance(value, dict) and kind == "json_schema" else None
+    if isinstance(schema, dict) and isinstance(schema.get("schema"), dict | bool):
+        return {"json_schema": schema["schema"]}
+    raise BadLineError(f"response_format={_shown(value)} is not supported", param="response_format")
 
 
 def _number(name: str, value: JSON) -> int | float:
     is_whole = name in _WHOLE_NUMBERS
     if isinstance(value, bool) or not isinstance(value, int if is_whole else int | float):
         raise BadLineError(f"{name}={_shown(value)}: must be a {'whole ' if is_whole else ''}number", param=name)
-    if name.startswith("max_") and value < 1:
+    if name in _LIMITS and value < 1:
         raise BadLineError(f"{name}={value}: must be at least 1", param=name)
     return value
 
@@ -202,27 +206,44 @@ def _stops(value: JSON) -> tuple[str, ...]:
     return tuple(cast("list[str]", stops))
 
 
-def _chat(body: Mapping[str, JSON], tokenizer: Tokenizer) -> list[int]:
+def _chat(body: Mapping[str, JSON]) -> dict[str, Any]:
+    """What goes with messages; functions are checked where everybody's are."""
+    names = {"tools": "tools", "tool_choice": "tool_choice", "parallel_tool_calls": "parallel_tool_calls"}
+    chat: dict[str, Any] = {ours: body[name] for name, ours in names.items() if name in body}
+    variables = body.get("chat_template_kwargs", {})
+    if not isinstance(variables, dict):
+        raise BadLineError("chat_template_kwargs must be an object", param="chat_template_kwargs")
+    return {**chat, "template_options": variables} if variables else chat
+
+
+def _messages(body: Mapping[str, JSON]) -> list[dict[str, JSON]]:
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         raise BadLineError("messages must be a list of at least one message", param="messages")
-    return tokenizer.apply_chat_template([_message(f"messages[{n}]", each) for n, each in enumerate(messages)])
+    return [_message(f"messages[{n}]", each) for n, each in enumerate(messages)]
 
 
-def _message(place: str, message: JSON) -> dict[str, str]:
+def _message(place: str, message: JSON) -> dict[str, JSON]:
+    """A message as chat templates take it; the form of calls is checked where everybody's is."""
     if not isinstance(message, dict):
         raise BadLineError(f"{place} must be an object with role and content", param=place)
-    plain: dict[str, str] = {}
+    plain: dict[str, JSON] = {}
     for name, value in message.items():
+        if value is None:
+            continue
         if name == "content":
             plain[name] = _content(f"{place}.content", value)
-        elif name in ("role", "name") and isinstance(value, str):
+        elif (name in _MESSAGE_TEXTS and isinstance(value, str)) or (name == "tool_calls" and isinstance(value, list)):
             plain[name] = value
-        elif value is not None:
+        else:
             raise BadLineError(f"{place}.{name}={_shown(value)} is not supported", param=f"{place}.{name}")
-    if not plain.keys() >= {"role", "content"}:
+    says_nothing = not plain.keys() & {"content", "tool_calls", "reasoning_content"}
+    if "role" not in plain or says_nothing:
         raise BadLineError(f"{place} must have a role and a content", param=place)
-    return plain
+    return {**plain, "role": "system"} if plain["role"] == "developer" else plain
+
+
+_MESSAGE_TEXTS = ("role", "name", "tool_call_id", "reasoning_content")
 
 
 def _content(place: str, content: JSON) -> str:
@@ -241,22 +262,13 @@ def _content(place: str, content: JSON) -> str:
     return "".join(texts)
 
 
-def _plain(body: Mapping[str, JSON], tokenizer: Tokenizer) -> list[int]:
+def _plain(body: Mapping[str, JSON]) -> Prompt:
     prompt = body.get("prompt")
     if isinstance(prompt, str):
-        return tokenizer.encode(prompt)
+        return prompt
     if isinstance(prompt, list) and prompt and all(type(token) is int for token in prompt):
         return cast("list[int]", prompt)
     raise BadLineError("prompt must be one string, or one list of token ids", param="prompt")
-
-
-def _logprobs(result: Generation, tokenizer: Tokenizer) -> list[JSON]:
-    entries: list[JSON] = []
-    for each in result.logprobs or ():
-        data = tokenizer.token_bytes(each.token_id)
-        text = data.decode("utf-8", errors="replace")
-        entries.append({"token": text, "logprob": each.logprob, "bytes": list(data), "top_logprobs": []})
-    return entries
 
 
 def _shown(value: JSON) -> str:

@@ -30,8 +30,10 @@ ALLOWED = {
     | {"genai.prepare", "genai.generator", "genai.session_file"},
     "genai.pipelines": LEAVES
     | {"genai.generator", "genai.llm", "genai.prepare", "genai.runtime", "genai.text", "genai.writer"},
-    "genai.batch_request": LEAVES | {"genai.text", "genai.writer"},
-    "genai.batch_file": LEAVES | {"genai.batch_request", "genai.engine", "genai.llm", "genai.writer"},
+    "genai.batch_request": LEAVES | {"genai.prepare"},
+    "genai.batch_answer": LEAVES | {"genai.batch_request", "genai.decoding", "genai.text", "genai.writer"},
+    "genai.batch_file": LEAVES
+    | {"genai.batch_request", "genai.batch_answer", "genai.engine", "genai.llm", "genai.prepare"},
     "genai.bench": LEAVES | {"genai", "genai.llm", "genai.engine", "genai.runtime", "genai.models"},
     "genai.progress": set(),
     "genai.metrics": set(),

@@ -10,7 +10,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from genai.cli import options, results
-from genai.cli.loading import Message, open_model
+from genai.cli.loading import Loading, Message
 from genai.errors import CapacityError, ConfigError
 
 if TYPE_CHECKING:
@@ -24,18 +24,14 @@ HELP = """\
 Ctrl-C        stop the answer"""
 
 
+@options.taking(options.GENERATION, options.CHAT, max_new_tokens=1024)
 def chat(
     model: options.Model,
     *,
     system: options.System = None,
-    max_new_tokens: options.MaxNewTokens = 1024,
-    temperature: options.Temperature = None,
-    top_k: options.TopK = None,
-    top_p: options.TopP = None,
-    min_p: options.MinP = None,
-    repetition_penalty: options.RepetitionPenalty = None,
-    seed: options.Seed = None,
-    stop: options.Stop = None,
+    generation: options.Keywords,
+    draft: options.Draft = None,
+    timeout: options.Timeout = None,
     precision: options.PrecisionOption = "auto",
     device: options.DeviceOption = "auto",
     threads: options.Threads = None,
@@ -45,17 +41,9 @@ def chat(
 
     /help lists what may be typed. Piped input is read line by line, each line one message.
     """
-    generation = options.given(
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        seed=seed,
-        stop=tuple(stop) if stop else None,
-    )
-    with open_model(model, precision=precision, device=device, threads=threads, max_seq_len=max_seq_len) as llm:
+    loading = Loading(precision=precision, device=device, threads=threads, max_seq_len=max_seq_len)
+    with loading.open(model) as llm, loading.open_draft(draft) as drafting:
+        generation |= options.given(draft=drafting, timeout=timeout)
         if not llm.tokenizer.has_chat_template:
             raise ConfigError(f"{model} has no chat template; continue plain text with `genai run {model} --raw`")
         conversation = Conversation(llm, system, generation)
@@ -113,19 +101,19 @@ class Conversation:
 
     def _say(self, messages: list[Message], said: list[str]) -> str:
         """Stream the answer into `said` and onto the screen, until it ends or Ctrl-C; returns the closing note."""
-        note = "stopped"
+        note, screen = None, results.Screen()
         stream = self._llm.stream(messages, None, **self._generation)
         with contextlib.suppress(KeyboardInterrupt), contextlib.closing(stream), _interruptions() as is_interrupted:
             for chunk in stream:
                 said.append(chunk.text)
-                sys.stdout.write(chunk.text)
-                sys.stdout.flush()
+                screen.write(chunk)
                 if chunk.result:
                     note = results.summary(chunk.result)
                 if is_interrupted():
                     break
-        sys.stdout.write("\n")
-        return note
+        if note is None:
+            sys.stdout.write("\n")
+        return note or "stopped"
 
 
 def _lines(model: str) -> Iterator[str]:

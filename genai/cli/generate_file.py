@@ -12,12 +12,13 @@ import typer
 
 from genai.cli import options
 from genai.cli.bars import bars
-from genai.cli.loading import open_model
+from genai.cli.loading import Loading
 
 if TYPE_CHECKING:
     from genai.batch_file import BatchFile, Summary
 
 
+@options.taking(options.GENERATION, options.SEVERAL, options.CHAT, max_new_tokens=512)
 def generate_file(
     source: Annotated[
         Path, typer.Argument(metavar="IN.jsonl", help="Requests, one JSON object a line.", show_default=False)
@@ -37,7 +38,8 @@ def generate_file(
             show_default=False,
         ),
     ],
-    max_new_tokens: options.MaxNewTokens = 512,
+    generation: options.Keywords,
+    draft: options.Draft = None,
     precision: options.PrecisionOption = "auto",
     device: options.DeviceOption = "auto",
     threads: options.Threads = None,
@@ -48,26 +50,19 @@ def generate_file(
     """Answer a file of requests in OpenAI's batch format, many at a time.
 
     A batch that was interrupted goes on where it was when the same command is given again. A request that cannot be
-    answered gets an answer that says why. --max-new-tokens is for requests that do not say.
+    answered gets an answer that says why. Options of generation are for requests that do not say.
     """
-    from genai.batch_file import BatchFile, Summary
+    from genai.batch_file import BatchFile, Settings, Summary
 
+    loading = Loading(precision=precision, device=device, threads=threads, max_seq_len=max_seq_len, max_batch=max_batch)
+    template_options = generation.pop("template_options", {})
     started = time.perf_counter()
     with BatchFile(source, target) as batch:
         if batch.num_done < batch.num_requests:
-            with (
-                open_model(
-                    model,
-                    precision=precision,
-                    device=device,
-                    threads=threads,
-                    max_seq_len=max_seq_len,
-                    max_batch=max_batch,
-                ) as llm,
-                bars() as progress,
-            ):
+            with loading.open(model) as llm, loading.open_draft(draft) as drafting, bars() as progress:
+                settings = Settings(options=generation, template_options=template_options, draft=drafting)
                 started = time.perf_counter()
-                summary = batch.run(llm, (model, Path(model).name), max_new_tokens, progress)
+                summary = batch.run(llm, (model, Path(model).name), settings, progress)
         else:
             summary = Summary(skipped=batch.num_done)
         _report(batch, summary, time.perf_counter() - started, json_output=json_output)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from genai.cli.bars import bars
@@ -15,19 +17,25 @@ Message: TypeAlias = dict[str, str]
 """A chat message: its role and its content."""
 
 
-def open_model(
-    name: str,
-    *,
-    precision: Precision,
-    device: Device,
-    threads: int | None,
-    max_seq_len: int | None,
-    max_batch: int | None = None,
-) -> LLM:
-    """Load a model. The caller closes it."""
-    engine = given(num_threads=threads, max_seq_len=max_seq_len, max_batch=max_batch)
-    with bars() as progress:
-        progress(f"loading {name}", 0, 0)
-        from genai.llm import load
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loading:
+    """How models are loaded. None: what holds if nobody says."""
 
-        return load(name, precision=precision, device=device, progress=progress, **engine)
+    precision: Precision
+    device: Device
+    threads: int | None = None
+    max_seq_len: int | None = None
+    max_batch: int | None = None
+
+    def open(self, name: str) -> LLM:
+        """Load a model. The caller closes it."""
+        engine = given(num_threads=self.threads, max_seq_len=self.max_seq_len, max_batch=self.max_batch)
+        with bars() as progress:
+            progress(f"loading {name}", 0, 0)
+            from genai.llm import load
+
+            return load(name, precision=self.precision, device=self.device, progress=progress, **engine)
+
+    def open_draft(self, name: str | None) -> AbstractContextManager[LLM | None]:
+        """Load the model that foresees tokens, if there is one."""
+        return nullcontext() if name is None else self.open(name)

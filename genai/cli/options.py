@@ -1,12 +1,23 @@
-"""Options that several commands share."""
+"""Options that several commands share.
+
+Those of generation are tables that `taking` adds to a command: what is given becomes keyword arguments of
+`LLM.generate`, under its own names; what is not given is the model's own default. Values are checked where every
+caller's are.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeAlias
+import functools
+import inspect
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
 
 import typer
 
 from genai.config import Device, Precision
+from genai.errors import ConfigError
 
 Model = Annotated[
     str,
@@ -29,52 +40,212 @@ MaxSeqLen = Annotated[
         min=1, metavar="N", help="Longest sequence, in tokens. [default: the model's own]", show_default=False
     ),
 ]
-MaxNewTokens = Annotated[
-    int, typer.Option("--max-new-tokens", "-n", min=1, metavar="N", help="Write at most this many tokens.")
-]
 System = Annotated[
     str | None, typer.Option("--system", "-s", metavar="TEXT", help="A system message.", show_default=False)
 ]
-Stop = Annotated[
-    list[str] | None,
-    typer.Option(metavar="TEXT", help="End before this text; may be given several times.", show_default=False),
+Draft = Annotated[
+    str | None,
+    typer.Option("--draft", metavar="MODEL", help="A smaller model that foresees tokens.", show_default=False),
 ]
-Seed = Annotated[int | None, typer.Option(min=0, metavar="N", help="Makes sampling repeatable.", show_default=False)]
-Temperature = Annotated[
-    float | None,
-    typer.Option(
-        "--temperature",
-        "-t",
-        min=0,
-        metavar="X",
-        help="Above 0: sample; 0: the most probable token.",
-        show_default=False,
-    ),
-]
-TopK = Annotated[
-    int | None, typer.Option(min=0, metavar="N", help="Sample from the k most probable.", show_default=False)
-]
-TopP = Annotated[
-    float | None,
-    typer.Option(min=0, max=1, metavar="X", help="Sample from the smallest set this probable.", show_default=False),
-]
-MinP = Annotated[
-    float | None,
-    typer.Option(
-        min=0, max=1, metavar="X", help="Drop what is less probable than this share of the best.", show_default=False
-    ),
-]
-RepetitionPenalty = Annotated[
-    float | None,
-    typer.Option(min=0, metavar="X", help="Above 1: make repeated tokens less probable.", show_default=False),
+Timeout = Annotated[
+    float | None, typer.Option(min=0, metavar="SECONDS", help="End the text after so long.", show_default=False)
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 Keywords: TypeAlias = dict[str, Any]
 """Keyword arguments; names and values are checked by who takes them."""
+Flags: TypeAlias = Mapping[str, object]
+"""Options by their Python names, each the annotated type that typer reads."""
+
+
+def _number(help_text: str, *names: str, low: float | None = None, high: float | None = None) -> object:
+    option = typer.Option(*names, min=low, max=high, metavar="X", help=help_text, show_default=False)
+    return Annotated[float | None, option]
+
+
+def _whole(help_text: str, *names: str, low: int = 0) -> object:
+    return Annotated[int | None, typer.Option(*names, min=low, metavar="N", help=help_text, show_default=False)]
+
+
+def _switch(help_text: str, name: str) -> object:
+    return Annotated[bool | None, typer.Option(name, help=help_text, show_default=False)]
+
+
+def _text(help_text: str, *names: str, metavar: str = "TEXT") -> object:
+    return Annotated[str | None, typer.Option(*names, metavar=metavar, help=help_text, show_default=False)]
+
+
+def _texts(help_text: str, *names: str, metavar: str = "TEXT") -> object:
+    help_text += "; may be given several times."
+    return Annotated[list[str] | None, typer.Option(*names, metavar=metavar, help=help_text, show_default=False)]
+
+
+GENERATION: Flags = {
+    "min_new_tokens": _whole("No end before so many tokens."),
+    "ignore_eos": _switch("Go on past the end (for benchmarks).", "--ignore-eos"),
+    "stop": _texts("End before this text"),
+    "temperature": _number("Above 0: sample; 0: the most probable token.", "--temperature", "-t", low=0),
+    "top_k": _whole("Sample from the k most probable."),
+    "top_p": _number("Sample from the smallest set this probable.", low=0, high=1),
+    "min_p": _number("Drop what is less probable than this share of the best.", low=0, high=1),
+    "typical_p": _number("Locally typical sampling.", low=0, high=1),
+    "xtc_probability": _number("How often top choices are left out.", low=0, high=1),
+    "seed": _whole("Makes sampling repeatable."),
+    "repetition_penalty": _number("Above 1: make repeated tokens less probable.", low=0),
+    "presence_penalty": _number("Taken from tokens that the text has."),
+    "frequency_penalty": _number("The same, for each time."),
+    "no_repeat_ngram_size": _whole("No sequence of so many tokens comes twice."),
+    "dry_multiplier": _number("How much prolonging a repetition costs.", low=0),
+    "bad_word": _texts("This must not come"),
+    "num_beams": _whole("Beam search with so many beams.", low=1),
+    "length_penalty": _number("Of beams: above 0 favours long texts."),
+    "json_schema": _text("The text is JSON that follows this schema.", metavar="JSON|@FILE"),
+    "json_object": _switch("The text is a JSON object.", "--json-object"),
+    "regex": _text("The text matches this.", metavar="PATTERN"),
+    "lark": _text("The text follows this Lark grammar.", metavar="GRAMMAR|@FILE"),
+    "choice": _texts("The text is this, or another --choice"),
+    "speculative": Annotated[
+        Literal["prompt_lookup"] | None,
+        typer.Option(help="Where drafts come from; the text stays the same.", show_default=False),
+    ],
+    "draft_length": _whole("Most tokens in a draft.", low=1),
+    "set": _texts("Any other option of docs/options.md; VALUE is JSON or text", "--set", metavar="NAME=VALUE"),
+}
+"""What every text can be asked for."""
+
+SEVERAL: Flags = {
+    "n": _whole("How many texts, each with a random stream of its own.", "--n", low=1),
+    "num_return_sequences": _whole("How many of the beams.", low=1),
+    "logprobs": _whole("Report log probabilities, and those of the N likeliest tokens."),
+}
+"""What a conversation has no place for."""
+
+PROMPT: Flags = {
+    "prompt_logprobs": _whole("Report log probabilities of the prompt, as --logprobs does of the text."),
+    "echo": _switch("Begin the text with the prompt.", "--echo"),
+}
+"""What is told of the prompt."""
+
+CHAT: Flags = {
+    "template_option": _texts("A variable of the chat template (enable_thinking=false)", metavar="NAME=VALUE"),
+}
+"""What goes with messages."""
+
+TOOLS: Flags = {
+    "tools": _text("Functions that the model may call, as OpenAI describes them.", metavar="JSON|@FILE"),
+    "tool_choice": _text("auto, none, required, or a function's name."),
+    "parallel_tool_calls": Annotated[
+        bool | None,
+        typer.Option(
+            "--parallel-tool-calls/--single-tool-call",
+            help="Whether several may be called at once.",
+            show_default=False,
+        ),
+    ],
+}
+"""Functions; a script has to answer the calls."""
+
+
+_EVERY: Flags = {**GENERATION, **SEVERAL, **PROMPT, **CHAT, **TOOLS}
+
+
+def taking(*groups: Flags, max_new_tokens: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command these options; its parameter `generation` gets them as keyword arguments.
+
+    max_new_tokens: what holds if the user does not say.
+    """
+    flags = {name: flag for group in groups for name, flag in group.items()}
+    limit = typer.Option("--max-new-tokens", "-n", min=1, metavar="N", help="Write at most this many tokens.")
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(command, eval_str=True)
+        own = [parameter for name, parameter in signature.parameters.items() if name != "generation"]
+        kind = inspect.Parameter.KEYWORD_ONLY
+        added = [
+            inspect.Parameter("max_new_tokens", kind, default=max_new_tokens, annotation=Annotated[int, limit]),
+            *(inspect.Parameter(name, kind, default=None, annotation=flag) for name, flag in flags.items()),
+        ]
+
+        @functools.wraps(command)
+        def taken(**arguments: Any) -> None:
+            chosen = {name: arguments.pop(name) for name in ("max_new_tokens", *flags)}
+            command(**arguments, generation=generation_of(chosen))
+
+        taken.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]
+        return taken
+
+    return decorate
+
+
+def generation_of(flags: Mapping[str, Any]) -> Keywords:
+    """Keyword arguments from a command's flags; those that were not given are None. Raises: ConfigError."""
+    options = given(**flags)
+    for flag, name in {"bad_word": "bad_words", "choice": "choices"}.items():
+        if flag in options:
+            options[name] = options.pop(flag)
+    for name in ("json_schema", "lark", "tools"):
+        if name in options:
+            options[name] = _inline(f"--{name.replace('_', '-')}", options[name])
+    if "tools" in options:
+        options["tools"] = _json("--tools", options["tools"])
+    if "tool_choice" in options:
+        options["tool_choice"] = _tool_choice(options["tool_choice"])
+    if "logprobs" in options:
+        options |= {"logprobs": True, "top_logprobs": options["logprobs"]}
+    if "template_option" in options:
+        options["template_options"] = _pairs("--template-option", options.pop("template_option"))
+    others = _pairs("--set", options.pop("set", ()))
+    for name in others:
+        if name in flags:
+            raise ConfigError(f"--set {name}: write --{name.replace('_', '-')}")
+        if name in _EVERY or name in options:
+            raise ConfigError(f"--set {name}: " + ("it is given twice" if name in options else "not with this command"))
+    return options | others
 
 
 def given(**options: object) -> Keywords:
     """Only the options that were given, so that the model's own defaults hold for the others."""
     return {name: value for name, value in options.items() if value is not None}
+
+
+def _inline(flag: str, value: str) -> str:
+    """A text, or what is in the file that `@FILE` names."""
+    if not value.startswith("@"):
+        return value
+    try:
+        return Path(value[1:]).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{flag}: cannot read {value[1:]}: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{flag}: {value[1:]} is not UTF-8 (byte {error.start})") from None
+
+
+def _json(flag: str, text: str) -> object:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{flag}: this is not JSON ({error}); write @FILE for a file") from None
+
+
+def _tool_choice(text: str) -> object:
+    if text in ("auto", "none", "required"):
+        return text
+    return {"type": "function", "function": {"name": text}}
+
+
+def _pairs(flag: str, texts: Iterable[str]) -> Keywords:
+    """NAME=VALUE pairs; a value that is no JSON is a text."""
+    pairs: Keywords = {}
+    for text in texts:
+        name, separator, value = text.partition("=")
+        name = name.strip().replace("-", "_")
+        if not separator or not name:
+            raise ConfigError(f"{flag} {text}: must be NAME=VALUE")
+        if name in pairs:
+            raise ConfigError(f"{flag} {name}=…: the option is given twice")
+        try:
+            pairs[name] = json.loads(value)
+        except (ValueError, RecursionError):
+            pairs[name] = value
+    return pairs

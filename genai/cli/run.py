@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from genai.cli import options, results
-from genai.cli.loading import Message, open_model
+from genai.cli.loading import Loading, Message
 from genai.errors import ConfigError
 
 if TYPE_CHECKING:
     from genai import LLM
 
 
+@options.taking(options.GENERATION, options.SEVERAL, options.PROMPT, options.CHAT, options.TOOLS, max_new_tokens=512)
 def run(
     model: options.Model,
     prompt: Annotated[
@@ -25,14 +26,9 @@ def run(
     *,
     raw: Annotated[bool, typer.Option("--raw", help="Continue the prompt as plain text: no chat template.")] = False,
     system: options.System = None,
-    max_new_tokens: options.MaxNewTokens = 512,
-    temperature: options.Temperature = None,
-    top_k: options.TopK = None,
-    top_p: options.TopP = None,
-    min_p: options.MinP = None,
-    repetition_penalty: options.RepetitionPenalty = None,
-    seed: options.Seed = None,
-    stop: options.Stop = None,
+    generation: options.Keywords,
+    draft: options.Draft = None,
+    timeout: options.Timeout = None,
     precision: options.PrecisionOption = "auto",
     device: options.DeviceOption = "auto",
     threads: options.Threads = None,
@@ -41,26 +37,21 @@ def run(
 ) -> None:
     """Answer a prompt, or continue it (--raw).
 
-    The text is streamed to standard output; timings follow on standard error.
+    The text is streamed to standard output; reasoning and timings go to standard error. Several texts come one after
+    the other, when all are ready; calls of tools as lines of JSON.
     """
     text = _prompt(prompt)
-    generation = options.given(
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        seed=seed,
-        stop=tuple(stop) if stop else None,
-    )
-    with open_model(model, precision=precision, device=device, threads=threads, max_seq_len=max_seq_len) as llm:
+    if not json_output and generation.keys() & {"logprobs", "prompt_logprobs"}:
+        raise ConfigError("log probabilities are part of the JSON: add --json")
+    loading = Loading(precision=precision, device=device, threads=threads, max_seq_len=max_seq_len)
+    with loading.open(model) as llm, loading.open_draft(draft) as drafting:
         request = _request(llm, text, system=system, raw=raw)
+        generation |= options.given(draft=drafting, timeout=timeout)
         if json_output:
-            result = results.only(llm.generate(request, None, **generation))
-            print(json.dumps({"model": model, **results.as_json(result)}, ensure_ascii=False))
+            result = llm.generate(request, None, **generation)
+            print(json.dumps({"model": model, **results.as_json(result, llm.tokenizer)}, ensure_ascii=False))
         else:
-            _stream(llm, request, generation)
+            _show(llm, request, generation)
 
 
 def _prompt(argument: str | None) -> str:
@@ -89,12 +80,17 @@ def _request(llm: LLM, text: str, *, system: str | None, raw: bool) -> str | lis
     return text
 
 
-def _stream(llm: LLM, request: str | list[Message], generation: options.Keywords) -> None:
-    result = None
-    for chunk in llm.stream(request, None, **generation):
-        sys.stdout.write(chunk.text)
-        sys.stdout.flush()
-        result = chunk.result or result
-    print()
+def _show(llm: LLM, request: str | list[Message], generation: options.Keywords) -> None:
+    """Print a text as it comes; several when all are there."""
+    screen, result = results.Screen(), None
+    if max(generation.get(name, 1) for name in ("n", "num_return_sequences")) > 1:
+        result = llm.generate(request, None, **generation)
+        for choice in result.choices:
+            print(f"[{choice.index + 1}]")
+            screen.write_choice(choice)
+    else:
+        for chunk in llm.stream(request, None, **generation):
+            screen.write(chunk)
+            result = chunk.result or result
     if result:
         print(results.summary(result), file=sys.stderr)

@@ -13,7 +13,7 @@ from typing import Self
 import pytest
 
 import genai.llm
-from genai import Choice, Chunk, Generation, Timings, Usage
+from genai import Choice, Chunk, Drafts, Generation, Timings, TokenLogprob, Usage
 from genai.cli.main import exit_code
 
 # Zero where the command line says nothing about it, whatever else is measured some day.
@@ -25,10 +25,17 @@ TIMINGS = Timings(
 
 @dataclass(slots=True)
 class FakeLLM:
-    """Answers every prompt with `words`; remembers the calls. before: called ahead of each word."""
+    """Answers every prompt with `words`, or with `choices` and `chunks`; remembers the calls.
+
+    before: called ahead of each word.
+    """
 
     words: Sequence[str] = ("Hello", ", ", "wörld", "!")
     has_chat_template: bool = True
+    choices: Sequence[Choice] = ()
+    chunks: Sequence[Chunk] = ()
+    drafts: Drafts | None = None
+    prompt_logprobs: list[TokenLogprob | None] | None = None
     path: Path = Path("/package")
     before: Callable[[str], object] = lambda word: None
     loaded: list[tuple[str, dict[str, object]]] = field(default_factory=list)
@@ -38,7 +45,7 @@ class FakeLLM:
 
     @property
     def tokenizer(self) -> object:
-        return SimpleNamespace(has_chat_template=self.has_chat_template)
+        return SimpleNamespace(has_chat_template=self.has_chat_template, token_bytes=lambda token: b"<%d>" % token)
 
     def __enter__(self) -> Self:
         return self
@@ -56,6 +63,7 @@ class FakeLLM:
 
     def _pieces(self) -> Iterator[Chunk]:
         try:
+            yield from self.chunks
             for word in self.words:
                 self.before(word)
                 yield Chunk(text=word, token_ids=[1])
@@ -65,7 +73,9 @@ class FakeLLM:
 
     def result(self, text: str) -> Generation:
         return Generation(
-            choices=[Choice(index=0, text=text, token_ids=[1, 2, 3], finish_reason="stop")],
+            choices=[*self.choices] or [Choice(index=0, text=text, token_ids=[1, 2, 3], finish_reason="stop")],
+            drafts=self.drafts,
+            prompt_logprobs=self.prompt_logprobs,
             usage=Usage(prompt_tokens=5, completion_tokens=3, cached_tokens=2),
             timings=TIMINGS,
         )

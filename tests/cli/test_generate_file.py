@@ -16,14 +16,15 @@ from pathlib import Path
 import pytest
 
 from genai import batch_file
-from genai.batch_file import BatchFile, Summary
+from genai.batch_file import BatchFile, Settings, Summary
 from genai.config import EngineConfig
 from genai.errors import ConfigError, GraphRunError
 from genai.llm import LLM
 from tests.cli.conftest import Genai, Outcome
 from tests.tiny_package import VOCAB_SIZE, tiny_package
 
-CONFIG = EngineConfig(device="cpu", num_threads=1, max_batch=4, max_seq_len=512, prefix_cache_bytes=0)
+SETTINGS = Settings(options={"max_new_tokens": 8})
+CONFIG = EngineConfig(device="cpu", num_threads=1, max_batch=4, max_seq_len=2000, prefix_cache_bytes=0)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +66,7 @@ def read(path: Path) -> list[dict]:
 def answered(llm: LLM, folder: Path, lines: list[object], out: str = "out.jsonl") -> tuple[list[dict], Summary]:
     """What OUT holds for these lines, in the order of their numbers, and the summary."""
     with BatchFile(write(folder / "in.jsonl", lines), folder / out) as batch:
-        summary = batch.run(llm, ("tiny",), 8)
+        summary = batch.run(llm, ("tiny",), SETTINGS)
     return sorted(read(folder / out), key=lambda record: int(record["id"].removeprefix("batch_req_"))), summary
 
 
@@ -124,7 +125,7 @@ def test_plain_prompts_and_settings(llm: LLM, tmp_path: Path) -> None:
             plain("again", temperature=1.5, top_p=0.9, top_k=40, min_p=0.01, seed=3, repetition_penalty=1.1),
             plain("stopped", max_tokens=30, stop=[stop, "never"]),
             plain("default", max_tokens=None, stop=None, temperature=0),
-            plain("nothing asked for", n=1, stream=False, echo=False, presence_penalty=0.0, user="me", metadata={}),
+            plain("nothing asked for", n=1, best_of=1, stream=False, echo=False, presence_penalty=0.0, user="me"),
             chat("parts", messages=[{"role": "user", "content": [{"type": "text", "text": part} for part in "Hi"]}]),
             chat("newer", max_tokens=None, max_completion_tokens=8, tools=[], response_format={"type": "text"}),
             chat("named", model="tiny"),
@@ -150,6 +151,104 @@ def test_logprobs(llm: LLM, tmp_path: Path) -> None:
     assert content[0].keys() == {"token", "logprob", "bytes", "top_logprobs"}
 
 
+def choices_of(record: dict) -> list[dict]:
+    assert record["response"]["status_code"] == 200, record
+    return record["response"]["body"]["choices"]
+
+
+def test_several_texts(llm: LLM, tmp_path: Path) -> None:
+    sampled = {"n": 3, "temperature": 1.0, "seed": 5}
+    beams = {"num_beams": 3, "num_return_sequences": 2}
+    chats, plains, beamed = answered(
+        llm, tmp_path, [chat("a", **sampled), plain("b", best_of=3, **sampled), plain("c", **beams)]
+    )[0]
+    hi = [{"role": "user", "content": "Hi"}]
+    expected = [choice.text for choice in llm.generate(hi, max_new_tokens=8, **sampled).choices]
+    assert [choice["message"]["content"] for choice in choices_of(chats)] == expected
+    expected = [choice.text for choice in llm.generate("Hi", max_new_tokens=8, **sampled).choices]
+    assert [choice["text"] for choice in choices_of(plains)] == expected
+    assert [choice["index"] for choice in choices_of(plains)] == [0, 1, 2]
+    expected = [choice.text for choice in llm.generate("Hi", max_new_tokens=8, **beams).choices]
+    assert [choice["text"] for choice in choices_of(beamed)] == expected
+
+
+def test_forms(llm: LLM, tmp_path: Path) -> None:
+    schema = {"type": "object", "properties": {"on": {"type": "boolean"}}, "required": ["on"]}
+    named = {"name": "answer", "schema": {**schema, "additionalProperties": False}}
+    records, _ = answered(
+        llm,
+        tmp_path,
+        [
+            chat("schema", response_format={"type": "json_schema", "json_schema": named}, max_tokens=300),
+            chat("object", response_format={"type": "json_object"}, logit_bias={str(ord("}")): 90}, max_tokens=90),
+            plain("regex", regex="a{5}"),
+            plain("grammar", grammar="start: /b{5}/"),
+            plain("lark", lark="start: /c{5}/"),
+            plain("choices", choices=["yes", "no"]),
+        ],
+    )
+    texts = {record["custom_id"]: text_of(record) for record in records}
+    assert json.loads(texts["schema"]).keys() == {"on"}
+    assert json.loads(texts["object"]) == {}
+    assert (texts["regex"], texts["grammar"], texts["lark"]) == ("aaaaa", "bbbbb", "ccccc")
+    assert texts["choices"] in {"yes", "no"}
+
+
+def test_tools(llm: LLM, tmp_path: Path) -> None:
+    parameters = {"type": "object", "properties": {"city": {"enum": ["here"]}}, "required": ["city"]}
+    tools = [{"type": "function", "function": {"name": "weather", "parameters": parameters}}]
+    past = [
+        {"role": "developer", "content": "Be brief"},
+        {"role": "user", "content": "Hi"},
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"id": "1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}],
+        },
+        {"role": "tool", "tool_call_id": "1", "content": [{"type": "text", "text": "rain"}]},
+    ]
+    asked = {"tools": tools, "tool_choice": "required", "parallel_tool_calls": False, "max_tokens": 300}
+    first, later = answered(llm, tmp_path, [chat("a", **asked), chat("b", messages=past, **asked)])[0]
+    for record in (first, later):
+        (choice,) = choices_of(record)
+        assert choice["finish_reason"] == "tool_calls"
+        assert choice["message"]["content"] is None
+        (call,) = choice["message"]["tool_calls"]
+        assert (call["type"], call["function"]["name"]) == ("function", "weather")
+        assert json.loads(call["function"]["arguments"]) == {"city": "here"}
+    plainly = [{**past[0], "role": "system"}, *past[1:-1], {**past[-1], "content": "rain"}]
+    expected = llm.generate(plainly, tools=tools, max_new_tokens=0).usage
+    assert later["response"]["body"]["usage"]["prompt_tokens"] == expected.prompt_tokens
+
+
+def test_logprobs_of_completions(llm: LLM, tmp_path: Path) -> None:
+    record, echoed = answered(llm, tmp_path, [plain("a", logprobs=2), plain("b", logprobs=2, echo=True)])[0]
+    result = llm.generate("Hi", max_new_tokens=8, logprobs=True, top_logprobs=2, prompt_logprobs=2)
+    told = choices_of(record)[0]["logprobs"]
+    assert result.logprobs is not None
+    assert told["token_logprobs"] == pytest.approx([each.logprob for each in result.logprobs])
+    assert [max(top.values()) for top in told["top_logprobs"]] == pytest.approx(
+        [each.top[0][1] for each in result.logprobs]
+    )
+    assert told["text_offset"] == sorted(told["text_offset"])
+    assert choices_of(echoed)[0]["text"] == "Hi" + result.text
+    both = choices_of(echoed)[0]["logprobs"]
+    assert both["tokens"][:2] == ["H", "i"]
+    assert both["token_logprobs"][0] is None
+    assert both["token_logprobs"][2:] == pytest.approx(told["token_logprobs"])
+
+
+def test_settings_are_for_lines_that_do_not_say(llm: LLM, tmp_path: Path) -> None:
+    settings = Settings(options={"max_new_tokens": 8, "choices": ["yes"], "logprobs": True, "top_logprobs": 1})
+    lines: list[object] = [chat("a"), chat("b", choices=["no"], logprobs=False, n=2)]
+    with BatchFile(write(tmp_path / "in.jsonl", lines), tmp_path / "out.jsonl") as batch:
+        batch.run(llm, ("tiny",), settings)
+    one, two = sorted(read(tmp_path / "out.jsonl"), key=lambda record: record["id"])
+    assert (text_of(one), text_of(two)) == ("yes", "no")
+    assert [len(entry["top_logprobs"]) for entry in choices_of(one)[0]["logprobs"]["content"]][:3] == [1, 1, 1]
+    assert [choice["logprobs"] for choice in choices_of(two)] == [None, None]
+
+
 BAD_LINES: list[tuple[object, str, object]] = [
     (b"{", "the line is not JSON", None),
     (b"\xff{}", "the line is not UTF-8 (byte 0)", None),
@@ -164,18 +263,34 @@ BAD_LINES: list[tuple[object, str, object]] = [
     (line("x", "/v1/completions", []), "body must be a JSON object", "x"),
     (chat("x", model="gpt-4o"), "model 'gpt-4o': this file is answered by 'tiny'", "x"),
     (chat("x", model=5), "model 5:", "x"),
-    (chat("x", n=2), "n=2 is not supported", "x"),
+    (chat("x", n=0), "n=0: must be at least 1", "x"),
+    (chat("x", n="2"), "n='2': must be a whole number", "x"),
     (chat("x", stream=True), "stream=True is not supported", "x"),
-    (chat("x", presence_penalty=0.5), "presence_penalty=0.5 is not supported", "x"),
-    (chat("x", logit_bias={"5": 1}), "logit_bias={'5': 1} is not supported", "x"),
-    (chat("x", tools=[{"type": "function"}]), "tools=[{'type': 'function'}] is not supported", "x"),
-    (chat("x", response_format={"type": "json_object"}), "response_format={'type': 'json_object'} is not", "x"),
-    (chat("x", top_logprobs=3), "top_logprobs=3 is not supported", "x"),
+    (chat("x", presence_penalty="much"), "presence_penalty='much': must be a number", "x"),
+    (chat("x", logit_bias={"a": 1}), "logit_bias maps token ids", "x"),
+    (chat("x", logit_bias={"9999": 1}), "logit_bias: token id 9999 is outside the vocabulary", "x"),
+    (chat("x", tools=[{"type": "function"}]), "tools[0].function is a NoneType", "x"),
+    (chat("x", tool_choice="required"), "tool_choice='required' needs tools", "x"),
+    (chat("x", response_format={"type": "xml"}), "response_format={'type': 'xml'} is not supported", "x"),
+    (chat("x", response_format={"type": "json_schema"}), "response_format={'type': 'json_schema'} is not", "x"),
+    (chat("x", regex="("), "regex", "x"),
+    (chat("x", regex="a", choices=["b"]), "regex and choices cannot be had together", "x"),
+    (chat("x", top_logprobs=3), "top_logprobs=3 needs logprobs=True", "x"),
+    (chat("x", logprobs=3), "logprobs=3: must be true or false", "x"),
+    (chat("x", echo=True), "echo=True is not supported", "x"),
+    (chat("x", prompt_logprobs=1), "prompt_logprobs=1 is not supported", "x"),
+    (chat("x", chat_template_kwargs=1), "chat_template_kwargs must be an object", "x"),
+    (chat("x", chat_template_kwargs={"messages": 1}), "template_options: messages is not an option", "x"),
+    (chat("x", num_beams=2, stop="a"), "stop_strings cannot be had with num_beams above 1", "x"),
+    (plain("x", tools=[]), "tools=[] is not supported", "x"),
+    (plain("x", response_format={"type": "json_object"}), "response_format={'type': 'json_object'} is not", "x"),
     (chat("x", temprature=1), "temprature=1 is not supported", "x"),
     (chat("x", prompt="a"), "prompt='a' is not supported", "x"),
-    (plain("x", logprobs=2), "logprobs=2 is not supported", "x"),
-    (plain("x", echo=True), "echo=True is not supported", "x"),
-    (plain("x", best_of=3), "best_of=3 is not supported", "x"),
+    (plain("x", logprobs=True), "logprobs=True: must be a whole number", "x"),
+    (plain("x", logprobs=-1), "top_logprobs=-1: must be at least 0", "x"),
+    (plain("x", top_logprobs=2), "top_logprobs=2 is not supported", "x"),
+    (plain("x", suffix="end"), "suffix='end' is not supported", "x"),
+    (plain("x", best_of=3), "best_of=3: must equal n", "x"),
     (chat("x", max_tokens=0), "max_tokens=0: must be at least 1", "x"),
     (chat("x", max_tokens=1.5), "max_tokens=1.5: must be a whole number", "x"),
     (chat("x", max_tokens=True), "max_tokens=True: must be a whole number", "x"),
@@ -191,7 +306,8 @@ BAD_LINES: list[tuple[object, str, object]] = [
     (chat("x", messages=["Hi"]), "messages[0] must be an object with role and content", "x"),
     (chat("x", messages=[{"role": "user"}]), "messages[0] must have a role and a content", "x"),
     (chat("x", messages=[{"role": "user", "content": 5}]), "messages[0].content=5: must be a string", "x"),
-    (chat("x", messages=[{"role": "user", "content": "a", "tool_calls": [1]}]), "messages[0].tool_calls=[1]", "x"),
+    (chat("x", messages=[{"role": "user", "content": "a", "tool_calls": [1]}]), "message 0: tool_calls is a list", "x"),
+    (chat("x", messages=[{"role": "user", "content": "a", "audio": 1}]), "messages[0].audio=1 is not supported", "x"),
     (
         chat("x", messages=[{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]),
         "messages[0].content[0]: only parts of type 'text'",
@@ -201,7 +317,7 @@ BAD_LINES: list[tuple[object, str, object]] = [
     (plain("x", None), "prompt must be one string, or one list of token ids", "x"),
     (plain("x", ""), "the prompt has no tokens", "x"),
     (plain("x", [VOCAB_SIZE]), f"token id {VOCAB_SIZE} is outside the vocabulary", "x"),
-    (plain("x", "a" * 600), "the prompt has 600 tokens; at most 511 fit", "x"),
+    (plain("x", "a" * 2100), "the prompt has 2100 tokens; at most 1999 fit", "x"),
     (plain("x", "\ud800"), "lone surrogate", "x"),
 ]  # fmt: skip
 
@@ -226,7 +342,7 @@ def test_bad_lines_are_answered_with_what_is_wrong_and_the_others_as_ever(llm: L
 
 
 def test_errors_say_which_field(llm: LLM, tmp_path: Path) -> None:
-    records, _ = answered(llm, tmp_path, [chat("a", n=2), plain("b", "a" * 600), chat("c", model="x")])
+    records, _ = answered(llm, tmp_path, [chat("a", n=0.5), plain("b", "a" * 2100), chat("c", model="x")])
     errors = [record["response"]["body"]["error"] for record in records]
     assert [(error["param"], error["code"], error["type"]) for error in errors] == [
         ("n", None, "invalid_request_error"),
@@ -241,7 +357,7 @@ def test_a_line_without_end_a_bom_blank_lines_and_windows_lines(llm: LLM, tmp_pa
     source.write_bytes(b"\xef\xbb\xbf" + texts[0] + b"\r\n\r\n  \n" + texts[1] + b"\n" + texts[2])
     with BatchFile(source, tmp_path / "out.jsonl") as batch:
         assert batch.num_requests == 3
-        batch.run(llm, ("tiny",), 8)
+        batch.run(llm, ("tiny",), SETTINGS)
     assert {(record["id"], record["custom_id"]) for record in read(tmp_path / "out.jsonl")} == {
         ("batch_req_1", "a"), ("batch_req_4", "b"), ("batch_req_5", "c")
     }  # fmt: skip
@@ -258,7 +374,7 @@ def test_a_line_too_long_to_hold_is_answered_with_an_error(
         out = tmp_path / f"out{len(end)}.jsonl"
         with BatchFile(source, out) as batch:
             assert batch.num_requests == 4
-            batch.run(llm, ("tiny",), 8)
+            batch.run(llm, ("tiny",), SETTINGS)
         is_long = ["longer than 50 bytes" in error_of(record) for record in read(out)]
         assert is_long == [False, length > 50, False, length > 50]
 
@@ -316,7 +432,7 @@ def test_progress_counts_what_was_there(llm: LLM, tmp_path: Path) -> None:
     seen: list[tuple[str, int, int]] = []
     lines: list[object] = [plain("a"), plain("b"), b"bad", plain("c")]
     with BatchFile(write(tmp_path / "in.jsonl", lines), tmp_path / "out.jsonl") as batch:
-        batch.run(llm, ("tiny",), 8, lambda *report: seen.append(report))
+        batch.run(llm, ("tiny",), SETTINGS, lambda *report: seen.append(report))
     assert {label for label, _, _ in seen} == {"requests"}
     assert [done for _, done, _ in seen] == sorted(done for _, done, _ in seen)
     assert seen[-1] == ("requests", 4, 4)
@@ -329,7 +445,7 @@ def test_a_file_larger_than_memory_would_do(llm: LLM, tmp_path: Path) -> None:
     tracemalloc.start()
     try:
         with BatchFile(tmp_path / "in.jsonl", tmp_path / "out.jsonl") as batch:
-            assert batch.run(llm, ("tiny",), 8).failed == 1500
+            assert batch.run(llm, ("tiny",), SETTINGS).failed == 1500
         assert tracemalloc.get_traced_memory()[1] < 3e6, "of 15 MB"
     finally:
         tracemalloc.stop()
@@ -400,7 +516,7 @@ def command(run_genai: Genai, folder: Path, package: Path, *arguments: object) -
 
 
 def test_the_command_answers_and_sums_up(run_genai: Genai, package: Path, tmp_path: Path) -> None:
-    write(tmp_path / "in.jsonl", [plain("a"), chat("b", n=3), plain("c", max_tokens=None, model="tiny")])
+    write(tmp_path / "in.jsonl", [plain("a"), chat("b", n=0), plain("c", max_tokens=None, model="tiny")])
     outcome = command(run_genai, tmp_path, package, "-n", 5, "--max-batch", 2)
     assert (outcome.code, outcome.out) == (0, "")
     assert outcome.err.startswith("3 of 3 requests answered in ")
@@ -413,6 +529,23 @@ def test_the_command_answers_and_sums_up(run_genai: Genai, package: Path, tmp_pa
     assert again.err == ""
     write(tmp_path / "in.jsonl", [plain("a"), plain("d")])
     assert ", 1 were answered before; 8 tokens" in command(run_genai, tmp_path, package).err
+
+
+def test_the_commands_options_are_for_lines_that_do_not_say(run_genai: Genai, package: Path, tmp_path: Path) -> None:
+    write(tmp_path / "in.jsonl", [plain("a", max_tokens=None), plain("b", choices=["no"])])
+    arguments = ("--choice", "yes", "--n", 2, "--draft", package, "-n", 9)
+    outcome = command(run_genai, tmp_path, package, *arguments)
+    assert outcome.code == 0, outcome.err
+    records = read(tmp_path / "out.jsonl")
+    assert {record["custom_id"]: [choice["text"] for choice in choices_of(record)] for record in records} == {
+        "a": ["yes", "yes"],
+        "b": ["no", "no"],
+    }
+    write(tmp_path / "in.jsonl", [plain("c")])
+    outcome = command(run_genai, tmp_path, package, "--set", "top_p=2")
+    assert "--set top_p: write --top-p" in outcome.err
+    outcome = command(run_genai, tmp_path, package, "--set", "fly=2")
+    assert (outcome.code, "unknown generation option 'fly'" in outcome.err) == (2, True)
 
 
 def test_an_empty_file_has_an_empty_answer(run_genai: Genai, package: Path, tmp_path: Path) -> None:
