@@ -1,0 +1,250 @@
+"""onnxruntime-genai folders: `genai_config.json` beside a graph of that project's model builder, or one like it.
+
+    input_ids ─► … ─► MatMulNBits ─► GroupQueryAttention(past.i ─► present.i) ─► MatMulNBits ─► … ─► logits
+    attention_mask ─► ReduceSum ─► seqlens_k ──┘
+
+Weights, quantized products and fused norms stay as they are; attention, rotary embedding and the lengths that came from
+the mask are put onto the contract.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from genai.config import EngineConfig
+from genai.convert.emit import ContractGraph
+from genai.convert.normalize import normalize
+from genai.convert.past_present import PastPresent, interface_of
+from genai.convert.probing import Array, Part
+from genai.convert.source import ModelFacts, Original, Rewritten
+from genai.convert.sources.onnxruntime_genai_attention import (
+    OPERATORS,
+    AttentionRewriter,
+    Layer,
+    rewrite_rotary_operators,
+)
+from genai.convert.sources.onnxruntime_genai_config import CONFIG_FILE, GenaiConfig
+from genai.convert.sources.onnxruntime_genai_original import SharedBufferModel, WholePromptModel
+from genai.convert.sources.onnxruntime_genai_rotary import CONTRIB, RotaryTables
+from genai.errors import UnsupportedModelError
+from genai.runtime.session import Session
+
+_MAX_STEPS = 12
+"""Nodes between a cache and its attention: a Concat, and what repeats heads."""
+_HIDDEN = -1e4
+"""Scores with that added to them are hidden."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenaiFolder:
+    """A folder that was recognised: its configuration, its graph's interface, and its layers' attentions."""
+
+    config: GenaiConfig
+    interface: PastPresent
+    layers: tuple[Layer, ...]
+
+
+def is_genai_folder(folder: Path) -> bool:
+    """Whether a folder is onnxruntime-genai's."""
+    return (folder / CONFIG_FILE).is_file()
+
+
+def understand(model: ir.Model, config: GenaiConfig) -> GenaiFolder:
+    """Read a normalized graph by its folder's configuration; its cache inputs' head size becomes known in the model.
+
+    Raises: UnsupportedModelError that names what is missing, or has no equivalent.
+    """
+    inputs = {value.name or "": value for value in model.graph.inputs}
+    _check_interface(model, inputs, config)
+    layers = tuple(_layers(inputs, config))
+    for layer in layers:
+        for past in (layer.past_key, layer.past_value):
+            batch, heads, length = list(past.shape or [None] * 4)[:3]
+            past.shape = ir.Shape([batch, heads, length, config.head_size])
+    interface = interface_of(model, _presents(config))
+    longest = config.max_position - 1
+    layers = tuple(replace(layer, mask_window=_mask_window(layer, model, interface, longest)) for layer in layers)
+    return GenaiFolder(config=config, interface=interface, layers=layers)
+
+
+def convert_genai(model: ir.Model, config: GenaiConfig) -> Rewritten:
+    """Put a graph onto the contract, in place, by its folder's configuration.
+
+    Raises: UnsupportedModelError for what has no equivalent.
+    """
+    normalize(model)
+    graph, names = model.graph, config.names
+    found = understand(model, config)
+    inputs, outputs = list(graph.inputs), [value.name or "" for value in graph.outputs]
+    by_name = {value.name: value for value in (*graph.inputs, *graph.outputs)}
+    target = ContractGraph(
+        model,
+        input_ids=by_name[names.input_ids],
+        position_ids=by_name.get(names.position_ids),
+        num_layers=config.num_layers,
+        kv_size=config.num_kv_heads * config.head_size,
+        cache_dtype=found.layers[0].past_key.dtype or ir.DataType.FLOAT,
+    )
+    tables = RotaryTables(target.nodes, target.position_ids, config.max_position)
+    rewrite_rotary_operators(graph, tables, target.position_ids, config.head_size)
+    rewriter = AttentionRewriter(target, tables, config)
+    for layer in found.layers:
+        rewriter.rewrite(layer)
+    _standard_norms(graph)
+    _all_positions(graph, by_name[names.logits])
+    target.finish(by_name[names.logits])
+    _refuse_leftovers(graph, inputs)
+    return Rewritten(
+        kind="onnxruntime-genai folder",
+        facts=_facts(config, min(rewriter.windows, default=None), tables.num_rows),
+        original=lambda: _original(found, tables.min_capacity),
+        notes=(*tables.notes, *_left_behind(config, outputs)),
+    )
+
+
+def _original(found: GenaiFolder, min_capacity: int) -> Original:
+    session = Session(found.config.graph, EngineConfig(device="cpu"))
+    if any(layer.is_multi_head for layer in found.layers):
+        return WholePromptModel(found.interface, session)
+    return SharedBufferModel(found.interface, session, min_capacity)
+
+
+def _facts(config: GenaiConfig, window: int | None, num_rows: int) -> ModelFacts:
+    """What a package says of the model; num_rows: positions that the rotary tables have."""
+    return ModelFacts(
+        model_type=config.model_type,
+        hidden_size=config.hidden_size,
+        num_heads=config.num_heads,
+        num_kv_heads=config.num_kv_heads,
+        head_dim=config.head_size,
+        max_position=min(config.max_position, num_rows),
+        sliding_window=window,
+        eos_token_ids=config.eos_token_ids,
+        bos_token_id=config.bos_token_id,
+        pad_token_id=config.pad_token_id,
+        generation=config.generation,
+    )
+
+
+def _check_interface(model: ir.Model, inputs: dict[str, ir.Value], config: GenaiConfig) -> None:
+    """What the configuration names must be there."""
+    for name in (config.names.input_ids, config.names.position_ids):
+        if name is not None and name not in inputs:
+            raise UnsupportedModelError(f"{CONFIG_FILE} names an input {name!r}; the graph has {', '.join(inputs)}")
+    outputs = [value.name or "" for value in model.graph.outputs]
+    if config.names.logits not in outputs:
+        raise UnsupportedModelError(
+            f"{CONFIG_FILE} names an output {config.names.logits!r}; the graph has {', '.join(outputs)}: a graph "
+            "without a head (exclude_lm_head) cannot generate"
+        )
+
+
+def _layers(inputs: dict[str, ir.Value], config: GenaiConfig) -> Iterator[Layer]:
+    """Each layer's attention, found from its cache inputs."""
+    names = config.names
+    for index in range(config.num_layers):
+        keys, values = (inputs.get(name % index) for name in (names.past_key, names.past_value))
+        if keys is None or values is None:
+            raise UnsupportedModelError(
+                f"layer {index} of {config.num_layers} has no cache inputs {names.past_key % index!r} and "
+                f"{names.past_value % index!r}: layers that keep something else are not supported"
+            )
+        yield Layer(index=index, node=_attention(index, keys), past_key=keys, past_value=values)
+
+
+def _attention(index: int, past: ir.Value) -> ir.Node:
+    """The operator that attends over a cache: its reader, or, behind a Concat and repeated heads, what comes next."""
+    readers = _readers(past)
+    for _ in range(_MAX_STEPS):
+        found = next((node for node in readers if node.domain == CONTRIB and "Attention" in node.op_type), None)
+        if found is not None and found.op_type in OPERATORS:
+            return found
+        if found is not None or not readers:
+            break
+        readers = [after for node in readers for output in node.outputs for after in _readers(output)]
+    names = ", ".join(sorted({f"{node.domain or 'ai.onnx'}.{node.op_type}" for node in readers})) or "nothing"
+    raise UnsupportedModelError(
+        f"layer {index}: the cache {past.name!r} is read by {names}; supported: {', '.join(OPERATORS)}"
+    )
+
+
+def _readers(value: ir.Value) -> list[ir.Node]:
+    """What reads a value for more than its shape."""
+    return [node for node in value.consumers() if node.op_type != "Shape"]
+
+
+def _presents(config: GenaiConfig) -> dict[str, str]:
+    """The output that continues each cache input."""
+    names = config.names
+    pairs = ((names.past_key, names.present_key), (names.past_value, names.present_value))
+    return {past % index: present % index for index in range(config.num_layers) for past, present in pairs}
+
+
+def _mask_window(layer: Layer, model: ir.Model, interface: PastPresent, longest: int) -> int | None:
+    """What the mask of a MultiHeadAttention hides besides the future, told by its values.
+
+    The builder's masks are for a whole prompt without a past, or for one new token behind it.
+    """
+    mask = layer.node.inputs[5] if len(layer.node.inputs) > 5 else None
+    if not layer.is_multi_head or mask is None:
+        return None
+    part = Part(model, [], [mask])
+
+    def seen(num_tokens: int, past: int) -> Array:
+        values = part(interface.feeds(np.zeros((1, num_tokens), np.int64), past))[0]
+        return np.asarray(values.astype(np.float32)[0, 0] > _HIDDEN)
+
+    count = int(seen(1, longest).sum())
+    window = None if count == longest + 1 else count
+    for num_tokens, past in ((6, 0), (1, 7), (1, longest)):
+        queries, keys = np.arange(past, past + num_tokens)[:, None], np.arange(past + num_tokens)
+        wanted = (keys <= queries) & (keys > queries - (window or longest + 2))
+        if not np.array_equal(seen(num_tokens, past), wanted):
+            raise UnsupportedModelError(
+                f"{layer.node.name} has a mask that hides other keys than those in the future or outside of a window"
+            )
+    return window
+
+
+def _standard_norms(graph: ir.Graph) -> None:
+    """SimplifiedLayerNormalization, which no standard knows, is RMSNormalization."""
+    for node in graph:
+        if node.op_type == "SimplifiedLayerNormalization" and len(node.outputs) == 1:
+            node.op_type = "RMSNormalization"
+
+
+def _all_positions(graph: ir.Graph, logits: ir.Value) -> None:
+    """Undo `prune_lm_head`, the choice of the last position before the head: the contract's choice takes its place."""
+    if logits.shape is not None:
+        logits.shape = ir.Shape([None, None, logits.shape[-1]])
+    for node in list(graph):
+        gather = node.inputs[0].producer() if node.op_type == "Unsqueeze" and node.inputs[0] is not None else None
+        if gather is None or gather.op_type != "Gather" or gather.attributes.get_int("axis", 0) != 1:
+            continue
+        index = ir.convenience.get_const_tensor(gather.inputs[1]) if gather.inputs[1] is not None else None
+        hidden = gather.inputs[0]
+        if index is not None and index.size == 1 and index.numpy().item() == -1 and hidden is not None:
+            node.outputs[0].replace_all_uses_with(hidden)
+
+
+def _left_behind(config: GenaiConfig, outputs: Sequence[str]) -> list[str]:
+    """What conversion does not take over, as notes."""
+    known = {config.names.logits, *_presents(config).values()}
+    return [
+        *(f"the output {name} is left behind" for name in outputs if name not in known),
+        *(f"{CONFIG_FILE}: {entry} is not used" for entry in config.unused),
+    ]
+
+
+def _refuse_leftovers(graph: ir.Graph, inputs: Sequence[ir.Value]) -> None:
+    """Whatever still reads an input that the contract does not have."""
+    for value in inputs:
+        if users := [node.name for node in value.consumers() if node.graph is graph]:
+            raise UnsupportedModelError(
+                f"{users[0]} needs the input {value.name!r}, not for attention or positions: not supported"
+            )
