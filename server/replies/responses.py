@@ -7,7 +7,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from server.context import request_info
 from server.errors import ApiError, api_error
@@ -43,6 +43,10 @@ _DELTAS = {
     "call": "response.function_call_arguments",
     "reasoning": "response.reasoning_text",
 }
+
+
+_FAILURES: dict[bool, Literal["server_error", "invalid_prompt"]] = {False: "server_error", True: "invalid_prompt"}
+"""What OpenAI's API calls a failure, by whether the request is to blame."""
 
 
 def new_response(body: ResponsesRequest, model: str) -> ResponseObject:
@@ -154,9 +158,7 @@ class _Teller:
         request_info().error = error.code
         failure = {
             "status": "failed",
-            "error": ResponseFailure(
-                code="server_error" if error.status >= 500 else "invalid_prompt", message=error.message
-            ),
+            "error": ResponseFailure(code=_FAILURES[error.status < 500], message=error.message),
             "output": _output(parts, is_whole=False),
         }
         return self.tell("response.failed", response=response.model_copy(update=failure).model_dump())
