@@ -34,12 +34,13 @@ class BlockWeight:
 
     def dequantize(self) -> FloatArray:
         """The weight as [N, K] float32."""
-        rows = self.values.shape[0]
-        blocks = self.values.reshape(rows, -1, self.block_size).astype(np.float32) - np.float32(2 ** (self.bits - 1))
+        rows, columns = self.values.shape
+        values = np.pad(self.values, ((0, 0), (0, -columns % self.block_size)))
+        blocks = values.reshape(rows, -1, self.block_size).astype(np.float32) - np.float32(2 ** (self.bits - 1))
         blocks *= self.scales[:, :, None]
         if self.offsets is not None:
             blocks += self.offsets[:, :, None]
-        return blocks.reshape(self.values.shape)
+        return blocks.reshape(rows, -1)[:, :columns]
 
     def take_rows(self, rows: npt.NDArray[np.int64] | slice) -> BlockWeight:
         """The same weight with only these rows, in this order."""

@@ -1,0 +1,59 @@
+"""`genai convert`: a model package from somebody's ONNX export."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from genai.cli import options
+from genai.cli.bars import bars
+from genai.convert.options import ConvertOptions, FloatType, Quantization
+
+
+def convert(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="SOURCE",
+            help="An .onnx file, or a folder with one, its configuration and its tokenizer.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="The package folder to write.", show_default=False)],
+    *,
+    quantize: Annotated[
+        Quantization | None,
+        typer.Option(help="Round float weights to blocks of 4 or 8 bits.", show_default=False),
+    ] = None,
+    dtype: Annotated[
+        FloatType | None,
+        typer.Option(help="Weights, activations and caches in 16 bits.", show_default=False),
+    ] = None,
+    scatter_nd: Annotated[
+        bool, typer.Option("--scatter-nd", help="Write the caches by ScatterND, for providers without TensorScatter.")
+    ] = False,
+    max_seq_len: options.MaxSeqLen = None,
+    hf_folder: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Where config.json and the tokenizer are, if not beside the model.", show_default=False
+        ),
+    ] = None,
+    json_output: options.Json = False,
+) -> None:
+    """Convert an ONNX decoder that somebody exported into a model package.
+
+    Read are exports with past and present caches (torch, optimum, transformers) and folders of onnxruntime-genai. The
+    original and the package run on the same tokens; the package is written if they agree, and the report says how well.
+    """
+    from genai.convert import convert as run
+
+    chosen = ConvertOptions(
+        quantize=quantize, dtype=dtype, scatter_nd=scatter_nd, max_seq_len=max_seq_len, hf_folder=hf_folder
+    )
+    with bars() as progress:
+        report = run(source, output, chosen, progress)
+    print(json.dumps(report.as_json(), indent=2) if json_output else f"{report.as_text()}\n{report.output}")

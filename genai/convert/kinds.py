@@ -1,0 +1,86 @@
+"""Which kind of model a file holds, and putting it onto the contract."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import onnx_ir as ir
+
+from genai.config import EngineConfig
+from genai.convert.fusions import Site, fuse
+from genai.convert.fusions.report import layer_of
+from genai.convert.normalize import normalize
+from genai.convert.package import read_facts
+from genai.convert.past_present import PastPresent, PastPresentModel
+from genai.convert.reading import OnnxFile, find_onnx
+from genai.convert.sites import PATTERN
+from genai.convert.source import Original, Rewritten
+from genai.convert.sources import onnxruntime_genai, past_present
+from genai.convert.sources.onnxruntime_genai_config import read_genai_config
+from genai.errors import UnsupportedModelError
+from genai.runtime.session import Session
+
+
+def find_model(source: Path) -> OnnxFile:
+    """The graph that a path means, as its configuration names it where it has one.
+
+    Raises: ModelNotFoundError, ModelError for a configuration that is damaged.
+    """
+    if onnxruntime_genai.is_genai_folder(source):
+        return OnnxFile(path=read_genai_config(source).graph, folder=source)
+    return find_onnx(source)
+
+
+def rewrite(file: OnnxFile, model: ir.Model, max_seq_len: int | None) -> Rewritten:
+    """Recognise a model and put it onto the contract, in place.
+
+    Raises: UnsupportedModelError that says what was found; ModelError for a configuration that is damaged.
+    """
+    operators = Counter(node.op_type for node in model.graph)
+    if onnxruntime_genai.is_genai_folder(file.folder):
+        normalize(model)
+        return onnxruntime_genai.convert_genai(model, read_genai_config(file.folder))
+    if operators["If"] or operators["Loop"]:
+        raise UnsupportedModelError(
+            f"{file.path.name} has {operators['If'] + operators['Loop']} If or Loop nodes: a merged decoder has two "
+            "graphs in one; export it with its past inputs and without merging"
+        )
+    for name in ("GroupQueryAttention", "MultiHeadAttention", "PagedAttention"):
+        if operators[name]:
+            raise UnsupportedModelError(
+                f"{file.path.name} has {operators[name]} {name} nodes, onnxruntime-genai's form, but no "
+                "genai_config.json lies beside it"
+            )
+    return _past_present(file, model, max_seq_len)
+
+
+def _past_present(file: OnnxFile, model: ir.Model, max_seq_len: int | None) -> Rewritten:
+    past_present.prepare(model)
+    fusions = fuse(model)
+    pristine = model.clone()
+    decoder = past_present.understand(model)
+    heads = [layer.heads for layer in decoder.layers]
+    facts = read_facts(file.folder, heads[0], max_seq_len)
+    windows = [layer.window for layer in heads if layer.window is not None]
+    is_decomposed = any(layer.site.raw is not None for layer in decoder.layers)
+    sites = [_attention_site(layer) for layer in decoder.layers]
+    past_present.rewrite(model, decoder, pristine)
+    return Rewritten(
+        kind="past and present caches, " + ("decomposed attention" if is_decomposed else "Attention operators"),
+        facts=replace(facts, sliding_window=min(windows, default=None)),
+        original=_loader(file, decoder.interface),
+        notes=(f"masks were looked at up to {decoder.longest:,} past tokens",),
+        fusions=fusions.with_sites(PATTERN, sites),
+    )
+
+
+def _attention_site(layer: past_present.Layer) -> Site:
+    name = layer.site.name
+    return Site(pattern=PATTERN, node=name, layer=layer_of(name), is_present=layer.site.raw is None)
+
+
+def _loader(file: OnnxFile, interface: PastPresent) -> Callable[[], Original]:
+    return lambda: PastPresentModel(interface, Session(file.path, EngineConfig()))

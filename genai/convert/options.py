@@ -1,0 +1,52 @@
+"""What to do to a model besides putting it onto the contract."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from genai.errors import ConfigError
+
+Quantization = Literal["int4", "int8"]
+QUANTIZATIONS: tuple[Quantization, ...] = ("int4", "int8")
+FloatType = Literal["f16", "bf16"]
+FLOAT_TYPES: tuple[FloatType, ...] = ("f16", "bf16")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConvertOptions:
+    """What to do besides putting the model onto the contract.
+
+    quantize: round float products to blocks of 4 or 8 bits; dtype: 16-bit activations, weights and caches;
+    scatter_nd: write the caches by ScatterND, for providers without TensorScatter; max_seq_len: the longest sequence,
+    None for what the model's configuration says; hf_folder: a folder with the model's `config.json` and tokenizer, where
+    they do not lie beside it.
+    """
+
+    quantize: Quantization | None = None
+    dtype: FloatType | None = None
+    scatter_nd: bool = False
+    max_seq_len: int | None = None
+    hf_folder: Path | None = None
+
+    def __post_init__(self) -> None:
+        for name, value, allowed in (("quantize", self.quantize, QUANTIZATIONS), ("dtype", self.dtype, FLOAT_TYPES)):
+            if value is not None and value not in allowed:
+                raise ConfigError(f"{name}={value!r}: must be one of {', '.join(allowed)}")
+        if self.max_seq_len is not None and self.max_seq_len < 1:
+            raise ConfigError(f"max_seq_len={self.max_seq_len}: must be at least 1")
+
+    def as_data(self) -> dict[str, str | int | bool | None]:
+        """What the result depends on, for the package's provenance."""
+        return {
+            "quantize": self.quantize,
+            "dtype": self.dtype,
+            "scatter_nd": self.scatter_nd,
+            "max_seq_len": self.max_seq_len,
+        }
+
+    @property
+    def has_passes(self) -> bool:
+        """Whether numbers change by more than the order of sums."""
+        return self.quantize is not None or self.dtype is not None

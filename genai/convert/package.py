@@ -1,0 +1,141 @@
+"""A converted model as a package folder: graph, weights, tokenizer, `genai.json` and the report."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import onnx_ir as ir
+
+from genai import contract
+from genai.build.checkpoint_config import read_json_object
+from genai.build.source import JSON
+from genai.config import CONTRACT_VERSION, ModelConfig, Provenance
+from genai.convert.emit import Heads
+from genai.convert.report import REPORT_FILE, ConversionReport
+from genai.convert.source import ModelFacts
+from genai.errors import ModelError, UnsupportedModelError
+from genai.text.files import TokenizerFiles
+
+CONVERTER = "genai-convert-1"
+"""Changes whenever the same source and options would give another graph."""
+MODEL_FILE = "model.onnx"
+_PAGE = 4096
+_CACHE_DTYPES: dict[ir.DataType, Literal["float32", "float16", "bfloat16"]] = {
+    ir.DataType.FLOAT: "float32",
+    ir.DataType.FLOAT16: "float16",
+    ir.DataType.BFLOAT16: "bfloat16",
+}
+
+
+def write_graph(model: ir.Model, folder: Path) -> None:
+    """Write the graph; weights are copied into its external data one after another."""
+    model.producer_name = "onnx-kv-runtime"
+    ir.save(model, folder / MODEL_FILE, external_data=f"{MODEL_FILE}.data", alignment=_PAGE, align_threshold=_PAGE)
+
+
+def model_config(model: ir.Model, facts: ModelFacts, tokenizer: TokenizerFiles, provenance: Provenance) -> ModelConfig:
+    """What `genai.json` says of a contract graph."""
+    inputs = {value.name: value for value in model.graph.inputs}
+    num_layers = sum(name is not None and name.startswith("key_cache.") for name in inputs)
+    cache_dtype = _CACHE_DTYPES[inputs[contract.key_cache(0)].dtype or ir.DataType.FLOAT]
+    ends = facts.eos_token_ids + tokenizer.eos_token_ids
+    return ModelConfig(
+        contract_version=CONTRACT_VERSION,
+        model_type=facts.model_type,
+        num_layers=num_layers,
+        hidden_size=facts.hidden_size,
+        vocab_size=vocab_size(model),
+        num_heads=facts.num_heads,
+        num_kv_heads=facts.num_kv_heads,
+        head_dim=facts.head_dim,
+        max_position=facts.max_position,
+        cache_dtype=cache_dtype,
+        eos_token_ids=tuple(dict.fromkeys(ends)),
+        bos_token_id=_first(facts.bos_token_id, tokenizer.bos_token_id),
+        pad_token_id=_first(facts.pad_token_id, tokenizer.pad_token_id),
+        sliding_window=facts.sliding_window,
+        generation=facts.generation,
+        provenance=provenance,
+    )
+
+
+def vocab_size(model: ir.Model) -> int:
+    """The number of logits. Raises: UnsupportedModelError if the graph does not say it."""
+    shape = model.graph.outputs[0].shape
+    size = None if shape is None else shape[-1]
+    if not isinstance(size, int):
+        raise UnsupportedModelError(f"the logits have shape {shape}: their last dimension must be fixed")
+    return size
+
+
+def precision_of(model: ir.Model) -> str:
+    """What the weights of the products are, as `genai build` calls it."""
+    bits = {node.attributes.get_int("bits", 4) for node in model.graph if node.op_type == "MatMulNBits"}
+    if bits:
+        return f"int{min(bits)}"
+    cache = next(value for value in model.graph.inputs if value.name == contract.key_cache(0))
+    return {ir.DataType.FLOAT16: "f16", ir.DataType.BFLOAT16: "bf16"}.get(cache.dtype or ir.DataType.FLOAT, "f32")
+
+
+def source_digest(path: Path, model: ir.Model) -> str:
+    """A SHA-256 over the graph's file and the files of its weights, as `genai.build.open.source_digest` makes it."""
+    files = sorted({path, *_weight_files(model)})
+    if len(files) == 1:
+        return _digest(path)
+    listing = "".join(f"{_digest(file)}  {file.name}\n" for file in files)
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def write_report(report: ConversionReport, folder: Path) -> None:
+    """Write the report beside the graph."""
+    text = json.dumps(report.as_json(), indent=2, ensure_ascii=False)
+    (folder / REPORT_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def read_facts(folder: Path, heads: Heads, max_seq_len: int | None) -> ModelFacts:
+    """What a Hugging Face `config.json` beside the graph says; heads: as the graph has them.
+
+    max_seq_len: the longest sequence, where the caller knows it. Raises: ModelError if nobody does.
+    """
+    path = folder / "config.json"
+    config: dict[str, JSON] = read_json_object(path) if path.is_file() else {}
+    inner = config.get("text_config")
+    merged = config | (inner if isinstance(inner, dict) else {})
+    longest = max_seq_len or _number(merged, ("max_position_embeddings", "n_positions", "seq_length", "n_ctx"))
+    if longest is None:
+        where = f"{path} does not say" if config else f"{folder} has no config.json to say"
+        raise ModelError(f"{where} how long a sequence may be (max_position_embeddings); give max_seq_len")
+    return ModelFacts(
+        model_type=str(merged.get("model_type", "unknown")),
+        hidden_size=_number(merged, ("hidden_size", "n_embd", "d_model")) or heads.num_heads * heads.head_dim,
+        num_heads=heads.num_heads,
+        num_kv_heads=heads.num_kv_heads,
+        head_dim=heads.head_dim,
+        max_position=longest,
+    )
+
+
+def _number(config: dict[str, JSON], names: tuple[str, ...]) -> int | None:
+    values = (config.get(name) for name in names)
+    return next(
+        (value for value in values if isinstance(value, int) and not isinstance(value, bool) and value > 0), None
+    )
+
+
+def _first(*values: int | None) -> int | None:
+    return next((value for value in values if value is not None), None)
+
+
+def _weight_files(model: ir.Model) -> Iterator[Path]:
+    for value in model.graph.initializers.values():
+        if isinstance(value.const_value, ir.ExternalTensor):
+            yield Path(value.const_value.path)
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()

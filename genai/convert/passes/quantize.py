@@ -1,0 +1,145 @@
+"""Float products to MatMulNBits: weights in blocks of 4 or 8 bits, symmetric, as `genai build` rounds them.
+
+MatMul(x, W)                      W [K, N]             ─►  MatMulNBits(x, blocks [N, K / 64, …], scales)
+Gemm(x, W, bias)                  alpha = beta = 1     ─►  the same, then Add
+MatMul(x, DequantizeLinear(W …))  weights that someone has rounded before: dequantized first, then rounded anew
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+
+from genai.build.graph import CONTRIB
+from genai.build.quantize import Bits, pack, quantize
+from genai.convert.nodes import Nodes, constant_values
+from genai.convert.probing import Part
+from genai.errors import GenAIError
+
+FloatArray = npt.NDArray[np.float32]
+
+_ACCURACY_LEVEL = 4
+"""Activations in 8 bits: the kernels that are fast for single rows."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantizedWeight:
+    """One weight that was rounded; error: root mean square of the difference, relative to the weight's."""
+
+    name: str
+    bits: int
+    block_size: int
+    error: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Product:
+    """A product with a fixed weight. is_transposed: the weight is [N, K]; bias: added to the result, or None."""
+
+    node: ir.Node
+    x: ir.Value
+    weight: ir.Value
+    is_transposed: bool = False
+    bias: ir.Value | None = None
+
+
+def quantize_products(model: ir.Model, bits: Bits) -> list[QuantizedWeight]:
+    """Round the weights of all products, one after another, in place.
+
+    A head that shares its weight with the embedding gets one of its own.
+    """
+    graph, nodes, report = model.graph, Nodes(model.graph), []
+    packed: dict[ir.Value, tuple[ir.Value, ir.Value, QuantizedWeight]] = {}
+    for product in list(_products(graph)):
+        if product.weight not in packed:
+            weight = _read(model, product.weight)
+            if weight is None:
+                continue
+            packed[product.weight] = _packed(graph, product, weight.T if not product.is_transposed else weight, bits)
+            report.append(packed[product.weight][2])
+        _replace(nodes, product, *packed[product.weight])
+    graph.sort()
+    passes.RemoveUnusedNodesPass()(model)
+    model.opset_imports[CONTRIB] = graph.opset_imports[CONTRIB] = 1
+    return report
+
+
+def _products(graph: ir.Graph) -> Iterator[_Product]:
+    fixed = constant_values(graph)
+    for node in graph:
+        if node.domain != "" or node.op_type not in ("MatMul", "Gemm"):
+            continue
+        x, weight, bias = (*node.inputs, None)[:3]
+        if x is None or x in fixed or weight not in fixed or weight is None or len(_dims(weight)) != 2:
+            continue
+        if node.op_type == "MatMul":
+            yield _Product(node=node, x=x, weight=weight)
+        elif _is_plain(node):
+            is_transposed = node.attributes.get_int("transB", 0) == 1
+            yield _Product(node=node, x=x, weight=weight, is_transposed=is_transposed, bias=bias)
+
+
+def _is_plain(node: ir.Node) -> bool:
+    attributes = node.attributes
+    factors = attributes.get_float("alpha", 1.0), attributes.get_float("beta", 1.0)
+    return factors == (1.0, 1.0) and attributes.get_int("transA", 0) == 0
+
+
+def _dims(value: ir.Value) -> list[int]:
+    return [] if value.shape is None else [size for size in value.shape if isinstance(size, int)]
+
+
+def _read(model: ir.Model, weight: ir.Value) -> FloatArray | None:
+    """A weight's values: stored, or computed from what is stored, as by DequantizeLinear."""
+    if weight.const_value is not None:
+        return np.asarray(weight.const_value.numpy(), np.float32)
+    try:
+        return np.asarray(Part(model, [], [weight])({})[0], np.float32)
+    except GenAIError:
+        return None
+
+
+def _packed(
+    graph: ir.Graph, product: _Product, weight: FloatArray, bits: Bits
+) -> tuple[ir.Value, ir.Value, QuantizedWeight]:
+    """The weight [N, K] in blocks, as initializers, and how far it is from what it was."""
+    size = 64 if weight.shape[1] % 64 == 0 else 32
+    block = quantize(np.ascontiguousarray(weight), bits=bits, block_size=size)
+    data, scales = pack(block)
+    difference = block.dequantize() - weight
+    error = float(np.sqrt(np.square(difference).mean() / max(np.square(weight).mean(), 1e-30)))
+    name = product.weight.name or product.node.name or "weight"
+    x_type = product.x.dtype or ir.DataType.FLOAT
+    values = [
+        _initializer(graph, f"{name}.{part}", array)
+        for part, array in (("blocks", data), ("scales", scales.astype(x_type.numpy())))
+    ]
+    info = QuantizedWeight(name=name, bits=bits, block_size=size, error=error)
+    return values[0], values[1], info
+
+
+def _initializer(graph: ir.Graph, name: str, array: npt.NDArray[np.generic]) -> ir.Value:
+    tensor = ir.tensor(array, name=name)
+    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    graph.register_initializer(value)
+    return value
+
+
+def _replace(nodes: Nodes, product: _Product, data: ir.Value, scales: ir.Value, info: QuantizedWeight) -> None:
+    dims = _dims(product.weight)
+    rows, columns = dims if product.is_transposed else dims[::-1]
+    result = nodes.op(
+        "MatMulNBits", product.x, data, scales, domain=CONTRIB, N=rows, K=columns, bits=info.bits,
+        block_size=info.block_size, accuracy_level=_ACCURACY_LEVEL,
+    )  # fmt: skip
+    if product.bias is not None:
+        result = nodes.op("Add", result, product.bias)
+    old = product.node.outputs[0]
+    name, result.type, result.shape = old.name, old.type, old.shape
+    old.replace_all_uses_with(result, replace_graph_outputs=True)
+    old.name, result.name = f"{name}.float", name

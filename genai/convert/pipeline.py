@@ -1,0 +1,163 @@
+"""From somebody's ONNX model to a model package.
+
+    find and read ─► recognise and rewrite ─► (quantize, 16 bits, ScatterND) ─► write ─► verify ─► done
+
+The package's folder appears when it is whole and its graph agreed with the original on sample tokens.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+
+from genai.build.output import finished_folder
+from genai.build.quantize import Bits
+from genai.config import ModelConfig, Provenance
+from genai.convert.kinds import find_model, rewrite
+from genai.convert.options import ConvertOptions, Quantization
+from genai.convert.package import (
+    CONVERTER,
+    model_config,
+    precision_of,
+    source_digest,
+    vocab_size,
+    write_graph,
+    write_report,
+)
+from genai.convert.passes.narrow import narrow
+from genai.convert.passes.quantize import QuantizedWeight, quantize_products
+from genai.convert.passes.scatter import lower_scatter
+from genai.convert.reading import read_onnx
+from genai.convert.report import ConversionReport
+from genai.convert.source import Rewritten
+from genai.convert.verify import Agreement, Expected, compare, sample_prompts
+from genai.errors import ModelError, RuntimeUnavailableError
+from genai.progress import Progress, silent
+from genai.text.files import TokenizerFiles
+
+_DTYPES = {"f16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
+_BITS: dict[Quantization, Bits] = {"int4": 4, "int8": 8}
+_STEPS = 5
+
+
+def convert(
+    source: str | Path, output: str | Path, options: ConvertOptions | None = None, progress: Progress = silent
+) -> ConversionReport:
+    """Convert an ONNX decoder that somebody exported into a model package.
+
+    source: an .onnx file, or a folder with one and its configuration; output: new, empty, or a package, which is
+    replaced. The original and the package run on the same tokens first; if they do not agree, nothing is written.
+    Raises: ModelNotFoundError, UnsupportedModelError that says what was found and what is missing, WeightsError,
+    ModelError if the two disagree, TokenizerError.
+    """
+    options = options or ConvertOptions()
+    progress("reading", 0, _STEPS)
+    file = find_model(Path(source).expanduser())
+    if options.hf_folder is not None:
+        file = dataclasses.replace(file, folder=options.hf_folder)
+    model = read_onnx(file.path)
+    num_nodes = len(model.graph)
+    digest = source_digest(file.path, model)
+    progress("recognising", 1, _STEPS)
+    found = rewrite(file, model, options.max_seq_len)
+    tokenizer = _tokenizer(file.folder)
+    built = _Built(
+        model=model,
+        found=found,
+        tokenizer=tokenizer,
+        provenance=Provenance(
+            source=file.folder.resolve().name,
+            sha256=digest,
+            precision="",
+            builder=CONVERTER,
+            options={"kind": found.kind, **options.as_data()},
+        ),
+    )
+    with finished_folder(Path(output), "genai.json") as folder:
+        agreement, rounded, quantized = _written(built, options, folder, progress)
+        tokenizer.save(folder)
+        report = ConversionReport(
+            source=str(file.path),
+            kind=found.kind,
+            output=str(output),
+            num_layers=built.config().num_layers,
+            operators=(num_nodes, len(model.graph)),
+            agreement=agreement,
+            rounded=rounded,
+            fusions=found.fusions,
+            quantized=quantized,
+            notes=(*found.notes, *_notes(options, rounded)),
+        )
+        write_report(report, folder)
+    return report
+
+
+def _notes(options: ConvertOptions, rounded: Agreement | None) -> list[str]:
+    if options.has_passes and rounded is None:
+        return [f"{options.dtype}: no kernels for it here; the model was verified before it was rounded, not after"]
+    return []
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Built:
+    """A model on the contract, and what its package says of it."""
+
+    model: ir.Model
+    found: Rewritten
+    tokenizer: TokenizerFiles
+    provenance: Provenance
+
+    def config(self) -> ModelConfig:
+        """The package's `genai.json`."""
+        provenance = dataclasses.replace(self.provenance, precision=precision_of(self.model))
+        return model_config(self.model, self.found.facts, self.tokenizer, provenance)
+
+
+def _written(
+    built: _Built, options: ConvertOptions, folder: Path, progress: Progress
+) -> tuple[Agreement, Agreement | None, tuple[QuantizedWeight, ...]]:
+    """Write and verify: (agreement on the contract, after the passes that round, what was rounded)."""
+    facts, model = built.found.facts, built.model
+    progress("running the original", 2, _STEPS)
+    prompts = sample_prompts(vocab_size(model), facts.sliding_window, facts.max_position)
+    expected = Expected.of(built.found.original(), prompts)
+    if options.scatter_nd:
+        lower_scatter(model)
+    progress("verifying", 3, _STEPS)
+    _save(built, folder)
+    agreement = compare(expected, folder, built.config(), is_exact=precision_of(model) == "f32")
+    if not agreement.is_good:
+        raise ModelError(f"the converted model does not agree with the original, nothing was written: {agreement}")
+    if not options.has_passes:
+        return agreement, None, ()
+    progress("rounding", 4, _STEPS)
+    quantized = quantize_products(model, _BITS[options.quantize]) if options.quantize else []
+    if options.dtype:
+        narrow(model, _DTYPES[options.dtype])
+    _save(built, folder)
+    rounded = _compare_rounded(expected, folder, built.config())
+    if rounded is not None and not options.quantize and not rounded.is_good:
+        raise ModelError(f"the model loses too much in {options.dtype}, nothing was written: {rounded}")
+    return agreement, rounded, tuple(quantized)
+
+
+def _compare_rounded(expected: Expected, folder: Path, config: ModelConfig) -> Agreement | None:
+    """The package after rounding; None where this machine has no kernels for its type."""
+    try:
+        return compare(expected, folder, config, is_exact=False)
+    except RuntimeUnavailableError:
+        return None
+
+
+def _save(built: _Built, folder: Path) -> None:
+    write_graph(built.model, folder)
+    built.config().write(folder)
+
+
+def _tokenizer(folder: Path) -> TokenizerFiles:
+    from genai.text.hf_tokenizer import tokenizer_from_hf
+
+    return tokenizer_from_hf(folder)

@@ -1,0 +1,239 @@
+"""Opening an ONNX file that anyone may have made: nothing outside of its folder is read, nothing absurd is believed.
+
+Checked before anything else looks at the model: the file parses, every weight lies where it says and is as long as its
+shape says, every name is defined before it is used, nothing calls itself, and no size that is written in the file is
+beyond what this process could ever need.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+import onnx
+import onnx_ir as ir
+
+from genai.errors import ModelError, ModelNotFoundError, UnsupportedModelError, WeightsError
+
+MAX_GRAPH_BYTES = 2**31 - 1
+"""Protobuf's own limit for the file without its external data."""
+MAX_ELEMENTS = 2**33
+"""Elements of the largest tensor that a graph may speak of."""
+_FILES = ("model.onnx", "decoder_model.onnx", "onnx/model.onnx", "decoder_with_past_model.onnx")
+_SHAPED_BY_INPUT = {"ConstantOfShape": 0, "Expand": 1, "Tile": 1}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnnxFile:
+    """A graph's file, and the folder with the configuration and tokenizer that belong to it."""
+
+    path: Path
+    folder: Path
+
+
+def find_onnx(source: Path) -> OnnxFile:
+    """The graph that a path means: a file, or a folder with one, also in its subfolder `onnx`.
+
+    Raises: ModelNotFoundError that says what is there.
+    """
+    if source.is_file():
+        folder = source.parent
+        has_config = any((folder / name).is_file() for name in ("config.json", "genai_config.json"))
+        return OnnxFile(path=source, folder=folder if has_config or folder.name != "onnx" else folder.parent)
+    if not source.is_dir():
+        raise ModelNotFoundError(f"{source}: no such file or folder")
+    for name in _FILES:
+        if (source / name).is_file():
+            return OnnxFile(path=source / name, folder=source)
+    found = sorted(source.glob("*.onnx"))
+    if len(found) == 1:
+        return OnnxFile(path=found[0], folder=source)
+    names = ", ".join(path.name for path in found[:8])
+    raise ModelNotFoundError(
+        f"{source} has no model.onnx" + (f"; give one of its files: {names}" if found else " and no other ONNX file")
+    )
+
+
+def read_onnx(path: Path) -> ir.Model:
+    """Read a graph; its external weights stay in their files until they are used.
+
+    Raises: ModelError, WeightsError, UnsupportedModelError.
+    """
+    proto = _parsed(path)
+    graphs = list(_graphs(proto))
+    _check_functions(proto)
+    for graph in graphs:
+        for tensor in _tensors(graph):
+            _check_tensor(tensor, path.parent)
+        _check_sizes(graph)
+    _check_names(proto.graph, set())
+    try:
+        model = ir.serde.deserialize_model(proto)
+        ir.external_data.set_base_dir(model.graph, path.parent)
+        model.graph.sort()
+    except Exception as error:  # the reader has no common base for its errors
+        raise ModelError(f"{path} is damaged: {' '.join(str(error).split())[:300]}") from None
+    return model
+
+
+def _parsed(path: Path) -> onnx.ModelProto:
+    try:
+        size = path.stat().st_size
+        if size > MAX_GRAPH_BYTES:
+            raise ModelError(f"{path} has {size:,} bytes; an ONNX file without its external data has at most 2 GiB")
+        proto = onnx.load_model(path, load_external_data=False)
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read ({error.strerror})") from None
+    except Exception as error:  # protobuf's own, which it does not export in one place
+        if isinstance(error, ModelError):
+            raise
+        raise ModelError(f"{path} is no ONNX file, or is damaged") from None
+    if not proto.graph.node or not proto.graph.output:
+        raise ModelError(f"{path} holds no graph")
+    return proto
+
+
+def _graphs(proto: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
+    """The main graph and all within its nodes and functions."""
+    todo = [proto.graph, *(graph for function in proto.functions for graph in _subgraphs(function.node))]
+    while todo:
+        graph = todo.pop()
+        yield graph
+        todo += _subgraphs(graph.node)
+
+
+def _subgraphs(nodes: list[onnx.NodeProto]) -> list[onnx.GraphProto]:
+    return [
+        graph
+        for node in nodes
+        for attribute in node.attribute
+        for graph in ([attribute.g] if attribute.HasField("g") else list(attribute.graphs))
+    ]
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    yield from graph.initializer
+    if graph.sparse_initializer:
+        raise UnsupportedModelError("the model has sparse weights; they are not supported")
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+
+
+def _check_tensor(tensor: onnx.TensorProto, folder: Path) -> None:
+    name = tensor.name or "a constant"
+    if any(size < 0 for size in tensor.dims):
+        raise WeightsError(f"{name!r} has the shape {list(tensor.dims)}")
+    count = math.prod(tensor.dims)
+    bits = _bits(tensor)
+    if bits is None:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL or len(tensor.string_data) != count:
+            raise WeightsError(f"{name!r} has a type that holds no numbers")
+        return
+    num_bytes = -(-count * bits // 8)
+    if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        _check_external(tensor, num_bytes, folder)
+    elif tensor.raw_data and len(tensor.raw_data) != num_bytes:
+        raise WeightsError(f"{name!r} has {len(tensor.raw_data):,} bytes; its shape asks for {num_bytes:,}")
+    elif not tensor.raw_data and count > tensor.ByteSize() * 8:
+        raise WeightsError(f"{name!r} has the shape {list(tensor.dims)} but not that many values")
+
+
+def _bits(tensor: onnx.TensorProto) -> int | None:
+    try:
+        dtype = ir.DataType(tensor.data_type)
+        return None if dtype == ir.DataType.STRING else int(dtype.bitwidth)
+    except (ValueError, TypeError):
+        raise WeightsError(f"{tensor.name!r} has the unknown type {tensor.data_type}") from None
+
+
+def _check_external(tensor: onnx.TensorProto, num_bytes: int, folder: Path) -> None:
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    location = entries.get("location", "")
+    posix, windows = PurePosixPath(location), PureWindowsPath(location)
+    if (
+        not location
+        or "\0" in location
+        or posix.is_absolute()
+        or windows.anchor
+        or ".." in (*posix.parts, *windows.parts)
+    ):
+        raise WeightsError(f"{tensor.name!r} lies in {location[:80]!r}: weights must be in the model's folder")
+    path = folder / location
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise WeightsError(f"{tensor.name!r} lies in {location[:80]!r}, a link that leads out of the model's folder")
+    if not path.is_file():
+        raise WeightsError(f"{tensor.name!r} lies in {location[:80]!r}, which is not there")
+    try:
+        offset = int(entries.get("offset") or 0)
+        length = int(entries.get("length") or num_bytes)
+    except ValueError:
+        raise WeightsError(f"{tensor.name!r} has an offset or a length that is no number") from None
+    size = path.stat().st_size
+    if length != num_bytes or offset < 0 or offset + length > size:
+        raise WeightsError(
+            f"{tensor.name!r} takes {num_bytes:,} bytes by its shape; bytes {offset:,} to {offset + length:,} of "
+            f"{location[:80]} ({size:,} bytes) were given"
+        )
+
+
+def _check_names(graph: onnx.GraphProto, outer: set[str]) -> None:
+    """Every value is made once, and by something."""
+    made = outer | {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+    for node in graph.node:
+        for output in node.output:
+            if output and output in made:
+                raise ModelError(f"the value {output[:80]!r} is made twice")
+            made.add(output)
+    for node in graph.node:
+        for source in node.input:
+            if source and source not in made:
+                raise ModelError(f"{node.name or node.op_type} reads {source[:80]!r}, which nothing makes")
+        for inner in _subgraphs([node]):
+            _check_names(inner, made)
+    for output in graph.output:
+        if output.name not in made:
+            raise ModelError(f"the output {output.name[:80]!r} is made by nothing")
+
+
+def _check_functions(proto: onnx.ModelProto) -> None:
+    """A model's own functions do not call themselves."""
+    calls = {
+        (function.domain, function.name): {(node.domain, node.op_type) for node in function.node}
+        for function in proto.functions
+    }
+    done: set[tuple[str, str]] = set()
+    while ready := [key for key, called in calls.items() if key not in done and called & calls.keys() <= done]:
+        done.update(ready)
+    if stuck := calls.keys() - done:
+        raise ModelError(f"the function {min(stuck)[1][:80]!r} calls itself")
+
+
+def _check_sizes(graph: onnx.GraphProto) -> None:
+    """No constant makes a tensor that could not be meant."""
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
+            constants[node.output[0]] = node.attribute[0].t
+    for node in graph.node:
+        index = _SHAPED_BY_INPUT.get(node.op_type)
+        tensor = constants.get(node.input[index]) if index is not None and len(node.input) > index else None
+        if tensor is None or tensor.data_location == onnx.TensorProto.EXTERNAL or math.prod(tensor.dims) > 64:
+            continue
+        sizes = [abs(int(size)) for size in onnx.numpy_helper.to_array(tensor).reshape(-1)]
+        check_elements(sizes, node.name or node.op_type)
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        fixed = [dim.dim_value for dim in value.type.tensor_type.shape.dim if dim.HasField("dim_value")]
+        check_elements(fixed, value.name)
+
+
+def check_elements(sizes: list[int], name: str) -> None:
+    """Raises: UnsupportedModelError for a tensor of absurd size."""
+    if math.prod(size for size in sizes if size > 0) > MAX_ELEMENTS:
+        raise UnsupportedModelError(
+            f"{name[:80]!r} has {' × '.join(map(str, sizes))} elements; at most {MAX_ELEMENTS:,} are believed"
+        )
