@@ -18,17 +18,16 @@ import onnx_ir as ir
 
 from genai.config import EngineConfig
 from genai.convert.emit import ContractGraph
-from genai.convert.normalize import normalize
 from genai.convert.past_present import PastPresent, interface_of
 from genai.convert.probing import Array, Part
-from genai.convert.source import ModelFacts, Original, Rewritten
+from genai.convert.source import Original, Rewritten
 from genai.convert.sources.onnxruntime_genai_attention import (
     OPERATORS,
     AttentionRewriter,
     Layer,
     rewrite_rotary_operators,
 )
-from genai.convert.sources.onnxruntime_genai_config import CONFIG_FILE, GenaiConfig
+from genai.convert.sources.onnxruntime_genai_config import CONFIG_FILE, GenaiConfig, check_inputs, facts_of
 from genai.convert.sources.onnxruntime_genai_original import SharedBufferModel, WholePromptModel
 from genai.convert.sources.onnxruntime_genai_rotary import CONTRIB, RotaryTables
 from genai.errors import UnsupportedModelError
@@ -59,6 +58,7 @@ def understand(model: ir.Model, config: GenaiConfig) -> GenaiFolder:
 
     Raises: UnsupportedModelError that names what is missing, or has no equivalent.
     """
+    check_inputs(config)
     inputs = {value.name or "": value for value in model.graph.inputs}
     _check_interface(model, inputs, config)
     layers = tuple(_layers(inputs, config))
@@ -72,12 +72,14 @@ def understand(model: ir.Model, config: GenaiConfig) -> GenaiFolder:
     return GenaiFolder(config=config, interface=interface, layers=layers)
 
 
-def convert_genai(model: ir.Model, config: GenaiConfig) -> Rewritten:
-    """Put a graph onto the contract, in place, by its folder's configuration.
+def convert_genai(model: ir.Model, config: GenaiConfig, max_seq_len: int | None = None) -> Rewritten:
+    """Put a normalized graph onto the contract, in place, by its folder's configuration.
 
-    Raises: UnsupportedModelError for what has no equivalent.
+    max_seq_len: the longest sequence, None for the configuration's own. Raises: UnsupportedModelError for what has no
+    equivalent.
     """
-    normalize(model)
+    if max_seq_len is not None:
+        config = replace(config, max_position=min(config.max_position, max_seq_len))
     graph, names = model.graph, config.names
     found = understand(model, config)
     inputs, outputs = list(graph.inputs), [value.name or "" for value in graph.outputs]
@@ -101,7 +103,11 @@ def convert_genai(model: ir.Model, config: GenaiConfig) -> Rewritten:
     _refuse_leftovers(graph, inputs)
     return Rewritten(
         kind="onnxruntime-genai folder",
-        facts=_facts(config, min(rewriter.windows, default=None), tables.num_rows),
+        facts=replace(
+            facts_of(config),
+            max_position=min(config.max_position, tables.num_rows),
+            sliding_window=min(rewriter.windows, default=None),
+        ),
         original=lambda: _original(found, tables.min_capacity),
         notes=(*tables.notes, *_left_behind(config, outputs)),
     )
@@ -112,23 +118,6 @@ def _original(found: GenaiFolder, min_capacity: int) -> Original:
     if any(layer.is_multi_head for layer in found.layers):
         return WholePromptModel(found.interface, session)
     return SharedBufferModel(found.interface, session, min_capacity)
-
-
-def _facts(config: GenaiConfig, window: int | None, num_rows: int) -> ModelFacts:
-    """What a package says of the model; num_rows: positions that the rotary tables have."""
-    return ModelFacts(
-        model_type=config.model_type,
-        hidden_size=config.hidden_size,
-        num_heads=config.num_heads,
-        num_kv_heads=config.num_kv_heads,
-        head_dim=config.head_size,
-        max_position=min(config.max_position, num_rows),
-        sliding_window=window,
-        eos_token_ids=config.eos_token_ids,
-        bos_token_id=config.bos_token_id,
-        pad_token_id=config.pad_token_id,
-        generation=config.generation,
-    )
 
 
 def _check_interface(model: ir.Model, inputs: dict[str, ir.Value], config: GenaiConfig) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TypeGuard
 
 from genai.build.source import JSON
+from genai.convert.source import ModelFacts
 from genai.errors import ConfigError, ModelError, UnsupportedModelError
 from genai.generation_config import GenerationConfig
 
@@ -57,12 +58,14 @@ class TensorNames:
 class GenaiConfig:
     """A `genai_config.json` that can be converted.
 
-    graph: the decoder's file; max_position: the longest sequence; generation: its search defaults as
-    `GenerationConfig.updated` takes them; unused: `key=value` of what conversion leaves behind.
+    graph: the decoder's file; inputs: what its inputs mean, as the file's keys; max_position: the longest sequence;
+    generation: its search defaults as `GenerationConfig.updated` takes them; unused: `key=value` of what conversion
+    leaves behind.
     """
 
     graph: Path
     model_type: str
+    inputs: tuple[str, ...]
     names: TensorNames
     num_layers: int
     num_heads: int
@@ -87,10 +90,11 @@ def read_genai_config(folder: Path) -> GenaiConfig:
     model = root.section("model")
     _refuse_parts(model)
     decoder = model.section("decoder")
-    _refuse_states(decoder)
+    inputs = decoder.section("inputs", optional=True).values
     return GenaiConfig(
         graph=folder / _plain_name(decoder),
         model_type=model.text("type"),
+        inputs=tuple(key for key, value in inputs.items() if value is not None),
         names=_names(decoder),
         num_layers=decoder.size("num_hidden_layers"),
         num_heads=decoder.size("num_attention_heads"),
@@ -105,6 +109,39 @@ def read_genai_config(folder: Path) -> GenaiConfig:
         generation=_generation(root.section("search", optional=True)),
         unused=tuple(_unused(root)),
     )
+
+
+def facts_of(config: GenaiConfig) -> ModelFacts:
+    """What a package says of the model."""
+    return ModelFacts(
+        model_type=config.model_type,
+        hidden_size=config.hidden_size,
+        num_heads=config.num_heads,
+        num_kv_heads=config.num_kv_heads,
+        head_dim=config.head_size,
+        max_position=config.max_position,
+        eos_token_ids=config.eos_token_ids,
+        bos_token_id=config.bos_token_id,
+        pad_token_id=config.pad_token_id,
+        generation=config.generation,
+    )
+
+
+def check_inputs(config: GenaiConfig) -> None:
+    """Whether the decoder takes tokens, and keeps keys and values only.
+
+    Raises: UnsupportedModelError that names what it asks for besides.
+    """
+    if "block_table" in config.inputs:
+        raise UnsupportedModelError(
+            "the model keeps a paged cache (model.decoder.inputs.block_table): build it without use_paged_attention"
+        )
+    if "inputs_embeds" in config.inputs and "input_ids" not in config.inputs:
+        raise UnsupportedModelError(
+            "the model reads inputs_embeds, embeddings that another graph computes: build it without exclude_embeds"
+        )
+    if unknown := sorted(set(config.inputs) - {*_TOKENS, "past_key_names", "past_value_names"}):
+        raise UnsupportedModelError(f"the decoder has the inputs {', '.join(unknown)}: not supported")
 
 
 class _Section:
@@ -175,22 +212,6 @@ def _refuse_parts(model: _Section) -> None:
     decoder = model.values.get("decoder")
     if isinstance(decoder, dict) and decoder.get("pipeline") is not None:
         raise UnsupportedModelError("the decoder is a pipeline of graphs (model.decoder.pipeline): not supported")
-
-
-def _refuse_states(decoder: _Section) -> None:
-    """Inputs that ask for another kind of cache, or for what another model computes."""
-    inputs = decoder.section("inputs", optional=True).values
-    if inputs.get("block_table") is not None:
-        raise UnsupportedModelError(
-            "the model keeps a paged cache (model.decoder.inputs.block_table): build it without use_paged_attention"
-        )
-    if inputs.get("inputs_embeds") is not None and inputs.get("input_ids") is None:
-        raise UnsupportedModelError(
-            "the model reads inputs_embeds, embeddings that another graph computes: build it without exclude_embeds"
-        )
-    known = {*_TOKENS, "past_key_names", "past_value_names"}
-    if unknown := sorted(key for key, value in inputs.items() if key not in known and value is not None):
-        raise UnsupportedModelError(f"the decoder has the inputs {', '.join(unknown)}: not supported")
 
 
 def _plain_name(decoder: _Section) -> str:
