@@ -18,7 +18,7 @@ from genai.convert.past_present import PastPresent, PastPresentModel
 from genai.convert.reading import OnnxFile, find_onnx
 from genai.convert.sites import PATTERN
 from genai.convert.source import Original, Rewritten
-from genai.convert.sources import onnxruntime_genai, past_present
+from genai.convert.sources import onnxruntime_genai, past_present, static_cache
 from genai.convert.sources.onnxruntime_genai_config import read_genai_config
 from genai.errors import UnsupportedModelError
 from genai.runtime.session import Session
@@ -40,9 +40,11 @@ def rewrite(file: OnnxFile, model: ir.Model, max_seq_len: int | None) -> Rewritt
     Raises: UnsupportedModelError that says what was found; ModelError for a configuration that is damaged.
     """
     operators = Counter(node.op_type for node in model.graph)
+    if static_cache.is_static_cache(model):
+        return static_cache.convert_static_cache(model, file.path, file.folder, max_seq_len)
     if onnxruntime_genai.is_genai_folder(file.folder):
         normalize(model)
-        return onnxruntime_genai.convert_genai(model, read_genai_config(file.folder))
+        return onnxruntime_genai.convert_genai(model, read_genai_config(file.folder), max_seq_len)
     if operators["If"] or operators["Loop"]:
         raise UnsupportedModelError(
             f"{file.path.name} has {operators['If'] + operators['Loop']} If or Loop nodes: a merged decoder has two "
