@@ -20,6 +20,8 @@ def clean(graph: ir.Graph) -> None:
     for node in list(graph):
         if is_op(node, ("Transpose",)):
             _join_transposes(node)
+        elif is_op(node, ("RMSNormalization",)):
+            _norm_before_transpose(node)
         elif is_op(node, ("Reshape",)):
             _fix_shape(node)
             _skip_reshape_before(node)
@@ -87,6 +89,25 @@ def _join_transposes(node: ir.Node) -> None:
     else:
         node.replace_input_with(0, source)
         node.attributes["perm"] = ir.AttrInt64s("perm", joined)
+
+
+def _norm_before_transpose(node: ir.Node) -> None:
+    """A Transpose that leaves the last axis moves behind the normalization of that axis, where it may meet another."""
+    transpose = made_by(node.inputs[0], "Transpose")
+    perm = transpose.attributes.get("perm") if transpose is not None else None
+    source = transpose.inputs[0] if transpose is not None else None
+    if perm is None or source is None or node.attributes.get_int("axis", -1) != -1:
+        return
+    axes, result = list(perm.as_ints()), only_output(node)
+    if axes[-1] != len(axes) - 1:
+        return
+    behind = ir.node("Transpose", [source], {"perm": axes}, name=f"{node.name}/fused.Transpose")
+    only_output(behind).shape, only_output(behind).type = result.shape, result.type
+    node.append(behind)
+    result.replace_all_uses_with(only_output(behind), replace_graph_outputs=True)
+    behind.replace_input_with(0, result)
+    node.replace_input_with(0, source)
+    result.shape = source.shape
 
 
 def _fix_shape(node: ir.Node) -> None:
