@@ -24,6 +24,7 @@ from genai.cli.bench import bench
 from genai.cli.build import build
 from genai.cli.chat import chat
 from genai.cli.convert import convert
+from genai.cli.export import export
 from genai.cli.generate_file import generate_file
 from genai.cli.inspect import inspect
 from genai.cli.models import models
@@ -33,7 +34,18 @@ from genai.config import is_debugging
 from genai.errors import GenAIError
 
 _DISTRIBUTION = "onnx-kv-runtime"
-_COMMANDS: tuple[Callable[..., None], ...] = (run, chat, generate_file, pull, build, convert, models, inspect, bench)
+_COMMANDS: tuple[Callable[..., None], ...] = (
+    run,
+    chat,
+    generate_file,
+    pull,
+    build,
+    convert,
+    export,
+    models,
+    inspect,
+    bench,
+)
 # A usage error's class has no public name; it is what a bad parameter is a kind of.
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 

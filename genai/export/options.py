@@ -30,3 +30,5 @@ class ExportOptions:
             raise ConfigError(f"dtype={self.dtype!r}: must be one of {', '.join(DTYPES)}")
         if self.accumulate not in ACCUMULATE:
             raise ConfigError(f"accumulate={self.accumulate!r}: must be one of {', '.join(ACCUMULATE)}")
+        if self.accumulate != "f32" and self.dtype == "f32":
+            raise ConfigError(f"accumulate={self.accumulate!r}: only models in 16 bits have a choice; give dtype, too")

@@ -11,6 +11,7 @@ from pathlib import Path
 import onnx_ir as ir
 import torch
 import transformers
+from transformers.utils import logging as transformers_log
 
 from genai.build.output import finished_folder
 from genai.convert.fusions import FusionReport
@@ -72,6 +73,8 @@ def load(source: Path, options: ExportOptions) -> torch.nn.Module:
     if not (source / "config.json").is_file():
         raise ModelNotFoundError(f"{source} is not a Hugging Face folder: it has no config.json")
     Attentions().register()  # a name must stand for something before a model may be made with it
+    had_bars = transformers_log.is_progress_bar_enabled()
+    transformers_log.disable_progress_bar()
     try:
         config = transformers.AutoConfig.from_pretrained(source, local_files_only=True)
         if config.is_encoder_decoder:
@@ -82,6 +85,9 @@ def load(source: Path, options: ExportOptions) -> torch.nn.Module:
     except (ValueError, KeyError, ImportError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UnsupportedModelError(f"transformers cannot load {source}: {reason}") from error
+    finally:
+        if had_bars:
+            transformers_log.enable_progress_bar()
     loaded: torch.nn.Module = model.eval()
     return loaded
 

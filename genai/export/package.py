@@ -1,0 +1,87 @@
+"""A checkpoint as a model package: traced and fused, then put onto the contract and verified by `genai.convert`."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import onnx_ir as ir
+
+from genai.build.open import source_digest
+from genai.config import ModelConfig
+from genai.convert import ConversionReport, ConvertOptions, convert
+from genai.convert.options import FloatType
+from genai.convert.package import write_report
+from genai.convert.sites import PATTERN as ATTENTION
+from genai.errors import ConfigError
+from genai.export.options import ExportOptions
+from genai.export.plain import DEFAULT_OPTIONS, MODEL_FILE, description, export_plain
+from genai.progress import Progress, silent
+
+EXPORTER = "genai-export-1"
+"""Changes whenever the same checkpoint and options would give another graph."""
+
+_PLAIN_CONVERSION = ConvertOptions()
+
+
+def export(
+    source: Path,
+    output: Path,
+    options: ExportOptions = DEFAULT_OPTIONS,
+    conversion: ConvertOptions = _PLAIN_CONVERSION,
+    progress: Progress = silent,
+) -> ConversionReport:
+    """Write a Hugging Face folder as a model package, by way of torch.export.
+
+    output: new, empty, or a package, which is replaced; conversion: what else to do to the graph; its type is
+    `options.dtype`. With sums in 32 bits the model is traced and verified in float32 before it is rounded; with the
+    hardware's it is traced in its final type. Raises: what `export_plain` and `genai.convert.convert` raise.
+    """
+    if conversion.dtype is not None or conversion.hf_folder is not None:
+        raise ConfigError("conversion: dtype is an option of the export, and hf_folder the source itself")
+    steps = _Steps.of(options)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".export-{output.name}-", dir=output.parent) as scratch:
+        exported = export_plain(source, Path(scratch) / "plain", steps.trace)
+        report = convert(exported.path, output, replace(conversion, dtype=steps.narrow_to), progress)
+    _describe(source, output, options)
+    attention = () if report.fusions is None else report.fusions.of(ATTENTION)
+    report = replace(report, source=str(source), fusions=exported.fusions.with_sites(ATTENTION, attention))
+    write_report(report, output)
+    return report
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Steps:
+    """What is traced, and what the conversion rounds it to."""
+
+    trace: ExportOptions
+    narrow_to: FloatType | None
+
+    @classmethod
+    def of(cls, options: ExportOptions) -> _Steps:
+        if options.dtype == "f32" or options.accumulate == "hardware":
+            return cls(trace=options, narrow_to=None)
+        return cls(trace=replace(options, dtype="f32"), narrow_to=options.dtype)
+
+
+def _describe(source: Path, package: Path, options: ExportOptions) -> None:
+    """Say in the package's files where it came from and how it was made."""
+    config = ModelConfig.read(package)
+    made = description(source, options)
+    made_options = {**config.provenance.options, **{key: value for key, value in made.items() if key != "source"}}
+    provenance = replace(
+        config.provenance,
+        source=made["source"],
+        sha256=source_digest(source),
+        builder=EXPORTER,
+        options=made_options,
+    )
+    replace(config, provenance=provenance).write(package)
+    model = ir.load(package / MODEL_FILE)
+    model.metadata_props.update(made)
+    if options.accumulate == "hardware":
+        for node in model.graph:
+            node.attributes.pop("softmax_precision", None)
+    ir.save(model, package / MODEL_FILE)  # the graph alone: its weights stay where they are
