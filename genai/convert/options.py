@@ -20,8 +20,8 @@ class ConvertOptions:
 
     quantize: round float products to blocks of 4 or 8 bits; dtype: 16-bit activations, weights and caches;
     scatter_nd: write the caches by ScatterND, for providers without TensorScatter; max_seq_len: the longest sequence,
-    None for what the model's configuration says; hf_folder: a folder with the model's `config.json` and tokenizer, where
-    they do not lie beside it.
+    None for what the model's configuration says; hf_folder: where the model's `config.json` and tokenizer are, if not
+    beside it.
     """
 
     quantize: Quantization | None = None
