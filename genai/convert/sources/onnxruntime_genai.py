@@ -59,9 +59,8 @@ def understand(model: ir.Model, config: GenaiConfig) -> GenaiFolder:
     Raises: UnsupportedModelError that names what is missing, or has no equivalent.
     """
     check_inputs(config)
-    inputs = {value.name or "": value for value in model.graph.inputs}
-    _check_interface(model, inputs, config)
-    layers = tuple(_layers(inputs, config))
+    _check_interface(model, config)
+    layers = tuple(_layers(model, config))
     for layer in layers:
         for past in (layer.past_key, layer.past_value):
             batch, heads, length = list(past.shape or [None] * 4)[:3]
@@ -82,6 +81,7 @@ def convert_genai(model: ir.Model, config: GenaiConfig, max_seq_len: int | None 
         config = replace(config, max_position=min(config.max_position, max_seq_len))
     graph, names = model.graph, config.names
     found = understand(model, config)
+    has_norms = any(layer.has_norms for layer in found.layers)  # asked now: a node that is replaced loses its inputs
     inputs, outputs = list(graph.inputs), [value.name or "" for value in graph.outputs]
     by_name = {value.name: value for value in (*graph.inputs, *graph.outputs)}
     target = ContractGraph(
@@ -108,20 +108,26 @@ def convert_genai(model: ir.Model, config: GenaiConfig, max_seq_len: int | None 
             max_position=min(config.max_position, tables.num_rows),
             sliding_window=min(rewriter.windows, default=None),
         ),
-        original=lambda: _original(found, tables.min_capacity),
+        original=lambda: _original(found, tables.min_capacity, has_norms),
         notes=(*tables.notes, *_left_behind(config, outputs)),
     )
 
 
-def _original(found: GenaiFolder, min_capacity: int) -> Original:
-    session = Session(found.config.graph, EngineConfig(device="cpu"))
+def _original(found: GenaiFolder, min_capacity: int, has_norms: bool) -> Original:
+    session = Session(found.config.graph, EngineConfig())
+    if session.device == "cpu" and has_norms:
+        raise UnsupportedModelError(
+            "the model norms queries and keys inside GroupQueryAttention, which runs on CUDA only: nothing could be "
+            "compared; convert it there, or build it with fuse_qk_norm_gqa=false"
+        )
     if any(layer.is_multi_head for layer in found.layers):
         return WholePromptModel(found.interface, session)
     return SharedBufferModel(found.interface, session, min_capacity)
 
 
-def _check_interface(model: ir.Model, inputs: dict[str, ir.Value], config: GenaiConfig) -> None:
+def _check_interface(model: ir.Model, config: GenaiConfig) -> None:
     """What the configuration names must be there."""
+    inputs = [value.name or "" for value in model.graph.inputs]
     for name in (config.names.input_ids, config.names.position_ids):
         if name is not None and name not in inputs:
             raise UnsupportedModelError(f"{CONFIG_FILE} names an input {name!r}; the graph has {', '.join(inputs)}")
@@ -133,9 +139,11 @@ def _check_interface(model: ir.Model, inputs: dict[str, ir.Value], config: Genai
         )
 
 
-def _layers(inputs: dict[str, ir.Value], config: GenaiConfig) -> Iterator[Layer]:
+def _layers(model: ir.Model, config: GenaiConfig) -> Iterator[Layer]:
     """Each layer's attention, found from its cache inputs."""
     names = config.names
+    inputs = {value.name: value for value in model.graph.inputs}
+    outputs = {value.name for value in model.graph.outputs}
     for index in range(config.num_layers):
         keys, values = (inputs.get(name % index) for name in (names.past_key, names.past_value))
         if keys is None or values is None:
@@ -143,6 +151,9 @@ def _layers(inputs: dict[str, ir.Value], config: GenaiConfig) -> Iterator[Layer]
                 f"layer {index} of {config.num_layers} has no cache inputs {names.past_key % index!r} and "
                 f"{names.past_value % index!r}: layers that keep something else are not supported"
             )
+        for present in (names.present_key % index, names.present_value % index):
+            if present not in outputs:
+                raise UnsupportedModelError(f"{CONFIG_FILE} names an output {present!r}, which the graph does not have")
         yield Layer(index=index, node=_attention(index, keys), past_key=keys, past_value=values)
 
 

@@ -65,6 +65,12 @@ class Layer:
         """Whether the operator is MultiHeadAttention."""
         return self.node.op_type == "MultiHeadAttention"
 
+    @property
+    def has_norms(self) -> bool:
+        """Whether the operator norms queries and keys."""
+        inputs = dict(zip(_GROUP_QUERY_INPUTS, self.node.inputs, strict=False))
+        return not self.is_multi_head and inputs.get("q_norm_weight") is not None
+
 
 class AttentionRewriter:
     """Puts layers onto the contract, one by one. windows: those of the layers that have one."""
@@ -210,7 +216,6 @@ def rewrite_rotary_operators(graph: ir.Graph, tables: RotaryTables, position_ids
             raise UnsupportedModelError(f"{node.name} turns values of shape {x.shape}: heads have {head_dim} elements")
         interleaved = bool(node.attributes.get_int("interleaved", 0))
         result = tables.rotated(x, (cos, sin), num_heads=size // head_dim, head_dim=head_dim, interleaved=interleaved)
-        result.type, result.shape = x.type, x.shape
         node.outputs[0].replace_all_uses_with(result)
 
 

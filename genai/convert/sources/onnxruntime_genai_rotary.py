@@ -46,10 +46,12 @@ class RotaryTables:
         size = 2 * (dimension(cos, 1) or 0)
         if not 0 < size <= head_dim:
             raise UnsupportedModelError(f"the rotary table {cos.name!r} has shape {cos.shape}, for heads of {head_dim}")
-        return self._nodes.op(
+        result = self._nodes.op(
             "RotaryEmbedding", x, self._taken(cos, x.dtype), self._taken(sin, x.dtype), num_heads=num_heads,
             interleaved=int(interleaved), rotary_embedding_dim=size if size != head_dim else None,
         )  # fmt: skip
+        result.type, result.shape = x.type, x.shape
+        return result
 
     def _taken(self, table: ir.Value, dtype: ir.DataType | None) -> ir.Value:
         """A table's rows at the step's positions, in the type of what they turn."""
