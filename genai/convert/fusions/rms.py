@@ -117,7 +117,9 @@ def _normalized(x: ir.Value, total: ir.Node) -> ir.Value:
             raise Differs(divided, "x or 1 divided by the root", f"{_name(divided.inputs[0])} divided by it")
         value = only_output(divided)
     elif exponent != -0.5:
-        raise Differs(root, "a power of 0.5 or -0.5", f"a power of {exponent}")
+        raise Differs(
+            root, "a power of 0.5 or -0.5", "a computed power" if exponent is None else f"a power of {exponent:g}"
+        )
     product = user(value, "Mul", expected="x times the reciprocal root")
     factor = other_input(product, value)
     if factor is not x:
