@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import subprocess
-import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -72,11 +70,12 @@ def genai_text(folder: Path, prompt: Sequence[int], count: int) -> list[int]:
 
 def static_cache_package(checkpoint: Path, output: Path, capacity: int = 64) -> Path:
     """A static-cache package by mobius-onnx, with the checkpoint's tokenizer beside it."""
-    place = ["--config", str(checkpoint), str(output)]
     options = ["--static-cache", "--max-seq-len", str(capacity), "--dtype", "f32", "--runtime", "ort-genai"]
-    subprocess.run(
-        [sys.executable, "-m", "mobius", "build", *place, *options], check=True, capture_output=True, timeout=120
-    )
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")  # the builder's own
+        from mobius.__main__ import main
+
+        main(["build", "--config", str(checkpoint), *options, str(output)])
     return output
 
 
