@@ -17,6 +17,8 @@ from genai import contract
 from genai.config import ModelConfig
 from genai.contract import GraphShape, TensorType
 from genai.errors import ContractError, ModelNotFoundError
+from genai.inspect.blocks import Block, blocks_of
+from genai.inspect.tensors import num_bytes, place_of
 
 PARTS = ("embedding", "attention", "mlp", "norms", "head", "other")
 """The parts of a model that weights are counted by. A head that shares the embedding's tensor is counted there."""
@@ -38,11 +40,7 @@ _OPERATOR_HINTS = {
     "SkipSimplifiedLayerNormalization": "norms",
     "RotaryEmbedding": "other",
 }
-_SMALL_TYPES: Mapping[int, int] = {
-    onnx.TensorProto.INT4: 4,
-    onnx.TensorProto.UINT4: 4,
-    onnx.TensorProto.FLOAT4E2M1: 4,
-}
+_CACHE_NAME = re.compile(r"past|key_cache|value_cache|cache_")
 _CACHE_ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
@@ -50,18 +48,23 @@ _CACHE_ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 class GraphReport:
     """What `inspect` found.
 
-    operators: how many nodes of each type, by domain, those of subgraphs and functions included; shape: the decoder's
-    dimensions, or None if the signature does not follow the contract; differences: what does not follow it;
-    weight_bytes: by part of the model; config: the package's own description, if the graph lies in one.
+    operators: how many nodes of each type, by domain, those of subgraphs and functions included; operator_bytes: the
+    weights that each type reads, as (domain, type); shape: the decoder's dimensions, or None if the signature does not
+    follow the contract; differences: what does not follow it; weight_bytes: by part of the model; blocks: the layers as
+    pictures in the making; other_cache_bytes: a token's in caches that do not follow the contract, if there are such;
+    config: the package's own description, if the graph lies in one.
     """
 
     path: Path
     ir_version: int
     opsets: Mapping[str, int]
     operators: Mapping[str, Mapping[str, int]]
+    operator_bytes: Mapping[tuple[str, str], int]
     shape: GraphShape | None
     differences: tuple[str, ...]
     weight_bytes: Mapping[str, int]
+    blocks: tuple[Block, ...]
+    other_cache_bytes: int | None
     config: ModelConfig | None
 
     @property
@@ -71,9 +74,9 @@ class GraphReport:
 
     @property
     def cache_bytes_per_token(self) -> int | None:
-        """Bytes of keys and values that one token takes in all layers; None if the graph has no such caches."""
+        """Bytes of keys and values that one token takes in all layers; None if the graph has no caches."""
         if self.shape is None:
-            return None
+            return self.other_cache_bytes
         return 2 * self.shape.num_layers * self.shape.kv_size * _CACHE_ITEM_BYTES[self.shape.cache_dtype]
 
 
@@ -90,9 +93,12 @@ def inspect(path: Path) -> GraphReport:
         ir_version=model.ir_version,
         opsets={entry.domain or "ai.onnx": entry.version for entry in model.opset_import},
         operators=_operators(model),
+        operator_bytes=_operator_bytes(model.graph),
         shape=shape,
         differences=(*differences, *_missing_data(model.graph, file.parent)),
         weight_bytes=_weight_bytes(model.graph),
+        blocks=blocks_of(model.graph),
+        other_cache_bytes=_other_cache_bytes(model.graph),
         config=ModelConfig.read(file.parent) if (file.parent / "genai.json").is_file() else None,
     )
 
@@ -141,6 +147,33 @@ def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
             pending.extend(inner for graph in attribute.graphs for inner in graph.node)
 
 
+def _operator_bytes(graph: onnx.GraphProto) -> dict[tuple[str, str], int]:
+    """Bytes of the weights that each type of operator reads; a tensor that two types share counts for both."""
+    sizes = {tensor.name: num_bytes(tensor) for tensor in graph.initializer}
+    read: dict[tuple[str, str], set[str]] = {}
+    for node in graph.node:
+        read.setdefault((node.domain or "ai.onnx", node.op_type), set()).update(sizes.keys() & set(node.input))
+    return {kind: sum(sizes[name] for name in names) for kind, names in read.items()}
+
+
+def _other_cache_bytes(graph: onnx.GraphProto) -> int | None:
+    """Bytes of a token in inputs called like caches: each [batch, tokens, size], or [batch, heads, tokens, size]."""
+    found = [_tensor_type(value) for value in graph.input if _CACHE_NAME.match(value.name)]
+    total = 0
+    for tensor in found:
+        sizes = _sizes_of_a_token(tensor.shape)
+        fixed = [size for size in sizes if isinstance(size, int)]
+        if len(fixed) == len(sizes):
+            total += math.prod(fixed) * _CACHE_ITEM_BYTES.get(tensor.dtype, 0)
+    return total or None
+
+
+def _sizes_of_a_token(shape: tuple[int | str | None, ...]) -> tuple[int | str | None, ...]:
+    if len(shape) == 4:
+        return shape[1], shape[3]
+    return shape[2:] if len(shape) == 3 else (None,)
+
+
 def _check(model: onnx.ModelProto) -> tuple[GraphShape | None, list[str]]:
     """The decoder's dimensions, and what differs from the contract."""
     weights = {tensor.name for tensor in model.graph.initializer}
@@ -177,13 +210,15 @@ def _missing_data(graph: onnx.GraphProto, folder: Path) -> list[str]:
     """External data files that are absent or too short."""
     needed: dict[str, int] = {}
     for tensor in graph.initializer:
-        if place := _place(tensor):
+        if place := place_of(tensor):
             location, offset, length = place
-            needed[location] = max(needed.get(location, 0), offset + (length or _num_bytes(tensor)))
+            needed[location] = max(needed.get(location, 0), offset + (length or num_bytes(tensor)))
     found = []
     for location, end in needed.items():
         file = folder / location
-        if not file.is_file():
+        if Path(location).is_absolute() or ".." in Path(location).parts:
+            found.append(f"the external data file {location!r} would lie outside of the model's folder")
+        elif not file.is_file():
             found.append(f"the external data file {location!r} is missing")
         elif file.stat().st_size < end:
             found.append(f"the external data file {location!r} has {file.stat().st_size:,} bytes of at least {end:,}")
@@ -199,37 +234,12 @@ def _weight_bytes(graph: onnx.GraphProto) -> dict[str, int]:
     sizes = dict.fromkeys(PARTS, 0)
     seen = set()
     for tensor in graph.initializer:
-        place = _place(tensor)
+        place = place_of(tensor)
         if place and place[2] and place in seen:
             continue
         seen.add(place)
-        sizes[_part(tensor.name, users.get(tensor.name, []))] += _num_bytes(tensor)
+        sizes[_part(tensor.name, users.get(tensor.name, []))] += num_bytes(tensor)
     return sizes
-
-
-def _place(tensor: onnx.TensorProto) -> tuple[str, int, int] | None:
-    """An external tensor's file, offset and length."""
-    if tensor.data_location != onnx.TensorProto.EXTERNAL:
-        return None
-    entries = {entry.key: entry.value for entry in tensor.external_data}
-    try:
-        return entries.get("location", ""), int(entries.get("offset", 0)), int(entries.get("length", 0))
-    except ValueError:
-        raise ContractError(
-            f"the external data of tensor {tensor.name!r} has an offset or length that is no number"
-        ) from None
-
-
-def _num_bytes(tensor: onnx.TensorProto) -> int:
-    if tensor.data_type == onnx.TensorProto.STRING:
-        return sum(len(text) for text in tensor.string_data)
-    bits = _SMALL_TYPES.get(tensor.data_type)
-    if bits is None:
-        try:
-            bits = 8 * int(helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
-        except KeyError:
-            raise ContractError(f"tensor {tensor.name!r} has the unknown type {tensor.data_type}") from None
-    return (int(math.prod(tensor.dims)) * bits + 7) // 8
 
 
 def _part(name: str, users: list[onnx.NodeProto]) -> str:
