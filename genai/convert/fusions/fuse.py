@@ -9,7 +9,7 @@ import onnx_ir.passes.common as passes
 
 from genai.convert.fusions import rms, rotary
 from genai.convert.fusions.layout import clean, fix_slices, name_heads
-from genai.convert.fusions.match import Differs, described, is_op, layer_of_node, made_by
+from genai.convert.fusions.match import Differs, is_op, layer_of_node, made_by, only_output, users
 from genai.convert.fusions.report import FusionReport, Mismatch, Site
 
 ATTENTION = "Attention"
@@ -24,13 +24,15 @@ _OPERATORS = {
     "GroupQueryAttention": ATTENTION,
     "MultiHeadAttention": ATTENTION,
 }
-_BEFORE_SOFTMAX = ("Add", "Where", "Mul", "Div", "Cast", "Tanh", "Sub", "Softmax", "Reshape")
+_BEFORE_SOFTMAX = ("Add", "Where", "Mul", "Div", "Cast", "Tanh", "Sub", "Reshape")
+_AFTER_SOFTMAX = ("Where", "Cast", "Dropout")
 
 
 def fuse(model: ir.Model) -> FusionReport:
     """Fuse RMSNormalization and RotaryEmbedding in place, and tidy the layout of heads around them.
 
-    model: as `genai.convert.normalize.normalize` leaves it. Attention is reported, not changed.
+    model: as `genai.convert.normalize.normalize` leaves it. Attention in parts is reported, not changed: what becomes
+    of it depends on where its keys come from and what its mask hides, which the conversion finds out.
     """
     graph = model.graph
     present = [site for node in graph if (site := _present(node)) is not None]
@@ -39,7 +41,7 @@ def fuse(model: ir.Model) -> FusionReport:
         passes.ShapeInferencePass(check_type=False, data_prop=True)(model)
     fix_slices(graph)
     sites += _fuse_all(graph, rotary.PATTERN, rotary.is_anchor, rotary.RotaryFusion().fuse)
-    sites += [_unfused_attention(node) for node in graph if _is_softmax_of_products(node)]
+    sites += [_site(ATTENTION, node) for node in graph if _attends(node)]
     passes.RemoveUnusedNodesPass()(model)
     clean(graph)
     passes.RemoveUnusedNodesPass()(model)
@@ -57,12 +59,16 @@ def _fuse_all(
             fuse_at(node)
         except Differs as difference:
             mismatch = difference.mismatch
-        sites.append(Site(pattern=pattern, node=_name(node), layer=layer_of_node(node), mismatch=mismatch))
+        sites.append(_site(pattern, node, mismatch))
     return sites
 
 
 def _fuse_rms(anchor: ir.Node) -> None:
     rms.replace(rms.match(anchor))
+
+
+def _site(pattern: str, node: ir.Node, mismatch: Mismatch | None = None) -> Site:
+    return Site(pattern=pattern, node=_name(node), layer=layer_of_node(node), mismatch=mismatch)
 
 
 def _present(node: ir.Node) -> Site | None:
@@ -72,20 +78,22 @@ def _present(node: ir.Node) -> Site | None:
     return Site(pattern=pattern, node=_name(node), layer=layer_of_node(node), is_present=True)
 
 
-def _is_softmax_of_products(node: ir.Node) -> bool:
+def _attends(node: ir.Node) -> bool:
+    """Whether a node is the softmax between the product of queries and keys and that with the values."""
     if not is_op(node, ("Softmax",)):
         return False
     value = node.inputs[0]
     while (maker := made_by(value, *_BEFORE_SOFTMAX)) is not None:
         operands = [operand for operand in maker.inputs if made_by(operand, "MatMul", *_BEFORE_SOFTMAX) is not None]
         value = operands[0] if operands else None
-    return made_by(value, "MatMul") is not None
+    return made_by(value, "MatMul") is not None and _is_weighed(only_output(node))
 
 
-def _unfused_attention(node: ir.Node) -> Site:
-    name = _name(node)
-    mismatch = Mismatch(node=name, expected="the operator Attention", found=f"MatMul, {described(node)}, MatMul")
-    return Site(pattern=ATTENTION, node=name, layer=layer_of_node(node), mismatch=mismatch)
+def _is_weighed(value: ir.Value) -> bool:
+    """Whether a value, or what guards and casts make of it, is the first operand of a product."""
+    if any(node.inputs[0] is value for node in users(value, "MatMul")):
+        return True
+    return any(_is_weighed(only_output(node)) for node in users(value, *_AFTER_SOFTMAX))
 
 
 def _name(node: ir.Node) -> str:

@@ -205,7 +205,7 @@ def test_tables_that_are_stored() -> None:
 
 
 def test_scaled_angles_of_one_row_for_all() -> None:
-    """Factors and casts between the angles and the product are kept; a single row of angles is given to each row of x."""
+    """A factor between the angles and the product is kept; a single row of angles is given to each row of x."""
     angles = ANGLES.replace(
         "cosines = Cos(doubled)", "factor = 1.25\n    bare = Cos(doubled)\n    cosines = Mul(bare, factor)"
     )
