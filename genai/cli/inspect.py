@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from genai.cli import options
+from genai.cli.bars import bars
 from genai.cli.table import megabytes, table
 from genai.errors import ConfigError, RuntimeUnavailableError
 
@@ -19,8 +20,9 @@ if TYPE_CHECKING:
 
 
 def inspect(
-    path: Annotated[
-        Path, typer.Argument(metavar="PATH", help="A package folder, or any .onnx file.", show_default=False)
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="A package folder, any .onnx file, or a known name.", show_default=False),
     ],
     *,
     batch: Annotated[int, typer.Option(min=1, metavar="N", help="Rows, for the size of the cache.")] = 1,
@@ -41,7 +43,7 @@ def inspect(
     """
     from genai.inspect import inspect as read
 
-    report = read(path)
+    report = read(_located(model))
     if html is not None:
         _write_page(html, report, batch, length)
     found = _fusions(report) if fusions else None
@@ -51,6 +53,16 @@ def inspect(
         return
     parts = [_head(report), _operators(report), _contract(report), _memory(report, batch, length)]
     print("\n\n".join(parts if found is None else [*parts, f"fusions\n{found.as_text()}"]))
+
+
+def _located(model: str) -> Path:
+    """What lies there; the package of a known name, pulled and built first if that has not been done."""
+    from genai import models
+
+    if model not in models.known_models() or Path(model).exists():
+        return Path(model)
+    with bars() as progress:
+        return models.package(model, progress=progress)
 
 
 def _write_page(file: Path, report: GraphReport, batch: int, length: int) -> None:
