@@ -21,14 +21,14 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from genai.decoding.processors import DoubleArray, FloatArray, IntArray
+from genai.decoding.processors import BLOCK, DoubleArray, FloatArray, IntArray, block_sums
 
 Int32Array: TypeAlias = npt.NDArray[np.int32]
 
 _DEPTH = 64
 """Rows of the rectangle where few tokens are asked for; a vocabulary of 49k then has 768 columns."""
-_BLOCK = 1024
-"""Tokens whose weights are summed before one among them is drawn."""
+_SPARSE = 8
+"""Columns with less than one in so many of a row's tokens are looked through alone; more cost as much as the row."""
 _LOWEST = float(np.finfo(np.float32).min)
 _LAST = 0xFFFFFFFF
 """Sorts behind every token."""
@@ -51,21 +51,32 @@ def narrowed(logits: FloatArray, num: int) -> Candidates:
     """The `num` best tokens of logits [V], ties with the last, and maybe more; fewer if all others are ruled out."""
     size = logits.size
     if num >= size:
-        return Candidates(tokens=np.arange(size), logits=logits, floor=-np.inf, best=float(logits.max()))
+        return Candidates(tokens=np.arange(size), logits=logits.copy(), floor=-np.inf, best=float(logits.max()))
     depth = max(1, min(_DEPTH, size // (4 * num)))
     width = size // depth
     rectangle, rest = logits[: depth * width].reshape(depth, width), logits[depth * width :]
     maxima = rectangle.max(axis=0)
     greatest = np.partition(maxima, width - num)[width - num :]
     floor, best = float(greatest[0]), float(greatest.max())
-    least = max(floor, _LOWEST)
-    columns = np.flatnonzero(maxima >= least)
-    level, index = np.divmod(np.flatnonzero(rectangle.take(columns, axis=1) >= least), max(columns.size, 1))
-    tokens = level * width + columns[index]
     if rest.size:
-        tokens = np.concatenate((tokens, depth * width + np.flatnonzero(rest >= least)))
         best = float(np.maximum(rest.max(), best))  # NaN if either is
+    tokens = _reaching(logits, width, maxima, max(floor, _LOWEST))
     return Candidates(tokens=tokens, logits=logits[tokens], floor=floor, best=best)
+
+
+def _reaching(logits: FloatArray, width: int, maxima: FloatArray, least: float) -> IntArray:
+    """The tokens whose logits [V] are at least so great; maxima: [width], of the rectangle's columns."""
+    (columns,) = (maxima >= least).nonzero()
+    depth = logits.size // width
+    if columns.size * _SPARSE > width:
+        return (logits >= least).nonzero()[0]
+    end = depth * width
+    (places,) = (logits[:end].reshape(depth, width)[:, columns] >= least).ravel().nonzero()
+    level, index = np.divmod(places, max(columns.size, 1))
+    tokens: IntArray = level * width + columns[index]
+    if end < logits.size:
+        tokens = np.concatenate((tokens, end + (logits[end:] >= least).nonzero()[0]))
+    return tokens
 
 
 def ranked(rows: Sequence[Candidates]) -> tuple[IntArray, FloatArray]:
@@ -104,12 +115,11 @@ def drawn(weights: DoubleArray, shares: DoubleArray) -> IntArray:
 
 def drawn_from_all(weights: FloatArray, share: float) -> int:
     """The same for one row of a whole vocabulary [V], whose sum is approached block by block."""
-    sums = np.add.reduceat(weights, np.arange(0, weights.size, _BLOCK), dtype=np.float64)
-    reached = sums.cumsum()
+    reached = block_sums(weights).cumsum(dtype=np.float64)
     block = _passing(reached, share * float(reached[-1]))
     rest = share * float(reached[-1]) - (float(reached[block - 1]) if block else 0.0)
-    inside = weights[block * _BLOCK : (block + 1) * _BLOCK].cumsum(dtype=np.float64)
-    return block * _BLOCK + _passing(inside, rest)
+    inside = weights[block * BLOCK : (block + 1) * BLOCK].cumsum(dtype=np.float64)
+    return block * BLOCK + _passing(inside, rest)
 
 
 def _passing(reached: DoubleArray, target: float) -> int:

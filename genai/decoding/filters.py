@@ -58,31 +58,34 @@ def has_filters(config: SamplingConfig) -> bool:
     return config.top_k > 0 or config.top_p < 1 or config.typical_p < 1 or config.min_p > 0
 
 
-def look(config: SamplingConfig, logits: FloatArray) -> Look:
-    """Look at the best tokens of logits [V], at more and more where filters reach beyond them."""
+def look(config: SamplingConfig, logits: FloatArray, work: FloatArray | None = None) -> Look:
+    """Look at the best tokens of logits [V], at more and more where filters reach beyond them.
+
+    work: [V], written to; None for a new array.
+    """
     num = config.top_k or _FIRST_NUM
     candidates = narrowed(logits, num)
     total = entropy = math.nan
     if not math.isfinite(candidates.best):
         return Look(config=config, candidates=candidates, total=total, entropy=entropy)  # for the caller to refuse
     if not config.top_k and (config.top_p < 1 or config.typical_p < 1):
-        total, entropy = _sums(config, logits, candidates.best)
+        total, entropy = _sums(config, logits, candidates.best, work)
     while not _is_enough(config, candidates, total, entropy):
         num *= _WIDEN
         candidates = narrowed(logits, num)
     return Look(config=config, candidates=candidates, total=total, entropy=entropy)
 
 
-def _sums(config: SamplingConfig, logits: FloatArray, best: float) -> tuple[float, float]:
+def _sums(config: SamplingConfig, logits: FloatArray, best: float, work: FloatArray | None) -> tuple[float, float]:
     """The weight of all tokens, and the entropy if a filter needs it, else NaN."""
-    logs = processors.scaled(logits, np.float32(best), temperature_of(config))
-    weights = np.exp(logs)
-    total = float(weights.sum(dtype=np.float64))
+    logs = processors.scaled(logits, np.float32(best), temperature_of(config), work)
     if config.typical_p == 1:
-        return total, math.nan
+        return processors.total(np.exp(logs, out=logs)), math.nan
+    weights = np.exp(logs)
+    total = processors.total(weights)
     np.maximum(logs, _NEGLIGIBLE, out=logs)  # 0 * -inf is no number
     logs *= weights
-    return total, math.log(total) - float(logs.sum(dtype=np.float64)) / total
+    return total, math.log(total) - processors.total(logs) / total
 
 
 def _is_enough(config: SamplingConfig, candidates: Candidates, total: float, entropy: float) -> bool:

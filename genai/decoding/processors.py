@@ -21,6 +21,8 @@ DoubleArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
+BLOCK = 1024
+"""Weights that are summed in float32, whose error does not grow much in so few."""
 OFF = np.inf
 """The setting of `top_p` and `typical_p` that keeps every token: at 1, rounding could drop some."""
 
@@ -37,17 +39,21 @@ def changed(logits: FloatArray, bias: FloatArray, penalty: FloatArray, cost: Flo
     return result
 
 
-def rule_out(logits: FloatArray, mask: BoolArray) -> FloatArray:
-    """-inf for all tokens that are not in the mask; both of one shape."""
-    limits = mask.astype(np.float32)
-    limits -= np.float32(0.5)
+def rule_out(logits: FloatArray, mask: BoolArray, out: FloatArray | None = None) -> FloatArray:
+    """-inf for all tokens that are not in the mask; all of one shape. out: where to write it."""
+    limits: FloatArray = np.subtract(mask, np.float32(0.5), out=out, dtype=np.float32)
     limits *= np.float32(np.inf)  # ±inf without a branch for each token: a mask can be as random as it likes
     return np.minimum(logits, limits, out=limits)
 
 
-def scaled(logits: FloatArray, best: FloatArray | np.float32, temperature: FloatArray | np.float32) -> FloatArray:
-    """(logits - best) / temperature, broadcast: the logs of weights, 0 for the best token."""
-    result = logits - best
+def scaled(
+    logits: FloatArray,
+    best: FloatArray | np.float32,
+    temperature: FloatArray | np.float32,
+    out: FloatArray | None = None,
+) -> FloatArray:
+    """(logits - best) / temperature, broadcast: the logs of weights, 0 for the best token. out: where to write it."""
+    result = np.subtract(logits, best, out=out)
     if np.any(temperature != 1):
         result /= temperature
     return result
@@ -102,11 +108,15 @@ def top_choices(weights: FloatArray | DoubleArray, total: float, threshold: floa
     return places[np.argsort(-weights[places], kind="stable")][:-1]
 
 
-def softmax(logits: FloatArray) -> FloatArray:
-    """Probabilities [V] of logits [V]."""
-    weights: FloatArray = np.exp(logits - logits.max())
-    weights /= weights.sum(dtype=np.float64)
-    return weights
+def total(weights: FloatArray) -> float:
+    """The sum of weights [V], of blocks in float32 and of those in float64."""
+    return float(block_sums(weights).sum(dtype=np.float64))
+
+
+def block_sums(weights: FloatArray) -> FloatArray:
+    """[V / BLOCK, rounded up]: the sums of each BLOCK of weights [V]."""
+    result: FloatArray = np.add.reduceat(weights, np.arange(0, weights.size, BLOCK))
+    return result
 
 
 def log_softmax(logits: FloatArray) -> FloatArray:
@@ -114,9 +124,3 @@ def log_softmax(logits: FloatArray) -> FloatArray:
     result: FloatArray = logits - logits.max()
     result -= np.float32(np.log(np.exp(result).sum(dtype=np.float64)))
     return result
-
-
-def log_probability(logits: FloatArray, token: int) -> float:
-    """The log probability of one token."""
-    shifted = logits - logits.max()
-    return float(shifted[token] - np.log(np.exp(shifted).sum(dtype=np.float64)))

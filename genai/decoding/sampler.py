@@ -13,14 +13,14 @@ text alone and in any batch.
 from __future__ import annotations
 
 import copy
-import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 
 import numpy as np
 
 from genai.decoding import processors
+from genai.decoding.altered import Altered, Scratch, altered
 from genai.decoding.candidates import drawn, drawn_from_all
 from genai.decoding.constraint import Constraint
 from genai.decoding.filters import Kept, Look, filtered, has_filters, look, temperature_of
@@ -222,7 +222,9 @@ class Sampler:
 
 
 def choose(samplers: Sequence[Sampler], logits: Sequence[FloatArray]) -> list[int]:
-    """Each sampler's next token for its row of logits [V] float32, which are left as they are; none is accepted.
+    """Each sampler's next token for its row of logits [V] float32; none is accepted.
+
+    Rows are changed in place for a moment, and are in the end as they were; two samplers may share one.
 
     Raises: ConfigError if a row's options rule out every token, GraphRunError for logits that are not finite. No random
     stream has moved then, and the rows can be chosen for again, one by one.
@@ -230,24 +232,28 @@ def choose(samplers: Sequence[Sampler], logits: Sequence[FloatArray]) -> list[in
     chosen: dict[int, int] = {}
     looks: dict[int, Look] = {}
     bests: dict[int, float] = {}
+    if not samplers:
+        return []
+    scratch = Scratch(logits[0].size)
+    rows = _altered(samplers, logits, scratch)
     with np.errstate(over="ignore"):
-        for index, row in enumerate(_altered(samplers, logits)):
-            sampler = samplers[index]
-            if not sampler.config.do_sample or _is_forced(sampler.mask()):
-                chosen[index] = int(row.argmax())
-                best = float(row[chosen[index]])
-            elif has_filters(sampler.config):
-                looks[index] = look(sampler.config, row)
-                best = looks[index].candidates.best
-            else:
-                bests[index] = best = float(row.max())
+        for index, (sampler, altered_row) in enumerate(zip(samplers, rows, strict=True)):
+            with altered_row as row:
+                if not sampler.config.do_sample or _is_forced(sampler.mask()):
+                    chosen[index] = int(row.argmax())
+                    best = float(row[chosen[index]])
+                elif has_filters(sampler.config):
+                    looks[index] = look(sampler.config, row, scratch.work)
+                    best = looks[index].candidates.best
+                else:
+                    bests[index] = best = float(row.max())
             if not math.isfinite(best):
                 raise sampler.why_none(logits[index])
         for indices, kept in filtered(looks):
             chosen |= zip(indices, _drawn([samplers[index] for index in indices], kept), strict=True)
         for index, best in bests.items():
-            (row,) = _altered([samplers[index]], [logits[index]])
-            chosen[index] = _drawn_from_all(samplers[index], row, best)
+            with rows[index] as row:
+                chosen[index] = _drawn_from_all(samplers[index], row, best, scratch.work)
     return [chosen[index] for index in range(len(samplers))]
 
 
@@ -260,42 +266,21 @@ def scores(samplers: Sequence[Sampler], logits: Sequence[FloatArray]) -> FloatAr
     for sampler, row in zip(samplers, logits, strict=True):
         if not math.isfinite(row.max()):
             raise sampler.why_none(row)
+    logs = [processors.log_softmax(row) for row in logits]
+    result = np.empty((len(logs), logs[0].size), np.float32)
     with np.errstate(over="ignore"):
-        result = np.stack(list(_altered(samplers, [processors.log_softmax(row) for row in logits])))
+        for index, altered_row in enumerate(_altered(samplers, logs, Scratch(logs[0].size))):
+            with altered_row as row:
+                result[index] = row
     if result.max() == -np.inf and not any(sampler.is_complete for sampler in samplers):
         raise samplers[0].why_none(logits[0])
     return result
 
 
-def _altered(samplers: Sequence[Sampler], logits: Sequence[FloatArray]) -> Iterator[FloatArray]:
-    """Each row of logits [V] after all options but the filters: the very row where none applies, else a new array.
-
-    The changes of single tokens are computed for all rows at once; the rows are made one by one, so that one that is
-    no longer needed leaves its memory, which the processor has at hand, to the next.
-    """
+def _altered(samplers: Sequence[Sampler], logits: Sequence[FloatArray], scratch: Scratch) -> list[Altered]:
+    """Each row of logits [V] after all options but the filters."""
     changes = [sampler.changes() for sampler in samplers]
-    values = iter(_changed([(row, change) for row, change in zip(logits, changes, strict=True) if change is not None]))
-    for sampler, row, change in zip(samplers, logits, changes, strict=True):
-        result = row
-        if change is not None:
-            result = row.copy()
-            result[change.tokens] = next(values)
-        mask = sampler.mask()
-        yield result if mask is None else processors.rule_out(result, mask)
-
-
-def _changed(rows: Sequence[tuple[FloatArray, Changes]]) -> list[FloatArray]:
-    """For each row of logits [V] its changed tokens' new values."""
-    if not rows:
-        return []
-    values = processors.changed(
-        np.concatenate([row.take(change.tokens) for row, change in rows]),
-        np.concatenate([change.bias for _, change in rows]),
-        np.concatenate([change.penalty for _, change in rows]),
-        np.concatenate([change.cost for _, change in rows]),
-    )
-    ends = itertools.accumulate(change.tokens.size for _, change in rows)
-    return [values[end - change.tokens.size : end] for end, (_, change) in zip(ends, rows, strict=True)]
+    return altered(logits, changes, [sampler.mask() for sampler in samplers], scratch)
 
 
 def _is_forced(mask: BoolArray | None) -> bool:
@@ -315,13 +300,12 @@ def _drawn(samplers: Sequence[Sampler], kept: Kept) -> list[int]:
     return tokens
 
 
-def _drawn_from_all(sampler: Sampler, logits: FloatArray, best: float) -> int:
-    """One of all tokens of logits [V], the greatest of which is `best`, after XTC."""
-    logs = processors.scaled(logits, np.float32(best), temperature_of(sampler.config))
+def _drawn_from_all(sampler: Sampler, logits: FloatArray, best: float, work: FloatArray) -> int:
+    """One of all tokens of logits [V], the greatest of which is `best`, after XTC. work: [V], written to."""
+    logs = processors.scaled(logits, np.float32(best), temperature_of(sampler.config), work)
     weights = np.exp(logs, out=logs)
     if sampler.is_taking_top_choices():
-        total = float(weights.sum(dtype=np.float64))
-        places = processors.top_choices(weights, total, sampler.config.xtc.threshold)
+        places = processors.top_choices(weights, processors.total(weights), sampler.config.xtc.threshold)
         if not sampler.spares(places):
             weights[places] = 0
     return drawn_from_all(weights, sampler.random())

@@ -36,9 +36,16 @@ def test_candidates_are_all_tokens_from_the_floor_up(seed: int, size: int, num: 
     assert found.best == logits.max()
 
 
-def test_few_candidates_are_found_among_many_tokens() -> None:
-    logits = np.random.default_rng(0).standard_normal(49_152).astype(np.float32)
-    assert narrowed(logits, 40).tokens.size < 100
+@pytest.mark.parametrize("size", [49_152, 49_157, 50_257])
+@pytest.mark.parametrize("num", [1, 40, 256, 3000])
+def test_few_candidates_are_found_among_many_tokens(size: int, num: int) -> None:
+    logits = np.random.default_rng(num).standard_normal(size).astype(np.float32)
+    logits[-2] = 9
+    found = narrowed(logits, num)
+    assert num <= found.tokens.size < 2 * num + 60
+    assert sorted(found.tokens) == np.flatnonzero(logits >= found.floor).tolist()
+    np.testing.assert_array_equal(found.logits, logits[found.tokens])
+    assert found.best == 9
 
 
 @pytest.mark.parametrize("place", [0, 63, 700, 999])

@@ -165,11 +165,19 @@ def test_rule_out() -> None:
     (logits,) = random_logits(1)
     logits[3], mask = -np.inf, RNG.random(500) < 0.5
     np.testing.assert_array_equal(processors.rule_out(logits, mask), np.where(mask, logits, -np.inf))
+    out = np.zeros_like(logits)
+    assert processors.rule_out(logits, mask, out) is out
+    np.testing.assert_array_equal(out, np.where(mask, logits, -np.inf))
+
+
+@pytest.mark.parametrize("size", [1, 1023, 1024, 1025, 50_000])
+def test_totals(size: int) -> None:
+    weights = RNG.random(size).astype(np.float32)
+    assert processors.total(weights) == pytest.approx(weights.sum(dtype=np.float64), rel=1e-6)
+    assert processors.block_sums(weights).size == -(-size // processors.BLOCK)
 
 
 def test_log_probabilities() -> None:
     (logits,) = random_logits(1)
     expected = torch.log_softmax(torch.from_numpy(logits), -1).numpy()
     np.testing.assert_allclose(processors.log_softmax(logits), expected, atol=1e-5)
-    np.testing.assert_allclose(processors.softmax(logits), np.exp(expected), atol=1e-6)
-    assert processors.log_probability(logits, 7) == pytest.approx(expected[7], abs=1e-5)

@@ -403,10 +403,10 @@ def test_logprobs_are_the_models() -> None:
     engine, _ = engine_with()
     sequence = submit(engine, [1], config(5, logprobs=True, temperature=3.0, rng_seed=0))
     run(engine)
-    from genai.decoding.processors import log_probability
+    from genai.decoding.processors import log_softmax
     from tests.fakes import next_logits
 
-    expected = [log_probability(next_logits(sequence.tokens[: 1 + i]), sequence.tokens[1 + i]) for i in range(5)]
+    expected = [log_softmax(next_logits(sequence.tokens[: 1 + i]))[sequence.tokens[1 + i]] for i in range(5)]
     assert [each.logprob for each in sequence.logprobs] == pytest.approx(expected)
 
 
