@@ -20,6 +20,7 @@ from genai.inspect.tensors import num_bytes
 
 Role: TypeAlias = Literal["cache", "attention", "product", "norm", "other", "outside"]
 Loop: TypeAlias = Literal["in place", "copied"]
+_Operators: TypeAlias = "Counter[tuple[str, str]]"
 
 _ROLES: tuple[tuple[Role, tuple[str, ...]], ...] = (
     ("cache", ("TensorScatter", "ScatterND")),
@@ -82,21 +83,23 @@ def blocks_of(graph: onnx.GraphProto) -> tuple[Block, ...]:
     for node, layer in zip(nodes, layers_of(graph, nodes), strict=True):
         if layer is not None:
             layers.setdefault(layer, []).append(node)
-    graph_values = _Values(graph)
+    values = _Values(graph)
     if len(layers) < 2:
-        return (_block("the whole graph", 1, nodes, graph_values),)
+        return (_block("the whole graph", 1, nodes, values),)
+    operators = {
+        layer: Counter((node.domain, node.op_type) for node in values.computing(layers[layer])) for layer in layers
+    }
     kinds: dict[frozenset[tuple[tuple[str, str], int]], list[int]] = {}
     for layer in sorted(layers):
-        signature = Counter((node.domain, node.op_type) for node in layers[layer])
-        kinds.setdefault(frozenset(signature.items()), []).append(layer)
+        kinds.setdefault(frozenset(operators[layer].items()), []).append(layer)
     ordered = sorted(kinds.values(), key=lambda alike: (-len(alike), alike[0]))
     drawn = [alike for alike in ordered if len(alike) > 1][:_MAX_BLOCKS] or ordered[:1]
     others = sorted(layer for alike in ordered if alike not in drawn for layer in alike)
-    notes = [_difference(layer, layers[layer], layers[drawn[0][0]]) for layer in others[:_MAX_NOTES]]
+    notes = [_difference(layer, operators[layer], operators[drawn[0][0]]) for layer in others[:_MAX_NOTES]]
     if len(others) > _MAX_NOTES:
         notes.append(f"and {len(others) - _MAX_NOTES} more layers that differ")
     return tuple(
-        _block(_title(alike, len(layers)), len(alike), layers[alike[0]], graph_values, notes if not index else ())
+        _block(_title(alike, len(layers)), len(alike), layers[alike[0]], values, notes if not index else ())
         for index, alike in enumerate(drawn)
     )
 
@@ -117,11 +120,10 @@ def _title(alike: Sequence[int], num_layers: int) -> str:
     return f"layer{'s' if len(alike) > 1 else ''} {shown}{', …' if len(runs) > 8 else ''} of {num_layers}"
 
 
-def _difference(layer: int, nodes: Iterable[onnx.NodeProto], usual: Iterable[onnx.NodeProto]) -> str:
+def _difference(layer: int, ours: _Operators, usual: _Operators) -> str:
     """How a layer's operators differ from the usual ones."""
-    ours, theirs = (Counter(node.op_type for node in each) for each in (nodes, usual))
-    changed = [kind for kind in sorted({*ours, *theirs}) if ours[kind] != theirs[kind]]
-    told = [f"{'+' if ours[kind] > theirs[kind] else '−'}{abs(ours[kind] - theirs[kind])} {kind}" for kind in changed]
+    changes = {kind: ours[kind] - usual[kind] for kind in sorted({*ours, *usual}) if ours[kind] != usual[kind]}
+    told = [f"{'+' if change > 0 else '−'}{abs(change)} {kind}" for (_, kind), change in changes.items()]
     return f"layer {layer}: {', '.join(told[:5])}{f' and {len(told) - 5} more' if len(told) > 5 else ''}"
 
 
@@ -152,6 +154,10 @@ class _Values:
             if name not in self.inputs and (stem := _CACHE_WORDS.sub("", name)) in stems
         }
 
+    def computing(self, nodes: Iterable[onnx.NodeProto]) -> list[onnx.NodeProto]:
+        """Those that compute more than shapes."""
+        return [node for node in nodes if id(node) not in self.shapes]
+
 
 def _shape_nodes(nodes: Iterable[onnx.NodeProto], constants: Collection[str]) -> set[int]:
     """Nodes that follow from shapes alone. What is made of a shape, such as a mask, is more than one."""
@@ -169,7 +175,7 @@ def _block(
     title: str, count: int, nodes: Sequence[onnx.NodeProto], values: _Values, notes: Sequence[str] = ()
 ) -> Block:
     """The part of the graph that these nodes are."""
-    computing = [node for node in nodes if id(node) not in values.shapes]
+    computing = values.computing(nodes)
     shown = computing[:_MAX_BOXES]
     boxes = [_operator(node, values) for node in shown]
     made = {name: number for number, node in enumerate(shown) for name in node.output if name}

@@ -1,10 +1,12 @@
 """Which layer a node belongs to.
 
 Exporters name layers each in their way. A node's layer is the number that its name speaks of, or its weights' names,
-its caches', or what exporters note beside it; a node without any belongs where its inputs come from:
+its caches', or what exporters note beside it. A node whose name is a path without a number stands outside; one whose
+name says nothing belongs where its inputs come from:
 
     names tell       /model/layers.3/attn/MatMul    model.layers.3.mlp.up_proj.weight    past_key_values.3.key
-    inputs tell      Add(…layers.3…, …layers.3…)    a layer's last residual
+    outside          /model/norm/Mul                head/MatMul
+    inputs tell      node_add_7(…layers.3…)         a layer's last residual
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ def layers_of(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto]) -> list[i
         texts = [node.name, *(name for name in node.input if name in telling)]
         texts += [*(name for name in node.output if name in outputs), *(entry.value for entry in node.metadata_props)]
         layer = next((number for text in texts if (number := layer_of(text)) is not None), None)
-        if layer is None:
+        if layer is None and "/" not in node.name:
             layer = max((of_value[name] for name in node.input if name in of_value), default=None)
         found.append(layer)
         if layer is not None:

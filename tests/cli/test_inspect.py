@@ -15,6 +15,8 @@ from genai.inspect import GraphReport, inspect
 from tests.cli.conftest import Genai
 from tests.random_model import build_random_model
 
+NAME = "smollm2-135m-instruct"
+
 
 def report_of(tmp_path: Path, nodes: list[onnx.NodeProto], weights: list[onnx.TensorProto]) -> GraphReport:
     """Inspect a graph of these nodes and weights, from x to y."""
@@ -100,6 +102,46 @@ def test_packed_types_and_subgraphs(tmp_path: Path) -> None:
     assert report.weight_bytes["head"] == 3
 
 
+@pytest.mark.parametrize("location", ["../secret", "/etc/passwd", "a/../../secret"])
+def test_external_data_outside_of_the_folder_is_not_looked_at(tmp_path: Path, location: str) -> None:
+    (tmp_path / "secret").write_bytes(b"")
+    tensor = weight("w", 1)
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value=location)
+    (tmp_path / "model").mkdir()
+    report = report_of(tmp_path / "model", [helper.make_node("Add", ["x", "w"], ["y"])], [tensor])
+    assert report.differences[-1] == f"the external data file {location!r} would lie outside of the model's folder"
+
+
+def test_sizes_that_cannot_be(tmp_path: Path) -> None:
+    tensor = onnx.TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[2, -1])
+    with pytest.raises(ContractError, match=r"tensor 'w' has a negative dimension: \[2, -1\]"):
+        report_of(tmp_path, [helper.make_node("Add", ["x", "w"], ["y"])], [tensor])
+    tensor = onnx.TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[10**9, 10**9, 10**9])
+    report = report_of(tmp_path, [helper.make_node("Add", ["x", "w"], ["y"])], [tensor])
+    assert report.num_weight_bytes == 4 * 10**27
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "expected"),
+    [
+        ("past_key_values.0.key", ["B", 3, "P", 64], 3 * 64 * 4),
+        ("key_cache.0", ["B", 128, 32], 32 * 4),
+        ("past", ["L", "B", "H", "P", 64], None),
+        ("past_key_values.0.key", ["B", "H", "P", "D"], None),
+        ("attention_mask", ["B", 3, "P", 64], None),
+    ],
+)
+def test_caches_of_other_graphs(tmp_path: Path, name: str, shape: list[int | str], expected: int | None) -> None:
+    given = helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+    graph = helper.make_graph([helper.make_node("Identity", [name], ["y"])], "g", [given], [
+        helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)
+    ])  # fmt: skip
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10), tmp_path / "m.onnx")
+    assert inspect(tmp_path).cache_bytes_per_token == expected
+
+
 @pytest.mark.parametrize("content", [b"", b"not a model", b"\x08\x07", bytes(range(256))])
 def test_damaged_file(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "m.onnx").write_bytes(content)
@@ -114,6 +156,23 @@ def test_folders(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"")
     with pytest.raises(ModelNotFoundError, match=r"several \.onnx files; give one: a\.onnx, b\.onnx"):
         inspect(tmp_path)
+
+
+def test_page(run_genai: Genai, tmp_path: Path) -> None:
+    build_random_model(tmp_path, "f32")
+    outcome = run_genai("inspect", tmp_path, "--html", tmp_path / "page.html", "--batch", 3, "--json")
+    assert json.loads(outcome.out)["contract"]["followed"]
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert text.startswith("<!doctype html>")
+    assert "3 rows" in text
+    outcome = run_genai("inspect", tmp_path, "--html", tmp_path / "no" / "page.html")
+    assert (outcome.code, "page.html cannot be written: No such file" in outcome.err) == (2, True)
+
+
+def test_known_name(run_genai: Genai, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build_random_model(tmp_path, "f32")
+    monkeypatch.setattr("genai.models.package", lambda name, progress: tmp_path if name == NAME else None)
+    assert "contract: followed" in run_genai("inspect", NAME).out
 
 
 def test_command(run_genai: Genai, tmp_path: Path) -> None:
