@@ -10,7 +10,6 @@ import onnxscript.optimizer
 from genai import contract
 from genai.convert.fusions import FusionReport, fuse
 from genai.convert.normalize import normalize
-from genai.export.tracing import PREFIX
 
 _FOLDED_ELEMENTS = 1024
 """Constants up to this size are computed beforehand; larger results would be copies of weights."""
@@ -18,7 +17,6 @@ _FOLDED_ELEMENTS = 1024
 
 def tidy(model: ir.Model) -> FusionReport:
     """Rewrite a traced model in place; returns what was fused."""
-    _name_weights(model.graph)
     _transpose_weights(model.graph)
     onnxscript.optimizer.optimize(model, input_size_limit=_FOLDED_ELEMENTS, output_size_limit=_FOLDED_ELEMENTS)
     normalize(model)
@@ -27,13 +25,6 @@ def tidy(model: ir.Model) -> FusionReport:
     model.ir_version = contract.IR_VERSION
     passes.ClearMetadataAndDocStringPass()(model)
     return report
-
-
-def _name_weights(graph: ir.Graph) -> None:
-    """The names that the checkpoint has for its tensors."""
-    for weight in list(graph.initializers.values()):
-        if weight.name is not None and weight.name.startswith(PREFIX):
-            weight.name = weight.name.removeprefix(PREFIX)
 
 
 def _transpose_weights(graph: ir.Graph) -> None:

@@ -15,9 +15,7 @@ from genai import contract
 from genai.errors import UnsupportedModelError
 from genai.export.attention import Attentions, HeadShape, PastCache
 
-PREFIX = "decoder."
-"""What stands before the names that parameters have in the checkpoint."""
-
+_PREFIX = "decoder."  # the wrapper's attribute: what stands before the names that the checkpoint has
 _SAMPLE_BATCH, _SAMPLE_LENGTH, _SAMPLE_PAST = 2, 3, 5  # different, and neither 0 nor 1, which would be taken for fixed
 
 
@@ -91,7 +89,18 @@ def trace(model: torch.nn.Module, *, softmax_in_f32: bool) -> ir.Model:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         raise UnsupportedModelError(f"{model.config.model_type} cannot be traced by torch.export: {reason}") from error
     traced: ir.Model = program.model
+    _name_weights(traced.graph, model)
     return traced
+
+
+def _name_weights(graph: ir.Graph, model: torch.nn.Module) -> None:
+    """The checkpoint's names for its tensors; of the two that a tied one has, the checkpoint's."""
+    names = {id(parameter): name for name, parameter in reversed(list(model.named_parameters(remove_duplicate=False)))}
+    stored = {name: names[id(parameter)] for name, parameter in model.named_parameters(remove_duplicate=False)}
+    for weight in list(graph.initializers.values()):
+        if weight.name is not None and weight.name.startswith(_PREFIX):
+            name = weight.name.removeprefix(_PREFIX)
+            weight.name = stored.get(name, name)
 
 
 def _logits(
