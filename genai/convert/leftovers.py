@@ -31,13 +31,15 @@ def replace_leftovers(target: ContractGraph, logits: ir.Value, interface: PastPr
     old = {value for value in graph.inputs if value.name not in (None, "")}
     graph.sort()
     samples = _Samples(interface, pristine)
-    for value in _tainted(graph, logits, old):
-        if not _is_needed(value, logits) or not ancestors([value], set()) & old:
+    needed = ancestors([logits], set())
+    for value in _tainted(graph, old):
+        if value not in needed or not ancestors([value], set()) & old:
             continue
         form = samples.of(value)
         if form is not None and (new := _equivalent(target, form)) is not None:
             dtype = value.dtype or new.dtype
             value.replace_all_uses_with(new if dtype is None else target.nodes.cast(new, dtype))
+            needed = ancestors([logits], set())
     remaining = ancestors([logits], set()) & old
     if remaining:
         names = ", ".join(sorted(repr(value.name) for value in remaining))
@@ -59,17 +61,17 @@ class _Samples:
         source = self._values.get(value.name)
         if source is None:
             return None
-        part = Part(self._pristine, [], [source])
+        part = Part(self._pristine, self._interface.presents(self._pristine.graph), [source])
         results = []
-        for batch, num_tokens, past in SAMPLE_SHAPES:
-            got = try_call(part, self._interface.feeds(np.zeros((batch, num_tokens), np.int64), past))
+        for shape in SAMPLE_SHAPES:
+            got = try_call(part, self._interface.samples(shape))
             if got is None:
                 return None
             results.append(got[0])
         return results
 
 
-def _tainted(graph: ir.Graph, logits: ir.Value, old: set[ir.Value]) -> list[ir.Value]:
+def _tainted(graph: ir.Graph, old: set[ir.Value]) -> list[ir.Value]:
     """Values that come from old inputs and not from what the tokens are, in order."""
     flowing = token_dependent(graph)
     found: set[ir.Value] = set(old)
@@ -79,10 +81,6 @@ def _tainted(graph: ir.Graph, logits: ir.Value, old: set[ir.Value]) -> list[ir.V
             found.update(node.outputs)
             ordered += [output for output in node.outputs if output not in flowing and output.dtype in _INTEGERS]
     return ordered
-
-
-def _is_needed(value: ir.Value, logits: ir.Value) -> bool:
-    return value in ancestors([logits], set())
 
 
 def _equivalent(target: ContractGraph, samples: Sequence[Array]) -> ir.Value | None:

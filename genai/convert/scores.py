@@ -15,7 +15,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from genai.convert.past_present import PastPresent
-from genai.convert.probing import Array, Part, try_call
+from genai.convert.probing import Part, try_call
 from genai.errors import GraphRunError, UnsupportedModelError
 
 FloatArray = npt.NDArray[np.float64]
@@ -63,8 +63,8 @@ class Sampler:
         batch, num_tokens, past = _SHAPES[0]
         dtype = self._interface.dtypes[info.past]
         sample = self._rng.standard_normal((batch, info.num_heads, past + num_tokens, info.size)).astype(dtype)
-        feeds = self._feeds(batch, num_tokens, past) | {cache.name or "": sample}
-        given = np.asarray(Part(self._model, [cache], [operand])(feeds)[0], np.float64)
+        feeds = self._interface.samples(_SHAPES[0], {cache.name or "": sample})
+        given = np.asarray(self._part([], operand)(feeds)[0], np.float64)
         result = np.swapaxes(given, -1, -2) if is_transposed else given
         if result.ndim == 4 and result.shape[1] % info.num_heads == 0:
             wanted = np.repeat(sample.astype(np.float64), result.shape[1] // info.num_heads, axis=1)
@@ -79,7 +79,7 @@ class Sampler:
         """The number that a value is whatever the shapes are, or None if it is something else."""
         results = []
         for shape in _SHAPES:
-            got = try_call(Part(self._model, [], [value]), self._feeds(*shape))
+            got = try_call(self._part([], value), self._interface.samples(shape))
             if got is None or got[0].size != 1:
                 return None
             results.append(float(got[0].reshape(-1)[0]))
@@ -87,11 +87,11 @@ class Sampler:
 
     def scores(self, raw: ir.Value, scores: ir.Value, num_heads: int) -> Scores:
         """What happens between the products [B, H, T, S] and the softmax. Raises: UnsupportedModelError."""
-        part = Part(self._model, [raw], [scores])
+        part = self._part([raw], scores)
         dtype = np.dtype(np.float32) if raw.dtype is None else raw.dtype.numpy()
 
         def apply(values: FloatArray, shape: tuple[int, int, int]) -> FloatArray:
-            feeds = self._feeds(*shape) | {raw.name or "": values.astype(dtype)}
+            feeds = self._interface.samples(shape, {raw.name or "": values.astype(dtype)})
             result = np.asarray(part(feeds)[0], np.float64)
             if result.shape != values.shape:
                 raise UnsupportedModelError(
@@ -112,7 +112,7 @@ class Sampler:
         """The window of an operator's mask [B|1, H|1, T, S], None without one. Raises: UnsupportedModelError."""
         key = (None if mask is None else mask.name, is_causal)
         if key not in self._masks:
-            part = None if mask is None else Part(self._model, [], [mask])
+            part = None if mask is None else self._part([], mask)
             self._masks[key] = self._window(lambda shape: self._hidden(part, shape, is_causal), mask)
         return self._masks[key]
 
@@ -123,7 +123,7 @@ class Sampler:
             hidden = hidden | ~_causal(num_tokens, past)
         if part is None:
             return hidden
-        values = part(self._feeds(*shape))[0]
+        values = part(self._interface.samples(shape))[0]
         if values.dtype == np.bool_:
             return np.logical_or(hidden, np.logical_not(values))
         added: FloatArray = values.astype(np.float64)
@@ -179,8 +179,9 @@ class Sampler:
                     raise
                 self.longest = max(self.longest // 2, _SHORTEST)
 
-    def _feeds(self, batch: int, num_tokens: int, past: int) -> dict[str, Array]:
-        return self._interface.feeds(np.zeros((batch, num_tokens), np.int64), past)
+    def _part(self, given: list[ir.Value], wanted: ir.Value) -> Part:
+        """The way to a value; caches after the new tokens may be given, so that no layer has to be run for a shape."""
+        return Part(self._model, [*given, *self._interface.presents(self._model.graph)], [wanted])
 
 
 def _causal(num_tokens: int, past: int, window: int | None = None) -> BoolArray:

@@ -294,11 +294,8 @@ def _settle_sizes(model: ir.Model, interface: PastPresent) -> bool:
 
 
 def _same_always(model: ir.Model, interface: PastPresent, value: ir.Value) -> Array | None:
-    part = Part(model, [], [value])
-    results = [
-        try_call(part, interface.feeds(np.zeros((batch, num_tokens), np.int64), past))
-        for batch, num_tokens, past in SAMPLE_SHAPES
-    ]
+    part = Part(model, interface.presents(model.graph), [value])
+    results = [try_call(part, interface.samples(shape)) for shape in SAMPLE_SHAPES]
     first = results[0]
     if first is None or first[0].size > 8:
         return None
