@@ -24,7 +24,7 @@ ALLOWED = {
     "genai.inspect": LEAVES | {"genai.contract", "genai.runtime"},
     "genai.convert": LEAVES | {"genai.build", "genai.contract", "genai.runtime", "genai.text"},
     "genai.export": LEAVES | {"genai.build", "genai.convert", "genai.text"},
-    "genai.models": LEAVES | {"genai.build", "genai.runtime"},
+    "genai.models": LEAVES | {"genai.build", "genai.convert", "genai.runtime"},
     "genai.llm": LEAVES
     | {"genai.writer", "genai.models", "genai.runtime", "genai.engine", "genai.text", "genai.decoding"}
     | {"genai.prepare", "genai.generator", "genai.session_file"},

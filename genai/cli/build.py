@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -25,6 +25,10 @@ def build(
     precision: options.PrecisionOption = "auto",
     device: options.DeviceOption = "auto",
     max_seq_len: options.MaxSeqLen = None,
+    builder: Annotated[
+        Literal["genai", "mobius"],
+        typer.Option(help="mobius: for architectures that are not built here; from a folder or a hub id."),
+    ] = "genai",
 ) -> None:
     """Build a model package from weights.
 
@@ -34,6 +38,12 @@ def build(
 
     with bars() as progress:
         path = models.build(
-            source, output, precision=precision, device=device, max_seq_len=max_seq_len, progress=progress
+            source,
+            output,
+            precision=precision,
+            device=device,
+            max_seq_len=max_seq_len,
+            builder=builder,
+            progress=progress,
         )
     print(path)

@@ -8,6 +8,7 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from genai import config
 from genai.config import DEVICES, PRECISIONS, Precision
@@ -15,6 +16,9 @@ from genai.errors import ConfigError, ModelNotFoundError
 from genai.models import hub, store, wheels
 from genai.models.catalog import KnownModel, known_models, not_found
 from genai.progress import Progress, silent
+
+Builder = Literal["genai", "mobius"]
+BUILDERS: tuple[Builder, ...] = ("genai", "mobius")
 
 _LOG = logging.getLogger(__name__)
 _PACKAGE_NAME = re.compile(rf"(?P<label>[^.].*)-(?P<precision>{'|'.join(PRECISIONS)})-(?P<key>[^-]+)")
@@ -86,18 +90,24 @@ def build(
     precision: Precision = "auto",
     device: str = "auto",
     max_seq_len: int | None = None,
+    builder: Builder = "genai",
     progress: Progress = silent,
 ) -> Path:
     """Build a package folder outside the cache from a known name, a Hugging Face folder, a .gguf file or a hub id.
 
+    builder: "mobius" is for architectures that are not built here, and takes folders and hub ids.
     Raises: ModelNotFoundError, DownloadError, ConfigError, and what the builder raises.
     """
     _BuildOptions(precision=precision, device=device, max_seq_len=max_seq_len)
+    if builder not in BUILDERS:
+        raise ConfigError(f"builder={builder!r}: must be one of {', '.join(BUILDERS)}")
     if is_package(Path(name).expanduser()):
         raise ConfigError(f"{name} is a built package already; give the weights that it was built from")
+    if builder == "mobius":
+        from genai.models.mobius import build_by_mobius as build_package
+    else:
+        from genai.build.package import build_package
     source, _ = _source(str(name), progress)
-    from genai.build.package import build_package
-
     return build_package(
         source, output, precision=precision, device=_resolved(device), max_seq_len=max_seq_len, progress=progress
     )
