@@ -129,7 +129,7 @@ def _log_softmax(logits: FloatArray) -> FloatArray:
 def _in_chunks(runner: Runner, prompt: Sequence[int]) -> FloatArray:
     """A prompt in two parts and single tokens, alone in its row."""
     row = runner.cache.allocate(len(prompt))
-    middle = len(prompt) // 2
+    middle = min(len(prompt) // 2, max(0, len(prompt) - _NUM_DECODED))
     parts = [prompt[:middle], prompt[middle:-_NUM_DECODED], *([token] for token in prompt[-_NUM_DECODED:])]
     logits = [runner.score(row, part) for part in parts if part]
     runner.cache.free(row)
