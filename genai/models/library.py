@@ -195,6 +195,10 @@ def _source(name: str, progress: Progress) -> tuple[Path, str]:
     path = Path(name).expanduser()
     if path.is_file() and path.suffix == ".gguf":
         return path.resolve(), path.stem
+    if _is_foreign_onnx(path):
+        raise ModelNotFoundError(
+            f"{path} is somebody's ONNX model, not yet a package: genai convert {path} OUT makes one"
+        )
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise ModelNotFoundError(f"{path} is no model: it has neither genai.json (a package) nor config.json")
@@ -206,6 +210,14 @@ def _source(name: str, progress: Progress) -> tuple[Path, str]:
         raise not_found(name)
     here = store.recall(f"hub {name}", "")
     return Path(here) if here and Path(here).exists() else pull(name, progress=progress), hub_id.label
+
+
+def _is_foreign_onnx(path: Path) -> bool:
+    """Whether a path is an ONNX file, or a folder with one and without other weights."""
+    if path.is_file():
+        return path.suffix == ".onnx"
+    has_graph = any((path / name).is_file() for name in ("model.onnx", "genai_config.json", "onnx/model.onnx"))
+    return has_graph and not any(path.glob("*.safetensors"))
 
 
 def _pull_known(model: KnownModel, progress: Progress) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -184,6 +185,16 @@ def test_folder_or_file_that_is_no_model(tmp_path: Path, home: Path) -> None:
     (tmp_path / "x.bin").write_text("")
     with pytest.raises(ModelNotFoundError, match="is no model: give"):
         models.package(tmp_path / "x.bin")
+
+
+@pytest.mark.parametrize("file", ["model.onnx", "genai_config.json", "onnx/model.onnx"])
+def test_somebodys_onnx_model(tmp_path: Path, home: Path, file: str) -> None:
+    path = tmp_path / file
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ModelNotFoundError, match=f"genai convert {re.escape(str(tmp_path))} OUT"):
+        models.package(tmp_path)
 
 
 @pytest.mark.parametrize(
