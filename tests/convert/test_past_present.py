@@ -7,7 +7,7 @@ import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -178,9 +178,12 @@ def flattened(graph: ir.Graph, value: ir.Value, size: int) -> ir.Value:
 
 
 def constant(graph: ir.Graph, numbers: list[int]) -> ir.Value:
-    name = f"numbers{len(graph.initializers)}"
-    tensor = ir.tensor(np.array(numbers, np.int64), name=name)
-    value = ir.Value(name=name, shape=ir.Shape([len(numbers)]), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    return stored(graph, f"numbers{len(graph.initializers)}", np.array(numbers, np.int64))
+
+
+def stored(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
+    tensor = ir.tensor(array, name=name)
+    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
     return value
 
@@ -195,6 +198,42 @@ def test_rounding_is_reported(export: Callable[[str], Path], tmp_path: Path) -> 
     config = ModelConfig.read(tmp_path / "package")
     assert config.provenance.precision == "int8"
     assert json.loads((tmp_path / "package" / "conversion.json").read_text())["rounded"]["is_good"]
+
+
+@pytest.mark.parametrize("quantize", [None, "int8"])
+def test_weights_that_were_rounded_before(
+    export: Callable[[str], Path], tmp_path: Path, quantize: Literal["int8"] | None
+) -> None:
+    """Behind DequantizeLinear: kept as they are, or rounded to blocks."""
+    folder = export("llama")
+    ir.save(with_dequantized_weights(ir.load(folder / "model.onnx")), folder / "model.onnx")
+    report = convert(folder, tmp_path / "package", ConvertOptions(quantize=quantize))
+    assert report.agreement.is_exact
+    operators = [node.op_type for node in onnx.load(tmp_path / "package" / "model.onnx").graph.node]
+    if quantize is None:
+        assert operators.count("DequantizeLinear") == 15
+    else:
+        assert operators.count("MatMulNBits") == len(report.quantized) == 15
+        assert "DequantizeLinear" not in operators
+        assert report.rounded is not None
+        assert report.rounded.mean_kl < 0.02
+
+
+def with_dequantized_weights(model: ir.Model) -> ir.Model:
+    """Every product's weight as int8 with a scale for each column."""
+    graph = model.graph
+    for node in [node for node in graph if node.op_type == "MatMul"]:
+        weight = node.inputs[1]
+        if weight.const_value is None:
+            continue
+        array = weight.const_value.numpy()
+        scale = np.abs(array).max(0) / 127
+        rounded = np.rint(array / scale).astype(np.int8)
+        parts = [stored(graph, f"{weight.name}.{kind}", part) for kind, part in (("q", rounded), ("scale", scale))]
+        dequantized = ir.node("DequantizeLinear", parts, {"axis": 1})
+        node.prepend(dequantized)
+        node.replace_input_with(1, dequantized.outputs[0])
+    return model
 
 
 def test_sixteen_bits(export: Callable[[str], Path], tmp_path: Path) -> None:
