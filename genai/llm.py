@@ -13,10 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Self, overload
+from weakref import WeakSet
 
 from genai.config import EngineConfig, ModelConfig, Precision
 from genai.decoding.processors import FloatArray
-from genai.engine.drafts import DraftModel
+from genai.engine.draft_model import DraftModel
 from genai.engine.engine import Engine
 from genai.engine.prefix_cache import PrefixCache
 from genai.engine.scheduler import Limits
@@ -81,7 +82,8 @@ class LLM:
         self._lock = threading.RLock()
         self._depth = 0  # how often the thread that has the lock has taken it
         self._is_lent = False
-        self._drafts_for: set[int] = set()  # models whose vocabulary was found to be the same
+        self._drafting = DraftModel(self._runner, self._unless_busy)
+        self._known_drafts: WeakSet[LLM] = WeakSet()  # models whose vocabulary was found to be the same
 
     def _new_engine(self, prefix_cache_bytes: int) -> Engine:
         limits = Limits(
@@ -311,12 +313,10 @@ class LLM:
     def lend(self) -> Engine:
         """The engine, for someone else to step until `take_back`; this model's own methods are refused meanwhile.
 
-        Raises: ConfigError if the model is closed or lent already, or drafts for another one's texts.
+        Raises: ConfigError if the model is closed or lent already.
         """
         with self._alone():
             engine = self.engine
-            if len(self._runner.cache.rows) > len(engine.running):
-                raise ConfigError("this model drafts for texts of another one; wait until they have ended")
             self._is_lent = True
             return engine
 
@@ -338,11 +338,11 @@ class LLM:
             raise ConfigError("the draft model is closed; load it again")
         if draft._is_lent:
             raise ConfigError("the draft model is run by an AsyncLLM; close that first")
-        if id(draft) not in self._drafts_for:
+        if draft not in self._known_drafts:
             if draft.tokenizer.backend.get_vocab() != self.tokenizer.backend.get_vocab():
                 raise ConfigError(f"the draft model {draft.path.name} has another vocabulary than {self.path.name}")
-            self._drafts_for.add(id(draft))
-        return DraftModel(draft._runner, draft._alone_to_draft)
+            self._known_drafts.add(draft)
+        return draft._drafting
 
     def _generate(self, prepared: List[Prepared]) -> list[Generation]:
         jobs: list[Job] = []
@@ -377,26 +377,40 @@ class LLM:
         for job in jobs:
             if not job.is_over:
                 engine.cancel(job)
-        with self._alone():
-            # A stream may be collected as garbage in the middle of a step: rows must not move there.
-            if self._depth == 1 and not self._is_lent:
-                engine.settle()
+        # A stream may be collected as garbage in the middle of a step, where rows must not move, or in a thread that
+        # has another model's lock: whoever has this one, or comes next, frees them then.
+        if self._lock.acquire(blocking=False):
+            try:
+                if self._depth == 0 and self._engine is not None and not self._is_lent:
+                    engine.settle()
+            finally:
+                self._lock.release()
 
     def _owner(self) -> Owner:
         return Owner(engine=lambda: self.engine, alone=self._alone, abandon=self._abandon, identity=self._identity())
 
     @contextmanager
-    def _alone_to_draft(self) -> Iterator[None]:
-        with self._alone():
-            self.engine  # noqa: B018  # raises if it may not be used
-            yield
-
-    @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Have the engine and its cache to oneself; other threads wait for their turn."""
+        """Have the engine and its cache to oneself; other threads wait for their turn, and no row is one of drafts."""
         with self._lock:
             self._depth += 1
             try:
+                if self._depth == 1:  # inside, who drafts with them may be in the middle of it
+                    self._drafting.free_all()
                 yield
             finally:
                 self._depth -= 1
+
+    @contextmanager
+    def _unless_busy(self) -> Iterator[bool]:
+        """Whether the cache may be drafted in meanwhile: nobody else is at it, and there is no text of this model's."""
+        if not self._lock.acquire(blocking=False):
+            yield False
+            return
+        self._depth += 1
+        try:
+            engine = None if self._is_lent or self._depth > 1 else self._engine
+            yield engine is not None and not engine.has_work
+        finally:
+            self._depth -= 1
+            self._lock.release()

@@ -13,7 +13,7 @@ import numpy as np
 
 from genai.decoding.constraint import Constraint
 from genai.decoding.grammar import Grammars
-from genai.engine.drafts import DraftModel
+from genai.engine.draft_model import DraftModel
 from genai.engine.request import Request
 from genai.errors import ConfigError, TokenizerError
 from genai.generation_config import GenerationConfig

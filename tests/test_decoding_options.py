@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -299,6 +300,49 @@ def test_a_draft_model(llm: LLM, tmp_path: Path) -> None:
         llm.generate(PROMPT, draft=draft)
     with pytest.raises(ConfigError, match="draft is this model itself"):
         llm.generate(PROMPT, draft=llm)
+
+
+def test_two_models_that_draft_for_each_other_in_two_threads(llm: LLM) -> None:
+    options = {"max_new_tokens": 60, "ignore_eos": True}
+    expected = llm.generate(TOKENS, **options).token_ids
+    with LLM(llm.path, EngineConfig(device="cpu", num_threads=1, max_seq_len=300)) as other:
+        with ThreadPoolExecutor(2) as pool:
+            for _ in range(3):
+                both = [pool.submit(llm.generate, TOKENS, draft=other, **options)]
+                both.append(pool.submit(other.generate, TOKENS, draft=llm, **options))
+                assert [each.result(timeout=30).token_ids for each in both] == [expected, expected]
+        for model in (llm, other):
+            model.engine.settle()
+            model.logits([1])  # who comes next frees what was left
+            assert model._runner.cache.rows == ()
+
+
+def test_a_draft_models_own_texts_come_first(llm: LLM) -> None:
+    options = {"max_new_tokens": 40, "ignore_eos": True}
+    expected = llm.generate(TOKENS, **options).token_ids
+    with LLM(llm.path, EngineConfig(device="cpu", num_threads=1, max_seq_len=150, max_batch=1)) as draft:
+        stream = llm.stream(TOKENS, draft=draft, **options)
+        pieces = [next(stream) for _ in range(5)]
+        assert draft._runner.cache.rows != ()
+        assert draft.generate(TOKENS, max_new_tokens=130, ignore_eos=True).finish_reason == "length"
+        own = draft.stream(TOKENS, **options)
+        next(own)
+        assert len(draft._runner.cache.rows) == 1
+        pieces += [next(stream) for _ in range(5)]
+        assert len(draft._runner.cache.rows) == 1, "nothing is drafted while it has a text"
+        own.close()
+        pieces += stream
+        assert [token for piece in pieces for token in piece.token_ids] == expected
+        assert pieces[-1].result is not None
+        assert pieces[-1].result.drafts is not None
+        assert pieces[-1].result.drafts.num_accepted > 10
+        assert draft._runner.cache.rows == ()
+        stream = llm.stream(TOKENS, draft=draft, **options)
+        pieces = [next(stream) for _ in range(5)]
+        draft.lend()
+        assert draft._runner.cache.rows == ()
+        assert [token for piece in [*pieces, *stream] for token in piece.token_ids] == expected
+        draft.take_back()
 
 
 def test_everything_at_once_and_beside_others(llm: LLM) -> None:

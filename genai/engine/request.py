@@ -11,7 +11,8 @@ from genai.decoding.beam import BeamSearch
 from genai.decoding.constraint import Constraint
 from genai.decoding.sampler import Sampler
 from genai.engine.beams import BeamRun
-from genai.engine.drafts import Drafter, DraftModel, LookupProposer
+from genai.engine.draft_model import DraftModel
+from genai.engine.drafts import Drafter, LookupProposer
 from genai.engine.sequence import Job, Sequence, Sink
 from genai.errors import CapacityError, ConfigError
 from genai.generation_config import GenerationConfig, SamplingConfig, replaced
