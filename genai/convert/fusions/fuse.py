@@ -10,6 +10,7 @@ import onnx_ir.passes.common as passes
 from genai.convert.fusions import rms, rotary
 from genai.convert.fusions.layout import clean, fix_slices, name_heads
 from genai.convert.fusions.match import Differs, is_op, layer_of_node, made_by, only_output, users
+from genai.convert.fusions.products import unflatten_products
 from genai.convert.fusions.report import FusionReport, Mismatch, Site
 
 ATTENTION = "Attention"
@@ -44,6 +45,7 @@ def fuse(model: ir.Model) -> FusionReport:
     sites += [_site(ATTENTION, node) for node in graph if _attends(node)]
     passes.RemoveUnusedNodesPass()(model)
     clean(graph)
+    unflatten_products(graph)
     passes.RemoveUnusedNodesPass()(model)
     graph.sort()
     return FusionReport(patterns=PATTERNS, sites=(*present, *sites))

@@ -1,0 +1,86 @@
+"""Products in the form that later passes and runtimes like best.
+
+Reshape [B*T, K] ─► Gemm(W, bias) ─► Reshape [B, T, N]     becomes     MatMul(x, W) ─► + bias
+MatMul(x, Transpose(W)), W read elsewhere, too             becomes     Reshape ─► Gemm(W, transB) ─► Reshape
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from genai.convert.fusions.match import is_op, made_by, only_output, rank, size_of, users
+from genai.convert.fusions.write import Writer, dims_of
+
+
+def unflatten_products(graph: ir.Graph) -> None:
+    """Products of rows that were flattened for Gemm work on [B, T, K] again."""
+    for node in list(graph):
+        if is_op(node, ("Gemm",)) and _is_plain(node):
+            _unflatten(node)
+
+
+def share_tied_weights(graph: ir.Graph) -> None:
+    """A head that is the embedding transposed reads it as it is: runtimes would keep a transposed copy of it."""
+    for node in list(graph):
+        if is_op(node, ("MatMul",)):
+            _share(node)
+
+
+def _is_plain(node: ir.Node) -> bool:
+    attributes = node.attributes
+    factors = attributes.get_float("alpha", 1.0), attributes.get_float("beta", 1.0)
+    return factors == (1.0, 1.0) and not attributes.get_int("transA", 0) and not attributes.get_int("transB", 0)
+
+
+def _unflatten(node: ir.Node) -> None:
+    flat, weight = node.inputs[:2]
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    before, after = made_by(flat, "Reshape"), users(only_output(node), "Reshape")
+    source = before.inputs[0] if before is not None else None
+    if source is None or weight is None or len(after) != 1 or len(only_output(node).uses()) != 1:
+        return
+    result = only_output(after[0])
+    if rank(source) != 3 or not _keeps_rows(source, result, weight) or (bias is not None and rank(bias) != 1):
+        return
+    write = Writer(node)
+    dims = dims_of(result, 3)
+    product = write.op("MatMul", source, weight, shape=dims)
+    if bias is not None:
+        product = write.op("Add", product, bias, shape=dims)
+    result.replace_all_uses_with(product, replace_graph_outputs=True)
+
+
+def _keeps_rows(source: ir.Value, result: ir.Value, weight: ir.Value) -> bool:
+    """Whether [B, T, K] became [B, T, N]."""
+    if source.shape is None or result.shape is None or rank(result) != 3:
+        return False
+    if (size_of(source, -1), size_of(result, -1)) != (size_of(weight, 0), size_of(weight, 1)):
+        return False
+    leading = list(zip(source.shape[:2], result.shape[:2], strict=True))
+    return size_of(weight, 0) is not None and all(
+        before == after and not (isinstance(before, ir.SymbolicDim) and before.value is None)
+        for before, after in leading
+    )
+
+
+def _share(node: ir.Node) -> None:
+    x, factor = node.inputs
+    transpose = made_by(factor, "Transpose")
+    weight = transpose.inputs[0] if transpose is not None else None
+    if x is None or weight is None or not weight.is_initializer() or rank(x) != 3 or rank(weight) != 2:
+        return
+    size, width = size_of(weight, 0), size_of(weight, 1)
+    perm = transpose.attributes.get("perm") if transpose is not None else None
+    if size is None or width is None or (perm is not None and list(perm.as_ints()) != [1, 0]):
+        return
+    write, result = Writer(node), only_output(node)
+    flat = write.op("Reshape", x, write.integers([-1, width]), shape=[None, width])
+    product = write.op("Gemm", flat, weight, transB=1, shape=[None, size])
+    leading = write.op("Shape", x, start=0, end=2, shape=[2])
+    leading.type = ir.TensorType(ir.DataType.INT64)
+    shape = write.op("Concat", leading, write.integers([size]), axis=0, shape=[3])
+    rows = write.op("Reshape", product, shape, shape=dims_of(result, 3))
+    is_output = result.is_graph_output()
+    result.replace_all_uses_with(rows, replace_graph_outputs=True)
+    if is_output:
+        result.name, rows.name = f"{result.name}.before", result.name
