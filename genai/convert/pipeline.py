@@ -122,7 +122,7 @@ def _written(
     """Write and verify: (agreement on the contract, after the passes that round, what was rounded)."""
     facts, model = built.found.facts, built.model
     progress("running the original", 2, _STEPS)
-    prompts = sample_prompts(vocab_size(model), facts.sliding_window, facts.max_position)
+    prompts = sample_prompts(vocab_size(model), facts.sliding_window, facts.max_position, built.tokenizer.tokenizer)
     expected = Expected.of(built.found.original(), prompts)
     if options.scatter_nd:
         lower_scatter(model)

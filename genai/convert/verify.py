@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import tokenizers
 
 from genai.config import EngineConfig, ModelConfig
 from genai.convert.source import FloatArray, Original
@@ -19,6 +20,11 @@ EXACT_TOLERANCE = 1e-3
 ROUNDED_TOLERANCE = 0.02
 """Largest mean KL divergence, in nats, where weights or activations have fewer bits: ONNX Runtime's integer products
 for one row and for several alone are 0.005 apart (SmolLM2)."""
+_TEXT = """The river that runs through the valley rises in the hills to the north, where rain falls for most of the year.
+For centuries the people who live along its banks have built mills, bridges and small boats, and have argued about who
+may use the water. In 1847 an engineer proposed a canal that would join it to the sea: "Twelve locks," he wrote, "and a
+good deal of patience." The plan was never carried out, but his maps, drawn by hand and coloured in blue and grey, can
+still be seen in the town's museum, next to a model of the first steam engine."""
 _NUM_DECODED = 6
 _LENGTHS = (40, 9, 23)
 _LONGEST = 640
@@ -79,12 +85,24 @@ class Expected:
         return cls(prompts=tuple(tuple(prompt) for prompt in prompts), logits=logits)
 
 
-def sample_prompts(vocab_size: int, window: int | None, max_position: int) -> list[list[int]]:
-    """Tokens to compare on: the first prompt longer than the window, if that is not too long."""
-    rng = np.random.default_rng(0)
+def sample_prompts(
+    vocab_size: int, window: int | None, max_position: int, tokenizer: tokenizers.Tokenizer | None = None
+) -> list[list[int]]:
+    """Tokens to compare on: the first prompt longer than the window, if that is not too long.
+
+    They are English where the tokenizer has words for it, and drawn at random where it has not.
+    """
     longest = _LENGTHS[0] if window is None else max(_LENGTHS[0], min(window + 2 * _NUM_DECODED, _LONGEST))
-    lengths = (longest, *_LENGTHS[1:])
-    return [[int(token) for token in rng.integers(0, vocab_size, min(length, max_position))] for length in lengths]
+    lengths = [min(length, max_position) for length in (longest, *_LENGTHS[1:])]
+    text = [] if tokenizer is None else tokenizer.encode(_TEXT, add_special_tokens=False).ids
+    if len(set(text)) < len(text) // 4 or len(text) < sum(_LENGTHS) or max(text) >= vocab_size:
+        text = [int(token) for token in np.random.default_rng(0).integers(0, vocab_size, 2 * _LONGEST)]
+    return [_cut(text, sum(lengths[:index]), length) for index, length in enumerate(lengths)]
+
+
+def _cut(text: list[int], start: int, length: int) -> list[int]:
+    """So many tokens of a text, which begins anew where it ends."""
+    return [text[(start + index) % len(text)] for index in range(length)]
 
 
 def compare(expected: Expected, folder: Path, config: ModelConfig, *, is_exact: bool) -> Agreement:
