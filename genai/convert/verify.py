@@ -20,7 +20,7 @@ EXACT_TOLERANCE = 1e-3
 ROUNDED_TOLERANCE = 0.02
 """Largest mean KL divergence, in nats, where weights or activations have fewer bits: ONNX Runtime's integer products
 for one row and for several alone are 0.005 apart (SmolLM2)."""
-_TEXT = """The river that runs through the valley rises in the hills to the north, where rain falls for most of the year.
+_TEXT = """The river that runs through the valley rises in the hills to the north, where rain falls most of the year.
 For centuries the people who live along its banks have built mills, bridges and small boats, and have argued about who
 may use the water. In 1847 an engineer proposed a canal that would join it to the sea: "Twelve locks," he wrote, "and a
 good deal of patience." The plan was never carried out, but his maps, drawn by hand and coloured in blue and grey, can
