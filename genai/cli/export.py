@@ -13,6 +13,7 @@ from genai.cli.bars import bars
 from genai.convert.options import ConvertOptions, Quantization
 from genai.errors import ConfigError
 from genai.export.options import Accumulate, Dtype, ExportOptions
+from genai.progress import Progress
 
 
 def export(
@@ -47,7 +48,7 @@ def export(
     with bars() as progress:
         folder = Path(source) if Path(source).is_dir() else models.pull(source, progress=progress)
         if plain:
-            text, data = _plain(folder, output, chosen)
+            text, data = _plain(folder, output, chosen, progress)
         else:
             from genai.export import export as run
 
@@ -56,8 +57,8 @@ def export(
     print(json.dumps(data, indent=2) if json_output else f"{text}\n{output}")
 
 
-def _plain(source: Path, output: Path, chosen: ExportOptions) -> tuple[str, dict[str, object]]:
+def _plain(source: Path, output: Path, chosen: ExportOptions, progress: Progress) -> tuple[str, dict[str, object]]:
     from genai.export import export_plain
 
-    exported = export_plain(source, output, chosen)
+    exported = export_plain(source, output, chosen, progress)
     return exported.fusions.as_text(), {"output": str(output), "fusions": exported.fusions.as_json()}

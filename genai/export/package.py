@@ -43,7 +43,7 @@ def export(
     steps = _Steps.of(options)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".export-{output.name}-", dir=output.parent) as scratch:
-        exported = export_plain(source, Path(scratch) / "plain", steps.trace)
+        exported = export_plain(source, Path(scratch) / "plain", steps.trace, progress)
         report = convert(exported.path, output, replace(conversion, dtype=steps.narrow_to), progress)
     _describe(source, output, options)
     attention = () if report.fusions is None else report.fusions.of(ATTENTION)

@@ -20,12 +20,14 @@ from genai.export.attention import NAME, Attentions
 from genai.export.options import ExportOptions
 from genai.export.tidy import tidy
 from genai.export.tracing import trace
+from genai.progress import Progress, silent
 
 MODEL_FILE = "model.onnx"
 REPORT_FILE = "export.json"
 
 DEFAULT_OPTIONS = ExportOptions()
 
+_STEPS = 4
 _DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 _COPIED = ("*.json", "*.jinja", "tokenizer.model", "vocab.txt", "merges.txt")
 _NOT_COPIED = ("*.safetensors.index.json", "*.bin.index.json", REPORT_FILE)
@@ -39,23 +41,30 @@ class Exported:
     fusions: FusionReport
 
 
-def export_plain(source: Path, output: Path, options: ExportOptions = DEFAULT_OPTIONS) -> Exported:
+def export_plain(
+    source: Path, output: Path, options: ExportOptions = DEFAULT_OPTIONS, progress: Progress = silent
+) -> Exported:
     """Write a Hugging Face folder as an ONNX model with past and present caches.
 
     The folder gets model.onnx (input_ids, attention_mask, position_ids, past_key_values.{i}.key, .value [B, H, P, D] →
     logits float32, present.{i}.key, .value), model.onnx.data, configuration and tokenizer files, and export.json.
     Raises: ModelNotFoundError, UnsupportedModelError, and ModelError if the folder cannot be written.
     """
+    progress("loading", 0, _STEPS)
     model = load(source, options)
+    progress("tracing", 1, _STEPS)
     traced = trace(model, softmax_in_f32=options.dtype != "f32" and options.accumulate == "f32")
+    progress("fusing", 2, _STEPS)
     fusions = tidy(traced)
     made = description(source, options)
     traced.metadata_props.update({key: str(value) for key, value in made.items()})
+    progress("writing", 3, _STEPS)
     with finished_folder(output, REPORT_FILE) as folder:
         ir.save(traced, folder / MODEL_FILE, external_data=f"{MODEL_FILE}.data")
         _copy_files(source, folder)
         report = json.dumps(made | {"fusions": fusions.as_json()}, indent=2)
         (folder / REPORT_FILE).write_text(report + "\n", encoding="utf-8")
+    progress("writing", _STEPS, _STEPS)
     return Exported(path=output, fusions=fusions)
 
 
@@ -83,7 +92,8 @@ def load(source: Path, options: ExportOptions) -> torch.nn.Module:
             source, config=config, dtype=_DTYPES[options.dtype], attn_implementation=NAME, local_files_only=True
         )
     except (ValueError, KeyError, ImportError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        is_own = isinstance(error, KeyError) and error.args == (NAME,)  # looked up among the model's own classes
+        reason = "it has attention of its own" if is_own else next(iter(str(error).split("\n")), type(error).__name__)
         raise UnsupportedModelError(f"transformers cannot load {source}: {reason}") from error
     finally:
         if had_bars:

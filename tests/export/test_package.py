@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import genai.export.package
 from genai.cli.main import exit_code
 from genai.config import ModelConfig
 from genai.convert import ConvertOptions
-from genai.errors import ConfigError, ModelNotFoundError, UnsupportedModelError
+from genai.errors import ConfigError, ModelNotFoundError, RuntimeUnavailableError, UnsupportedModelError
 from genai.export import Exported, ExportOptions, export, export_plain
 from tests.build import tiny
 from tests.export.checkpoints import PastPresent, make
@@ -59,7 +60,7 @@ def test_sums_may_be_left_to_the_hardware(
 ) -> None:
     asked: list[ExportOptions] = []
 
-    def exported(source: Path, output: Path, options: ExportOptions) -> Exported:
+    def exported(source: Path, output: Path, options: ExportOptions, progress: object) -> Exported:
         asked.append(options)
         return half
 
@@ -81,7 +82,7 @@ def test_sums_in_32_bits_are_traced_and_verified_there(
 ) -> None:
     calls: list[Any] = []
 
-    def exported(source: Path, output: Path, options: ExportOptions) -> Exported:
+    def exported(source: Path, output: Path, options: ExportOptions, progress: object) -> Exported:
         calls.append(options)
         raise InterruptedError
 
@@ -154,7 +155,7 @@ def test_no_checkpoint(tmp_path: Path) -> None:
     [
         ("bloom", {}, "bloom: layer 0 does not attend, or not through transformers' attention interface"),
         ("gpt_oss", {"num_hidden_layers": 1, "head_dim": 16, "num_local_experts": 2}, "layer 0 attends with s_aux"),
-        ("falcon", {"alibi": False}, "transformers cannot load"),
+        ("falcon", {"alibi": False}, "it has attention of its own"),
     ],
 )
 def test_attention_that_cannot_be_replaced(
@@ -164,6 +165,12 @@ def test_attention_that_cannot_be_replaced(
     with pytest.raises(UnsupportedModelError, match=message):
         export_plain(source, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+
+
+def test_without_torch_a_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "genai.export.plain", None)
+    with pytest.raises(RuntimeUnavailableError, match=r"pip install 'onnx-kv-runtime\[export\]'"):
+        getattr(genai.export, "export_plain")  # noqa: B009  # an import would bind the error's module
 
 
 def test_encoder_decoder(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ _OPERATORS = {
     "MultiHeadAttention": ATTENTION,
 }
 _BEFORE_SOFTMAX = ("Add", "Where", "Mul", "Div", "Cast", "Tanh", "Sub", "Reshape")
-_AFTER_SOFTMAX = ("Where", "Cast", "Dropout")
+_AFTER_SOFTMAX = ("Where", "Cast", "Dropout", "Reshape")
 
 
 def fuse(model: ir.Model) -> FusionReport:
@@ -91,11 +91,11 @@ def _attends(node: ir.Node) -> bool:
     return made_by(value, "MatMul") is not None and _is_weighed(only_output(node))
 
 
-def _is_weighed(value: ir.Value) -> bool:
-    """Whether a value, or what guards and casts make of it, is the first operand of a product."""
+def _is_weighed(value: ir.Value, steps: int = 3) -> bool:
+    """Whether a value, or what a few guards and casts make of it, is the first operand of a product."""
     if any(node.inputs[0] is value for node in users(value, "MatMul")):
         return True
-    return any(_is_weighed(only_output(node)) for node in users(value, *_AFTER_SOFTMAX))
+    return steps > 0 and any(_is_weighed(only_output(node), steps - 1) for node in users(value, *_AFTER_SOFTMAX))
 
 
 def _name(node: ir.Node) -> str:

@@ -14,6 +14,7 @@ from genai.convert.fusions import survey
 from tests.convert.fusions.graphs import model_of, operators
 from tests.convert.fusions.test_rms import SIGNATURE, TORCH, WEIGHTS
 
+OPTIMUM = Path(__file__).parents[1] / "data" / "optimum"
 ATTENTION = """
     scores = MatMul(q, k)
     masked = Add(scores, bias)
@@ -57,6 +58,20 @@ def test_a_graph_that_cannot_be_followed(tmp_path: Path, capsys: pytest.CaptureF
     onnx.save(onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", [], [value])), tmp_path / "m.onnx")
     assert exit_code(["inspect", str(tmp_path / "m.onnx"), "--fusions"]) == 2
     assert "m.onnx" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in OPTIMUM.iterdir()))
+def test_real_exports_have_no_site_that_differs(name: str) -> None:
+    """torch's tracing exporter, by way of optimum."""
+    report = survey(ir.load(OPTIMUM / name / "model.onnx"))
+    assert all(site.matched for site in report.sites), report.as_text()
+    counts = {pattern: len(report.of(pattern)) for pattern in report.patterns}
+    num_layers = counts["Attention"]
+    assert num_layers > 0
+    has_layer_norms = name in ("bloom", "gpt2", "opt")
+    assert counts["RotaryEmbedding"] == (0 if has_layer_norms else 2 * num_layers)
+    norms = {"gemma2": 4, "gemma3": 6, "qwen3": 4}.get(name, 2)
+    assert counts["RMSNormalization"] == (0 if has_layer_norms else norms * num_layers + 1)
 
 
 def test_attention_in_parts_and_as_an_operator() -> None:
