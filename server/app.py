@@ -1,6 +1,7 @@
 """The application: middleware around routes.
 
-    request ─► id, log, metrics ─► trace ─► CORS ─► host name ─► key ─► draining? ─► requests per key ─► body ─► route
+    request ─► id, log, metrics ─► trace ─► CORS ─► connections ─► host name ─► key ─► draining?
+            ─► requests per key ─► body ─► route
 
 `create_app` builds it; `app` builds it from the environment when it is first called, for `uvicorn server.app:app`.
 """
@@ -26,7 +27,7 @@ from genai.errors import ConfigError, GenAIError
 from server.auth import ApiKeys, AuthMiddleware, load_api_keys
 from server.errors import ApiError, api_error, error_response, invalid
 from server.lifecycle import DrainMiddleware, Lifecycle
-from server.limits import BodyMiddleware, ConcurrencyMiddleware, HostMiddleware, allowed_hosts
+from server.limits import BodyMiddleware, ConcurrencyMiddleware, ConnectionsMiddleware, HostMiddleware, allowed_hosts
 from server.logs import RequestMiddleware
 from server.metrics import HttpMetrics
 from server.models import ModelPool
@@ -136,6 +137,7 @@ def _middleware(state: ServerState, keys: ApiKeys) -> list[Middleware]:
             allow_headers=["*"],
             expose_headers=["x-request-id", "retry-after"],
         ),
+        Middleware(ConnectionsMiddleware, settings.max_connections, state.lifecycle),
         Middleware(HostMiddleware, hosts),
         Middleware(AuthMiddleware, keys, settings.open_paths),
         Middleware(DrainMiddleware, state.lifecycle),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -11,14 +12,18 @@ from server.errors import ApiError, send_error
 
 _log = logging.getLogger(__name__)
 
-_ALWAYS_ANSWERED = ("/health", "/ready", "/metrics")
-"""What is asked while the server drains, and keeps nobody waiting."""
+ALWAYS_ANSWERED = ("/health", "/ready", "/metrics")
+"""What is asked while the server drains or is full, and keeps nobody waiting."""
 
 
 class Lifecycle:
-    """Counts what is being answered, and refuses what is new once the server is to stop."""
+    """Counts what is being answered, and refuses what is new once the server is to stop.
+
+    count_connections: how many are open, as far as the process knows.
+    """
 
     def __init__(self, drain_timeout: float) -> None:
+        self.count_connections: Callable[[], int] = lambda: 0
         self.num_active = 0
         self.is_draining = False
         self._drain_timeout = drain_timeout
@@ -51,7 +56,7 @@ class DrainMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] != "http" or scope["path"] in _ALWAYS_ANSWERED:
+        if scope["type"] != "http" or scope["path"] in ALWAYS_ANSWERED:
             await self._app(scope, receive, send)
             return
         if self._lifecycle.is_draining:

@@ -1,4 +1,4 @@
-"""What one client may take: the size of a body, the time to send it, and requests at a time."""
+"""What clients may take: connections, the size of a body, the time to send it, and requests at a time."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.context import request_info
 from server.errors import ApiError, ClientGoneError, send_error
+from server.lifecycle import ALWAYS_ANSWERED, Lifecycle
 
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
@@ -75,6 +76,25 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
         return {"type": "http.request", "body": body, "more_body": False}
 
     return replay
+
+
+class ConnectionsMiddleware:
+    """Refuses requests while more connections are open than are allowed; not those that ask how the server is."""
+
+    def __init__(self, app: ASGIApp, max_connections: int, lifecycle: Lifecycle) -> None:
+        self._app = app
+        self._max_connections = max_connections
+        self._lifecycle = lifecycle
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        is_full = scope["type"] == "http" and self._lifecycle.count_connections() > self._max_connections
+        if is_full and scope["path"] not in ALWAYS_ANSWERED:
+            message = f"more than {self._max_connections} connections are open (max_connections)"
+            error = ApiError(503, message, code="too_many_connections", closes=True)
+            await send_error(error, scope, receive, send)
+            return
+        await self._app(scope, receive, send)
 
 
 class ConcurrencyMiddleware:

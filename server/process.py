@@ -61,10 +61,10 @@ class DrainingServer(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 server_header=False,
-                limit_concurrency=settings.max_connections,
                 timeout_graceful_shutdown=_LAST_WORDS_SECONDS,
             )
         )
+        self.state.lifecycle.count_connections = lambda: len(self.server_state.connections)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """On a signal: the first one drains, the second one ends."""

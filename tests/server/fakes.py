@@ -84,7 +84,8 @@ class FakeStream:
     """The pieces that a test has prepared; an event is waited for, an exception is raised."""
 
     def __init__(self, submission: Submission, script: Sequence[Chunk | asyncio.Event | Exception]) -> None:
-        usages = (item.result.usage for item in script if isinstance(item, Chunk) and item.result)
+        pieces = script if isinstance(script, Sequence) else ()  # others never end
+        usages = (item.result.usage for item in pieces if isinstance(item, Chunk) and item.result)
         usage = next(usages, Usage(prompt_tokens=7, completion_tokens=0, cached_tokens=0))
         self.job = SimpleNamespace(
             first=SimpleNamespace(num_prompt=usage.prompt_tokens, num_cached=usage.cached_tokens)

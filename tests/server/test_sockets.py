@@ -281,8 +281,15 @@ async def test_a_second_signal_ends_at_once() -> None:
 
 async def test_too_many_connections() -> None:
     async with running(max_connections=3) as it:
+        assert (await it.http.get("/v1/models")).status_code == 200
         held = [await it.open() for _ in range(3)]
-        answer = await it.http.get("/health")
-        assert answer.status_code == 503
+        await until(lambda: len(it.server.server_state.connections) == 4)
+        answer = await it.http.get("/v1/models")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "too_many_connections")
+        assert answer.headers["retry-after"]
+        assert answer.headers["x-request-id"]
+        assert (await it.http.get("/health")).status_code == 200, "a full server is no dead one"
         for _, writer in held:
             writer.close()
+        await until(lambda: len(it.server.server_state.connections) < 3)
+        assert (await it.http.get("/v1/models")).status_code == 200
