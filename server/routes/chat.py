@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 
 from fastapi import APIRouter
@@ -46,7 +47,8 @@ async def chat_completions(body: ChatRequest, request: Request, state: State) ->
         running = await start(model, work, state)
         return state.event_stream(chat_events(head, running, tokenizer, has_usage=has_usage))
     (result,) = await unless_gone(request, finished(model, work, state))
-    return Response(chat_completion(head, result, tokenizer), media_type="application/json")
+    reply = await asyncio.to_thread(chat_completion, head, result, tokenizer)  # log probabilities may be many
+    return Response(reply, media_type="application/json")
 
 
 def _work(body: ChatRequest, settings: Settings) -> Work:

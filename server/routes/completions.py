@@ -49,7 +49,7 @@ async def completions(body: CompletionRequest, request: Request, state: State) -
     firsts: list[int] = []
     if body.echo and body.logprobs is not None:
         firsts = await asyncio.to_thread(_first_tokens, work.prompts, tokenizer)
-    reply = completion(head, results, tokenizer, has_top=has_top, first_tokens=firsts)
+    reply = await asyncio.to_thread(completion, head, results, tokenizer, has_top=has_top, first_tokens=firsts)
     return Response(reply, media_type="application/json")
 
 
