@@ -23,7 +23,7 @@ ALLOWED = {
     "genai.build": LEAVES | {"genai.contract", "genai.text"},
     "genai.inspect": LEAVES | {"genai.contract", "genai.runtime"},
     "genai.convert": LEAVES | {"genai.build", "genai.contract", "genai.runtime", "genai.text"},
-    "genai.export": LEAVES | {"genai.build", "genai.convert", "genai.text"},
+    "genai.export": LEAVES | {"genai.build", "genai.contract", "genai.convert"},
     "genai.models": LEAVES | {"genai.build", "genai.convert", "genai.runtime"},
     "genai.llm": LEAVES
     | {"genai.writer", "genai.models", "genai.runtime", "genai.engine", "genai.text", "genai.decoding"}
