@@ -190,8 +190,10 @@ def _part(value: ir.Value | None) -> _Part:
     axes = slice_axes(node)
     steps = [1] if len(node.inputs) < 5 or node.inputs[4] is None else integers(node.inputs[4])
     starts, stops = integers(node.inputs[1]), integers(node.inputs[2])
-    if not (axes and steps and starts and stops) or len(axes) != 1 or not is_last_axis(axes[0], source):
-        raise Differs(node, "a slice of the last axis with constant bounds", "another")
+    if not (axes and steps and starts and stops) or len(axes) != 1:
+        raise Differs(node, "a slice of one axis with constant bounds", "computed bounds, or several axes")
+    if not is_last_axis(axes[0], source):
+        raise Differs(node, "a slice of the last axis", f"axis {axes[0]} of shape {source.shape}")
     size = size_of(source, -1)
     bounds = [size + number if number < 0 and size is not None else number for number in (starts[0], stops[0])]
     if min(bounds) < 0:

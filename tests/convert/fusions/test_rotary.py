@@ -40,7 +40,6 @@ ROTATION = """
     by_sin = Mul(swapped, sin)
     y = Add(by_cos, by_sin)
 """
-BOUNDS = "a slice of the last axis with constant bounds"
 OUTPUT = "float[B, 4, T, 8] y"
 
 
@@ -250,8 +249,15 @@ def test_layers_share_their_angles() -> None:
             "Slice(x, zero, half, axis)",
             "Slice(x, zero, unknown, axis)",
             "first",
-            BOUNDS,
-            "another",
+            "a slice of one axis with constant bounds",
+            "computed bounds, or several axes",
+        ),
+        (
+            "Slice(x, zero, half, axis)",
+            "Slice(x, zero, half, zero)",
+            "first",
+            "a slice of the last axis",
+            "axis 0 of shape [B,4,T,8]",
         ),
     ],
 )
