@@ -69,12 +69,8 @@ def _changed(rows: Sequence[tuple[FloatArray, Changes]]) -> Iterator[_Change]:
     if not rows:
         return
     olds = [row.take(change.tokens) for row, change in rows]
-    news = processors.changed(
-        np.concatenate(olds),
-        np.concatenate([change.bias for _, change in rows]),
-        np.concatenate([change.penalty for _, change in rows]),
-        np.concatenate([change.cost for _, change in rows]),
-    )
+    bias, penalty, cost = np.concatenate([change.columns for _, change in rows], axis=1)
+    news = processors.changed(np.concatenate(olds), bias, penalty, cost)
     ends = itertools.accumulate(old.size for old in olds)
     for end, old, (_, change) in zip(ends, olds, rows, strict=True):
         yield change.tokens, old, news[end - old.size : end]

@@ -27,8 +27,10 @@ Int32Array: TypeAlias = npt.NDArray[np.int32]
 
 _DEPTH = 64
 """Rows of the rectangle where few tokens are asked for; a vocabulary of 49k then has 768 columns."""
+_SMALL = 2**16
+"""Vocabularies up to which a look at all of a row's tokens costs less than finding the columns first."""
 _SPARSE = 8
-"""Columns with less than one in so many of a row's tokens are looked through alone; more cost as much as the row."""
+"""In larger ones columns are looked through alone if they are less than one in so many."""
 _LOWEST = float(np.finfo(np.float32).min)
 _LAST = 0xFFFFFFFF
 """Sorts behind every token."""
@@ -60,16 +62,17 @@ def narrowed(logits: FloatArray, num: int) -> Candidates:
     floor, best = float(greatest[0]), float(greatest.max())
     if rest.size:
         best = float(np.maximum(rest.max(), best))  # NaN if either is
-    tokens = _reaching(logits, width, maxima, max(floor, _LOWEST))
+    least = max(floor, _LOWEST)
+    tokens = (logits >= least).nonzero()[0] if size <= _SMALL else _reaching(logits, width, maxima, least)
     return Candidates(tokens=tokens, logits=logits[tokens], floor=floor, best=best)
 
 
 def _reaching(logits: FloatArray, width: int, maxima: FloatArray, least: float) -> IntArray:
     """The tokens whose logits [V] are at least so great; maxima: [width], of the rectangle's columns."""
     (columns,) = (maxima >= least).nonzero()
-    depth = logits.size // width
     if columns.size * _SPARSE > width:
         return (logits >= least).nonzero()[0]
+    depth = logits.size // width
     end = depth * width
     (places,) = (logits[:end].reshape(depth, width)[:, columns] >= least).ravel().nonzero()
     level, index = np.divmod(places, max(columns.size, 1))

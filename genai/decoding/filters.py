@@ -137,12 +137,10 @@ def _filtered(logits: FloatArray, looks: Sequence[Look], settings: _Settings) ->
     weights = np.exp(logs).astype(np.float64)
     if (settings.top_k < _NO_LIMIT).any():
         weights = processors.keep_top_k(weights, logits, settings.top_k)
-    total = np.array([each.total for each in looks])
-    total = np.where(np.isnan(total), _sum(weights), total)
+    total = _known([each.total for each in looks], _sum(weights))
     has_typical = settings.typical_p < processors.OFF
     if has_typical.any():
-        entropies = np.array([each.entropy for each in looks])
-        entropies = np.where(np.isnan(entropies), processors.entropy(weights, logs, total), entropies)
+        entropies = _known([each.entropy for each in looks], processors.entropy(weights, logs, total))
         weights = processors.keep_typical(weights, logs, total, entropies, settings.typical_p)
         total = np.where(has_typical, _sum(weights), total)
     if (settings.top_p < processors.OFF).any():
@@ -150,6 +148,14 @@ def _filtered(logits: FloatArray, looks: Sequence[Look], settings: _Settings) ->
     if settings.min_p.any():
         weights = processors.keep_min_p(weights, settings.min_p)
     return weights
+
+
+def _known(given: Sequence[float], computed: DoubleArray) -> DoubleArray:
+    """[rows]: what is given, and what was computed where that is NaN."""
+    if all(map(math.isnan, given)):
+        return computed
+    known = np.array(given)
+    return np.where(np.isnan(known), computed, known)
 
 
 def _sum(weights: DoubleArray) -> DoubleArray:

@@ -19,6 +19,8 @@ _LONGEST_MATCH = 50
 """DRY follows a repetition back over so many tokens; the original's limit, which also keeps its powers in range."""
 _LARGE = 1e18
 """Settings beyond ± this are taken as this: no logit makes up for it, and float32 holds even their products."""
+_FEW = 16
+"""Costs that are faster added one by one than as an array."""
 _ROOM = 64
 """Places for new tokens when a table is full, and as many as it has."""
 _PENALTY, _COST = 1, 2
@@ -27,12 +29,20 @@ _PENALTY, _COST = 1, 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Changes:
-    """How logits of single tokens change (`processors.changed`): distinct tokens and columns beside them, all [n]."""
+    """How logits of single tokens change.
+
+    tokens: [n], distinct; columns: [3, n], their bias, penalty and cost (`processors.changed`).
+    """
 
     tokens: IntArray
-    bias: FloatArray
-    penalty: FloatArray
-    cost: FloatArray
+    columns: FloatArray
+
+    @property
+    def ruled_out(self) -> IntArray:
+        """The tokens that must not come, whatever their logits."""
+        bias, _, cost = self.columns
+        tokens: IntArray = self.tokens[(bias == -np.inf) | (cost == np.inf)]
+        return tokens
 
 
 class TokenTable:
@@ -75,13 +85,19 @@ class TokenTable:
     def changes(self, costs: Mapping[int, float]) -> Changes | None:
         """What changes, with further costs of tokens for this once; None if nothing does. Views, valid until `add`."""
         places = [self._place(token) for token in costs]
-        if not self._places:
+        size = len(self._places)
+        if not size:
             return None
-        bias, penalty, cost = self._columns[:, : len(self._places)]
+        columns = self._columns[:, :size]
         if places:
-            cost = cost.copy()
-            cost[places] += np.fromiter(costs.values(), np.float32)
-        return Changes(tokens=self._tokens[: len(self._places)], bias=bias, penalty=penalty, cost=cost)
+            columns = columns.copy()
+            if len(places) <= _FEW:
+                cost = columns[_COST]
+                for place, value in zip(places, costs.values(), strict=True):
+                    cost[place] += value
+            else:
+                columns[_COST, places] += np.fromiter(costs.values(), np.float32)
+        return Changes(tokens=self._tokens[:size], columns=columns)
 
     def copy(self) -> TokenTable:
         """The same, independent from now on."""

@@ -193,7 +193,7 @@ class Sampler:
             return
         left = np.ones(self._vocab_size, np.bool_) if mask is None else mask.copy()
         if changes is not None:
-            left[changes.tokens[(changes.cost == np.inf) | (changes.bias == -np.inf)]] = False
+            left[changes.ruled_out] = False
         if not (left.any() or self.is_complete):
             raise self._contradiction()
 

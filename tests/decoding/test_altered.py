@@ -10,8 +10,8 @@ from genai.decoding.history import Changes
 
 
 def changes(*tokens: int, bias: float = 0.0, penalty: float = 1.0, cost: float = 0.0) -> Changes:
-    columns = (np.full(len(tokens), value, np.float32) for value in (bias, penalty, cost))
-    return Changes(tokens=np.array(tokens, np.int64), **dict(zip(("bias", "penalty", "cost"), columns, strict=True)))
+    columns = np.repeat(np.array([[bias], [penalty], [cost]], np.float32), len(tokens), axis=1)
+    return Changes(tokens=np.array(tokens, np.int64), columns=columns)
 
 
 def test_rows_are_seen_altered_and_are_as_they_were() -> None:

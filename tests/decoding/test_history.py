@@ -28,7 +28,7 @@ def as_dict(changes: Changes | None) -> dict[int, list[float]]:
     """bias, penalty and cost of tokens that change at all."""
     if changes is None:
         return {}
-    columns = (changes.tokens, changes.bias, changes.penalty, changes.cost)
+    columns = (changes.tokens, *changes.columns)
     assert len(set(changes.tokens.tolist())) == changes.tokens.size
     rows = zip(*(column.tolist() for column in columns), strict=True)
     return {token: values for token, *values in rows if values != [0, 1, 0]}
