@@ -2,11 +2,14 @@
 
     python -m benchmarks.http_load [--minutes 5] [--clients 64] [--model MODEL] [--precision f32] [--json FILE]
 
-First the engine alone, in this process, with the same number of streams (its own throughput), and every prompt's text
-alone. Then `genai serve` in a process of its own, and clients that stream chat completions over loopback, one in five
-of which hangs up at a random place. Every answer is compared with the same request alone: in f32 they are equal but for
-ties; in 8 bits they may part where two tokens are about as probable, and only answers that hold another's text count.
-In the end SIGTERM under load: what was accepted comes to its end, what comes later gets 503.
+Each side has processors of its own: clients the last one, the server all others. The engine's own throughput is
+measured before and after the server's, in a process on the server's processors, by as many streams of the same
+questions, one in five of which is left at a random place. Tokens are counted where they are made, by the metrics, in a
+window that begins after a warm-up and ends before the last streams run out.
+
+Every answer is compared with the same request alone: in f32 they are equal but for ties; in 8 bits they may part where
+two tokens are about as probable, and only answers that follow another's text count. In the end SIGTERM under load: what
+was accepted comes to its end, what comes later gets 503. The exit code is 1 if anything of this does not hold.
 """
 
 from __future__ import annotations
@@ -14,6 +17,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import multiprocessing
+import os
 import random
 import signal
 import socket
@@ -22,6 +27,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,6 +41,9 @@ from genai.llm import LLM
 LEAVES = 0.2
 """Share of the clients' requests that hang up."""
 NUM_PROMPTS = 48
+MAX_GROWTH_MB = 30
+_TOKENS = "genai_generated_tokens_total"
+_ENGINE = {"max_batch": 8, "max_seq_len": 512}
 _TOPICS = ("rivers", "bread", "stars", "chess", "rain", "tea", "bridges", "maps")
 
 
@@ -82,38 +92,76 @@ def answered(llm: LLM, asked: list[Question]) -> list[Question]:
     ]
 
 
+def leaves_after(question: Question, rng: random.Random) -> int | None:
+    """After how many pieces a client leaves; None for one that stays."""
+    return rng.randint(0, question.max_tokens) if rng.random() < LEAVES else None
+
+
+async def in_window(
+    client: Callable[[int], Awaitable[None]], count: Callable[[], Awaitable[float]], num_clients: int, seconds: float
+) -> float:
+    """Tokens a second of clients that ask one question after another, after a warm-up; then they come to their ends.
+
+    count: tokens so far.
+    """
+    ends = time.monotonic() + seconds
+
+    async def ask_again(number: int) -> None:
+        while time.monotonic() < ends:
+            await client(number)
+
+    clients = [asyncio.create_task(ask_again(number)) for number in range(num_clients)]
+    await asyncio.sleep(seconds / 6)
+    started, before = time.monotonic(), await count()
+    await asyncio.sleep(max(ends - time.monotonic(), 0))
+    rate = (await count() - before) / (time.monotonic() - started)
+    await asyncio.gather(*clients)
+    return rate
+
+
 async def engine_throughput(llm: LLM, asked: list[Question], num_clients: int, seconds: float) -> float:
     """Tokens a second of as many streams, without HTTP."""
     model = genai.AsyncLLM(llm)
-    ends, count = time.monotonic() + seconds, 0
+    rngs = [random.Random(1000 + number) for number in range(num_clients)]
 
     async def client(number: int) -> None:
-        nonlocal count
-        rng = random.Random(number)
-        while time.monotonic() < ends:
-            question = rng.choice(asked)
-            stream = await model.submit(question.messages, max_new_tokens=question.max_tokens, temperature=0)
-            async for chunk in stream:
-                count += len(chunk.token_ids)
+        question = rngs[number].choice(asked)
+        leaves, pieces = leaves_after(question, rngs[number]), 0
+        stream = await model.submit(question.messages, max_new_tokens=question.max_tokens, temperature=0)
+        async for _ in stream:
+            pieces += 1
+            if pieces == leaves:
+                stream.cancel()
+                return
 
-    started = time.monotonic()
+    async def count() -> float:
+        samples = (sample for metric in llm.metrics.registry.collect() for sample in metric.samples)
+        return sum(sample.value for sample in samples if sample.name == _TOKENS)
+
     try:
-        await asyncio.gather(*map(client, range(num_clients)))
+        return await in_window(client, count, num_clients, seconds)
     finally:
         model.close()
-    return count / (time.monotonic() - started)
+
+
+def measure_engine(model: str, precision: str, num_clients: int, seconds: float) -> tuple[float, list[Question]]:
+    """(tokens a second, questions with their answers), in a process of its own."""
+    with genai.load(model, precision=precision, **_ENGINE) as llm:
+        asked = answered(llm, questions())
+        return asyncio.run(engine_throughput(llm, asked, num_clients, seconds)), asked
 
 
 class Server:
     """`genai serve` in a process of its own."""
 
-    def __init__(self, model: str, precision: str) -> None:
+    def __init__(self, model: str, precision: str, processors: list[int]) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         command = [sys.executable, "-m", "server", model, "--port", str(self.port), "--precision", precision]
-        command += ["--max-batch", "8", "--max-seq-len", "512", "--set", "log_level=warning"]
-        self.process = subprocess.Popen(command)
+        command += [word for name, value in _ENGINE.items() for word in ("--set", f"engine.{name}={value}")]
+        self.process = subprocess.Popen([*command, "--set", "log_level=warning"])
+        psutil.Process(self.process.pid).cpu_affinity(processors)  # its threads do not exist yet
         self.url = f"http://127.0.0.1:{self.port}"
 
     @property
@@ -132,9 +180,10 @@ class Server:
         raise RuntimeError("the server does not get ready")
 
 
-async def ask(client: httpx.AsyncClient, question: Question, tally: Tally, rng: random.Random) -> None:
+async def ask(
+    client: httpx.AsyncClient, question: Question, asked: list[Question], tally: Tally, leaves: int | None
+) -> None:
     """One streamed chat completion, read to its end or left."""
-    leaves_after = rng.randint(0, question.max_tokens) if rng.random() < LEAVES else None
     body = {"messages": question.messages, "max_tokens": question.max_tokens, "temperature": 0, "stream": True}
     text, events, has_ended, started = "", 0, False, time.monotonic()
     async with client.stream("POST", "/v1/chat/completions", json=body) as response:
@@ -155,62 +204,68 @@ async def ask(client: httpx.AsyncClient, question: Question, tally: Tally, rng: 
             if events == 1:
                 tally.first_token_seconds.append(time.monotonic() - started)
             text += data["choices"][0]["delta"].get("content") or ""
-            if events == leaves_after:
+            if events == leaves:
                 tally.outcomes["left"] += 1
                 return
-    tally.outcomes["lost" if not has_ended else "equal" if text == question.answer else "different"] += 1
+    tally.outcomes["lost" if not has_ended else likeness(text, question, asked)] += 1
 
 
-async def generated(client: httpx.AsyncClient) -> float:
-    """Tokens that the server has generated; several may come in one event."""
-    lines = (await client.get("/metrics")).text.splitlines()
-    return sum(float(line.split()[-1]) for line in lines if line.startswith("genai_generated_tokens_total"))
+def likeness(text: str, question: Question, asked: list[Question]) -> str:
+    """How an answer compares with the one that the model gives to this question alone, and to the others."""
+    if text == question.answer:
+        return "equal"
+
+    def common(other: Question) -> int:
+        pairs = enumerate(zip(text, other.answer, strict=False))
+        return next((place for place, (one, another) in pairs if one != another), min(len(text), len(other.answer)))
+
+    others = max(common(each) for each in asked if each.answer != question.answer)
+    return "parted" if common(question) >= max(others, 1) else "mixed up"
 
 
 async def load(server: Server, asked: list[Question], num_clients: int, seconds: float) -> tuple[Tally, float]:
     """Clients, one request after another each; returns what became of them, and tokens a second."""
-    tally, ends = Tally(), time.monotonic() + seconds
+    tally, rngs = Tally(), [random.Random(1000 + number) for number in range(num_clients)]
     limits = httpx.Limits(max_connections=num_clients + 4)
     async with httpx.AsyncClient(base_url=server.url, timeout=None, limits=limits) as client:
         await server.wait(client)
 
         async def one(number: int) -> None:
-            rng = random.Random(1000 + number)
-            while time.monotonic() < ends:
-                await ask(client, rng.choice(asked), tally, rng)
+            question = rngs[number].choice(asked)
+            await ask(client, question, asked, tally, leaves_after(question, rngs[number]))
+
+        async def count() -> float:
+            lines = (await client.get("/metrics")).text.splitlines()
+            return sum(float(line.split()[-1]) for line in lines if line.startswith(_TOKENS))
 
         async def watch() -> None:
             while True:
+                await asyncio.sleep(min(10, seconds / 12))
                 tally.resident.append(server.resident)
-                await asyncio.sleep(10)
 
         watching = asyncio.create_task(watch())
-        started, before = time.monotonic(), await generated(client)
-        await asyncio.gather(*map(one, range(num_clients)))
-        elapsed, count = time.monotonic() - started, await generated(client) - before
+        rate = await in_window(one, count, num_clients, seconds)
         watching.cancel()
         await asyncio.sleep(1)
         tally.resident.append(server.resident)
         status = (await client.get("/v1/status")).json()
-        if status["running"] or status["waiting"]:
-            tally.outcomes["stuck"] += status["running"] + status["waiting"]
-    return tally, count / elapsed
+        tally.outcomes["stuck"] = status["running"] + status["waiting"] + len(status["rows"])
+    return tally, rate
 
 
 async def terminate(server: Server, asked: list[Question], num_clients: int) -> Counter[str]:
     """SIGTERM while clients stream: accepted streams end whole; returns what became of early and late requests."""
     early, late = Tally(), Tally()
-    rng = random.Random(5)
-    rng.random = lambda: 1.0  # type: ignore[method-assign]  # nobody leaves
     async with httpx.AsyncClient(base_url=server.url, timeout=None) as client:
-        streams = [asyncio.create_task(ask(client, question, early, rng)) for question in asked[: num_clients // 2]]
-        while len(early.first_token_seconds) < 4:
+        several = [asked[number % len(asked)] for number in range(num_clients // 2)]
+        streams = [asyncio.create_task(ask(client, question, asked, early, None)) for question in several]
+        while len(early.first_token_seconds) < min(4, len(several)):
             await asyncio.sleep(0.01)
         server.process.send_signal(signal.SIGTERM)
         await asyncio.sleep(0.3)
         for question in asked[:5]:
             try:
-                await ask(client, question, late, rng)
+                await ask(client, question, asked, late, None)
             except httpx.TransportError:
                 late.outcomes["refused connection"] += 1
         await asyncio.gather(*streams)
@@ -221,6 +276,24 @@ async def terminate(server: Server, asked: list[Question], num_clients: int) -> 
     return result
 
 
+def failures(row: dict[str, object], tally: Tally, ending: Counter[str]) -> list[str]:
+    """What does not hold."""
+    bad = {name: count for name, count in tally.outcomes.items() if count and name not in ("equal", "parted", "left")}
+    found = [f"{count} requests: {name}" for name, count in bad.items()]
+    if float(str(row["ratio"])) < 0.9:
+        found.append(f"throughput through HTTP is {row['ratio']:.2f} of the engine's own")
+    if float(str(row["memory_growth_mb"])) > MAX_GROWTH_MB:
+        found.append(f"memory grew by {row['memory_growth_mb']:.0f} MB after the warm-up")
+    fine = {"early, equal", "early, parted", "late, status 503", "late, refused connection", "exit code 0"}
+    return found + [f"on SIGTERM: {count} × {name}" for name, count in ending.items() if name not in fine]
+
+
+def processors() -> tuple[list[int], list[int]]:
+    """(the server's, the clients'): all but the last, and the last one; with a single one they share it."""
+    available = sorted(os.sched_getaffinity(0))
+    return available[:-1] or available, available[-1:]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=5)
@@ -229,31 +302,48 @@ def main() -> None:
     parser.add_argument("--precision", default="f32")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    seconds = 60 * options.minutes
-    with genai.load(options.model, precision=options.precision, max_batch=8, max_seq_len=512) as llm:
-        asked = answered(llm, questions())
-        own = asyncio.run(engine_throughput(llm, asked, options.clients, max(seconds / 5, 10)))
-    print(f"engine alone: {own:.1f} tokens/s", flush=True)
-    server = Server(options.model, options.precision)
+    row, problems = measured(options.model, options.precision, options.clients, 60 * options.minutes)
+    print(json.dumps(row, indent=2))
+    if options.json:
+        options.json.write_text(json.dumps(row, indent=2) + "\n")
+    sys.exit("\n".join(problems) if problems else 0)
+
+
+def measured(model: str, precision: str, num_clients: int, seconds: float) -> tuple[dict[str, object], list[str]]:
+    """(results, what does not hold)."""
+    servers, clients = processors()
+    os.sched_setaffinity(0, clients)
+
+    def engine_alone() -> tuple[float, list[Question]]:
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(1, spawn, initializer=os.sched_setaffinity, initargs=(0, servers)) as process:
+            return process.submit(measure_engine, model, precision, num_clients, max(seconds / 5, 10)).result()
+
+    before, asked = engine_alone()
+    print(f"engine alone: {before:.1f} tokens/s", flush=True)
+    server = Server(model, precision, servers)
     try:
-        tally, rate = asyncio.run(load(server, asked, options.clients, seconds))
-        ending = asyncio.run(terminate(server, asked, options.clients))
+        tally, rate = asyncio.run(load(server, asked, num_clients, seconds))
+        print(f"through HTTP: {rate:.1f} tokens/s; {dict(tally.outcomes)}", flush=True)
+        ending = asyncio.run(terminate(server, asked, num_clients))
     finally:
         server.process.kill()
-    warm = tally.resident[min(3, len(tally.resident) - 1)]
-    row = {
-        "engine_tokens_per_second": own,
+    after, _ = engine_alone()
+    warm = max(tally.resident[: max(len(tally.resident) // 3, 1)])
+    own = (before + after) / 2
+    row: dict[str, object] = {
+        "clients": num_clients,
+        "seconds": seconds,
+        "engine_tokens_per_second": [before, after],
         "http_tokens_per_second": rate,
         "ratio": rate / own,
         "outcomes": dict(tally.outcomes),
         "median_first_token_seconds": statistics.median(tally.first_token_seconds),
-        "memory_growth_mb": (tally.resident[-1] - warm) / 1e6,
+        "memory_growth_mb": (max(tally.resident[-3:]) - warm) / 1e6,
         "memory_mb": tally.resident[-1] / 1e6,
         "on_sigterm": dict(ending),
     }
-    print(json.dumps(row, indent=2))
-    if options.json:
-        options.json.write_text(json.dumps(row, indent=2) + "\n")
+    return row, failures(row, tally, ending)
 
 
 if __name__ == "__main__":
