@@ -115,8 +115,9 @@ def total(weights: FloatArray) -> float:
 
 def block_sums(weights: FloatArray) -> FloatArray:
     """[V / BLOCK, rounded up]: the sums of each BLOCK of weights [V]."""
-    result: FloatArray = np.add.reduceat(weights, np.arange(0, weights.size, BLOCK))
-    return result
+    end = weights.size - weights.size % BLOCK
+    sums: FloatArray = weights[:end].reshape(-1, BLOCK).sum(axis=1)
+    return sums if end == weights.size else np.append(sums, weights[end:].sum())
 
 
 def log_softmax(logits: FloatArray) -> FloatArray:
