@@ -66,6 +66,7 @@ class ContractGraph:
         self.graph = model.graph
         self.nodes = Nodes(model.graph)
         self.num_layers, self.kv_size, self.cache_dtype = num_layers, kv_size, cache_dtype
+        self._dims = [contract.BATCH, contract.TOKENS] if input_ids.shape is None else list(input_ids.shape)
         _free_names(self.graph, num_layers)
         declared = contract.inputs(num_layers, kv_size, _NAMES[cache_dtype])
         self._inputs = {tensor.name: _declared(tensor) for tensor in declared}
@@ -91,7 +92,7 @@ class ContractGraph:
             softcap=heads.softcap, softmax_precision=int(ir.DataType.FLOAT) if self.cache_dtype in _NARROW else None,
         )  # fmt: skip
         result.dtype = self.cache_dtype
-        result.shape = ir.Shape([contract.BATCH, contract.TOKENS, heads.num_heads * heads.head_dim])
+        result.shape = ir.Shape([*self._dims, heads.num_heads * heads.head_dim])  # as the graph calls them
         return result
 
     def cache(self, name: str) -> ir.Value:
@@ -176,7 +177,14 @@ def _free_names(graph: ir.Graph, num_layers: int) -> None:
             value.name = f"source/{value.name}"
 
 
+def as_split(nodes: Nodes, x: ir.Value, num_heads: int, head_dim: int) -> ir.Value:
+    """[B, T, heads * D] -> [B, T, heads, D]."""
+    split = nodes.op("Reshape", x, nodes.constant([0, 0, num_heads, head_dim], np.int64))
+    if x.shape is not None:
+        split.shape = ir.Shape([*list(x.shape)[:2], num_heads, head_dim])
+    return split
+
+
 def as_heads(nodes: Nodes, x: ir.Value, num_heads: int, head_dim: int) -> ir.Value:
     """[B, T, heads * D] -> [B, heads, T, D]."""
-    x = nodes.op("Reshape", x, nodes.constant([0, 0, num_heads, head_dim], np.int64))
-    return nodes.op("Transpose", x, perm=[0, 2, 1, 3])
+    return nodes.op("Transpose", as_split(nodes, x, num_heads, head_dim), perm=[0, 2, 1, 3])

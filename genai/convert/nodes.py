@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
@@ -14,7 +17,16 @@ class Nodes:
 
     def __init__(self, graph: ir.Graph) -> None:
         self._graph = graph
+        self._scope = "genai"
+        self._num_made = 0
         self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
+
+    @contextmanager
+    def layer(self, index: int) -> Iterator[None]:
+        """Within `with nodes.layer(3):` node names say so."""
+        outer, self._scope = self._scope, f"genai/layers.{index}"
+        yield
+        self._scope = outer
 
     def op(self, kind: str, *inputs: ir.Value | None, **attributes: Attribute | None) -> ir.Value:
         """Add a node with one output; None is an omitted input, attributes that are None are left out.
@@ -32,7 +44,9 @@ class Nodes:
         while used and used[-1] is None:
             used.pop()
         values = {name: value for name, value in attributes.items() if value is not None}
-        node = ir.node(kind, used, values, domain=domain, num_outputs=num_outputs)
+        name = f"{self._scope}/{kind}.{self._num_made}"
+        self._num_made += 1
+        node = ir.node(kind, used, values, domain=domain, num_outputs=num_outputs, name=name)
         self._graph.append(node)
         return list(node.outputs)
 

@@ -96,7 +96,8 @@ def convert_genai(model: ir.Model, config: GenaiConfig, max_seq_len: int | None 
     rewrite_rotary_operators(graph, tables, target.position_ids, config.head_size)
     rewriter = AttentionRewriter(target, tables, config)
     for layer in found.layers:
-        rewriter.rewrite(layer)
+        with target.nodes.layer(layer.index):
+            rewriter.rewrite(layer)
     _standard_norms(graph)
     _all_positions(graph, by_name[names.logits])
     target.finish(by_name[names.logits])

@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_ir as ir
 
-from genai.convert.emit import ContractGraph, Heads, as_heads
+from genai.convert.emit import ContractGraph, Heads, as_heads, as_split
 from genai.convert.flat import as_flat
+from genai.convert.fusions.layout import clean
 from genai.convert.leftovers import SAMPLE_SHAPES, replace_leftovers
 from genai.convert.nodes import Nodes, constant_values
 from genai.convert.normalize import infer_shapes, normalize
@@ -110,9 +111,12 @@ def rewrite(model: ir.Model, decoder: Decoder, pristine: ir.Model) -> None:
         cache_dtype=first.key.past.dtype or ir.DataType.FLOAT,
     )
     for index, layer in enumerate(decoder.layers):
-        _write_layer(target, index, layer)
+        with target.nodes.layer(index):
+            _write_layer(target, index, layer)
     logits = outputs[interface.logits]
     graph.outputs[:] = [logits]
+    graph.sort()
+    clean(graph)
     replace_leftovers(target, logits, interface, pristine)
     target.finish(logits)
 
@@ -238,21 +242,9 @@ def _replace_result(nodes: Nodes, site: AttentionSite, result: ir.Value, heads: 
         return
     for user in list(old.consumers()):
         if user.op_type == "Transpose" and list(user.attributes.get_ints("perm", ())) == [0, 2, 1, 3]:
-            _replace_transposed(nodes, user.outputs[0], result, heads)
+            user.outputs[0].replace_all_uses_with(as_split(nodes, result, heads.num_heads, heads.head_dim))
     if old.uses():
         old.replace_all_uses_with(as_heads(nodes, result, heads.num_heads, heads.head_dim))
-
-
-def _replace_transposed(nodes: Nodes, old: ir.Value, result: ir.Value, heads: Heads) -> None:
-    """What read the attention as [B, T, H, D], mostly to make [B, T, H * D] of it."""
-    size = heads.num_heads * heads.head_dim
-    for user in list(old.consumers()):
-        flat = user.outputs[0]
-        if user.op_type == "Reshape" and flat.shape is not None and len(flat.shape) == 3 and flat.shape[2] == size:
-            flat.replace_all_uses_with(result)
-    if old.uses():
-        shape = nodes.constant([0, 0, heads.num_heads, heads.head_dim], np.int64)
-        old.replace_all_uses_with(nodes.op("Reshape", result, shape))
 
 
 def _static(value: ir.Value, axis: int) -> int:
