@@ -93,7 +93,7 @@ def load(source: Path, options: ExportOptions) -> torch.nn.Module:
         )
     except (ValueError, KeyError, ImportError, OSError) as error:
         is_own = isinstance(error, KeyError) and error.args == (NAME,)  # looked up among the model's own classes
-        reason = "it has attention of its own" if is_own else next(iter(str(error).split("\n")), type(error).__name__)
+        reason = "it has attention of its own" if is_own else str(error).split("\n")[0] or type(error).__name__
         raise UnsupportedModelError(f"transformers cannot load {source}: {reason}") from error
     finally:
         if had_bars:

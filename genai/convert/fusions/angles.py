@@ -36,6 +36,7 @@ class Angles:
 
     def __init__(self, *, pairs: bool) -> None:
         self._pairs = pairs
+        self._suffix = "even" if pairs else "half"
         self._known: dict[ir.Value, ir.Value] = {}
 
     def half(self, value: ir.Value) -> ir.Value:
@@ -81,7 +82,7 @@ class Angles:
         table = self._table(value)
         graph = _graph_of(value)
         assert table is not None
-        tensor = ir.tensor(table, name=f"{value.name}_half")
+        tensor = ir.tensor(table, name=f"{value.name}_{self._suffix}")
         stored = ir.Value(
             name=tensor.name, shape=ir.Shape(table.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
         )
@@ -95,7 +96,7 @@ class Angles:
         assert node is not None
         assert source is not None
         inputs = [self._known[source] if value is source else value for value in node.inputs]
-        copy = ir.node(node.op_type, inputs, attributes=dict(node.attributes), name=f"{node.name}_half")
+        copy = ir.node(node.op_type, inputs, attributes=dict(node.attributes), name=f"{node.name}_{self._suffix}")
         half = only_output(copy)
         half.type = wide.type
         if wide.shape is not None and isinstance(wide.shape[-1], int):
@@ -123,12 +124,12 @@ def _keeps_last_axis(node: ir.Node) -> bool:
     assert source is not None
     if node.op_type == "Expand":
         sizes = integers(node.inputs[1])
-        return sizes is not None and sizes[-1] == 1
+        return sizes is not None and sizes[-1:] == [1]
     if node.op_type == "Gather":
         return integer_attribute(node, "axis", 0) == 0 and (rank(source) or 0) > 1
     axes = slice_axes(node) if node.op_type == "Slice" else axes_of(node)
     dimensions = rank(only_output(node) if node.op_type == "Unsqueeze" else source)
-    if axes is None or dimensions is None:
+    if axes is None or not dimensions:
         return False
     return all(axis % dimensions != dimensions - 1 for axis in axes)
 
@@ -149,7 +150,7 @@ def _paired(value: ir.Value) -> ir.Value | None:
         return None
     if node.op_type == "Expand":
         sizes = integers(node.inputs[1])
-        if sizes is None or sizes[-1] != 2:
+        if sizes is None or sizes[-1:] != [2]:
             return None
     elif len(node.inputs) != 2 or node.inputs[0] is not node.inputs[1]:
         return None

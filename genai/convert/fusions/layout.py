@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from genai.convert.fusions.match import constant, is_op, made_by, only_output, rank, size_of
 from genai.convert.fusions.sizes import integers, slice_axes
-from genai.convert.fusions.write import Writer
+from genai.convert.fusions.write import Writer, take_over
 
 
 def clean(graph: ir.Graph) -> None:
@@ -85,7 +85,7 @@ def _join_transposes(node: ir.Node) -> None:
     source = inner.inputs[0]
     assert source is not None
     if joined == list(range(len(joined))):
-        only_output(node).replace_all_uses_with(source, replace_graph_outputs=True)
+        take_over(only_output(node), source)
     else:
         node.replace_input_with(0, source)
         node.attributes["perm"] = ir.AttrInt64s("perm", joined)
@@ -104,7 +104,7 @@ def _norm_before_transpose(node: ir.Node) -> None:
     behind = ir.node("Transpose", [source], {"perm": axes}, name=f"{node.name}/fused.Transpose")
     only_output(behind).shape, only_output(behind).type = result.shape, result.type
     node.append(behind)
-    result.replace_all_uses_with(only_output(behind), replace_graph_outputs=True)
+    take_over(result, only_output(behind))
     behind.replace_input_with(0, result)
     node.replace_input_with(0, source)
     result.shape = source.shape
@@ -143,7 +143,7 @@ def _drop_idle_reshape(node: ir.Node) -> None:
         return
     differing = [size for axis, size in enumerate(target) if size not in (0, size_of(source, axis))]
     if differing in ([], [-1]):
-        only_output(node).replace_all_uses_with(source, replace_graph_outputs=True)
+        take_over(only_output(node), source)
 
 
 def _zeros_are_sizes(node: ir.Node) -> bool:

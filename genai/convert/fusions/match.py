@@ -5,10 +5,12 @@ A step that does not find what a pattern needs raises `Differs`, which says wher
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import onnx_ir as ir
 
 from genai.convert.fusions.report import Mismatch, layer_of
@@ -42,8 +44,17 @@ def described(item: ir.Node | ir.Value | None) -> str:
 
 
 def is_op(node: ir.Node | None, kinds: Collection[str]) -> bool:
-    """Whether a node is one of these standard operators."""
-    return node is not None and node.domain in ("", "ai.onnx") and node.op_type in kinds
+    """Whether a node is one of these standard operators, and has the inputs that it requires."""
+    if node is None or node.domain not in ("", "ai.onnx") or node.op_type not in kinds:
+        return False
+    required = node.inputs[: _num_required(node.op_type)]
+    return len(required) == _num_required(node.op_type) and None not in required and bool(node.outputs)
+
+
+@functools.cache
+def _num_required(kind: str) -> int:
+    num_inputs: int = onnx.defs.get_schema(kind).min_input
+    return num_inputs
 
 
 def made_by(value: ir.Value | None, *kinds: str) -> ir.Node | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from genai.convert.fusions.match import is_op, made_by, only_output, rank, size_of, users
-from genai.convert.fusions.write import Writer, dims_of
+from genai.convert.fusions.write import Writer, dims_of, take_over
 
 
 def unflatten_products(graph: ir.Graph) -> None:
@@ -47,7 +47,7 @@ def _unflatten(node: ir.Node) -> None:
     product = write.op("MatMul", source, weight, shape=dims)
     if bias is not None:
         product = write.op("Add", product, bias, shape=dims)
-    result.replace_all_uses_with(product, replace_graph_outputs=True)
+    take_over(result, product)
 
 
 def _keeps_rows(source: ir.Value, result: ir.Value, weight: ir.Value) -> bool:
@@ -80,7 +80,4 @@ def _share(node: ir.Node) -> None:
     leading.type = ir.TensorType(ir.DataType.INT64)
     shape = write.op("Concat", leading, write.integers([size]), axis=0, shape=[3])
     rows = write.op("Reshape", product, shape, shape=dims_of(result, 3))
-    is_output = result.is_graph_output()
-    result.replace_all_uses_with(rows, replace_graph_outputs=True)
-    if is_output:
-        result.name, rows.name = f"{result.name}.before", result.name
+    take_over(result, rows)

@@ -30,6 +30,7 @@ from genai.convert.fusions.match import (
     users,
 )
 from genai.convert.fusions.sizes import axes_of
+from genai.convert.fusions.write import take_over
 
 PATTERN = "RMSNormalization"
 
@@ -83,7 +84,7 @@ def replace(found: RmsMatch) -> None:
     result.shape, result.type = found.result.shape, found.result.type
     node.metadata_props.update(last.metadata_props)
     last.prepend(node)
-    found.result.replace_all_uses_with(result, replace_graph_outputs=True)
+    take_over(found.result, result)
 
 
 def _squared(value: ir.Value | None) -> ir.Value | None:

@@ -33,7 +33,7 @@ from genai.convert.fusions.match import (
     users,
 )
 from genai.convert.fusions.sizes import axes_of, integers, slice_axes
-from genai.convert.fusions.write import Writer, dims_of
+from genai.convert.fusions.write import Writer, dims_of, take_over
 
 PATTERN = "RotaryEmbedding"
 
@@ -150,7 +150,7 @@ def _replace(found: RotaryMatch, cos: ir.Value, sin: ir.Value, write: Writer) ->
     x = write.op("Reshape", x, write.integers([0, 0, heads, size]), shape=split)
     if found.heads_axis == 1:
         x = write.op("Transpose", x, perm=[0, 2, 1, 3], shape=dims)
-    found.result.replace_all_uses_with(x, replace_graph_outputs=True)
+    take_over(found.result, x)
 
 
 def _flat(value: ir.Value | None) -> ir.Value | None:

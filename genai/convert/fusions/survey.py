@@ -9,7 +9,7 @@ import onnx_ir as ir
 from genai.convert.fusions.fuse import fuse
 from genai.convert.fusions.report import FusionReport
 from genai.convert.normalize import normalize
-from genai.errors import ContractError
+from genai.errors import ContractError, GenAIError
 
 
 def survey(model: ir.Model) -> FusionReport:
@@ -31,5 +31,7 @@ def survey_file(path: Path) -> FusionReport:
         model = ir.load(path)
         normalize(model)
         return fuse(model)
-    except (ValueError, OSError, ir.passes.PassError) as error:
+    except GenAIError:
+        raise
+    except Exception as error:  # anyone may have made the file, and what reads it has no common base for its errors
         raise ContractError(f"{path}: the graph cannot be followed: {error}") from None

@@ -47,6 +47,22 @@ class Writer:
         return stored
 
 
+def take_over(old: ir.Value, new: ir.Value) -> None:
+    """Let a value be read in another's place, under its name where the graph returns it.
+
+    An input, or what is returned already, does not become an output: the old one stays for that.
+    """
+    is_output = old.is_graph_output()
+    is_free = not (new.is_graph_output() or new.is_graph_input() or new.is_initializer())
+    if is_output and not is_free:
+        for node, index in list(old.uses()):
+            node.replace_input_with(index, new)
+        return
+    old.replace_all_uses_with(new, replace_graph_outputs=True)
+    if is_output:
+        old.name, new.name = f"{old.name}.replaced", old.name
+
+
 def dims_of(value: ir.Value, count: int) -> Dims:
     """The dimensions of a value with this many; those that are not known are None."""
     return [None] * count if value.shape is None or len(value.shape) != count else list(value.shape)

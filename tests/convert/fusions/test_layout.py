@@ -34,6 +34,18 @@ def test_transposes_that_cancel() -> None:
     assert cleaned(model_of("float[B, T, 4, 8] x => float[B, T, 4, 8] y", body), x=normal(2, 3, 4, 8)) == ["Neg"]
 
 
+def test_an_output_stays_what_it_is() -> None:
+    """The input does not become an output, and one value does not become two of them."""
+    body = """
+        a = Transpose<perm=[0, 2, 1, 3]>(x)
+        y = Transpose<perm=[0, 2, 1, 3]>(a)
+        z = Neg(y)
+    """
+    model = model_of("float[B, T, 4, 8] x => float[B, T, 4, 8] y, float[B, T, 4, 8] z", body)
+    assert cleaned(model, x=normal(2, 3, 4, 8)) == ["Transpose", "Transpose", "Neg"]
+    assert [value.name for value in model.graph.outputs] == ["y", "z"]
+
+
 def test_transposes_that_join() -> None:
     body = """
         a = Transpose<perm=[1, 2, 0]>(x)

@@ -91,6 +91,7 @@ def test_forms(form: str) -> None:
     (expected,) = run(model, x=x)
     assert only_site(model).matched
     assert set(operators(model)) <= {"RMSNormalization", "Add"}
+    assert [value.name for value in model.graph.outputs] == ["y"]
     np.testing.assert_allclose(run(model, x=x)[0], expected, rtol=1e-5)
     (norm,) = nodes(model, "RMSNormalization")
     assert norm.attributes["stash_type"].as_int() == ir.DataType.FLOAT

@@ -74,6 +74,16 @@ def test_real_exports_have_no_site_that_differs(name: str) -> None:
     assert counts["RMSNormalization"] == (0 if has_layer_norms else norms * num_layers + 1)
 
 
+def test_nodes_without_their_inputs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kinds = ("ReduceMean", "Concat", "Softmax", "Slice", "Reshape", "Transpose", "Gemm", "MatMul")
+    nodes = [onnx.helper.make_node(kind, [], [f"v{index}"]) for index, kind in enumerate(kinds)]
+    value = onnx.helper.make_tensor_value_info("v0", onnx.TensorProto.FLOAT, [1])
+    model = onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", [], [value]))
+    onnx.save(model, tmp_path / "m.onnx")
+    assert exit_code(["inspect", str(tmp_path / "m.onnx"), "--fusions"]) in (0, 2)
+    assert "unexpected" not in capsys.readouterr().err
+
+
 def test_attention_in_parts_and_as_an_operator() -> None:
     signature = "float[B, T, D] q, float[B, D, S] k, float[B, S, D] v, float[T, S] bias => float[B, T, D] y"
     model = model_of(signature, ATTENTION)
