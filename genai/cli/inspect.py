@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from genai.cli.results import JSON
     from genai.convert.fusions import FusionReport
     from genai.inspect import GraphReport
+    from genai.inspect.page import FusedPattern
 
 
 def inspect(
@@ -42,11 +43,12 @@ def inspect(
     Reads the graph only, not its external data: operators, what differs from the decoder contract, bytes by part.
     """
     from genai.inspect import inspect as read
+    from genai.inspect.page import page
 
     report = read(_located(model))
-    if html is not None:
-        _write_page(html, report, batch, length)
     found = _fusions(report) if fusions else None
+    if html is not None:
+        _write(html, page(report, batch=batch, length=length, fusions=None if found is None else _fused(found)))
     if json_output:
         added = {} if found is None else {"fusions": found.as_json()}
         print(json.dumps(_as_json(report, batch, length) | added, indent=2))
@@ -65,14 +67,32 @@ def _located(model: str) -> Path:
         return models.package(model, progress=progress)
 
 
-def _write_page(file: Path, report: GraphReport, batch: int, length: int) -> None:
+def _write(file: Path, text: str) -> None:
     """Raises: ConfigError if the file cannot be written."""
-    from genai.inspect.page import page
-
     try:
-        file.write_text(page(report, batch=batch, length=length), encoding="utf-8")
+        file.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"--html {file} cannot be written: {error.strerror}") from None
+
+
+def _fused(found: FusionReport) -> list[FusedPattern]:
+    """A fusion report as the page shows it."""
+    from genai.inspect.page import FusedPattern
+
+    patterns = []
+    for pattern in found.patterns:
+        sites = found.of(pattern)
+        missed = [site for site in sites if not site.matched]
+        patterns.append(
+            FusedPattern(
+                pattern=pattern,
+                present=sum(site.is_present for site in sites),
+                matched=sum(site.matched for site in sites),
+                missed=len(missed),
+                reasons=tuple(f"{site.node}: {site.mismatch}" for site in missed),
+            )
+        )
+    return patterns
 
 
 def _fusions(report: GraphReport) -> FusionReport:

@@ -23,11 +23,15 @@ _ROLES = {"cache": "cache", "attention": "attention", "product": "products", "no
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FusedPattern:
-    """What a fusion report says of one pattern: sites that are one operator, sites that are not, and why not."""
+    """What a fusion report says of one pattern: sites that are or can become one operator, others, and why not.
+
+    present: those of the matched sites that are one operator already.
+    """
 
     pattern: str
     matched: int
     missed: int
+    present: int = 0
     reasons: tuple[str, ...] = ()
 
 
@@ -161,9 +165,13 @@ def _fusions(fusions: Sequence[FusedPattern] | None) -> str:
         return "<p>Not looked for: <code>genai inspect --fusions</code> does.</p>"
     rows = []
     for each in fusions:
-        matched = _bar(each.matched / max(each.matched + each.missed, 1), str(each.matched))
-        rows.append((clean(each.pattern, 60), matched, str(each.missed)))
-    return _table(("Pattern", "One operator", "Not fused"), rows) + "".join(map(_reasons, fusions))
+        sites = each.matched + each.missed
+        bar = _bar(each.matched / max(sites, 1), f"{each.matched} of {sites}")
+        rows.append(
+            (clean(each.pattern, 60), bar, str(each.present), str(each.matched - each.present), str(each.missed))
+        )
+    header = ("Pattern", "Sites that match", "Are one operator", "Can be fused", "Cannot")
+    return _table(header, rows) + "".join(map(_reasons, fusions))
 
 
 def _reasons(fused: FusedPattern) -> str:
@@ -172,7 +180,7 @@ def _reasons(fused: FusedPattern) -> str:
     items = "".join(f"<li>{clean(reason)}</li>" for reason in fused.reasons[:_MAX_REASONS])
     rest = len(fused.reasons) - _MAX_REASONS
     more = f"<li>and {rest} more</li>" if rest > 0 else ""
-    summary = f"<summary>Why {clean(fused.pattern, 60)} is not fused everywhere</summary>"
+    summary = f"<summary>Why {clean(fused.pattern, 60)} cannot be fused everywhere</summary>"
     return f"<details>{summary}<ul>{items}{more}</ul></details>"
 
 

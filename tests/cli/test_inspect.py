@@ -169,6 +169,15 @@ def test_page(run_genai: Genai, tmp_path: Path) -> None:
     assert (outcome.code, "page.html cannot be written: No such file" in outcome.err) == (2, True)
 
 
+def test_page_with_fusions(run_genai: Genai, tmp_path: Path) -> None:
+    report_of(tmp_path, [helper.make_node("RMSNormalization", ["x", "w"], ["y"])], [weight("w", 1)])
+    outcome = run_genai("inspect", tmp_path / "m.onnx", "--fusions", "--html", tmp_path / "page.html")
+    assert outcome.code == 0, outcome.err
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "Not looked for" not in text
+    assert "1 of 1" in text
+
+
 def test_known_name(run_genai: Genai, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build_random_model(tmp_path, "f32")
     monkeypatch.setattr("genai.models.package", lambda name, progress: tmp_path if name == NAME else None)
