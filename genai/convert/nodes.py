@@ -18,7 +18,7 @@ class Nodes:
     def __init__(self, graph: ir.Graph) -> None:
         self._graph = graph
         self._scope = "genai"
-        self._num_made = 0
+        self._names = {node.name for node in graph}
         self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
 
     @contextmanager
@@ -44,9 +44,7 @@ class Nodes:
         while used and used[-1] is None:
             used.pop()
         values = {name: value for name, value in attributes.items() if value is not None}
-        name = f"{self._scope}/{kind}.{self._num_made}"
-        self._num_made += 1
-        node = ir.node(kind, used, values, domain=domain, num_outputs=num_outputs, name=name)
+        node = ir.node(kind, used, values, domain=domain, num_outputs=num_outputs, name=self._node_name(kind))
         self._graph.append(node)
         return list(node.outputs)
 
@@ -63,6 +61,13 @@ class Nodes:
             self._graph.register_initializer(initializer)
             self._constants[key] = initializer
         return self._constants[key]
+
+    def _node_name(self, kind: str) -> str:
+        number = len(self._names)
+        while (name := f"{self._scope}/{kind}.{number}") in self._names:
+            number += 1
+        self._names.add(name)
+        return name
 
     def _free_name(self) -> str:
         """A name that no other constant has: several of these may have written into the graph."""
