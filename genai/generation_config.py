@@ -206,11 +206,12 @@ class GenerationConfig:
     max_new_tokens: at most this many tokens are generated (0: none; the prompt is only run); max_length: at most this
     many with the prompt; None for both: until the context is full. min_new_tokens, min_length: no end of sequence
     before. eos_token_ids: tokens that end the text; None: the model's own. ignore_eos: go on past them (benchmarks).
-    stop_strings: the text ends before the first of these. n: how many texts, each with a random stream of its own.
-    logprobs, top_logprobs: report the log probability of each generated token, and of so many of the most probable
-    ones, before any sampling option; prompt_logprobs: the same for the prompt's tokens (0: only their own; None: off).
-    echo: the result's text begins with the prompt's. speculative: "prompt_lookup" takes drafts from the text so far;
-    draft_length: most tokens in a draft; neither changes the result.
+    stop_token_ids: tokens that end it beside those, ignore_eos or not. stop_strings: the text ends before the first of
+    these. n: how many texts, each with a random stream of its own. logprobs, top_logprobs: report the log probability
+    of each generated token, and of so many of the most probable ones, before any sampling option; prompt_logprobs: the
+    same for the prompt's tokens (0: only their own; None: off). echo: the result's text begins with the prompt's.
+    speculative: "prompt_lookup" takes drafts from the text so far; draft_length: most tokens in a draft; neither
+    changes the result.
     """
 
     max_new_tokens: int | None = None
@@ -219,6 +220,7 @@ class GenerationConfig:
     min_length: int = 0
     eos_token_ids: tuple[int, ...] | None = None
     ignore_eos: bool = False
+    stop_token_ids: tuple[int, ...] = ()
     stop_strings: tuple[str, ...] = ()
     n: int = 1
     logprobs: bool = False
@@ -244,6 +246,7 @@ class GenerationConfig:
         _set(self, "stop_strings", _strings(self.stop_strings, "stop_strings"))
         if self.eos_token_ids is not None:
             _set(self, "eos_token_ids", _token_ids(self.eos_token_ids, "eos_token_ids"))
+        _set(self, "stop_token_ids", _token_ids(self.stop_token_ids, "stop_token_ids"))
         known = (None, "prompt_lookup")
         _require(self.speculative in known, "speculative", self.speculative, "'prompt_lookup' or None")
         for name, kind in _NESTED.items():
@@ -253,6 +256,11 @@ class GenerationConfig:
         if not isinstance(self.constraint, ConstraintConfig | None):
             raise ConfigError(f"constraint is a ConstraintConfig, not {type(self.constraint).__name__}")
         self._refuse_contradictions()
+
+    def ends(self, own: Iterable[int]) -> frozenset[int]:
+        """The tokens that end a text; own: the model's end-of-sequence tokens."""
+        eos = () if self.ignore_eos else own if self.eos_token_ids is None else self.eos_token_ids
+        return frozenset(eos) | frozenset(self.stop_token_ids)
 
     @property
     def is_beam_search(self) -> bool:
@@ -332,7 +340,6 @@ ALIASES: Mapping[str, str] = {
     "repeat_penalty": "repetition_penalty",
     "seed": "rng_seed",
     "stop": "stop_strings",
-    "stop_token_ids": "eos_token_ids",
 }
 """Other libraries' names for options that mean the same."""
 _PARTS = {

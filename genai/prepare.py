@@ -100,6 +100,7 @@ class Preparer:
             timeout=delivery.timeout,
             bad_words=self._bad_words(config),
             dry_breakers=self._dry_breakers(config),
+            newline_tokens=self._newline_tokens(config),
             constraint=constraint,
             draft_model=delivery.draft_model,
             is_manual=delivery.is_manual,
@@ -138,8 +139,7 @@ class Preparer:
     def _constraint(self, config: GenerationConfig, encoded: _Encoded, tools: ToolSet) -> Constraint | None:
         if tools.told and config.constraint is not None:
             raise ConfigError(f"tools and {config.constraint.kind} cannot be had together: a text follows one form")
-        eos = self._eos_token_ids if config.eos_token_ids is None else config.eos_token_ids
-        ends = frozenset[int]() if config.ignore_eos else frozenset(eos)
+        ends = config.ends(self._eos_token_ids)
         if tools.told:
             return self._constraint_of_calls(encoded, tools, ends)
         return None if config.constraint is None else self._grammars.constraint(config.constraint, ends)
@@ -174,6 +174,12 @@ class Preparer:
             else:
                 words.append(list(word))
         return words
+
+    def _newline_tokens(self, config: GenerationConfig) -> frozenset[int]:
+        """What XTC must leave for paragraphs to end, as in its original."""
+        if not config.sampling_config.xtc.probability:
+            return frozenset()
+        return frozenset(self._tokenizer.encode("\n", add_special_tokens=False)[-1:])
 
     def _dry_breakers(self, config: GenerationConfig) -> frozenset[int]:
         """The tokens with a sequence breaker in them."""

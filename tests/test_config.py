@@ -15,7 +15,7 @@ def test_flat_options_reach_their_place() -> None:
     config = GenerationConfig().updated(max_new_tokens=5, temperature=0.7, seed=3, stop="END", stop_token_ids=[1, 2])
     assert config.max_new_tokens == 5
     assert config.stop_strings == ("END",)
-    assert config.eos_token_ids == (1, 2)
+    assert config.stop_token_ids == (1, 2)
     assert config.sampling_config == SamplingConfig(do_sample=True, temperature=0.7, rng_seed=3)
 
 

@@ -75,6 +75,14 @@ def test_bad_words_never_come(llm: LLM) -> None:
     assert "q" not in llm.generate(PROMPT, **FREE, **biased, bad_words=["q"]).text
 
 
+def test_xtc_leaves_ends_of_lines(llm: LLM) -> None:
+    newline = {"logit_bias": {10: 40.0}, "allowed_token_ids": [10, 65, 66, 67]}
+    always = {"xtc_probability": 1.0, "xtc_threshold": 0.0}
+    assert set(llm.generate(PROMPT, **SAMPLED, **newline, **always).token_ids) == {10}
+    top = {"logit_bias": {65: 40.0}, "allowed_token_ids": [65, 66, 67]}
+    assert 65 not in llm.generate(PROMPT, **SAMPLED, **top, **always).token_ids
+
+
 def test_lengths(llm: LLM) -> None:
     assert len(llm.generate(TOKENS, max_length=len(TOKENS) + 5, ignore_eos=True).token_ids) == 5
     with pytest.raises(CapacityError, match=r"max_length=16 leaves nothing: the prompt has 16 tokens"):

@@ -27,7 +27,6 @@ from genai.generation_config import (
         ({"max_completion_tokens": 5}, {"max_new_tokens": 5}),
         ({"min_tokens": 2}, {"min_new_tokens": 2}),
         ({"stop": ["a"]}, {"stop_strings": ("a",)}),
-        ({"stop_token_ids": [3]}, {"eos_token_ids": (3,)}),
         ({"eos_token_id": 3}, {"eos_token_ids": (3,)}),
         ({"seed": 7}, {"rng_seed": 7}),
         ({"random_seed": 7}, {"rng_seed": 7}),
@@ -149,3 +148,20 @@ def test_a_configuration_survives_json() -> None:
 def test_contradictions_and_bad_values_are_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         GenerationConfig().updated(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, {1, 2}),
+        ({"eos_token_ids": [3]}, {3}),
+        ({"eos_token_ids": []}, set()),
+        ({"stop_token_ids": 4}, {1, 2, 4}),
+        ({"eos_token_ids": [3], "stop_token_ids": [4]}, {3, 4}),
+        ({"ignore_eos": True}, set()),
+        ({"ignore_eos": True, "eos_token_ids": [3], "stop_token_ids": [4]}, {4}),
+    ],
+    ids=str,
+)
+def test_which_tokens_end_a_text(options: dict[str, object], expected: set[int]) -> None:
+    assert GenerationConfig().updated(**options).ends((1, 2)) == expected

@@ -126,11 +126,17 @@ def test_a_stop_string_at_the_last_token_is_a_stop_and_one_too_late_is_not(llm: 
 def test_end_of_sequence_tokens(llm: LLM) -> None:
     whole = llm.generate("hello", max_new_tokens=40, ignore_eos=True).token_ids
     end = whole[10]
-    stopped = llm.generate("hello", max_new_tokens=40, stop_token_ids=(end,))
-    assert stopped.finish_reason == "stop"
-    assert stopped.token_ids == whole[: whole.index(end) + 1]
-    assert stopped.text == llm.tokenizer.decode(whole[: whole.index(end)])
-    assert llm.generate("hello", max_new_tokens=40, stop_token_ids=(end,), ignore_eos=True).token_ids == whole
+    for options in ({"eos_token_ids": (end,)}, {"stop_token_ids": (end,)}, {"stop_token_ids": end, "ignore_eos": True}):
+        stopped = llm.generate("hello", max_new_tokens=40, **options)
+        assert stopped.finish_reason == "stop"
+        assert stopped.token_ids == whole[: whole.index(end) + 1]
+        assert stopped.text == llm.tokenizer.decode(whole[: whole.index(end)])
+    assert llm.generate("hello", max_new_tokens=40, eos_token_ids=(end,), ignore_eos=True).token_ids == whole
+    late = llm.generate("hello", max_new_tokens=40, stop_token_ids=(end,), ignore_eos=True, min_new_tokens=20)
+    assert end not in late.token_ids[:20]
+    for name in ("eos_token_ids", "stop_token_ids"):
+        with pytest.raises(ConfigError, match=f"{name}: token id 9999 is outside the vocabulary"):
+            llm.generate("hello", **{name: 9999})
 
 
 def test_the_packages_own_end_and_defaults(tmp_path: Path) -> None:

@@ -23,7 +23,8 @@ class Request:
     """A prompt and how to continue it.
 
     priority: lower runs first; timeout: seconds from submission until it ends with "timeout"; sink: who follows it;
-    bad_words, dry_breakers: what the strings in the configuration are as tokens; constraint: what every text has to
+    bad_words, dry_breakers: what the strings in the configuration are as tokens; newline_tokens: those that XTC leaves
+    as it does ends; constraint: what every text has to
     match, fresh; draft_model: foresees tokens; is_manual: keep each step's logits until a token is asked for.
     Raises: ConfigError.
     """
@@ -35,6 +36,7 @@ class Request:
     sink: Sink | None = None
     bad_words: List[List[int]] = ()
     dry_breakers: frozenset[int] = frozenset()
+    newline_tokens: frozenset[int] = frozenset()
     constraint: Constraint | None = None
     draft_model: DraftModel | None = None
     is_manual: bool = False
@@ -65,6 +67,8 @@ def check(request: Request, model: Model) -> None:
     sampling = config.sampling_config
     for what, tokens in {
         "token id": prompt,
+        "eos_token_ids: token id": config.eos_token_ids or (),
+        "stop_token_ids: token id": config.stop_token_ids,
         "logit_bias: token id": tuple(sampling.logit_bias),
         "allowed_token_ids: token id": sampling.allowed_token_ids or (),
         "bad_words: token id": tuple(token for word in request.bad_words for token in word),
@@ -118,8 +122,7 @@ def _belong(sequences: List[Sequence], job: Job) -> None:
 
 def _sequence(request: Request, model: Model, index: int) -> Sequence:
     config, num_prompt = request.config, len(request.prompt)
-    eos = model.eos_token_ids if config.eos_token_ids is None else config.eos_token_ids
-    eos_token_ids = frozenset() if config.ignore_eos else frozenset(eos)
+    eos_token_ids = config.ends(model.eos_token_ids)
     limits = [model.max_seq_len]
     if config.max_new_tokens is not None:
         limits.append(num_prompt + config.max_new_tokens)
@@ -140,6 +143,7 @@ def _sequence(request: Request, model: Model, index: int) -> Sequence:
             min_new_tokens=max(config.min_new_tokens, config.min_length - num_prompt),
             bad_words=request.bad_words,
             dry_breakers=request.dry_breakers,
+            newline_tokens=request.newline_tokens,
             constraint=None if request.constraint is None else request.constraint.copy(),
         ),
         index=index,

@@ -13,6 +13,7 @@ GIVEN: dict[str, dict[str, object]] = {
     "min_length": {"min_length": 30},
     "eos_token_ids": {"eos_token_ids": (101, 257)},
     "ignore_eos": {"ignore_eos": True},
+    "stop_token_ids": {"stop_token_ids": (101,)},
     "stop_strings": {"stop_strings": ("q",)},
     "n": {"n": 2, "do_sample": True},
     "logprobs": {"logprobs": True},

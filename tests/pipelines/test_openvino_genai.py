@@ -27,6 +27,7 @@ MAPPED: dict[str, tuple[str, object]] = {
     "min_length": ("min_new_tokens", 10),
     "eos_token_ids": ("stop_token_ids", {101, 257}),
     "ignore_eos": ("ignore_eos", True),
+    "stop_token_ids": ("stop_token_ids", {101, fake_openvino.EOS}),
     "stop_strings": ("stop_strings", {"q"}),
     "n": ("num_return_sequences", 2),
     "sampling_config.do_sample": ("do_sample", True),

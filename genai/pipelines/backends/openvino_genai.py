@@ -39,7 +39,7 @@ _SAMPLING = (
 _BEAMS = ("num_beam_groups", "diversity_penalty", "length_penalty", "no_repeat_ngram_size")
 _KNOWN = frozenset(
     {"max_new_tokens", "max_length", "min_new_tokens", "min_length", "eos_token_ids", "ignore_eos", "stop_strings"}
-    | {"n", "constraint", "sampling_config.rng_seed", "sampling_config.top_k"}
+    | {"stop_token_ids", "n", "constraint", "sampling_config.rng_seed", "sampling_config.top_k"}
     | {f"sampling_config.{name}" for name in _SAMPLING}
     | {f"beam_search_config.{name}" for name in ("num_beams", "num_return_sequences", "stop_criteria", *_BEAMS)}
 )
@@ -124,6 +124,7 @@ class OpenVinoGenaiPipeline:
         options = self._pipeline.get_generation_config()
         for name, value in generation_options(config, num_prompt).items():
             setattr(options, name, value)
+        options.stop_token_ids = {*options.stop_token_ids, *config.stop_token_ids}
         options.stop_criteria = getattr(self._ov.StopCriteria, config.beam_search_config.stop_criteria)
         if config.constraint is not None:
             grammar = {config.constraint.kind: config.constraint.grammar}
@@ -172,6 +173,7 @@ class _Options(Protocol):
     num_beams: int
     stop_criteria: _Named
     stop_strings: set[str]
+    stop_token_ids: set[int]
     structured_output_config: object
 
     def validate(self) -> None: ...
@@ -214,12 +216,12 @@ def generation_options(config: GenerationConfig, num_prompt: int) -> dict[str, o
         "max_new_tokens": min(limits, default=SIZE_MAX),
         "min_new_tokens": max(config.min_new_tokens, config.min_length - num_prompt),
         "stop_strings": set(config.stop_strings),
-        "ignore_eos": config.ignore_eos or config.eos_token_ids == (),
+        "ignore_eos": config.ends((0,)) == frozenset(),
         "num_beams": search.num_beams,
         "num_return_sequences": config.num_choices,
     }
-    if config.eos_token_ids:
-        options |= {"eos_token_id": config.eos_token_ids[0], "stop_token_ids": set(config.eos_token_ids)}
+    if (config.ignore_eos or config.eos_token_ids is not None) and (ends := config.ends(())):
+        options |= {"eos_token_id": min(ends), "stop_token_ids": set(ends)}  # its ignore_eos would ignore all of them
     if config.is_beam_search:
         options |= {name: getattr(search, name) for name in _BEAMS}
         options["no_repeat_ngram_size"] = search.no_repeat_ngram_size or SIZE_MAX
