@@ -42,9 +42,10 @@ def rewrite(file: OnnxFile, model: ir.Model, max_seq_len: int | None) -> Rewritt
     operators = Counter(node.op_type for node in model.graph)
     if static_cache.is_static_cache(model):
         return static_cache.convert_static_cache(model, file.path, file.folder, max_seq_len)
-    if onnxruntime_genai.is_genai_folder(file.folder):
-        normalize(model)
-        return onnxruntime_genai.convert_genai(model, read_genai_config(file.folder), max_seq_len)
+    for folder in (file.folder, file.path.parent):  # the tokenizer's folder may be another one
+        if onnxruntime_genai.is_genai_folder(folder):
+            normalize(model)
+            return onnxruntime_genai.convert_genai(model, read_genai_config(folder), max_seq_len)
     if operators["If"] or operators["Loop"]:
         raise UnsupportedModelError(
             f"{file.path.name} has {operators['If'] + operators['Loop']} If or Loop nodes: a merged decoder has two "

@@ -140,6 +140,15 @@ def test_what_the_package_says(converted: Make) -> None:
     assert case.report.notes == ()
 
 
+def test_a_tokenizer_that_lies_elsewhere(converted: Make, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(converted("llama").folder, tmp_path / "folder"))
+    tokenizer = tmp_path / "tokenizer"
+    tokenizer.mkdir()
+    (folder / "tokenizer.json").rename(tokenizer / "tokenizer.json")
+    report = convert(folder, tmp_path / "package", ConvertOptions(hf_folder=tokenizer))
+    assert report.kind == "onnxruntime-genai folder"
+
+
 def test_rotary_rows_are_taken_once(converted: Make) -> None:
     kinds = operators(converted("llama").package)
     assert kinds["Gather"] == 3  # the embedding, cosines, sines
