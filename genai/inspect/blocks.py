@@ -31,7 +31,8 @@ _ROLES: tuple[tuple[Role, tuple[str, ...]], ...] = (
 _WEIGHT = re.compile(r"([^./+]+)(?:\.(?:weight|blocks|scales|bias|zero_points|qweight))?(?=\+|$)")
 _CACHE_WORDS = re.compile(r"updated_|present|past|_?key_values")
 _MADE_OF_SHAPES = frozenset({"Range", "ConstantOfShape", "Expand", "Tile", "Trilu", "EyeLike", "RandomNormal"})
-_MAX_BOXES = 160
+_MAX_BOXES, _MAX_DRAWN = 160, 400
+"""Operators of a picture, and all of its boxes."""
 _MAX_BLOCKS = 4
 _MAX_NOTES = 6
 
@@ -183,7 +184,8 @@ def _block(
     arrows: dict[tuple[int, int], Loop | None] = {}
     for number, node in enumerate(shown):
         for name in node.input:
-            if name and name not in made and name not in sources and name not in values.constants:
+            is_new = name and name not in made and name not in sources and name not in values.constants
+            if is_new and len(boxes) < _MAX_DRAWN:
                 sources[name] = len(boxes)
                 boxes.append(_source(name, values))
             source = made.get(name, sources.get(name, number))
@@ -191,7 +193,7 @@ def _block(
                 arrows[source, number] = None
     inside = {id(node) for node in shown} | values.shapes
     for name, number in made.items():
-        if name in values.outputs or values.users.get(name, set()) - inside:
+        if len(boxes) < _MAX_DRAWN and (name in values.outputs or values.users.get(name, set()) - inside):
             arrows[number, len(boxes)] = None
             if values.loops.get(name) in sources:
                 is_written = shown[number].op_type == "TensorScatter"

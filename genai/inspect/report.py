@@ -125,7 +125,22 @@ def _read(file: Path) -> onnx.ModelProto:
         raise ContractError(f"{file} is not a readable ONNX model: {error}") from None
     if not model.graph.node:
         raise ContractError(f"{file} is not an ONNX model: it has no graph")
+    if not all(isinstance(text, str) for text in _texts(model)):  # protobuf hands over as bytes what is no UTF-8
+        raise ContractError(f"{file} is not a readable ONNX model: a name in it is not UTF-8")
     return model
+
+
+def _texts(model: onnx.ModelProto) -> Iterator[object]:
+    """Every name that is looked at."""
+    for node in _nodes(model):
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+        yield from (entry.value for entry in node.metadata_props)
+    for tensor in model.graph.initializer:
+        yield tensor.name
+        yield from (text for entry in tensor.external_data for text in (entry.key, entry.value))
+    for value in (*model.graph.input, *model.graph.output):
+        yield from (value.name, *(dim.dim_param for dim in value.type.tensor_type.shape.dim))
+    yield from (entry.domain for entry in model.opset_import)
 
 
 def _operators(model: onnx.ModelProto) -> dict[str, dict[str, int]]:

@@ -149,6 +149,14 @@ def test_damaged_file(tmp_path: Path, content: bytes) -> None:
         inspect(tmp_path / "m.onnx")
 
 
+def test_names_that_are_no_text(tmp_path: Path) -> None:
+    report_of(tmp_path, [helper.make_node("Add", ["x", "weight_a"], ["y"])], [weight("weight_a", 1)])
+    content = (tmp_path / "m.onnx").read_bytes()
+    (tmp_path / "m.onnx").write_bytes(content.replace(b"weight_a", b"weight_\xff"))
+    with pytest.raises(ContractError, match="a name in it is not UTF-8"):
+        inspect(tmp_path / "m.onnx")
+
+
 def test_folders(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFoundError, match=r"holds no \.onnx files"):
         inspect(tmp_path)

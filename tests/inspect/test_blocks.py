@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from genai.inspect.blocks import Block, blocks_of
 from genai.inspect.layers import layer_of
+from genai.inspect.svg import picture
 from tests.random_model import build_random_model
 
 
@@ -110,6 +111,14 @@ def test_long_graphs_are_cut() -> None:
     (block,) = blocks_of(graph_of(nodes, ["v0"], ["v1000"]))
     assert block.num_hidden == 1000 - sum(box.is_operator for box in block.boxes) > 800
     assert block.boxes[-1].title == "goes on"
+
+
+def test_operators_of_many_inputs() -> None:
+    many = [f"x{n}" for n in range(3000)]
+    nodes = [helper.make_node("Sum", many, ["a"]), helper.make_node("Sum", ["a", *many], ["y"])]
+    (block,) = blocks_of(graph_of(nodes, many, ["y"]))
+    assert len(block.boxes) == 400
+    assert len(picture(block, "g")) < 500_000
 
 
 def test_graphs_that_are_none() -> None:
