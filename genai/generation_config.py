@@ -306,8 +306,10 @@ class GenerationConfig:
         if self.top_logprobs and not self.logprobs:
             raise ConfigError(f"top_logprobs={self.top_logprobs} needs logprobs=True")
         if not self.is_beam_search:
-            if self.beam_search_config.num_return_sequences > 1 or self.beam_search_config.num_beam_groups > 1:
-                raise ConfigError("beam search options need num_beams above 1; for several samples set n")
+            for item in dataclasses.fields(BeamSearchConfig):
+                if (value := getattr(self.beam_search_config, item.name)) != item.default:
+                    instead = "; for several samples set n" if item.name == "num_return_sequences" else ""
+                    raise ConfigError(f"{item.name}={value!r} needs num_beams above 1{instead}")
             return
         for name, is_set in {
             "do_sample": self.sampling_config.do_sample,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,6 +14,8 @@ import pytest
 from genai.async_llm import AsyncLLM
 from genai.config import EngineConfig
 from genai.decoding.grammar import Vocabulary
+from genai.engine.draft_model import ModelProposer
+from genai.engine.scheduler import Pace
 from genai.errors import CapacityError, ConfigError, TokenizerError
 from genai.llm import LLM
 from genai.writer import Chunk
@@ -32,6 +34,13 @@ def llm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LLM]:
     with LLM(folder, EngineConfig(device="cpu", max_batch=4, num_threads=1, max_seq_len=1200)) as loaded:
         yield loaded
         assert loaded._runner.cache.rows == ()
+
+
+@pytest.fixture
+def steady(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drafts are worth it, whatever this machine's clock says."""
+    monkeypatch.setattr(Pace, "saw_draft", lambda *_: None)
+    monkeypatch.setattr(llm.engine._pace, "draft_cost", 0.05)
 
 
 @pytest.mark.parametrize(
@@ -295,6 +304,7 @@ def test_tools(llm: LLM) -> None:
     assert told > llm.generate(CHAT, tools=TOOLS, tool_choice="none", max_new_tokens=1).usage.prompt_tokens
 
 
+@pytest.mark.usefixtures("steady")
 def test_a_draft_model(llm: LLM, tmp_path: Path) -> None:
     expected = llm.generate([PROMPT, "else"], **SAMPLED)
     with LLM(llm.path, EngineConfig(device="cpu", num_threads=1, max_seq_len=300)) as draft:
@@ -325,6 +335,7 @@ def test_two_models_that_draft_for_each_other_in_two_threads(llm: LLM) -> None:
             assert model._runner.cache.rows == ()
 
 
+@pytest.mark.usefixtures("steady")
 def test_a_draft_models_own_texts_come_first(llm: LLM) -> None:
     options = {"max_new_tokens": 40, "ignore_eos": True}
     expected = llm.generate(TOKENS, **options).token_ids
@@ -393,3 +404,37 @@ def test_asyncio(llm: LLM) -> None:
     expected = [llm.generate(PROMPT, **{**SAMPLED, "seed": seed}).text for seed in range(8)]
     asyncio.run(main())
     assert llm.generate(PROMPT, **SAMPLED).text == expected[3], "given back"
+
+
+@pytest.mark.usefixtures("steady")
+def test_asyncio_with_a_draft_model(llm: LLM) -> None:
+    async def main(draft: LLM) -> list[Chunk]:
+        model = AsyncLLM(llm)
+        try:
+            return [chunk async for chunk in await model.submit(PROMPT, **SAMPLED, draft=draft)]
+        finally:
+            model.close()
+
+    expected = llm.generate(PROMPT, **SAMPLED).token_ids
+    with LLM(llm.path, EngineConfig(device="cpu", num_threads=1, max_seq_len=300)) as draft:
+        chunks = asyncio.run(main(draft))
+        assert [token for chunk in chunks for token in chunk.token_ids] == expected
+        assert chunks[-1].result is not None
+        assert chunks[-1].result.drafts is not None
+        assert chunks[-1].result.drafts.num_drafted
+
+
+@pytest.mark.usefixtures("steady")
+@pytest.mark.parametrize("length", [1, 4])
+def test_drafts_are_no_longer_than_asked_for(llm: LLM, monkeypatch: pytest.MonkeyPatch, length: int) -> None:
+    asked: list[int] = []
+
+    def propose(self: ModelProposer, tokens: Sequence[int], max_tokens: int) -> Sequence[int]:
+        asked.append(max_tokens)
+        return original(self, tokens, max_tokens)
+
+    original = ModelProposer.propose
+    monkeypatch.setattr(ModelProposer, "propose", propose)
+    with LLM(llm.path, EngineConfig(device="cpu", num_threads=1, max_seq_len=300)) as draft:
+        llm.generate(PROMPT, max_new_tokens=60, ignore_eos=True, draft=draft, draft_length=length)
+    assert max(asked) == length

@@ -39,6 +39,10 @@ class Limits:
     max_waiting: int | None = None
 
 
+_DRAFT_COST = 0.2
+"""What one more position is taken to cost where nothing is known, as a share of a decode step."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Pace:
     """What steps have cost lately: seconds of a decode step, and of one prefilled token.
@@ -48,15 +52,19 @@ class Pace:
 
     decode_seconds: float = 0.02
     prefill_token_seconds: float = 0.003
-    draft_cost: float = 0.2
+    draft_cost: float = _DRAFT_COST
 
     def saw_decode(self, seconds: float) -> None:
         """Count a decode step."""
         self.decode_seconds += 0.2 * (seconds - self.decode_seconds)
+        self.draft_cost += 0.01 * (
+            _DRAFT_COST - self.draft_cost
+        )  # drafts that seemed too dear are tried again some day
 
     def saw_draft(self, seconds: float, num_drafted: int) -> None:
         """Count a decode step whose longest draft had so many tokens."""
-        cost = max(0.0, (seconds / self.decode_seconds - 1) / num_drafted)
+        cost = (seconds / self.decode_seconds - 1) / num_drafted
+        cost = min(max(cost, 0.0), 1.0)  # more than a whole step only by accident
         self.draft_cost += 0.2 * (cost - self.draft_cost)
 
     def saw_prefill(self, seconds: float, num_tokens: int) -> None:

@@ -401,3 +401,15 @@ Scheduling.TestCase.settings = settings(
     max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 TestScheduling = Scheduling.TestCase
+
+
+def test_one_slow_draft_is_not_held_against_drafts_for_ever() -> None:
+    pace = Pace(decode_seconds=0.02)
+    pace.saw_draft(60.0, 2)  # the machine slept
+    assert pace.draft_cost < 0.5
+    for _ in range(200):
+        pace.saw_draft(0.06, 2)
+    assert pace.draft_cost == pytest.approx(1.0, abs=0.01)
+    for _ in range(400):
+        pace.saw_decode(0.02)
+    assert pace.draft_cost < 0.25
