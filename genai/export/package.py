@@ -40,6 +40,11 @@ def export(
     """
     if conversion.dtype is not None or conversion.hf_folder is not None:
         raise ConfigError("conversion: dtype is an option of the export, and hf_folder the source itself")
+    if (options.dtype, options.accumulate) == ("bf16", "hardware"):
+        raise ConfigError(
+            "a bf16 model whose sums are the hardware's cannot be verified, as ONNX Runtime takes no bf16 arrays: "
+            "accumulate in f32, or write the plain model"
+        )
     steps = _Steps.of(options)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".export-{output.name}-", dir=output.parent) as scratch:

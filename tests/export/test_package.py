@@ -139,6 +139,11 @@ def test_the_type_is_said_once(checkpoint: Path, tmp_path: Path) -> None:
         export(checkpoint, tmp_path / "package", conversion=ConvertOptions(dtype="f16"))
 
 
+def test_what_cannot_be_verified_is_not_made(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="accumulate in f32, or write the plain model"):
+        export(checkpoint, tmp_path / "package", ExportOptions(dtype="bf16", accumulate="hardware"))
+
+
 def test_plain_has_no_options_of_packages(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [str(checkpoint), str(tmp_path / "plain"), "--plain", "--quantize", "int8"]
     assert exit_code(["export", *arguments]) == 2
