@@ -43,6 +43,7 @@ _OPTIONS = {
     "dry_base": "dry_base",
     "dry_allowed_length": "dry_allowed_length",
     "min_tokens": "min_new_tokens",
+    "stop_token_ids": "stop_token_ids",
     "ignore_eos": "ignore_eos",
     "bad_words": "bad_words",
     "allowed_token_ids": "allowed_token_ids",

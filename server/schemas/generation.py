@@ -54,6 +54,9 @@ class GenerationRequest(Request):
     dry_base: float | None = Field(None, ge=1, le=100, description="Extension. How that grows with their length.")
     dry_allowed_length: int | None = Field(None, ge=1, le=1000, description="Extension. Repetitions that cost nothing.")
     min_tokens: int | None = Field(None, ge=0, lt=1 << 31, description="Extension. No end before so many tokens.")
+    stop_token_ids: Annotated[TokenIds, Field(max_length=1024)] | None = Field(
+        None, description="Extension. Tokens that end the text beside the model's own, `ignore_eos` or not."
+    )
     ignore_eos: bool | None = Field(None, description="Extension. Go on past the end (for benchmarks).")
     bad_words: Annotated[list[Text], Field(max_length=1000)] | None = Field(
         None, description="Extension. Strings that must not come."
