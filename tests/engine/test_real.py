@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from genai.config import EngineConfig
-from genai.decoding.processors import softmax
+from genai.decoding.processors import log_softmax
 from genai.engine import scheduler
 from genai.engine.engine import Engine
 from genai.engine.prefix_cache import PrefixCache
@@ -145,10 +145,10 @@ def check_near_tie(llm: LLM, each: Asked) -> None:
     sampling = each.text.config.sampling_config
     tokens = sorted((got[index], alone[index]))
     if not sampling.do_sample:
-        low, high = sorted(float(softmax(logits)[token]) for token in tokens)
+        low, high = sorted(float(np.exp(log_softmax(logits)[token])) for token in tokens)
         assert high - low < NEAR_TIE * high, (index, tokens, low, high)
         return
-    cumulative = np.cumsum(softmax(logits / np.float32(sampling.temperature)), dtype=np.float64)
+    cumulative = np.cumsum(np.exp(log_softmax(logits / np.float32(sampling.temperature))), dtype=np.float64)
     draw = nth_draw(sampling.rng_seed, index) * cumulative[-1]
     assert abs(cumulative[tokens[0]] - draw) < NEAR_TIE, (index, tokens, draw)
     assert abs(cumulative[tokens[1] - 1] - draw) < NEAR_TIE, (index, tokens, draw)
