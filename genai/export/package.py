@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import tempfile
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx_ir as ir
 
 from genai.build.open import source_digest
+from genai.build.output import finished_folder
+from genai.build.package import CONFIG_FILE
 from genai.config import ModelConfig
 from genai.convert import ConversionReport, ConvertOptions, convert
 from genai.convert.options import FloatType
@@ -46,14 +48,19 @@ def export(
             "accumulate in f32, or write the plain model"
         )
     steps = _Steps.of(options)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".export-{output.name}-", dir=output.parent) as scratch:
-        exported = export_plain(source, Path(scratch) / "plain", steps.trace, progress)
-        report = convert(exported.path, output, replace(conversion, dtype=steps.narrow_to), progress)
-    _describe(source, output, options)
-    attention = () if report.fusions is None else report.fusions.of(ATTENTION)
-    report = replace(report, source=str(source), fusions=exported.fusions.with_sites(ATTENTION, attention))
-    write_report(report, output)
+    with finished_folder(output, CONFIG_FILE) as folder:
+        exported = export_plain(source, folder / "plain", steps.trace, progress)
+        package = folder / "package"
+        report = convert(exported.path, package, replace(conversion, dtype=steps.narrow_to), progress)
+        _describe(source, package, options)
+        attention = () if report.fusions is None else report.fusions.of(ATTENTION)
+        fusions = exported.fusions.with_sites(ATTENTION, attention)
+        report = replace(report, source=str(source), output=str(output), fusions=fusions)
+        write_report(report, package)
+        shutil.rmtree(folder / "plain", ignore_errors=True)
+        for file in list(package.iterdir()):
+            file.rename(folder / file.name)
+        package.rmdir()
     return report
 
 

@@ -50,16 +50,16 @@ def export_plain(
     logits float32, present.{i}.key, .value), model.onnx.data, configuration and tokenizer files, and export.json.
     Raises: ModelNotFoundError, UnsupportedModelError, and ModelError if the folder cannot be written.
     """
-    progress("loading", 0, _STEPS)
-    model = load(source, options)
-    progress("tracing", 1, _STEPS)
-    traced = trace(model, softmax_in_f32=options.dtype != "f32" and options.accumulate == "f32")
-    progress("fusing", 2, _STEPS)
-    fusions = tidy(traced)
     made = description(source, options)
-    traced.metadata_props.update({key: str(value) for key, value in made.items()})
-    progress("writing", 3, _STEPS)
     with finished_folder(output, REPORT_FILE) as folder:
+        progress("loading", 0, _STEPS)
+        model = load(source, options)
+        progress("tracing", 1, _STEPS)
+        traced = trace(model, softmax_in_f32=options.dtype != "f32" and options.accumulate == "f32")
+        progress("fusing", 2, _STEPS)
+        fusions = tidy(traced)
+        traced.metadata_props.update(made)
+        progress("writing", 3, _STEPS)
         ir.save(traced, folder / MODEL_FILE, external_data=f"{MODEL_FILE}.data")
         _copy_files(source, folder)
         report = json.dumps(made | {"fusions": fusions.as_json()}, indent=2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import genai.export.package
 from genai.cli.main import exit_code
 from genai.config import ModelConfig
 from genai.convert import ConvertOptions
-from genai.errors import ConfigError, ModelNotFoundError, RuntimeUnavailableError, UnsupportedModelError
+from genai.errors import ConfigError, ModelError, ModelNotFoundError, RuntimeUnavailableError, UnsupportedModelError
 from genai.export import Exported, ExportOptions, export, export_plain
 from tests.build import tiny
 from tests.export.checkpoints import PastPresent, make
@@ -84,10 +85,10 @@ def test_sums_in_32_bits_are_traced_and_verified_there(
 
     def exported(source: Path, output: Path, options: ExportOptions, progress: object) -> Exported:
         calls.append(options)
-        raise InterruptedError
+        raise ArithmeticError
 
     monkeypatch.setattr(genai.export.package, "export_plain", exported)
-    with pytest.raises(InterruptedError):
+    with pytest.raises(ArithmeticError):
         export(checkpoint, tmp_path / "package", ExportOptions(dtype="f16"))
     assert calls == [ExportOptions(dtype="f32")]
     assert list(tmp_path.iterdir()) == [], "nothing is left behind"
@@ -148,6 +149,17 @@ def test_plain_has_no_options_of_packages(checkpoint: Path, tmp_path: Path, caps
     arguments = [str(checkpoint), str(tmp_path / "plain"), "--plain", "--quantize", "int8"]
     assert exit_code(["export", *arguments]) == 2
     assert "--quantize and --max-seq-len are for packages" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("write", [export, export_plain])
+def test_a_folder_that_is_something_else_is_refused_before_the_work(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[Path, Path], object]
+) -> None:
+    monkeypatch.setattr("genai.export.plain.load", lambda *_: pytest.fail("loaded"))
+    (tmp_path / "letter.txt").write_text("keep me")
+    with pytest.raises(ModelError, match="exists and is not a model package"):
+        write(checkpoint, tmp_path)
+    assert (tmp_path / "letter.txt").read_text() == "keep me"
 
 
 def test_no_checkpoint(tmp_path: Path) -> None:
