@@ -40,6 +40,8 @@ from genai.llm import LLM
 
 LEAVES = 0.2
 """Share of the clients' requests that hang up."""
+IMPATIENCE = 0.3
+"""Seconds that a client waits which leaves before its first token: most of them are in the queue then."""
 NUM_PROMPTS = 48
 MAX_GROWTH_MB = 30
 _TOKENS = "genai_generated_tokens_total"
@@ -93,7 +95,7 @@ def answered(llm: LLM, asked: list[Question]) -> list[Question]:
 
 
 def leaves_after(question: Question, rng: random.Random) -> int | None:
-    """After how many pieces a client leaves; None for one that stays."""
+    """After how many pieces a client leaves, 0 for one that does not wait for the first; None for one that stays."""
     return rng.randint(0, question.max_tokens) if rng.random() < LEAVES else None
 
 
@@ -128,6 +130,9 @@ async def engine_throughput(llm: LLM, asked: list[Question], num_clients: int, s
         question = rngs[number].choice(asked)
         leaves, pieces = leaves_after(question, rngs[number]), 0
         stream = await model.submit(question.messages, max_new_tokens=question.max_tokens, temperature=0)
+        if leaves == 0:
+            stream.cancel()
+            return
         async for _ in stream:
             pieces += 1
             if pieces == leaves:
@@ -232,7 +237,12 @@ async def load(server: Server, asked: list[Question], num_clients: int, seconds:
 
         async def one(number: int) -> None:
             question = rngs[number].choice(asked)
-            await ask(client, question, asked, tally, leaves_after(question, rngs[number]))
+            leaves = leaves_after(question, rngs[number])
+            try:
+                async with asyncio.timeout(IMPATIENCE if leaves == 0 else None):
+                    await ask(client, question, asked, tally, leaves)
+            except TimeoutError:
+                tally.outcomes["left"] += 1
 
         async def count() -> float:
             lines = (await client.get("/metrics")).text.splitlines()
@@ -243,6 +253,8 @@ async def load(server: Server, asked: list[Question], num_clients: int, seconds:
                 await asyncio.sleep(min(10, seconds / 12))
                 tally.resident.append(server.resident)
 
+        # Every question once, as the engine alone has answered them: both begin with their prompts in the prefix cache.
+        await asyncio.gather(*(ask(client, question, asked, tally, None) for question in asked))
         watching = asyncio.create_task(watch())
         rate = await in_window(one, count, num_clients, seconds)
         watching.cancel()
