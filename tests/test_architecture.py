@@ -39,7 +39,9 @@ ALLOWED = {
     "genai.metrics": set(),
     "genai.errors": set(),
     "genai.config": {"genai.errors"},
-    "genai.generation_config": {"genai.errors"},
+    "genai.generation_config": {"genai.decoding_config", "genai.errors", "genai.values"},
+    "genai.decoding_config": {"genai.errors", "genai.values"},
+    "genai.values": {"genai.errors"},
 }
 
 
