@@ -40,16 +40,18 @@ def rewrite(file: OnnxFile, model: ir.Model, max_seq_len: int | None) -> Rewritt
     Raises: UnsupportedModelError that says what was found; ModelError for a configuration that is damaged.
     """
     operators = Counter(node.op_type for node in model.graph)
+    if loops := operators["Loop"] + operators["Scan"]:
+        raise UnsupportedModelError(f"{file.path.name} has {loops} Loop or Scan nodes: no decoder needs them")
     if static_cache.is_static_cache(model):
         return static_cache.convert_static_cache(model, file.path, file.folder, max_seq_len)
     for folder in (file.folder, file.path.parent):  # the tokenizer's folder may be another one
         if onnxruntime_genai.is_genai_folder(folder):
             normalize(model)
             return onnxruntime_genai.convert_genai(model, read_genai_config(folder), max_seq_len)
-    if operators["If"] or operators["Loop"]:
+    if operators["If"]:
         raise UnsupportedModelError(
-            f"{file.path.name} has {operators['If'] + operators['Loop']} If or Loop nodes: a merged decoder has two "
-            "graphs in one; export it with its past inputs and without merging"
+            f"{file.path.name} has {operators['If']} If nodes: a merged decoder has two graphs in one; export it with "
+            "its past inputs and without merging"
         )
     for name in ("GroupQueryAttention", "MultiHeadAttention", "PagedAttention"):
         if operators[name]:

@@ -6,12 +6,15 @@ there, shapes of what has the shape of something simpler are taken from that.
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from genai import contract
 from genai.convert.nodes import Nodes, constant_values
+from genai.convert.reading import check_elements
 from genai.errors import UnsupportedModelError
 
 OLDEST_OPSET = 13
@@ -59,9 +62,25 @@ def infer_shapes(model: ir.Model) -> None:
     except Exception as error:  # its own errors, and what a damaged graph makes of its arithmetic
         raise UnsupportedModelError(f"the graph's shapes cannot be told: {str(error)[:300]}") from None
     for value in [output for node in model.graph for output in node.outputs]:
+        if value.shape is not None:
+            check_elements([size for size in value.shape if isinstance(size, int)], value.name or "")
         if value.const_value is not None and not value.is_graph_output() and value.producer() is not None:
             _fix(model.graph, value)
     passes.RemoveUnusedNodesPass()(model)
+
+
+def refine_shapes(model: ir.Model) -> None:
+    """Infer shapes anew with ONNX's own inference, which sees more once some dimensions are known.
+
+    A graph that it cannot follow stays as it is.
+    """
+    log = logging.getLogger("onnx_ir")
+    level = log.level
+    log.setLevel(logging.CRITICAL)  # it prints the traceback of what it could not infer
+    try:
+        passes.ShapeInferencePass(check_type=False, data_prop=True)(model)
+    finally:
+        log.setLevel(level)
 
 
 def _fix(graph: ir.Graph, value: ir.Value) -> None:

@@ -8,6 +8,7 @@ The package's folder appears when it is whole and its graph agreed with the orig
 from __future__ import annotations
 
 import dataclasses
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from genai.build.output import finished_folder
 from genai.build.quantize import Bits
 from genai.config import ModelConfig, Provenance
 from genai.convert.kinds import find_model, rewrite
+from genai.convert.limits import bounded_memory
 from genai.convert.options import ConvertOptions, Quantization
 from genai.convert.package import (
     CONVERTER,
@@ -36,6 +38,7 @@ from genai.convert.source import Rewritten
 from genai.convert.verify import Agreement, Expected, compare, sample_prompts
 from genai.errors import ModelError, RuntimeUnavailableError
 from genai.progress import Progress, silent
+from genai.runtime.session import choose_device
 from genai.text.files import TokenizerFiles
 
 _DTYPES = {"f16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
@@ -62,7 +65,8 @@ def convert(
     num_nodes = len(model.graph)
     digest = source_digest(file.path, model)
     progress("recognising", 1, _STEPS)
-    found = rewrite(file, model, options.max_seq_len)
+    with bounded_memory(_num_bytes(model)):
+        found = rewrite(file, model, options.max_seq_len)
     tokenizer = _tokenizer(file.folder)
     built = _Built(
         model=model,
@@ -123,7 +127,8 @@ def _written(
     facts, model = built.found.facts, built.model
     progress("running the original", 2, _STEPS)
     prompts = sample_prompts(vocab_size(model), facts.sliding_window, facts.max_position, built.tokenizer.tokenizer)
-    expected = Expected.of(built.found.original(), prompts)
+    with bounded_memory(_num_bytes(model)) if choose_device("auto") == "cpu" else nullcontext():  # CUDA maps far more
+        expected = Expected.of(built.found.original(), prompts)
     if options.scatter_nd:
         lower_scatter(model)
     progress("verifying", 3, _STEPS)
@@ -155,6 +160,11 @@ def _compare_rounded(expected: Expected, folder: Path, config: ModelConfig) -> A
 def _save(built: _Built, folder: Path) -> None:
     write_graph(built.model, folder)
     built.config().write(folder)
+
+
+def _num_bytes(model: ir.Model) -> int:
+    tensors = [value.const_value for value in model.graph.initializers.values()]
+    return sum(tensor.nbytes for tensor in tensors if tensor is not None)
 
 
 def _tokenizer(folder: Path) -> TokenizerFiles:

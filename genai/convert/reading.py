@@ -19,7 +19,7 @@ from genai.errors import ModelError, ModelNotFoundError, UnsupportedModelError, 
 
 MAX_GRAPH_BYTES = 2**31 - 1
 """Protobuf's own limit for the file without its external data."""
-MAX_ELEMENTS = 2**33
+MAX_ELEMENTS = 2**32
 """Elements of the largest tensor that a graph may speak of."""
 _FILES = ("model.onnx", "decoder_model.onnx", "onnx/model.onnx", "decoder_with_past_model.onnx")
 _SHAPED_BY_INPUT = {"ConstantOfShape": 0, "Expand": 1, "Tile": 1}

@@ -196,3 +196,52 @@ def damaged(data: bytes, rng: random.Random) -> bytes:
         else:
             changed[place:place] = changed[place : place + rng.choice((1, 8, 400))]
     return bytes(changed)
+
+
+@pytest.mark.parametrize("kind", ["known", "computed"])
+def test_graphs_that_ask_for_all_memory(tmp_path: Path, kind: str) -> None:
+    """A size that shape inference sees, and one that only running the graph shows."""
+    folder = tmp_path / "model"
+    shutil.copytree(DATA / "llama", folder)
+    tiny.write_tokenizer(folder)
+    model = onnx.load(folder / "model.onnx")
+    graph = model.graph
+    last = next(node for node in graph.node if "logits" in node.output)
+    last.output[0] = "before"
+    start = [helper.make_node("Shape", ["input_ids"], ["sizes"])] if kind == "computed" else []
+    factor = 2**18 if kind == "computed" else 2**19
+    graph.initializer.append(numpy_helper.from_array(np.array([factor, factor]), "factor"))
+    graph.node.extend(
+        [
+            *start,
+            helper.make_node("Mul", ["sizes" if kind == "computed" else "factor", "factor"], ["large"]),
+            helper.make_node("ConstantOfShape", ["large"], ["zeros"]),
+            helper.make_node("ReduceSum", ["zeros"], ["zero"], keepdims=0),
+            helper.make_node("Add", ["before", "zero"], ["logits"]),
+        ]
+    )
+    onnx.save(model, folder / "model.onnx")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(GenAIError, match=r"elements|failed"):
+        convert(folder, tmp_path / "package")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20
+    assert resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY, "the bound is lifted afterwards"
+
+
+def test_loops_are_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(DATA / "llama", folder)
+    model = onnx.load(folder / "model.onnx")
+    counter, *flags = (
+        helper.make_tensor_value_info(name, kind, [])
+        for name, kind in (
+            ("i", onnx.TensorProto.INT64),
+            ("go", onnx.TensorProto.BOOL),
+            ("goes", onnx.TensorProto.BOOL),
+        )
+    )
+    body = helper.make_graph([helper.make_node("Identity", ["go"], ["goes"])], "body", [counter, flags[0]], [flags[1]])
+    model.graph.node.append(helper.make_node("Loop", ["", ""], [], body=body))
+    onnx.save(model, folder / "model.onnx")
+    with pytest.raises(UnsupportedModelError, match="Loop"):
+        convert(folder, tmp_path / "package")

@@ -12,6 +12,7 @@ from genai.convert.fusions.layout import clean, fix_slices, name_heads
 from genai.convert.fusions.match import Differs, is_op, layer_of_node, made_by, only_output, users
 from genai.convert.fusions.products import unflatten_products
 from genai.convert.fusions.report import FusionReport, Mismatch, Site
+from genai.convert.normalize import refine_shapes
 
 ATTENTION = "Attention"
 PATTERNS = (rms.PATTERN, rotary.PATTERN, ATTENTION)
@@ -39,7 +40,7 @@ def fuse(model: ir.Model) -> FusionReport:
     present = [site for node in graph if (site := _present(node)) is not None]
     sites = [*_fuse_all(graph, rms.PATTERN, rms.is_anchor, _fuse_rms)]
     if name_heads(graph):
-        passes.ShapeInferencePass(check_type=False, data_prop=True)(model)
+        refine_shapes(model)
     fix_slices(graph)
     sites += _fuse_all(graph, rotary.PATTERN, rotary.is_anchor, rotary.RotaryFusion().fuse)
     sites += [_site(ATTENTION, node) for node in graph if _attends(node)]
