@@ -314,6 +314,8 @@ def test_a_draft_model(llm: LLM, tmp_path: Path) -> None:
         assert draft._runner.cache.rows == ()
         with pytest.raises(ConfigError, match="draft cannot be had with num_beams"):
             llm.generate(PROMPT, draft=draft, num_beams=2)
+        with pytest.raises(ConfigError, match="draft and speculative='prompt_lookup': one of them drafts"):
+            llm.generate(PROMPT, draft=draft, speculative="prompt_lookup")
     with pytest.raises(ConfigError, match="closed"):
         llm.generate(PROMPT, draft=draft)
     with pytest.raises(ConfigError, match="draft is this model itself"):

@@ -48,6 +48,8 @@ class Request:
             raise ConfigError(f"timeout={self.timeout!r}: must be seconds, at least 0, or None")
         if self.draft_model is not None and self.config.is_beam_search:
             raise ConfigError("draft cannot be had with num_beams above 1: beams fork at every token")
+        if self.draft_model is not None and self.config.speculative is not None:
+            raise ConfigError(f"draft and speculative={self.config.speculative!r}: one of them drafts; leave one out")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
