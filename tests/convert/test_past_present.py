@@ -310,3 +310,5 @@ def test_a_package_is_loaded_by_name(export: Callable[[str], Path], tmp_path: Pa
     with genai.load(tmp_path / "package", device="cpu") as llm:
         assert llm.max_seq_len == 40
         assert llm.generate([5, 6, 7], max_new_tokens=3, ignore_eos=True).usage.completion_tokens == 3
+    with pytest.raises(UnsupportedModelError, match="a package already"):
+        convert(tmp_path / "package", tmp_path / "again")
