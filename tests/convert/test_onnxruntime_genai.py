@@ -253,6 +253,17 @@ def test_an_attention_with_more_inputs(converted: Make, tmp_path: Path, index: i
         convert(folder, tmp_path / "package")
 
 
+def test_a_mask_less_attention_that_sees_the_future(llama: Path, tmp_path: Path) -> None:
+    folder = genai_folder(llama, tmp_path / "folder", "fp16", "cpu")
+
+    def unmask(node: onnx.NodeProto) -> None:
+        node.input[5] = ""
+
+    edit(folder, unmask, "MultiHeadAttention")
+    with pytest.raises(UnsupportedModelError, match="sees tokens of the future"):
+        convert(folder, tmp_path / "package")
+
+
 def test_another_attention(converted: Make, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(converted("llama").folder, tmp_path / "folder"))
     edit(folder, lambda node: setattr(node, "op_type", "SparseAttention"))
@@ -286,12 +297,12 @@ def operators(folder: Path) -> Counter[str]:
     return Counter(node.op_type for node in onnx.load(folder / "model.onnx", load_external_data=False).graph.node)
 
 
-def edit(folder: Path, change: Callable[[onnx.NodeProto], object]) -> None:
-    """Change the GroupQueryAttention nodes of a folder's graph; what an attribute says anew counts."""
+def edit(folder: Path, change: Callable[[onnx.NodeProto], object], kind: str = "GroupQueryAttention") -> None:
+    """Change the nodes of one kind in a folder's graph; what an attribute says anew counts."""
     path = folder / "model.onnx"
     model = onnx.load(path, load_external_data=False)
     for node in model.graph.node:
-        if node.op_type == "GroupQueryAttention":
+        if node.op_type == kind:
             change(node)
             latest = {attribute.name: attribute for attribute in node.attribute}
             kept = [onnx.AttributeProto.FromString(attribute.SerializeToString()) for attribute in latest.values()]

@@ -52,7 +52,7 @@ def test_read(folder: Path) -> None:
     check_inputs(config)
     assert config.graph == folder / "model.onnx"
     assert (config.num_layers, config.num_heads, config.num_kv_heads, config.head_size) == (3, 4, 2, 16)
-    assert (config.hidden_size, config.vocab_size, config.max_position) == (64, 300, 256)
+    assert (config.hidden_size, config.max_position) == (64, 256)
     assert (config.eos_token_ids, config.bos_token_id, config.pad_token_id) == ((2, 7), 1, 0)
     assert (config.names.input_ids, config.names.position_ids, config.names.logits) == ("tokens", None, "scores")
     assert (config.names.past_key, config.names.present_value) == ("past.%d.k", "present.%d.value")
@@ -131,7 +131,7 @@ def test_a_file_in_a_subfolder(folder: Path) -> None:
         ({"model__decoder__num_hidden_layers": True}, "num_hidden_layers is true"),
         ({"model__decoder__head_size": 10**30}, "head_size"),
         ({"model__context_length": None}, "context_length is null"),
-        ({"model__vocab_size": "300"}, "vocab_size"),
+        ({"model__decoder__hidden_size": "64"}, "hidden_size"),
         ({"model__eos_token_id": [2, "x"]}, "eos_token_id"),
         ({"model__eos_token_id": 2.5}, "eos_token_id"),
         ({"model__decoder__filename": 3}, "filename"),

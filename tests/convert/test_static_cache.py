@@ -132,6 +132,27 @@ def test_another_graph_is_refused(
         convert(folder, tmp_path / "package")
 
 
+def test_a_capacity_that_is_free_already(folder: Path, tmp_path: Path) -> None:
+    path = folder / "model.onnx"
+    model = onnx.load(path, load_external_data=False)
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        if "_cache." in value.name:
+            value.type.tensor_type.shape.dim[1].dim_param = "S"
+    onnx.save(model, path)
+    report = convert(folder, tmp_path / "package")
+    assert report.notes == ()
+
+
+def test_caches_by_heads_are_refused(folder: Path, tmp_path: Path) -> None:
+    path = folder / "model.onnx"
+    model = onnx.load(path, load_external_data=False)
+    shape = next(value for value in model.graph.input if value.name == contract.key_cache(1)).type.tensor_type.shape
+    shape.dim[2].dim_value = 16
+    onnx.save(model, path)
+    with pytest.raises(UnsupportedModelError, match=r"key_cache\.1"):
+        convert(folder, tmp_path / "package")
+
+
 def test_an_input_that_is_missing(folder: Path, tmp_path: Path) -> None:
     path = folder / "model.onnx"
     model = onnx.load(path, load_external_data=False)

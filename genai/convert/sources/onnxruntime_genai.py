@@ -192,7 +192,11 @@ def _mask_window(layer: Layer, model: ir.Model, interface: PastPresent, longest:
     The builder's masks are for a whole prompt without a past, or for one new token behind it.
     """
     mask = layer.node.inputs[5] if len(layer.node.inputs) > 5 else None
-    if not layer.is_multi_head or mask is None:
+    if not layer.is_multi_head:
+        return None
+    if mask is None:
+        if not layer.node.attributes.get_int("unidirectional", 0):
+            raise UnsupportedModelError(f"{layer.node.name} sees tokens of the future: it has no mask")
         return None
     part = Part(model, [], [mask])
 

@@ -72,7 +72,6 @@ class GenaiConfig:
     num_kv_heads: int
     head_size: int
     hidden_size: int
-    vocab_size: int
     max_position: int
     eos_token_ids: tuple[int, ...]
     bos_token_id: int | None
@@ -101,7 +100,6 @@ def read_genai_config(folder: Path) -> GenaiConfig:
         num_kv_heads=decoder.size("num_key_value_heads"),
         head_size=decoder.size("head_size"),
         hidden_size=decoder.size("hidden_size"),
-        vocab_size=model.size("vocab_size"),
         max_position=model.size("context_length"),
         eos_token_ids=model.token_ids("eos_token_id"),
         bos_token_id=next(iter(model.token_ids("bos_token_id")), None),

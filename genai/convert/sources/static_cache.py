@@ -1,7 +1,8 @@
 """Graphs that write fixed caches themselves, as mobius-onnx's static-cache packages do: nearly the contract already.
 
-key_cache.i [B, N, Hkv*D] ─► TensorScatter(axis=1) ─► Attention(nonpad_kv_seqlen)      N is fixed: it becomes free
-logits [B, T, V]                                                                       of the chosen positions only
+    key_cache.i [B, N, Hkv*D] ─► TensorScatter(axis=1) ─► Attention(nonpad_kv_seqlen) ─► … ─► logits [B, T, V]
+
+The capacity N is fixed there and becomes free; logits are computed for the chosen positions only.
 """
 
 from __future__ import annotations
@@ -31,7 +32,6 @@ from genai.runtime.session import Session
 _KERNELS = {"SkipSimplifiedLayerNormalization", "SkipLayerNormalization"}
 """Operators that the package also defines as functions, for runtimes without them."""
 _MASK, _LENGTHS = 3, 6
-_UNLIMITED = 1 << 31
 
 
 def is_static_cache(model: ir.Model) -> bool:
@@ -43,12 +43,12 @@ def is_static_cache(model: ir.Model) -> bool:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StaticCacheGraph:
     """A graph that was understood. caches: its cache inputs by name; heads: of its attention; capacity: tokens that
-    its caches hold; num_positions: rows of its rotary tables, None if it has none.
+    its caches hold, None if that is free; num_positions: rows of its rotary tables, None if it has none.
     """
 
     caches: dict[str, ir.Value]
     heads: Heads
-    capacity: int
+    capacity: int | None
     num_positions: int | None
 
 
@@ -82,8 +82,10 @@ def convert_static_cache(model: ir.Model, path: Path, folder: Path, max_seq_len:
     return Rewritten(
         kind="static-cache graph",
         facts=facts,
-        original=lambda: StaticCacheModel(Session(path, EngineConfig(device="cpu")), found.capacity),
-        notes=(f"the caches' fixed {found.capacity:,} tokens became a free dimension",),
+        original=lambda: StaticCacheModel(Session(path, EngineConfig()), found.capacity),
+        notes=()
+        if found.capacity is None
+        else (f"the caches' fixed {found.capacity:,} tokens became a free dimension",),
     )
 
 
@@ -104,10 +106,15 @@ def understand(model: ir.Model) -> StaticCacheGraph:
             f"{num_layers} layers have caches, and there are {len(attentions)} Attention nodes of {len(heads)} kinds: "
             "one for each layer, all alike, are supported"
         )
+    first = inputs[contract.key_cache(0)]
+    for name in caches:
+        shape = inputs[name].shape
+        if shape is None or len(shape) != 3 or dimension(inputs[name], 2) != dimension(first, 2):
+            raise UnsupportedModelError(f"the cache {name} has shape {shape}; all must be [B, S, Hkv*D] of one size")
     return StaticCacheGraph(
         caches={name: inputs[name] for name in caches},
         heads=heads.pop(),
-        capacity=dimension(inputs[contract.key_cache(0)], 1) or _UNLIMITED,
+        capacity=dimension(first, 1),
         num_positions=_table_rows(inputs.get(contract.POSITION_IDS)),
     )
 
@@ -115,7 +122,7 @@ def understand(model: ir.Model) -> StaticCacheGraph:
 class StaticCacheModel:
     """A static-cache graph as it was, one row at a time: what its conversion is compared with."""
 
-    def __init__(self, session: Session, capacity: int) -> None:
+    def __init__(self, session: Session, capacity: int | None) -> None:
         self._session = session
         self._capacity = capacity
 
@@ -125,16 +132,16 @@ class StaticCacheModel:
         Raises: UnsupportedModelError for more tokens than its caches hold.
         """
         count = sum(map(len, chunks))
-        if count > self._capacity:
+        if self._capacity is not None and count > self._capacity:
             raise UnsupportedModelError(
                 f"the original's caches hold {self._capacity} tokens, too few to compare it on {count}: build it for "
                 "longer sequences"
             )
         inputs = {tensor.name: tensor for tensor in self._session.inputs}
         caches = {
-            name: np.zeros([1, *(size for size in tensor.shape[1:] if isinstance(size, int))], tensor.dtype)
+            name: np.zeros((1, self._capacity or count, tensor.shape[2]), tensor.dtype)
             for name, tensor in inputs.items()
-            if name in contract.cache_names(len(inputs))
+            if name in contract.cache_names(len(inputs)) and isinstance(tensor.shape[2], int)
         }
         results, past = [], 0
         for chunk in chunks:
