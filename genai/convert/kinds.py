@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from genai.config import EngineConfig
 from genai.convert.fusions import Site, fuse
+from genai.convert.fusions.products import share_tied_weights
 from genai.convert.fusions.report import layer_of
 from genai.convert.normalize import normalize
 from genai.convert.package import read_facts
@@ -30,7 +31,9 @@ def find_model(source: Path) -> OnnxFile:
     Raises: ModelNotFoundError, ModelError for a configuration that is damaged.
     """
     if (source / "genai.json").is_file():
-        raise UnsupportedModelError(f"{source} is a package already: convert, export or build it from what it was made of")
+        raise UnsupportedModelError(
+            f"{source} is a package already; convert what it was made of"
+        )
     if onnxruntime_genai.is_genai_folder(source):
         return OnnxFile(path=read_genai_config(source).graph, folder=source)
     return find_onnx(source)
@@ -75,6 +78,7 @@ def _past_present(file: OnnxFile, model: ir.Model, max_seq_len: int | None) -> R
     is_decomposed = any(layer.site.raw is not None for layer in decoder.layers)
     sites = [_attention_site(layer) for layer in decoder.layers]
     past_present.rewrite(model, decoder, pristine)
+    share_tied_weights(model.graph)
     return Rewritten(
         kind="past and present caches, " + ("decomposed attention" if is_decomposed else "Attention operators"),
         facts=replace(facts, sliding_window=min(windows, default=None)),
