@@ -11,7 +11,6 @@ import onnx_ir as ir
 
 from genai.config import EngineConfig
 from genai.convert.fusions import Site, fuse
-from genai.convert.fusions.products import share_tied_weights
 from genai.convert.fusions.report import layer_of
 from genai.convert.normalize import normalize
 from genai.convert.package import read_facts
@@ -78,7 +77,6 @@ def _past_present(file: OnnxFile, model: ir.Model, max_seq_len: int | None) -> R
     is_decomposed = any(layer.site.raw is not None for layer in decoder.layers)
     sites = [_attention_site(layer) for layer in decoder.layers]
     past_present.rewrite(model, decoder, pristine)
-    share_tied_weights(model.graph)
     return Rewritten(
         kind="past and present caches, " + ("decomposed attention" if is_decomposed else "Attention operators"),
         facts=replace(facts, sliding_window=min(windows, default=None)),

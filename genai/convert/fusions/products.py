@@ -19,13 +19,6 @@ def unflatten_products(graph: ir.Graph) -> None:
             _unflatten(node)
 
 
-def share_tied_weights(graph: ir.Graph) -> None:
-    """A head that is the embedding transposed reads it as it is: runtimes would keep a transposed copy of it."""
-    for node in list(graph):
-        if is_op(node, ("MatMul",)):
-            _share(node)
-
-
 def _is_plain(node: ir.Node) -> bool:
     attributes = node.attributes
     factors = attributes.get_float("alpha", 1.0), attributes.get_float("beta", 1.0)
@@ -61,23 +54,3 @@ def _keeps_rows(source: ir.Value, result: ir.Value, weight: ir.Value) -> bool:
         before == after and not (isinstance(before, ir.SymbolicDim) and before.value is None)
         for before, after in leading
     )
-
-
-def _share(node: ir.Node) -> None:
-    x, factor = node.inputs
-    transpose = made_by(factor, "Transpose")
-    weight = transpose.inputs[0] if transpose is not None else None
-    if x is None or weight is None or not weight.is_initializer() or rank(x) != 3 or rank(weight) != 2:
-        return
-    size, width = size_of(weight, 0), size_of(weight, 1)
-    perm = transpose.attributes.get("perm") if transpose is not None else None
-    if size is None or width is None or (perm is not None and list(perm.as_ints()) != [1, 0]):
-        return
-    write, result = Writer(node), only_output(node)
-    flat = write.op("Reshape", x, write.integers([-1, width]), shape=[None, width])
-    product = write.op("Gemm", flat, weight, transB=1, shape=[None, size])
-    leading = write.op("Shape", x, start=0, end=2, shape=[2])
-    leading.type = ir.TensorType(ir.DataType.INT64)
-    shape = write.op("Concat", leading, write.integers([size]), axis=0, shape=[3])
-    rows = write.op("Reshape", product, shape, shape=dims_of(result, 3))
-    take_over(result, rows)

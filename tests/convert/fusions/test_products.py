@@ -1,4 +1,4 @@
-"""Products of flattened rows, and heads that share the embedding's weight."""
+"""Products of flattened rows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 import pytest
 
-from genai.convert.fusions.products import share_tied_weights, unflatten_products
+from genai.convert.fusions.products import unflatten_products
 from genai.convert.normalize import normalize
 from tests.convert.fusions.graphs import Array, model_of, normal, operators, run
 
@@ -20,18 +20,12 @@ FLAT = """
 """
 SIGNATURE = "float[2, 3, 8] x => float[2, 3, 6] y"
 WEIGHTS: dict[str, Array] = {"w": normal(8, 6), "bias": normal(6, seed=1)}
-TIED = """
-    embedded = Gather(table, ids)
-    head = Transpose<perm=[1, 0]>(table)
-    logits = MatMul(embedded, head)
-"""
 
 
 def rewritten(model: ir.Model, **feeds: Array) -> list[str]:
     expected = run(model, **feeds)
     normalize(model)
     unflatten_products(model.graph)
-    share_tied_weights(model.graph)
     passes.RemoveUnusedNodesPass()(model)
     np.testing.assert_allclose(run(model, **feeds)[0], expected[0], rtol=1e-4, atol=1e-5)
     return operators(model)
@@ -54,12 +48,3 @@ def test_other_products_stay(old: str, new: str) -> None:
     signature = SIGNATURE if "alpha" in new else SIGNATURE.replace("float[2, 3, 6] y", "float[3, 2, 6] y")
     model = model_of(signature, FLAT.replace(old, new), weights=WEIGHTS)
     assert rewritten(model, x=normal(2, 3, 8)) == ["Reshape", "Gemm", "Reshape"]
-
-
-def test_a_tied_head_reads_the_embedding() -> None:
-    signature = "int64[B, T] ids => float[B, T, 12] logits"
-    model = model_of(signature, TIED, weights={"table": normal(12, 8)})
-    found = rewritten(model, ids=np.array([[1, 2, 3], [4, 5, 11]]))
-    assert "Gemm" in found
-    assert not {"Transpose", "MatMul"} & set(found)
-    assert [value.name for value in model.graph.outputs] == ["logits"]
