@@ -31,6 +31,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 
 import httpx
 import psutil
@@ -44,6 +45,8 @@ IMPATIENCE = 0.3
 """Seconds that a client waits which leaves before its first token: most of them are in the queue then."""
 NUM_PROMPTS = 48
 MAX_GROWTH_MB = 30
+Counted: TypeAlias = tuple[float, float]
+"""Tokens, and seconds of processor time."""
 _TOKENS = "genai_generated_tokens_total"
 _ENGINE = {"max_batch": 8, "max_seq_len": 512}
 _TOPICS = ("rivers", "bread", "stars", "chess", "rain", "tea", "bridges", "maps")
@@ -99,12 +102,20 @@ def leaves_after(question: Question, rng: random.Random) -> int | None:
     return rng.randint(0, question.max_tokens) if rng.random() < LEAVES else None
 
 
-async def in_window(
-    client: Callable[[int], Awaitable[None]], count: Callable[[], Awaitable[float]], num_clients: int, seconds: float
-) -> float:
-    """Tokens a second of clients that ask one question after another, after a warm-up; then they come to their ends.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rate:
+    """Tokens a second, and a second of the process's own processor time: that one holds where others run meanwhile."""
 
-    count: tokens so far.
+    per_second: float
+    per_processor_second: float
+
+
+async def in_window(
+    client: Callable[[int], Awaitable[None]], count: Callable[[], Awaitable[Counted]], num_clients: int, seconds: float
+) -> Rate:
+    """The rate of clients that ask one question after another, after a warm-up; then they come to their ends.
+
+    count: tokens, and the process's processor time, so far.
     """
     ends = time.monotonic() + seconds
 
@@ -114,15 +125,16 @@ async def in_window(
 
     clients = [asyncio.create_task(ask_again(number)) for number in range(num_clients)]
     await asyncio.sleep(seconds / 6)
-    started, before = time.monotonic(), await count()
+    started, (tokens, used) = time.monotonic(), await count()
     await asyncio.sleep(max(ends - time.monotonic(), 0))
-    rate = (await count() - before) / (time.monotonic() - started)
+    elapsed, (all_tokens, all_used) = time.monotonic() - started, await count()
     await asyncio.gather(*clients)
-    return rate
+    made = all_tokens - tokens
+    return Rate(per_second=made / elapsed, per_processor_second=made / (all_used - used))
 
 
-async def engine_throughput(llm: LLM, asked: list[Question], num_clients: int, seconds: float) -> float:
-    """Tokens a second of as many streams, without HTTP."""
+async def engine_throughput(llm: LLM, asked: list[Question], num_clients: int, seconds: float) -> Rate:
+    """The rate of as many streams, without HTTP."""
     model = genai.AsyncLLM(llm)
     rngs = [random.Random(1000 + number) for number in range(num_clients)]
 
@@ -139,9 +151,9 @@ async def engine_throughput(llm: LLM, asked: list[Question], num_clients: int, s
                 stream.cancel()
                 return
 
-    async def count() -> float:
+    async def count() -> Counted:
         samples = (sample for metric in llm.metrics.registry.collect() for sample in metric.samples)
-        return sum(sample.value for sample in samples if sample.name == _TOKENS)
+        return sum(sample.value for sample in samples if sample.name == _TOKENS), time.process_time()
 
     try:
         return await in_window(client, count, num_clients, seconds)
@@ -149,8 +161,8 @@ async def engine_throughput(llm: LLM, asked: list[Question], num_clients: int, s
         model.close()
 
 
-def measure_engine(model: str, precision: str, num_clients: int, seconds: float) -> tuple[float, list[Question]]:
-    """(tokens a second, questions with their answers), in a process of its own."""
+def measure_engine(model: str, precision: str, num_clients: int, seconds: float) -> tuple[Rate, list[Question]]:
+    """(rate, questions with their answers), in a process of its own."""
     with genai.load(model, precision=precision, **_ENGINE) as llm:
         asked = answered(llm, questions())
         return asyncio.run(engine_throughput(llm, asked, num_clients, seconds)), asked
@@ -165,7 +177,8 @@ class Server:
             self.port = free.getsockname()[1]
         command = [sys.executable, "-m", "server", model, "--port", str(self.port), "--precision", precision]
         command += [word for name, value in _ENGINE.items() for word in ("--set", f"engine.{name}={value}")]
-        self.process = subprocess.Popen([*command, "--set", "log_level=warning"])
+        command += ["--set", "log_level=warning", "--set", "drain_timeout=120"]
+        self.process = subprocess.Popen(command)
         psutil.Process(self.process.pid).cpu_affinity(processors)  # its threads do not exist yet
         self.url = f"http://127.0.0.1:{self.port}"
 
@@ -228,8 +241,8 @@ def likeness(text: str, question: Question, asked: list[Question]) -> str:
     return "parted" if common(question) >= max(others, 1) else "mixed up"
 
 
-async def load(server: Server, asked: list[Question], num_clients: int, seconds: float) -> tuple[Tally, float]:
-    """Clients, one request after another each; returns what became of them, and tokens a second."""
+async def load(server: Server, asked: list[Question], num_clients: int, seconds: float) -> tuple[Tally, Rate]:
+    """Clients, one request after another each; returns what became of them, and the rate."""
     tally, rngs = Tally(), [random.Random(1000 + number) for number in range(num_clients)]
     limits = httpx.Limits(max_connections=num_clients + 4)
     async with httpx.AsyncClient(base_url=server.url, timeout=None, limits=limits) as client:
@@ -244,9 +257,10 @@ async def load(server: Server, asked: list[Question], num_clients: int, seconds:
             except TimeoutError:
                 tally.outcomes["left"] += 1
 
-        async def count() -> float:
+        async def count() -> Counted:
             lines = (await client.get("/metrics")).text.splitlines()
-            return sum(float(line.split()[-1]) for line in lines if line.startswith(_TOKENS))
+            used = psutil.Process(server.process.pid).cpu_times()
+            return sum(float(line.split()[-1]) for line in lines if line.startswith(_TOKENS)), used.user + used.system
 
         async def watch() -> None:
             while True:
@@ -326,29 +340,31 @@ def measured(model: str, precision: str, num_clients: int, seconds: float) -> tu
     servers, clients = processors()
     os.sched_setaffinity(0, clients)
 
-    def engine_alone() -> tuple[float, list[Question]]:
+    def engine_alone() -> tuple[Rate, list[Question]]:
         spawn = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(1, spawn, initializer=os.sched_setaffinity, initargs=(0, servers)) as process:
             return process.submit(measure_engine, model, precision, num_clients, max(seconds / 5, 10)).result()
 
     before, asked = engine_alone()
-    print(f"engine alone: {before:.1f} tokens/s", flush=True)
+    print(f"engine alone: {before.per_second:.1f} tokens/s", flush=True)
     server = Server(model, precision, servers)
     try:
         tally, rate = asyncio.run(load(server, asked, num_clients, seconds))
-        print(f"through HTTP: {rate:.1f} tokens/s; {dict(tally.outcomes)}", flush=True)
+        print(f"through HTTP: {rate.per_second:.1f} tokens/s; {dict(tally.outcomes)}", flush=True)
         ending = asyncio.run(terminate(server, asked, num_clients))
     finally:
         server.process.kill()
     after, _ = engine_alone()
     warm = max(tally.resident[: max(len(tally.resident) // 3, 1)])
-    own = (before + after) / 2
+    own = (before.per_second + after.per_second) / 2
+    own_used = (before.per_processor_second + after.per_processor_second) / 2
     row: dict[str, object] = {
         "clients": num_clients,
         "seconds": seconds,
-        "engine_tokens_per_second": [before, after],
-        "http_tokens_per_second": rate,
-        "ratio": rate / own,
+        "engine_tokens_per_second": [before.per_second, after.per_second],
+        "http_tokens_per_second": rate.per_second,
+        "ratio": rate.per_second / own,
+        "ratio_by_processor_time": rate.per_processor_second / own_used,
         "outcomes": dict(tally.outcomes),
         "median_first_token_seconds": statistics.median(tally.first_token_seconds),
         "memory_growth_mb": (max(tally.resident[-3:]) - warm) / 1e6,
