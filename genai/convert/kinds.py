@@ -12,9 +12,9 @@ import onnx_ir as ir
 from genai.config import EngineConfig
 from genai.convert.fusions import Site, fuse
 from genai.convert.fusions.report import layer_of
+from genai.convert.interface import PastPresent, PastPresentModel
 from genai.convert.normalize import normalize
 from genai.convert.package import read_facts
-from genai.convert.past_present import PastPresent, PastPresentModel
 from genai.convert.reading import OnnxFile, find_onnx
 from genai.convert.sites import PATTERN
 from genai.convert.source import Original, Rewritten

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from genai.convert.emit import ContractGraph
-from genai.convert.past_present import PastPresent
+from genai.convert.interface import PastPresent
 from genai.convert.probing import Array, Part, ancestors, try_call
 from genai.convert.sites import token_dependent
 from genai.errors import UnsupportedModelError

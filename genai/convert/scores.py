@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from genai.convert.past_present import PastPresent
+from genai.convert.interface import PastPresent
 from genai.convert.probing import Part, try_call
 from genai.errors import GraphRunError, UnsupportedModelError
 

@@ -18,7 +18,7 @@ import onnx_ir as ir
 
 from genai.config import EngineConfig
 from genai.convert.emit import ContractGraph
-from genai.convert.past_present import PastPresent, interface_of
+from genai.convert.interface import PastPresent, interface_of
 from genai.convert.probing import Array, Part
 from genai.convert.source import Original, Rewritten
 from genai.convert.sources.onnxruntime_genai_attention import (

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from genai.convert.past_present import PastPresent
+from genai.convert.interface import PastPresent
 from genai.convert.probing import Array
 from genai.convert.source import FloatArray
 from genai.runtime.session import Session

@@ -18,10 +18,10 @@ import onnx_ir as ir
 from genai.convert.emit import ContractGraph, Heads, as_heads, as_split
 from genai.convert.flat import as_flat
 from genai.convert.fusions.layout import clean
+from genai.convert.interface import PastPresent, interface_of
 from genai.convert.leftovers import SAMPLE_SHAPES, replace_leftovers
 from genai.convert.nodes import Nodes, constant_values
 from genai.convert.normalize import infer_shapes, normalize
-from genai.convert.past_present import PastPresent, interface_of
 from genai.convert.probing import Array, Part, ancestors, try_call
 from genai.convert.scores import Sampler
 from genai.convert.sites import AttentionSite, attention_sites, token_dependent
