@@ -63,14 +63,15 @@ class PrefixCache:
 
     def put(self, tokens: Sequence[int], start: int, data: Sequence[Bytes]) -> None:
         """Keep keys and values; data: what `KVCache.export_row(row, start, end)` gave for whole blocks from `start`."""
-        keys = self._keys(tokens)
-        first = start // BLOCK_SIZE
-        for index, key in enumerate(keys[first:]):
+        keys = self._keys(tokens)[: self._max_blocks]
+        self._touch(keys)
+        num_new = sum(key not in self._blocks for key in keys)
+        while len(self._blocks) + num_new > self._max_blocks:  # first, so that the limit holds meanwhile
+            self._blocks.popitem(last=False)
+        for index, key in enumerate(keys[start // BLOCK_SIZE :]):
             part = slice(index * self._block_bytes, (index + 1) * self._block_bytes)
             self._blocks[key] = [buffer[part].copy() for buffer in data]
         self._touch(keys)
-        while len(self._blocks) > self._max_blocks:
-            self._blocks.popitem(last=False)
 
     def clear(self) -> None:
         """Forget everything."""
