@@ -30,9 +30,7 @@ def find_model(source: Path) -> OnnxFile:
     Raises: ModelNotFoundError, ModelError for a configuration that is damaged.
     """
     if (source / "genai.json").is_file():
-        raise UnsupportedModelError(
-            f"{source} is a package already; convert what it was made of"
-        )
+        raise UnsupportedModelError(f"{source} is a package already; convert what it was made of")
     if onnxruntime_genai.is_genai_folder(source):
         return OnnxFile(path=read_genai_config(source).graph, folder=source)
     return find_onnx(source)
