@@ -70,6 +70,8 @@ def test_build_hands_its_options_on(run_genai: Genai, monkeypatch: pytest.Monkey
         return output
 
     monkeypatch.setattr(models, "build", build)
-    outcome = run_genai("build", "w.gguf", "-o", "out", "-p", "int4", "--device", "cuda", "--max-seq-len", "64")
+    options = ("-p", "int4", "--device", "cuda", "--max-seq-len", "64", "--builder", "mobius")
+    outcome = run_genai("build", "w.gguf", "-o", "out", *options)
     assert outcome.out == "out\n"
-    assert seen == {"source": "w.gguf", "precision": "int4", "device": "cuda", "max_seq_len": 64}
+    expected = {"precision": "int4", "device": "cuda", "max_seq_len": 64, "builder": "mobius"}
+    assert seen == expected | {"source": "w.gguf"}
