@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -66,3 +67,9 @@ def _package(name: str, precision: Precision) -> Path:
     from genai import models
 
     return models.package(name, precision=precision, device="cpu")
+
+
+def pytest_configure() -> None:
+    """Tests interrupt programs: that must reach them also where this run was started in the background."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
