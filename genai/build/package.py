@@ -70,7 +70,7 @@ def build_package(
             plan,
             tokenizer,
             model_type=str(checkpoint.config["model_type"]),
-            generation=_generation_defaults(source),
+            generation=generation_defaults(source),
             provenance=Provenance(
                 source=checkpoint.path.resolve().name,
                 sha256=source_digest(source),
@@ -133,7 +133,7 @@ def _tokenizer(checkpoint: GgufSource | SafetensorsSource) -> TokenizerFiles:
     return tokenizer_from_hf(checkpoint.path)
 
 
-def _generation_defaults(source: Path) -> dict[str, int | float | bool]:
+def generation_defaults(source: Path) -> dict[str, int | float | bool]:
     """The sampling settings of a folder's `generation_config.json`, if it has one; without `do_sample` they are off.
 
     Raises: ModelError for settings that could not be used.

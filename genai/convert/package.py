@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from genai import contract
 from genai.build.checkpoint_config import read_json_object
+from genai.build.package import generation_defaults
 from genai.build.source import JSON
 from genai.config import CONTRACT_VERSION, ModelConfig, Provenance
 from genai.convert.emit import Heads
@@ -116,6 +117,7 @@ def read_facts(folder: Path, heads: Heads, max_seq_len: int | None) -> ModelFact
         num_kv_heads=heads.num_kv_heads,
         head_dim=heads.head_dim,
         max_position=longest,
+        generation=generation_defaults(folder),
     )
 
 

@@ -306,7 +306,12 @@ def test_a_wrong_conversion_is_not_written(
 
 
 def test_a_package_is_loaded_by_name(export: Callable[[str], Path], tmp_path: Path) -> None:
-    convert(export("qwen3"), tmp_path / "package", ConvertOptions(max_seq_len=40))
+    folder = export("qwen3")
+    (folder / "generation_config.json").write_text(
+        '{"do_sample": true, "temperature": 0.6, "transformers_version": "4"}'
+    )
+    convert(folder, tmp_path / "package", ConvertOptions(max_seq_len=40))
+    assert ModelConfig.read(tmp_path / "package").generation == {"do_sample": True, "temperature": 0.6}
     with genai.load(tmp_path / "package", device="cpu") as llm:
         assert llm.max_seq_len == 40
         assert llm.generate([5, 6, 7], max_new_tokens=3, ignore_eos=True).usage.completion_tokens == 3
