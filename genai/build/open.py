@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 from genai.build.checkpoint_config import CONFIG_FILE
@@ -29,8 +30,18 @@ def source_digest(path: str | Path) -> str:
     place = _located(Path(path))
     if place.is_file():
         return _file_digest(place)
-    files = sorted([place / CONFIG_FILE, *weight_files(place)])
-    listing = "".join(f"{_file_digest(file)}  {file.name}\n" for file in files)
+    return files_digest([place / CONFIG_FILE, *weight_files(place)])
+
+
+def files_digest(files: Iterable[Path]) -> str:
+    """A SHA-256 over files: one file's own, of several that of their listing as `sha256sum` prints it.
+
+    Raises: WeightsError for one that cannot be read.
+    """
+    ordered = sorted(files)
+    if len(ordered) == 1:
+        return _file_digest(ordered[0])
+    listing = "".join(f"{_file_digest(file)}  {file.name}\n" for file in ordered)
     return hashlib.sha256(listing.encode()).hexdigest()
 
 

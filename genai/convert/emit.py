@@ -12,6 +12,7 @@ Nodes are added at the graph's end; `finish` sorts them and removes what nothing
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -68,7 +69,7 @@ class ContractGraph:
         self.num_layers, self.kv_size, self.cache_dtype = num_layers, kv_size, cache_dtype
         self._dims = [contract.BATCH, contract.TOKENS] if input_ids.shape is None else list(input_ids.shape)
         _free_names(self.graph, num_layers)
-        declared = contract.inputs(num_layers, kv_size, _NAMES[cache_dtype])
+        declared = contract.inputs(num_layers, kv_size, CACHE_TYPES[cache_dtype])
         self._inputs = {tensor.name: _declared(tensor) for tensor in declared}
         self.input_ids = self._taken_over(contract.INPUT_IDS, input_ids)
         self.position_ids = self._taken_over(contract.POSITION_IDS, position_ids)
@@ -154,12 +155,12 @@ class ContractGraph:
         return self._masks[window]
 
 
-_NAMES = {
+CACHE_TYPES: dict[ir.DataType, Literal["float32", "float16", "bfloat16"]] = {
     ir.DataType.FLOAT: "float32",
     ir.DataType.FLOAT16: "float16",
     ir.DataType.BFLOAT16: "bfloat16",
 }
-_DTYPES = {name: dtype for dtype, name in _NAMES.items()} | {"int64": ir.DataType.INT64}
+_DTYPES = {name: dtype for dtype, name in CACHE_TYPES.items()} | {"int64": ir.DataType.INT64}
 
 
 def _declared(tensor: contract.TensorType) -> ir.Value:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
 import onnx_ir as ir
 
 from genai import contract
 from genai.build.checkpoint_config import read_json_object
+from genai.build.open import files_digest
 from genai.build.package import generation_defaults
 from genai.build.source import JSON
 from genai.config import CONTRACT_VERSION, ModelConfig, Provenance
-from genai.convert.emit import Heads
+from genai.convert.emit import CACHE_TYPES, Heads
 from genai.convert.report import REPORT_FILE, ConversionReport
 from genai.convert.source import ModelFacts
 from genai.errors import ModelError, UnsupportedModelError
@@ -25,11 +24,6 @@ CONVERTER = "genai-convert-1"
 """Changes whenever the same source and options would give another graph."""
 MODEL_FILE = "model.onnx"
 _PAGE = 4096
-_CACHE_DTYPES: dict[ir.DataType, Literal["float32", "float16", "bfloat16"]] = {
-    ir.DataType.FLOAT: "float32",
-    ir.DataType.FLOAT16: "float16",
-    ir.DataType.BFLOAT16: "bfloat16",
-}
 
 
 def write_graph(model: ir.Model, folder: Path) -> None:
@@ -42,7 +36,7 @@ def model_config(model: ir.Model, facts: ModelFacts, tokenizer: TokenizerFiles, 
     """What `genai.json` says of a contract graph."""
     inputs = {value.name: value for value in model.graph.inputs}
     num_layers = sum(name is not None and name.startswith("key_cache.") for name in inputs)
-    cache_dtype = _CACHE_DTYPES[inputs[contract.key_cache(0)].dtype or ir.DataType.FLOAT]
+    cache_dtype = CACHE_TYPES[inputs[contract.key_cache(0)].dtype or ir.DataType.FLOAT]
     ends = facts.eos_token_ids + tokenizer.eos_token_ids
     return ModelConfig(
         contract_version=CONTRACT_VERSION,
@@ -84,11 +78,7 @@ def precision_of(model: ir.Model) -> str:
 
 def source_digest(path: Path, model: ir.Model) -> str:
     """A SHA-256 over the graph's file and the files of its weights, as `genai.build.open.source_digest` makes it."""
-    files = sorted({path, *_weight_files(model)})
-    if len(files) == 1:
-        return _digest(path)
-    listing = "".join(f"{_digest(file)}  {file.name}\n" for file in files)
-    return hashlib.sha256(listing.encode()).hexdigest()
+    return files_digest({path, *_weight_files(model)})
 
 
 def write_report(report: ConversionReport, folder: Path) -> None:
@@ -136,8 +126,3 @@ def _weight_files(model: ir.Model) -> Iterator[Path]:
     for value in model.graph.initializers.values():
         if isinstance(value.const_value, ir.ExternalTensor):
             yield Path(value.const_value.path)
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -181,12 +181,11 @@ def _unscaled(q: ir.Value, sampler: Sampler) -> tuple[ir.Value, float]:
 
 def _operator_layer(site: AttentionSite, key: Joint, value: Joint, sampler: Sampler) -> Layer:
     attributes = site.node.attributes
+    kv_heads, size = _static(key.past, 1), _static(key.past, 3)
     if key.own is None:
         num_heads, key_factor = sampler.heads(key.present, site.k, is_transposed=False)
         _, value_factor = sampler.heads(value.present, site.v, is_transposed=False)
-        kv_heads, size = _static(key.past, 1), _static(key.past, 3)
     else:
-        kv_heads, size = _static(key.past, 1), _static(key.past, 3)
         num_heads, key_factor, value_factor = attributes.get_int("q_num_heads", 0) or _static(site.q, 1), 1.0, 1.0
     if num_heads == kv_heads:  # no repetition before the operator: it may group heads itself
         num_heads = attributes.get_int("q_num_heads", 0) or _static(site.q, 1)
