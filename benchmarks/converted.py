@@ -11,14 +11,13 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.environments import ROOT
 from benchmarks.protocol import LoadOptions
-from benchmarks.results import Results, as_json, as_markdown
-from benchmarks.side_by_side import Entry, Run, Settings, settings_from
+from benchmarks.results import as_json, as_markdown
+from benchmarks.side_by_side import Entry, Run, compare, settings_from
 from genai.convert import convert
 from genai.convert.package import CONVERTER
 from genai.models import is_package
@@ -52,25 +51,10 @@ def converted(folder: Path, package: Path) -> Path:
     return package
 
 
-def compare(settings: Settings) -> Results:
-    """Measure everything that the settings ask for."""
-    with ExitStack() as stack:
-        run = ConvertedRun(settings, stack)
-        run.load()
-        run.measure_fidelity()
-        for length in settings.prefills:
-            run.measure_prefill(length)
-        for length in settings.lengths:
-            for batch in settings.batches:
-                run.measure_decode(length, batch)
-        run.measure_memory()
-        return run.results
-
-
 def main(arguments: Sequence[str]) -> None:
     """Measure, print Markdown, and keep it with the JSON in benchmarks/results."""
     settings = replace(settings_from(arguments), entries=ENTRIES, ragged=0, plot=None)
-    results = compare(settings)
+    results = compare(settings, ConvertedRun)
     markdown = as_markdown(results, [ORIGINAL.name])
     folder = ROOT / "results"
     folder.mkdir(exist_ok=True)

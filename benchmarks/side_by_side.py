@@ -261,10 +261,10 @@ class Run:
             del self._workers[error.name]
 
 
-def compare(settings: Settings) -> Results:
-    """Measure everything that the settings ask for."""
+def compare(settings: Settings, kind: type[Run] = Run) -> Results:
+    """Measure everything that the settings ask for; kind: who loads the contestants."""
     with ExitStack() as stack:
-        run = Run(settings, stack)
+        run = kind(settings, stack)
         run.load()
         run.measure_fidelity()
         for length in settings.prefills:
