@@ -101,12 +101,7 @@ def test_names_of_a_model_stay_text(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
-    program = chromium.find()
-    if program is None:
-        pytest.skip(f"no browser here: none of {', '.join(chromium.NAMES)} is on the path")
-    browser = Chromium(program, tmp_path_factory.mktemp("profile"))
-    yield browser
-    browser.close()
+    yield from chromium.started(tmp_path_factory.mktemp("profile"))
 
 
 @pytest.mark.parametrize("width", [390, 1200])

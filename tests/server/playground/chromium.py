@@ -13,9 +13,11 @@ import selectors
 import shutil
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 PATIENCE = 60.0
@@ -202,3 +204,13 @@ class Page:
     def close(self) -> None:
         """Close the window and forget its storage."""
         self._browser.send("Target.disposeBrowserContext", browserContextId=self._context)
+
+
+def started(profile: Path) -> Iterator[Chromium]:
+    """A browser for a fixture to yield, closed afterwards; where there is none, what asks for it is skipped."""
+    program = find()
+    if program is None:
+        pytest.skip(f"no browser here: none of {', '.join(NAMES)} is on the path")
+    browser = Chromium(program, profile)
+    yield browser
+    browser.close()

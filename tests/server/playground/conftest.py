@@ -14,12 +14,7 @@ from tests.server.playground.fake_api import FakeApi
 
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
-    program = chromium.find()
-    if program is None:
-        pytest.skip(f"no browser here: none of {', '.join(chromium.NAMES)} is on the path")
-    browser = Chromium(program, tmp_path_factory.mktemp("profile"))
-    yield browser
-    browser.close()
+    yield from chromium.started(tmp_path_factory.mktemp("profile"))
 
 
 @pytest.fixture
