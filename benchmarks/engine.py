@@ -22,8 +22,8 @@ import genai
 from benchmarks.measure import interleaved
 from genai.engine.request import Request
 from genai.engine.sequence import Sequence as Text
-from genai.generation_config import GenerationConfig
-from genai.llm import LLM
+from genai.llm.llm import LLM
+from genai.options.generation_config import GenerationConfig
 
 Row = dict[str, float]
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from safetensors.numpy import save_file
 
-from genai.build.gguf_source import GgufSource
-from genai.text.gguf_tokenizer import tokenizer_from_gguf
+from genai.build.gguf.source import GgufSource
+from genai.tokenizer.gguf_tokenizer import tokenizer_from_gguf
 
 _ARCHITECTURES = {
     "llama": "LlamaForCausalLM",

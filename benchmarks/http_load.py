@@ -37,7 +37,7 @@ import httpx
 import psutil
 
 import genai
-from genai.llm import LLM
+from genai.llm.llm import LLM
 
 LEAVES = 0.2
 """Share of the clients' requests that hang up."""

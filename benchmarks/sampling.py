@@ -31,7 +31,7 @@ from genai import models
 from genai.config import EngineConfig, ModelConfig
 from genai.decoding.processors import BoolArray
 from genai.decoding.sampler import Sampler, choose
-from genai.generation_config import GenerationConfig
+from genai.options.generation_config import GenerationConfig
 from genai.runtime.load import load_runner
 from genai.runtime.runner import Runner
 

@@ -28,9 +28,10 @@ from genai.engine.async_engine import AsyncEngine, Stream
 from genai.engine.request import Request
 from genai.engine.sequence import Sequence
 from genai.errors import GenAIError, GraphRunError
-from genai.generation_config import GenerationConfig
-from genai.llm import LLM
-from genai.writer import Chunk, JobWriter, TextWriter
+from genai.llm.llm import LLM
+from genai.llm.results import Chunk
+from genai.llm.writer import JobWriter, TextWriter
+from genai.options.generation_config import GenerationConfig
 
 FAILURES = 1 / 150
 SURPRISES = 1 / 5000

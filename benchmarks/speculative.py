@@ -23,8 +23,8 @@ from benchmarks.measure import paired_ratio
 from benchmarks.results import markdown_table
 from benchmarks.rounds import Action, quiet_rounds
 from benchmarks.texts import ENGLISH
-from genai.llm import LLM
-from genai.writer import Generation
+from genai.llm.llm import LLM
+from genai.llm.results import Generation
 
 EDITING, FREE = "editing", "free text"
 NUM_TOKENS = 256

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.protocol import Request
 from genai.config import ModelConfig
-from genai.text.tokenizer import Tokenizer
+from genai.tokenizer.tokenizer import Tokenizer
 
 PROMPT_LENGTHS = (16, 256)
 ANSWER_LENGTHS = (16, 96)

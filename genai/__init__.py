@@ -14,14 +14,14 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from genai.async_llm import AsyncLLM
     from genai.config import EngineConfig, ModelConfig
     from genai.decoding.logprobs import TokenLogprob
     from genai.errors import GenAIError
-    from genai.generation_config import BeamSearchConfig, ConstraintConfig, GenerationConfig, SamplingConfig
-    from genai.generator import Generator
-    from genai.llm import LLM, load
-    from genai.writer import Choice, Chunk, Drafts, Generation, Timings, Usage
+    from genai.llm.async_llm import AsyncLLM
+    from genai.llm.generator import Generator
+    from genai.llm.llm import LLM, load
+    from genai.llm.results import Choice, Chunk, Drafts, Generation, Timings, Usage
+    from genai.options.generation_config import BeamSearchConfig, ConstraintConfig, GenerationConfig, SamplingConfig
 
 __all__ = [
     "LLM",
@@ -45,14 +45,14 @@ __all__ = [
 ]
 
 _HOMES = {
-    "genai.async_llm": ("AsyncLLM",),
+    "genai.llm.async_llm": ("AsyncLLM",),
     "genai.decoding.logprobs": ("TokenLogprob",),
-    "genai.generator": ("Generator",),
+    "genai.llm.generator": ("Generator",),
     "genai.config": ("EngineConfig", "ModelConfig"),
     "genai.errors": ("GenAIError",),
-    "genai.generation_config": ("BeamSearchConfig", "ConstraintConfig", "GenerationConfig", "SamplingConfig"),
-    "genai.llm": ("LLM", "load"),
-    "genai.writer": ("Choice", "Chunk", "Drafts", "Generation", "Timings", "Usage"),
+    "genai.options.generation_config": ("BeamSearchConfig", "ConstraintConfig", "GenerationConfig", "SamplingConfig"),
+    "genai.llm.llm": ("LLM", "load"),
+    "genai.llm.results": ("Choice", "Chunk", "Drafts", "Generation", "Timings", "Usage"),
 }
 
 

@@ -27,8 +27,8 @@ from genai.engine.request import Request
 from genai.engine.sequence import Sequence as Text
 from genai.engine.sequence import TokenEvent
 from genai.errors import CapacityError, ConfigError
-from genai.generation_config import GenerationConfig
-from genai.llm import LLM
+from genai.llm.llm import LLM
+from genai.options.generation_config import GenerationConfig
 from genai.progress import Progress, silent
 from genai.runtime.session import choose_device, default_threads
 

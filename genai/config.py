@@ -1,7 +1,7 @@
 """Configuration as data: frozen, validated where it is made, unknown keys refused.
 
 `EngineConfig` says how to run a model, `ModelConfig` is a package's `genai.json`; how to continue a text is in
-`genai/generation_config.py`. This is also the only module that reads environment variables.
+`genai/options/generation_config.py`. This is also the only module that reads environment variables.
 """
 
 from __future__ import annotations

@@ -20,8 +20,8 @@ from server.state import ServerState
 
 if TYPE_CHECKING:
     from genai.engine.async_engine import Stream
-    from genai.prepare import Prompt
-    from genai.writer import Chunk, Generation
+    from genai.llm.prepare import Prompt
+    from genai.llm.results import Chunk, Generation
     from server.models import ServedModel
 
 _OPTIONS = {

@@ -24,7 +24,7 @@ from server.metrics import TokenMeter
 from server.settings import ModelSettings, Settings
 
 if TYPE_CHECKING:
-    from genai.async_llm import AsyncLLM
+    from genai.llm.async_llm import AsyncLLM
 
 _log = logging.getLogger(__name__)
 
@@ -169,8 +169,8 @@ class _LeavingError(Exception):
 def load_model(name: str, model: ModelSettings, settings: Settings, progress: Progress) -> AsyncLLM:
     """Fetch, build and load what is missing. Raises: GenAIError's kinds."""
     from genai import models
-    from genai.async_llm import AsyncLLM
-    from genai.llm import LLM
+    from genai.llm.async_llm import AsyncLLM
+    from genai.llm.llm import LLM
 
     config = settings.engine_config(model)
     precision = model.precision or settings.precision

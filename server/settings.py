@@ -20,7 +20,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from genai.config import EngineConfig, Precision, environment
 from genai.errors import ConfigError
-from genai.generation_config import names_of
+from genai.options.generation_config import names_of
 
 PREFIX = "GENAI_SERVER_"
 _ENGINE = {"max_waiting": 64}

@@ -9,7 +9,7 @@ from server.schemas.models import CacheStatus, ModelStatus, PrefixCacheStatus, R
 from server.state import ServerState
 
 if TYPE_CHECKING:
-    from genai.llm import LLM
+    from genai.llm.llm import LLM
 
 
 def readiness(state: ServerState) -> Literal["ready", "loading", "draining", "failed"]:

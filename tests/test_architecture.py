@@ -8,40 +8,33 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-LEAVES = {"genai.config", "genai.errors", "genai.generation_config", "genai.metrics", "genai.progress"}
+LEAVES = {"genai.config", "genai.contract", "genai.errors", "genai.metrics", "genai.options", "genai.progress"}
+STRINGS = {"genai.answer", "genai.chat", "genai.tokenizer"}
 ALLOWED = {
-    "genai.contract": LEAVES,
-    "genai.decoding": LEAVES,
-    "genai.text": LEAVES,
-    "genai.runtime": LEAVES | {"genai.contract"},
-    "genai.engine": LEAVES | {"genai.runtime", "genai.decoding"},
-    "genai.writer": LEAVES | {"genai.engine", "genai.text", "genai.decoding"},
-    "genai.prepare": LEAVES | {"genai.writer", "genai.engine", "genai.text", "genai.decoding"},
-    "genai.session_file": LEAVES | {"genai.engine", "genai.decoding"},
-    "genai.generator": LEAVES | {"genai.prepare", "genai.session_file", "genai.engine", "genai.decoding"},
-    "genai.async_llm": LEAVES | {"genai.llm", "genai.prepare", "genai.engine", "genai.writer"},
-    "genai.build": LEAVES | {"genai.contract", "genai.text"},
-    "genai.inspect": LEAVES | {"genai.contract", "genai.runtime"},
-    "genai.convert": LEAVES | {"genai.build", "genai.contract", "genai.runtime", "genai.text"},
-    "genai.export": LEAVES | {"genai.build", "genai.contract", "genai.convert"},
-    "genai.models": LEAVES | {"genai.build", "genai.convert", "genai.runtime"},
-    "genai.llm": LEAVES
-    | {"genai.writer", "genai.models", "genai.runtime", "genai.engine", "genai.text", "genai.decoding"}
-    | {"genai.prepare", "genai.generator", "genai.session_file"},
-    "genai.pipelines": LEAVES
-    | {"genai.generator", "genai.llm", "genai.prepare", "genai.runtime", "genai.text", "genai.writer"},
-    "genai.batch_request": LEAVES | {"genai.prepare"},
-    "genai.batch_answer": LEAVES | {"genai.batch_request", "genai.decoding", "genai.text", "genai.writer"},
-    "genai.batch_file": LEAVES
-    | {"genai.batch_request", "genai.batch_answer", "genai.engine", "genai.llm", "genai.prepare"},
-    "genai.bench": LEAVES | {"genai", "genai.llm", "genai.engine", "genai.runtime", "genai.models"},
     "genai.progress": set(),
     "genai.metrics": set(),
     "genai.errors": set(),
     "genai.config": {"genai.errors"},
-    "genai.generation_config": {"genai.decoding_config", "genai.errors", "genai.values"},
-    "genai.decoding_config": {"genai.errors", "genai.values"},
-    "genai.values": {"genai.errors"},
+    "genai.contract": {"genai.errors"},
+    "genai.options": {"genai.errors"},
+    "genai.chat": {"genai.errors"},
+    "genai.tokenizer": {"genai.chat", "genai.errors"},
+    "genai.runtime": LEAVES - {"genai.options"},
+    "genai.decoding": {"genai.errors", "genai.options"},
+    "genai.answer": {"genai.chat", "genai.errors", "genai.options", "genai.tokenizer"},
+    "genai.grammar": {"genai.decoding", "genai.errors", "genai.options"},
+    "genai.engine": LEAVES | {"genai.decoding", "genai.runtime"},
+    "genai.build": LEAVES | {"genai.tokenizer"},
+    "genai.inspect": LEAVES | {"genai.runtime"},
+    "genai.convert": LEAVES | {"genai.build", "genai.runtime", "genai.tokenizer"},
+    "genai.export": LEAVES | {"genai.build", "genai.convert"},
+    "genai.models": LEAVES | {"genai.build", "genai.convert", "genai.runtime"},
+    "genai.llm": LEAVES
+    | STRINGS
+    | {"genai.decoding", "genai.engine", "genai.grammar", "genai.models", "genai.runtime"},
+    "genai.batch": LEAVES | STRINGS | {"genai.decoding", "genai.engine", "genai.llm"},
+    "genai.bench": LEAVES | {"genai", "genai.llm", "genai.engine", "genai.runtime", "genai.models"},
+    "genai.pipelines": LEAVES | STRINGS | {"genai.llm", "genai.runtime"},
 }
 
 

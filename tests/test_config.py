@@ -8,7 +8,7 @@ import pytest
 
 from genai.config import EngineConfig, ModelConfig, Provenance
 from genai.errors import ConfigError, ContractError
-from genai.generation_config import GenerationConfig, SamplingConfig, replaced
+from genai.options.generation_config import GenerationConfig, SamplingConfig, replaced
 
 
 def test_flat_options_reach_their_place() -> None:

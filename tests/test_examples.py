@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 
 from genai.errors import ConfigError
-from genai.llm import LLM
+from genai.llm.llm import LLM
 from genai.pipelines import Device, DeviceFactory, GenerationInput, GenerationResult, Message, Streamer
 from genai.pipelines.backends import native, onnxruntime_genai
 from tests.pipelines.alphabet import write_alphabet

@@ -8,7 +8,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
 from genai.config import CONTRACT_VERSION, ModelConfig, Provenance
-from genai.text.tokenizer import Tokenizer
+from genai.tokenizer.tokenizer import Tokenizer
 from tests.random_model import CONFIG, build_random_model
 
 BEGIN, END = "<|begin|>", "<|end|>"

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from genai.build.checkpoint_config import CONFIG_FILE
-from genai.build.gguf_source import GgufSource
+from genai.build.gguf.source import GgufSource
 from genai.build.safetensors import INDEX_FILE, SINGLE_FILE, SafetensorsSource, weight_files
 from genai.errors import ModelNotFoundError, WeightsError
 

@@ -16,7 +16,7 @@ import onnx
 from genai.build.architectures import spec_of
 from genai.build.architectures.config import ConfigReader
 from genai.build.decoder import build_decoder
-from genai.build.gguf_source import GgufSource
+from genai.build.gguf.source import GgufSource
 from genai.build.graph import ExternalData, GraphBuilder
 from genai.build.open import open_source, source_digest
 from genai.build.output import finished_folder
@@ -26,9 +26,9 @@ from genai.build.spec import DecoderSpec
 from genai.build.weights import Weights
 from genai.config import CONTRACT_VERSION, ModelConfig, Precision, Provenance
 from genai.errors import ConfigError, ModelError
-from genai.generation_config import GenerationConfig
+from genai.options.generation_config import GenerationConfig
 from genai.progress import Progress, silent
-from genai.text.files import TokenizerFiles
+from genai.tokenizer.files import TokenizerFiles
 
 BUILDER = "genai-3"
 """Changes whenever the same source and options would give another graph: cached packages are keyed by it."""
@@ -125,10 +125,10 @@ def _model_config(
 
 def _tokenizer(checkpoint: GgufSource | SafetensorsSource) -> TokenizerFiles:
     if isinstance(checkpoint, GgufSource):
-        from genai.text.gguf_tokenizer import tokenizer_from_gguf
+        from genai.tokenizer.gguf_tokenizer import tokenizer_from_gguf
 
         return tokenizer_from_gguf(checkpoint.metadata)
-    from genai.text.hf_tokenizer import tokenizer_from_hf
+    from genai.tokenizer.hf_tokenizer import tokenizer_from_hf
 
     return tokenizer_from_hf(checkpoint.path)
 

@@ -15,7 +15,7 @@ from genai.cli.bars import bars
 from genai.cli.loading import Loading
 
 if TYPE_CHECKING:
-    from genai.batch_file import BatchFile, Summary
+    from genai.batch.file import BatchFile, Summary
 
 
 @options.taking(options.GENERATION, options.SEVERAL, options.CHAT, max_new_tokens=512)
@@ -52,7 +52,7 @@ def generate_file(
     A batch that was interrupted goes on where it was when the same command is given again. A request that cannot be
     answered gets an answer that says why. Options of generation are for requests that do not say.
     """
-    from genai.batch_file import BatchFile, Settings, Summary
+    from genai.batch.file import BatchFile, Settings, Summary
 
     loading = Loading(precision=precision, device=device, threads=threads, max_seq_len=max_seq_len, max_batch=max_batch)
     template_options = generation.pop("template_options", {})

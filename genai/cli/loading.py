@@ -32,7 +32,7 @@ class Loading:
         engine = given(num_threads=self.threads, max_seq_len=self.max_seq_len, max_batch=self.max_batch)
         with bars() as progress:
             progress(f"loading {name}", 0, 0)
-            from genai.llm import load
+            from genai.llm.llm import load
 
             return load(name, precision=self.precision, device=self.device, progress=progress, **engine)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from genai import Choice, Chunk, Generation, TokenLogprob
-    from genai.text.tokenizer import Tokenizer
+    from genai.tokenizer.tokenizer import Tokenizer
 
 JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
 

@@ -14,7 +14,7 @@ import onnx_ir.passes.common as passes
 
 from genai import contract
 from genai.convert.nodes import Nodes, constant_values
-from genai.convert.reading import check_elements
+from genai.convert.untrusted.reading import check_elements
 from genai.errors import UnsupportedModelError
 
 OLDEST_OPSET = 13

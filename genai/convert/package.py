@@ -16,9 +16,9 @@ from genai.build.source import JSON
 from genai.config import CONTRACT_VERSION, ModelConfig, Provenance
 from genai.convert.emit import CACHE_TYPES, Heads
 from genai.convert.report import REPORT_FILE, ConversionReport
-from genai.convert.source import ModelFacts
+from genai.convert.rewritten import ModelFacts
 from genai.errors import ModelError, UnsupportedModelError
-from genai.text.files import TokenizerFiles
+from genai.tokenizer.files import TokenizerFiles
 
 CONVERTER = "genai-convert-1"
 """Changes whenever the same source and options would give another graph."""

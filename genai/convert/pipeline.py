@@ -17,8 +17,6 @@ import onnx_ir as ir
 from genai.build.output import finished_folder
 from genai.build.quantize import Bits
 from genai.config import ModelConfig, Provenance
-from genai.convert.kinds import find_model, rewrite
-from genai.convert.limits import bounded_memory
 from genai.convert.options import ConvertOptions, Quantization
 from genai.convert.package import (
     CONVERTER,
@@ -32,14 +30,16 @@ from genai.convert.package import (
 from genai.convert.passes.narrow import narrow
 from genai.convert.passes.quantize import QuantizedWeight, quantize_products
 from genai.convert.passes.scatter import lower_scatter
-from genai.convert.reading import read_onnx
+from genai.convert.recognise import find_model, rewrite
 from genai.convert.report import ConversionReport
-from genai.convert.source import Rewritten
+from genai.convert.rewritten import Rewritten
+from genai.convert.untrusted.limits import bounded_memory
+from genai.convert.untrusted.reading import read_onnx
 from genai.convert.verify import Agreement, Expected, compare, sample_prompts
 from genai.errors import ModelError, RuntimeUnavailableError
 from genai.progress import Progress, silent
 from genai.runtime.session import choose_device
-from genai.text.files import TokenizerFiles
+from genai.tokenizer.files import TokenizerFiles
 
 _DTYPES = {"f16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
 _BITS: dict[Quantization, Bits] = {"int4": 4, "int8": 8}
@@ -168,6 +168,6 @@ def _num_bytes(model: ir.Model) -> int:
 
 
 def _tokenizer(folder: Path) -> TokenizerFiles:
-    from genai.text.hf_tokenizer import tokenizer_from_hf
+    from genai.tokenizer.hf_tokenizer import tokenizer_from_hf
 
     return tokenizer_from_hf(folder)

@@ -10,7 +10,7 @@ import numpy as np
 import tokenizers
 
 from genai.config import EngineConfig, ModelConfig
-from genai.convert.source import FloatArray, Original
+from genai.convert.rewritten import FloatArray, Original
 from genai.errors import UnsupportedModelError
 from genai.runtime.load import load_runner
 from genai.runtime.runner import Runner

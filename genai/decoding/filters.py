@@ -14,7 +14,7 @@ import numpy as np
 from genai.decoding import processors
 from genai.decoding.candidates import Candidates, narrowed, ranked
 from genai.decoding.processors import DoubleArray, FloatArray, IntArray
-from genai.generation_config import SamplingConfig
+from genai.options.generation_config import SamplingConfig
 
 _FIRST_NUM = 256
 """Candidates to begin with where no top-k says how many matter."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from genai.decoding.processors import FloatArray, IntArray
-from genai.generation_config import DryConfig, SamplingConfig
+from genai.options.generation_config import DryConfig, SamplingConfig
 
 _LONGEST_MATCH = 50
 """DRY follows a repetition back over so many tokens; the original's limit, which also keeps its powers in range."""

@@ -27,7 +27,7 @@ from genai.decoding.filters import Kept, Look, filtered, has_filters, look, temp
 from genai.decoding.history import Changes, Ngrams, TokenTable, dry_penalties, repeating
 from genai.decoding.processors import BoolArray, FloatArray, IntArray
 from genai.errors import ConfigError, GenAIError, GraphRunError
-from genai.generation_config import SamplingConfig
+from genai.options.generation_config import SamplingConfig
 
 
 class Sampler:

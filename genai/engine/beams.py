@@ -11,11 +11,11 @@ was dropped gives its sequence and its row to a beam that forks, and only tokens
 
 from __future__ import annotations
 
-from collections.abc import Sequence as List
+from collections import abc
 
 import numpy as np
 
-from genai.decoding.beam import BeamSearch, Branch
+from genai.decoding.beam_search import BeamSearch, Branch
 from genai.decoding.processors import FloatArray
 from genai.decoding.sampler import scores
 from genai.engine.sequence import FinishReason, Sequence
@@ -30,7 +30,7 @@ class BeamRun:
     the rows they had; results: the sequences that get the texts in the end.
     """
 
-    def __init__(self, search: BeamSearch, beams: List[Sequence], results: List[Sequence]) -> None:
+    def __init__(self, search: BeamSearch, beams: abc.Sequence[Sequence], results: abc.Sequence[Sequence]) -> None:
         self.search = search
         self.beams = list(beams)
         self.spare: list[Sequence] = []
@@ -72,7 +72,7 @@ class BeamRun:
         endings: list[FinishReason] = ["stop" if text.is_finished else reason for text in best]
         return [*endings, *[reason] * (len(self.results) - len(best))]
 
-    def _branch(self, branches: List[Branch], cache: KVCache) -> list[Sequence]:
+    def _branch(self, branches: abc.Sequence[Branch], cache: KVCache) -> list[Sequence]:
         """The first branch of a beam goes on in its place; each further one takes a place that is free."""
         olds = self.beams
         parents = {branch.parent for branch in branches}

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections import Counter, deque
-from collections.abc import Sequence as List
+from collections import Counter, abc, deque
 
 import numpy as np
 
@@ -19,12 +18,12 @@ from genai.decoding.logprobs import token_logprob
 from genai.decoding.processors import FloatArray
 from genai.decoding.sampler import choose
 from genai.engine.beams import BeamRun
-from genai.engine.decode import DecodeStep, Outcome, Work
-from genai.engine.endings import Endings
+from genai.engine.decode_step import DecodeStep, Outcome, Work
+from genai.engine.events import Events
 from genai.engine.prefix_cache import Bytes, PrefixCache
-from genai.engine.request import Model, Request, check, job_of
+from genai.engine.request import ModelLimits, Request, check, job_of
 from genai.engine.rows import CacheStatus, Rows, row_of
-from genai.engine.scheduler import Limits, Memory, Pace, Plan, Scheduler
+from genai.engine.scheduler import Limits, Pace, Plan, Room, Scheduler
 from genai.engine.sequence import FinishReason, Job, Sequence, TokenEvent
 from genai.errors import CapacityError, ConfigError, GenAIError, GraphRunError, QueueFullError
 from genai.metrics import EngineMetrics
@@ -47,7 +46,7 @@ class Engine:
         metrics: EngineMetrics | None = None,
     ) -> None:
         self.limits = limits
-        self._model = Model(
+        self._model = ModelLimits(
             vocab_size=runner.vocab_size, max_seq_len=limits.max_seq_len, eos_token_ids=tuple(eos_token_ids)
         )
         self._runner = runner
@@ -56,9 +55,9 @@ class Engine:
         self._metrics = metrics
         self._scheduler = Scheduler(limits)
         self._rows = Rows(runner.cache, prefixes)
-        self._endings = Endings(self._scheduler, self._rows, metrics)
+        self._events = Events(self._scheduler, self._rows, metrics)
         self._pace = Pace()
-        self._memory = Memory(has_room=self._rows.has_room, holds=self._cache.would_hold)
+        self._room = Room(fits_next_token=self._rows.has_room, fit_together=self._cache.would_hold)
         self._inbox: deque[tuple[Sequence | Job, FinishReason | None]] = deque()
         self._is_draining = False
         self.is_stalled = False
@@ -105,7 +104,7 @@ class Engine:
     def settle(self) -> list[TokenEvent]:
         """Handle submissions and cancellations without running anything; part of every step."""
         self._read_inbox()
-        return self._endings.taken_events()
+        return self._events.taken_events()
 
     def step(self) -> list[TokenEvent]:
         """Advance everything by one step; returns what happened, in order. A failed run ends those that were in it.
@@ -117,14 +116,14 @@ class Engine:
         except BaseException as error:
             self.fail_all(GenAIError(f"a step was broken off: {type(error).__name__}: {error}"))
             raise
-        return self._endings.taken_events()
+        return self._events.taken_events()
 
     def _step(self) -> None:
         self._read_inbox()
-        plan = self._scheduler.plan(self._memory, self._pace, time.perf_counter())
+        plan = self._scheduler.plan(self._room, self._pace, time.perf_counter())
         self._apply(plan)
         if plan.prefill is not None and plan.prefill[0].row is not None:
-            with self._endings.failures_end(plan.prefill[0]):
+            with self._events.failures_end(plan.prefill[0]):
                 self._prefill(*plan.prefill)
         decoding = [sequence for sequence in plan.decoding if sequence.row is not None]
         self.is_stalled = plan.prefill is None and not decoding and not plan.admitted
@@ -144,15 +143,15 @@ class Engine:
     def cancel_all(self) -> list[TokenEvent]:
         """End everything that waits or runs."""
         self._read_inbox()
-        for job in tuple(self._endings.jobs):
-            self._endings.end_job(job, "cancelled")
-        return self._endings.taken_events()
+        for job in tuple(self._events.jobs):
+            self._events.end_job(job, "cancelled")
+        return self._events.taken_events()
 
     def fail_all(self, error: GenAIError) -> list[TokenEvent]:
         """End everything that waits or runs with an error."""
-        for job in tuple(self._endings.jobs):
-            self._endings.end_job(job, "error", error)
-        return self._endings.taken_events()
+        for job in tuple(self._events.jobs):
+            self._events.end_job(job, "error", error)
+        return self._events.taken_events()
 
     def pick(self, sequence: Sequence) -> int:
         """Choose the next token of a manual sequence from the logits that it keeps. Raises: GenAIError."""
@@ -160,13 +159,13 @@ class Engine:
         logits, sequence.logits = sequence.logits, None
         (token,) = _chosen([Outcome(sequence=sequence, logits=logits[None])], 0)
         if isinstance(token, GenAIError):
-            self._endings.fail(sequence, token)
+            self._events.fail(sequence, token)
             raise token
-        with self._endings.failures_end(sequence):
+        with self._events.failures_end(sequence):
             self._advance(sequence, logits, token)
         return token
 
-    def append(self, sequence: Sequence, tokens: List[int]) -> None:
+    def append(self, sequence: Sequence, tokens: abc.Sequence[int]) -> None:
         """Add tokens to a manual sequence, all or none. Raises: ConfigError, CapacityError."""
         bad = next((token for token in tokens if not 0 <= token < self._model.vocab_size), None)
         if bad is not None:
@@ -184,7 +183,9 @@ class Engine:
         sequence.tokens += tokens
         sequence.logits = None
 
-    def resume(self, request: Request, generated: List[int], logits: FloatArray, cache: List[Bytes]) -> Job:
+    def resume(
+        self, request: Request, generated: abc.Sequence[int], logits: FloatArray, cache: abc.Sequence[Bytes]
+    ) -> Job:
         """Go on with a manual sequence whose keys and values are at hand. Raises: ConfigError, CapacityError."""
         check(dataclasses.replace(request, prompt=[*request.prompt, *generated]), self._model)
         job, sequence = job_of(request, self._model)
@@ -198,7 +199,7 @@ class Engine:
         self._rows.restore(sequence, list(cache))
         sequence.logits, sequence.is_paused = logits, True
         self._scheduler.adopt(sequence)
-        self._endings.jobs.add(job)
+        self._events.jobs.add(job)
         return job
 
     def export(self, sequence: Sequence) -> list[Bytes]:
@@ -217,16 +218,16 @@ class Engine:
         while self._inbox:
             what, reason = self._inbox.popleft()
             if isinstance(what, Job):
-                self._endings.end_job(what, reason or "cancelled")
+                self._events.end_job(what, reason or "cancelled")
             elif what.finish_reason is None:
                 self._scheduler.add(what)
                 if what.job is not None:
-                    self._endings.jobs.add(what.job)
+                    self._events.jobs.add(what.job)
 
     def _apply(self, plan: Plan) -> None:
         """Take and give rows as planned."""
         for sequence in plan.expired:
-            self._endings.end(sequence, "timeout")
+            self._events.end(sequence, "timeout")
         for sequence in plan.preempted:
             self._rows.remember(sequence)  # copied back when it resumes, if it is still there then
             self._rows.release(sequence)
@@ -234,11 +235,11 @@ class Engine:
             if self._metrics:
                 self._metrics.saw_preemption()
         for sequence in plan.exhausted:
-            self._endings.end(sequence, "length")
+            self._events.end(sequence, "length")
         for sequence in plan.admitted:
             if sequence.finish_reason is not None:  # a beam whose search has just been exhausted
                 continue
-            with self._endings.failures_end(sequence):
+            with self._events.failures_end(sequence):
                 self._give_row(sequence)
 
     def _give_row(self, sequence: Sequence) -> None:
@@ -302,13 +303,13 @@ class Engine:
         """Raises: CapacityError if a newcomer would take a row or memory that others run in."""
         running = self._scheduler.running
         needs = [*(each.need for each in running), newcomer.need]
-        if len(running) >= self.limits.max_batch or not self._memory.holds(needs):
+        if len(running) >= self.limits.max_batch or not self._room.fit_together(needs):
             raise CapacityError(
                 f"{len(running)} texts have rows (max_batch={self.limits.max_batch}) and the KV cache "
                 f"{self._cache.num_slots} tokens: there is no room for one more; close one first"
             )
 
-    def _decode(self, decoding: List[Sequence]) -> None:
+    def _decode(self, decoding: abc.Sequence[Sequence]) -> None:
         """One step for each of these sequences: a token, or several where a draft foresaw them."""
         started = time.perf_counter()
         work = [Work(sequence=sequence, draft=self._draft(sequence)) for sequence in decoding]
@@ -320,10 +321,10 @@ class Engine:
         else:
             self._pace.saw_decode(time.perf_counter() - started)
         for failure in failures:
-            self._endings.fail(failure.sequence, failure.error)
+            self._events.fail(failure.sequence, failure.error)
         self._choose(outcomes)
 
-    def _draft(self, sequence: Sequence) -> List[int]:
+    def _draft(self, sequence: Sequence) -> abc.Sequence[int]:
         """What is expected to follow a sequence's newest token, never beyond its end."""
         room = sequence.max_tokens - len(sequence.tokens) - 1
         if room < 1 or sequence.search is not None or sequence.is_manual:
@@ -335,7 +336,7 @@ class Engine:
             return ()
         return sequence.drafter.draft(sequence.tokens, room, self._pace.draft_cost)
 
-    def _choose(self, outcomes: List[Outcome]) -> None:
+    def _choose(self, outcomes: abc.Sequence[Outcome]) -> None:
         """Choose tokens from logits, position by position: a draft's next position counts if the draft was right.
 
         Beams and manual sequences keep their logits instead. Rows are freed only by sequences that end.
@@ -352,9 +353,9 @@ class Engine:
             for outcome, token in zip(ready, _chosen(ready, position), strict=True):
                 sequence = outcome.sequence
                 if isinstance(token, GenAIError):
-                    self._endings.fail(sequence, token)
+                    self._events.fail(sequence, token)
                     continue
-                with self._endings.failures_end(sequence):
+                with self._events.failures_end(sequence):
                     self._advance(sequence, outcome.logits[position], token)
                 if position < len(outcome.draft) and outcome.draft[position] == token:
                     accepted[sequence] += 1
@@ -378,9 +379,9 @@ class Engine:
             sequence.logits = logits.copy()
             sequence.is_paused = True
         elif len(sequence.tokens) >= sequence.max_tokens:  # no token was asked for
-            self._endings.end(sequence, "length")
+            self._events.end(sequence, "length")
         elif sequence.sampler.is_complete:
-            self._endings.end(sequence, "stop")
+            self._events.end(sequence, "stop")
         else:
             return True
         return False
@@ -397,12 +398,12 @@ class Engine:
 
     def _advance_beams(self, run: BeamRun) -> None:
         """All beams of a job have their logits: choose how they go on, or end."""
-        with self._endings.failures_end(run.beams[0]):
+        with self._events.failures_end(run.beams[0]):
             for beam in run.advance(self._cache):
                 self._scheduler.preempt(beam)
                 self._rows.release(beam)
             if run.search.is_done:
-                self._endings.end(run.beams[0], "length")
+                self._events.end(run.beams[0], "length")
 
     def _advance(self, sequence: Sequence, logits: FloatArray, token: int) -> None:
         """Add a chosen token to a sequence and see whether it ends there."""
@@ -424,7 +425,7 @@ class Engine:
             reason = "stop"
         elif len(sequence.tokens) >= sequence.max_tokens:
             reason = "length"
-        self._endings.happened(TokenEvent(sequence=sequence, token=token, finish_reason=reason, logprob=logprob))
+        self._events.happened(TokenEvent(sequence=sequence, token=token, finish_reason=reason, logprob=logprob))
 
     def _saw_first_token(self, sequence: Sequence, now: float) -> None:
         """A text has its first token; only the first of a request's texts tells how long the request waited for one."""
@@ -436,7 +437,7 @@ class Engine:
             self._metrics.saw_first_token(now - sequence.timeline.submitted)
 
 
-def _chosen(outcomes: List[Outcome], position: int) -> list[int | GenAIError]:
+def _chosen(outcomes: abc.Sequence[Outcome], position: int) -> list[int | GenAIError]:
     """The next token of each, or why there is none."""
     logits = [outcome.logits[position] for outcome in outcomes]
     if not all(np.isfinite(row.max()) for row in logits):

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence as List
+from collections import abc
 from dataclasses import dataclass
 
 import numpy as np
 
-from genai.decoding.beam import BeamSearch
+from genai.decoding.beam_search import BeamSearch
 from genai.decoding.constraint import Constraint
 from genai.decoding.sampler import Sampler
 from genai.engine.beams import BeamRun
-from genai.engine.draft_model import DraftModel
-from genai.engine.drafts import Drafter, LookupProposer
+from genai.engine.drafting.draft_model import DraftModel
+from genai.engine.drafting.drafts import Drafter, LookupProposer
 from genai.engine.sequence import Job, Sequence, Sink
 from genai.errors import CapacityError, ConfigError
-from genai.generation_config import GenerationConfig, SamplingConfig, replaced
+from genai.options.generation_config import GenerationConfig, SamplingConfig, replaced
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,12 +29,12 @@ class Request:
     Raises: ConfigError.
     """
 
-    prompt: List[int]
+    prompt: abc.Sequence[int]
     config: GenerationConfig
     priority: int = 0
     timeout: float | None = None
     sink: Sink | None = None
-    bad_words: List[List[int]] = ()
+    bad_words: abc.Sequence[abc.Sequence[int]] = ()
     dry_breakers: frozenset[int] = frozenset()
     newline_tokens: frozenset[int] = frozenset()
     constraint: Constraint | None = None
@@ -53,7 +53,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Model:
+class ModelLimits:
     """What of the model a request is checked against."""
 
     vocab_size: int
@@ -61,7 +61,7 @@ class Model:
     eos_token_ids: tuple[int, ...]
 
 
-def check(request: Request, model: Model) -> None:
+def check(request: Request, model: ModelLimits) -> None:
     """Refuse what can never be done. Raises: ConfigError, CapacityError."""
     prompt, config, limit = request.prompt, request.config, model.max_seq_len
     if not len(prompt):
@@ -87,7 +87,7 @@ def check(request: Request, model: Model) -> None:
         raise CapacityError(f"max_length={config.max_length} leaves nothing: the prompt has {len(prompt)} tokens")
 
 
-def job_of(request: Request, model: Model) -> tuple[Job, Sequence]:
+def job_of(request: Request, model: ModelLimits) -> tuple[Job, Sequence]:
     """A request's job, and the sequence that is to be queued for it: the others fork from it.
 
     Raises: ConfigError for options that leave no first token.
@@ -115,14 +115,14 @@ def job_of(request: Request, model: Model) -> tuple[Job, Sequence]:
     return job, first
 
 
-def _belong(sequences: List[Sequence], job: Job) -> None:
+def _belong(sequences: abc.Sequence[Sequence], job: Job) -> None:
     """The first is queued, and the others fork from it."""
     for sequence in sequences:
         sequence.job = job
     sequences[0].forks = list(sequences[1:])
 
 
-def _sequence(request: Request, model: Model, index: int) -> Sequence:
+def _sequence(request: Request, model: ModelLimits, index: int) -> Sequence:
     config, num_prompt = request.config, len(request.prompt)
     eos_token_ids = config.ends(model.eos_token_ids)
     limits = [model.max_seq_len]

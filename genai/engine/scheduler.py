@@ -11,8 +11,8 @@ nobody else needs it: it gives way first, and waits until it may run again.
 
 from __future__ import annotations
 
+from collections import abc
 from collections.abc import Callable, Iterable
-from collections.abc import Sequence as List
 from dataclasses import dataclass, field
 
 from genai.engine.sequence import Sequence
@@ -73,15 +73,15 @@ class Pace:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Memory:
+class Room:
     """What the scheduler asks of the cache.
 
-    has_room: whether a running sequence's row takes its next token where it lies; holds: whether rows of these lengths
-    fit together.
+    fits_next_token: whether a running sequence's row takes its next token where it lies; fit_together: whether rows of
+    these lengths find place at once.
     """
 
-    has_room: Callable[[Sequence], bool]
-    holds: Callable[[List[int]], bool]
+    fits_next_token: Callable[[Sequence], bool]
+    fit_together: Callable[[abc.Sequence[int]], bool]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,17 +123,17 @@ class Scheduler:
             if sequence in queue:
                 queue.remove(sequence)
 
-    def plan(self, memory: Memory, pace: Pace, now: float) -> Plan:
+    def plan(self, room: Room, pace: Pace, now: float) -> Plan:
         """The next step; waiting and running are changed to match. The caller ends what is expired or exhausted."""
         expired = [
             each for each in (*self.waiting, *self.running) if each.deadline is not None and each.deadline <= now
         ]
         for sequence in expired:
             self.remove(sequence)
-        preempted, exhausted = self._make_room(memory, now)
+        preempted, exhausted = self._make_room(room, now)
         admitted: list[Sequence] = []
         if not preempted:
-            preempted, admitted = self._admit(memory, now)
+            preempted, admitted = self._admit(room, now)
         active = [sequence for sequence in self.running if not sequence.is_paused]
         decoding = [sequence for sequence in active if not sequence.is_prefilling]
         return Plan(
@@ -145,13 +145,13 @@ class Scheduler:
             decoding=decoding,
         )
 
-    def _make_room(self, memory: Memory, now: float) -> tuple[list[Sequence], list[Sequence]]:
+    def _make_room(self, room: Room, now: float) -> tuple[list[Sequence], list[Sequence]]:
         """Preempt until those that run have room for their next token; the last one ends if even it has none."""
         preempted: list[Sequence] = []
         exhausted: list[Sequence] = []
-        if all(memory.has_room(sequence) for sequence in self.running):
+        if all(room.fits_next_token(sequence) for sequence in self.running):
             return preempted, exhausted
-        while self.running and not memory.holds([sequence.need for sequence in self.running]):
+        while self.running and not room.fit_together([sequence.need for sequence in self.running]):
             if len(self.running) == 1:
                 exhausted.append(self.running.pop())
                 break
@@ -160,7 +160,7 @@ class Scheduler:
             preempted.append(victim)
         return preempted, exhausted
 
-    def _admit(self, memory: Memory, now: float) -> tuple[list[Sequence], list[Sequence]]:
+    def _admit(self, room: Room, now: float) -> tuple[list[Sequence], list[Sequence]]:
         """A row for who is first in line; returns what is paused and had to give way, and who got rows.
 
         Prompts are prefilled one at a time, so the next gets its row when the last has its first token: a row that only
@@ -176,9 +176,9 @@ class Scheduler:
             if not ready:
                 break
             first = min(ready, key=lambda each: self._rank(each, now))
-            if not self._fits(first, busy, memory):
+            if not self._fits(first, busy, room):
                 break
-            while not self._fits(first, [*busy, *idle], memory):
+            while not self._fits(first, [*busy, *idle], room):
                 self.preempt(idle[-1])
                 preempted.append(idle.pop())
             self.waiting.remove(first)
@@ -187,11 +187,11 @@ class Scheduler:
             admitted.append(first)
         return preempted, admitted
 
-    def _fits(self, newcomer: Sequence, others: List[Sequence], memory: Memory) -> bool:
+    def _fits(self, newcomer: Sequence, others: abc.Sequence[Sequence], room: Room) -> bool:
         """Whether a newcomer may run beside others."""
         headroom = min(HEADROOM, newcomer.max_tokens - len(newcomer.tokens)) if others else 0
         needs = [sequence.need for sequence in others]
-        return len(others) < self.limits.max_batch and memory.holds([*needs, newcomer.need + headroom])
+        return len(others) < self.limits.max_batch and room.fit_together([*needs, newcomer.need + headroom])
 
     def _prefill(self, active: Iterable[Sequence], num_decoding: int, pace: Pace) -> tuple[Sequence, int] | None:
         """The first prompt that is not in the cache yet, and how much of it: little while others decode."""

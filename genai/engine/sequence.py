@@ -15,11 +15,11 @@ from genai.decoding.logprobs import TokenLogprob
 from genai.decoding.processors import FloatArray
 from genai.decoding.sampler import Sampler
 from genai.errors import GenAIError
-from genai.generation_config import GenerationConfig
+from genai.options.generation_config import GenerationConfig
 
 if TYPE_CHECKING:
     from genai.engine.beams import BeamRun
-    from genai.engine.drafts import Drafter
+    from genai.engine.drafting.drafts import Drafter
 
 FinishReason = Literal["stop", "length", "cancelled", "timeout", "error"]
 """stop: an end-of-sequence token or the sink's word; length: a limit; timeout: its deadline; error: a failed run."""

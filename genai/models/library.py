@@ -104,7 +104,7 @@ def build(
     if is_package(Path(name).expanduser()):
         raise ConfigError(f"{name} is a built package already; give the weights that it was built from")
     if builder == "mobius":
-        from genai.models.mobius import build_by_mobius as build_package
+        from genai.convert.mobius import build_by_mobius as build_package
     else:
         from genai.build.package import build_package
     source, _ = _source(str(name), progress)

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from genai.errors import ConfigError
-from genai.generation_config import BeamSearchConfig, GenerationConfig, SamplingConfig
+from genai.options.generation_config import BeamSearchConfig, GenerationConfig, SamplingConfig
 
 if TYPE_CHECKING:
-    from genai.writer import Generation
+    from genai.llm.results import Generation
 
 __all__ = [
     "BeamSearchConfig",

@@ -34,7 +34,7 @@ _SCORE_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Step:
+class BoundShape:
     """One shape of run: its buffers and their bindings.
 
     input_ids, position_ids: [B, T]; write_indices, nonpad_kv_seqlen: [B]; logits_positions: [B, P];
@@ -64,7 +64,7 @@ class Runner:
         self._session = session
         self._prefill_chunk = prefill_chunk
         self._names = contract.cache_names(cache.shape.num_buffers // 2)
-        self._steps: OrderedDict[tuple[int, int, int, int, int], _Step] = OrderedDict()
+        self._shapes: OrderedDict[tuple[int, int, int, int, int], BoundShape] = OrderedDict()
 
     def prefill(self, row: int, tokens: Sequence[int]) -> FloatArray:
         """Add tokens to a row, in chunks; returns the last one's logits [V], valid until the next run.
@@ -102,7 +102,7 @@ class Runner:
         """
         valid = self.cache.valid(row)
         self.cache.reserve(row, valid + len(tokens))
-        step = self._step(self.cache.view(row, valid + len(tokens)), len(tokens), num_logits)
+        step = self._shape(self.cache.view(row, valid + len(tokens)), len(tokens), num_logits)
         step.input_ids[0] = tokens
         step.write_indices[0] = valid
         self._run(step)
@@ -119,7 +119,7 @@ class Runner:
         """
         num_tokens = max(map(len, tokens))
         view = self.cache.group_view(group, num_tokens)
-        step = self._step(view, num_tokens, num_tokens)
+        step = self._shape(view, num_tokens, num_tokens)
         for index, (row, new) in enumerate(zip(group.rows, tokens, strict=True)):
             step.input_ids[index, : len(new)] = new
             step.write_indices[index] = self.cache.valid(row)
@@ -132,9 +132,9 @@ class Runner:
 
     def release(self) -> None:
         """Drop all buffers and bindings."""
-        self._steps.clear()
+        self._shapes.clear()
 
-    def _run(self, step: _Step) -> None:
+    def _run(self, step: BoundShape) -> None:
         """Run a step whose tokens and write indices are set."""
         np.add(step.write_indices[:, None], step.offsets, out=step.position_ids)
         np.add(step.write_indices, step.offsets.size, out=step.nonpad_kv_seqlen)
@@ -142,20 +142,20 @@ class Runner:
         self._session.run(step.binding)
         self.graph_seconds += time.perf_counter() - started
 
-    def _step(self, view: View, num_tokens: int, num_logits: int) -> _Step:
+    def _shape(self, view: View, num_tokens: int, num_logits: int) -> BoundShape:
         key = (view.start, view.num_rows, view.capacity, num_tokens, num_logits)
-        step = self._steps.get(key)
+        step = self._shapes.get(key)
         if step is None:
-            step = self._steps[key] = self._bound(view, num_tokens, num_logits)
-            if len(self._steps) > _MAX_STEPS:
-                self._steps.popitem(last=False)
-        self._steps.move_to_end(key)
+            step = self._shapes[key] = self._bound(view, num_tokens, num_logits)
+            if len(self._shapes) > _MAX_STEPS:
+                self._shapes.popitem(last=False)
+        self._shapes.move_to_end(key)
         return step
 
-    def _bound(self, view: View, num_tokens: int, num_logits: int) -> _Step:
+    def _bound(self, view: View, num_tokens: int, num_logits: int) -> BoundShape:
         rows = view.num_rows
         binding = self._session.binding()
-        step = _Step(
+        step = BoundShape(
             input_ids=np.zeros((rows, num_tokens), np.int64),
             position_ids=np.zeros((rows, num_tokens), np.int64),
             write_indices=np.zeros(rows, np.int64),

@@ -23,16 +23,16 @@ from server.schemas.generation import FinishReason
 from server.sse import DONE
 
 if TYPE_CHECKING:
-    from genai import writer
+    from genai.answer.tool_calls import ToolCallDelta
     from genai.decoding.logprobs import TokenLogprob as Scored
-    from genai.text.tokenizer import Tokenizer
-    from genai.text.tool_calls import ToolCallDelta
+    from genai.llm import results
+    from genai.tokenizer.tokenizer import Tokenizer
 
 _ALWAYS = ("role", "content", "refusal")
 _CHUNK = "chat.completion.chunk"
 
 
-def chat_completion(head: Head, result: writer.Generation, tokenizer: Tokenizer) -> bytes:
+def chat_completion(head: Head, result: results.Generation, tokenizer: Tokenizer) -> bytes:
     """A whole reply's JSON."""
     reply = ChatCompletion(
         id=head.id,
@@ -81,7 +81,7 @@ async def chat_events(
     yield DONE
 
 
-def _delta(chunk: writer.Chunk) -> dict[str, object]:
+def _delta(chunk: results.Chunk) -> dict[str, object]:
     delta: dict[str, object] = {}
     if chunk.text:
         delta["content"] = chunk.text
@@ -101,7 +101,7 @@ def _call_delta(call: ToolCallDelta) -> dict[str, object]:
     return {"index": call.index, **named, "function": function}
 
 
-def _choice(choice: writer.Choice, tokenizer: Tokenizer) -> ChatChoice:
+def _choice(choice: results.Choice, tokenizer: Tokenizer) -> ChatChoice:
     calls = [
         ToolCall(id=call.id, function=FunctionCall(name=call.name, arguments=call.arguments))
         for call in choice.tool_calls

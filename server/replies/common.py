@@ -15,8 +15,8 @@ from server.schemas.generation import PromptTokensDetails, Timings, Usage
 from server.sse import event
 
 if TYPE_CHECKING:
-    from genai.text.tokenizer import Tokenizer
-    from genai.writer import Generation
+    from genai.llm.results import Generation
+    from genai.tokenizer.tokenizer import Tokenizer
     from server.models import ServedModel
 
 _LEAST_LOGPROB = -9999.0

@@ -13,16 +13,16 @@ from server.schemas.completions import Completion, CompletionChoice, CompletionL
 from server.sse import DONE
 
 if TYPE_CHECKING:
-    from genai import writer
     from genai.decoding.logprobs import TokenLogprob
-    from genai.text.tokenizer import Tokenizer
+    from genai.llm.results import Choice, Generation
+    from genai.tokenizer.tokenizer import Tokenizer
 
 _KIND = "text_completion"
 
 
 def completion(
     head: Head,
-    results: Sequence[writer.Generation],
+    results: Sequence[Generation],
     tokenizer: Tokenizer,
     *,
     has_top: bool,
@@ -64,7 +64,7 @@ async def completion_events(
 ) -> AsyncGenerator[bytes, None]:
     """A reply as events. num_choices: texts of each prompt. Closing the generator ends the request."""
     logprobs: dict[int, LogprobLists] = {}
-    results: list[writer.Generation] = []
+    results: list[Generation] = []
     more: dict[str, object] = {"usage": None} if has_usage else {}
     async with aclosing(running.chunks()) as pieces:
         async for number, chunk in pieces:
@@ -123,9 +123,7 @@ class LogprobLists:
         return offset
 
 
-def _whole_logprobs(
-    first: int, result: writer.Generation, choice: writer.Choice, lists: LogprobLists
-) -> CompletionLogprobs | None:
+def _whole_logprobs(first: int, result: Generation, choice: Choice, lists: LogprobLists) -> CompletionLogprobs | None:
     """With `echo`, the prompt's tokens come before those of the text."""
     if choice.logprobs is None:
         return None

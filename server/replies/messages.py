@@ -29,8 +29,8 @@ from server.schemas.messages import (
 from server.sse import event
 
 if TYPE_CHECKING:
-    from genai.text.tokenizer import Tokenizer
-    from genai.writer import Generation
+    from genai.llm.results import Generation
+    from genai.tokenizer.tokenizer import Tokenizer
     from server.schemas.messages import MessagesRequest
 
 _ERROR_TYPES = {

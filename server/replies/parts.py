@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 if TYPE_CHECKING:
-    from genai.text.tokenizer import Tokenizer
-    from genai.writer import Chunk, Generation
+    from genai.llm.results import Chunk, Generation
+    from genai.tokenizer.tokenizer import Tokenizer
     from server.generation import Running
 
 Kind: TypeAlias = Literal["reasoning", "text", "call"]

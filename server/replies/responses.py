@@ -33,8 +33,8 @@ from server.schemas.responses import (
 from server.sse import event
 
 if TYPE_CHECKING:
-    from genai.text.tokenizer import Tokenizer
-    from genai.writer import Generation
+    from genai.llm.results import Generation
+    from genai.tokenizer.tokenizer import Tokenizer
 
 _PREFIXES = {"text": "msg", "call": "fc", "reasoning": "rs"}
 _MORE: dict[Kind, dict[str, object]] = {"text": {"logprobs": []}, "call": {}, "reasoning": {}}

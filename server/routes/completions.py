@@ -21,8 +21,8 @@ from server.settings import Settings
 from server.state import State
 
 if TYPE_CHECKING:
-    from genai.prepare import Prompt
-    from genai.text.tokenizer import Tokenizer
+    from genai.llm.prepare import Prompt
+    from genai.tokenizer.tokenizer import Tokenizer
 
 router = APIRouter(tags=["generation"], route_class=StrictRoute)
 

@@ -93,7 +93,7 @@ async def _whole(
 
 
 def _count(body: CountTokensRequest, model: ServedModel) -> TokenCount:
-    from genai.text.tools import ToolSet
+    from genai.chat.tools import ToolSet
 
     told = ToolSet.of(_tools(body), _choice(body), _is_parallel(body)).described()
     variables = _template_options(body, model) or {}

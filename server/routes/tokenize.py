@@ -16,7 +16,7 @@ from server.schemas.tokenize import Detokenized, DetokenizeRequest, Tokenized, T
 from server.state import State
 
 if TYPE_CHECKING:
-    from genai.llm import LLM
+    from genai.llm.llm import LLM
 
 router = APIRouter(tags=["tokens"], route_class=StrictRoute)
 

@@ -20,7 +20,7 @@ from genai.build.package import build_package
 from genai.config import EngineConfig
 
 if TYPE_CHECKING:
-    from genai.llm import LLM
+    from genai.llm.llm import LLM
 
 Run = Callable[[dict[str, np.ndarray]], list[np.ndarray]]
 
@@ -146,7 +146,7 @@ def load_session(package: Path) -> Any:
 @contextmanager
 def loaded(package: Path, **options: Any) -> Iterator[LLM]:
     """A package with a small cache; options: `EngineConfig`'s."""
-    from genai.llm import LLM
+    from genai.llm.llm import LLM
 
     limits = {"device": "cpu", "num_threads": 1, "max_batch": 3, "kv_cache_bytes": 4_000_000} | options
     with LLM(package, EngineConfig(**limits)) as llm:

@@ -12,7 +12,7 @@ from typing import Self
 
 import pytest
 
-import genai.llm
+import genai.llm.llm
 from genai import Choice, Chunk, Drafts, Generation, Timings, TokenLogprob, Usage
 from genai.cli.main import exit_code
 
@@ -91,7 +91,7 @@ def llm(monkeypatch: pytest.MonkeyPatch) -> FakeLLM:
         fake.loaded.append((name, options))
         return fake
 
-    monkeypatch.setattr(genai.llm, "load", load)
+    monkeypatch.setattr(genai.llm.llm, "load", load)
     return fake
 
 

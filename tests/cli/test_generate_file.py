@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from genai import batch_file
-from genai.batch_file import BatchFile, Settings, Summary
+from genai.batch import file as batch_file
+from genai.batch.file import BatchFile, Settings, Summary
 from genai.config import EngineConfig
 from genai.errors import ConfigError, GraphRunError
-from genai.llm import LLM
+from genai.llm.llm import LLM
 from tests.cli.conftest import Genai, Outcome
 from tests.tiny_package import VOCAB_SIZE, tiny_package
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from genai import Choice, Chunk, Drafts, TokenLogprob
+from genai.answer.tool_calls import ToolCall
 from genai.cli import options
-from genai.text.tool_calls import ToolCall
 from tests.cli.conftest import TIMINGS, FakeLLM, Genai
 
 

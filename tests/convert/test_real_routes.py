@@ -11,8 +11,8 @@ import pytest
 from benchmarks.hf_folder import write_hf_folder
 from genai.config import EngineConfig
 from genai.convert import ConvertOptions, convert
-from genai.llm import LLM
-from tests.convert.genai_folders import genai_folder, static_cache_package
+from genai.llm.llm import LLM
+from tests.convert.sources.genai_folders import genai_folder, static_cache_package
 
 pytestmark = pytest.mark.slow
 

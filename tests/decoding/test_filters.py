@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from genai.decoding import filters
 from genai.decoding.filters import filtered, has_filters, look
 from genai.decoding.processors import FloatArray
-from genai.generation_config import SamplingConfig
-from tests.decoding.definitions import filtered_weights
+from genai.options.generation_config import SamplingConfig
+from tests.grammar.definitions import filtered_weights
 
 CONFIGS = st.builds(
     SamplingConfig,

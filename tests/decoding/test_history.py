@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genai.decoding.history import Changes, Ngrams, TokenTable, dry_penalties, repeating
-from genai.generation_config import DryConfig, SamplingConfig
+from genai.options.generation_config import DryConfig, SamplingConfig
 
 TEXTS = st.lists(st.integers(0, 3), max_size=40)
 CHANGES = st.lists(st.one_of(st.integers(0, 3), st.none()), max_size=60)

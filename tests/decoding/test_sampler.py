@@ -13,8 +13,8 @@ import pytest
 from genai.decoding.processors import BoolArray, FloatArray
 from genai.decoding.sampler import Sampler, choose, scores
 from genai.errors import ConfigError, GenAIError, GraphRunError
-from genai.generation_config import GenerationConfig, SamplingConfig
-from tests.decoding.definitions import filtered_weights, without_top_choices
+from genai.options.generation_config import GenerationConfig, SamplingConfig
+from tests.grammar.definitions import filtered_weights, without_top_choices
 
 
 def config_of(**options: object) -> SamplingConfig:

@@ -25,7 +25,7 @@ from genai.engine.request import Request
 from genai.engine.scheduler import Limits
 from genai.engine.sequence import FinishReason, TokenEvent
 from genai.errors import ConfigError, GenAIError, GraphRunError, QueueFullError
-from genai.generation_config import GenerationConfig
+from genai.options.generation_config import GenerationConfig
 from tests.fakes import SHAPE, VOCAB_SIZE, FakeRunner, greedy_continuation
 
 Item = tuple[int | None, FinishReason | None]

@@ -7,11 +7,11 @@ import random
 import numpy as np
 import pytest
 
-from genai.decoding.beam import BeamSearch
+from genai.decoding.beam_search import BeamSearch
 from genai.engine.request import Request
 from genai.engine.sequence import Job, TokenEvent
 from genai.errors import ConfigError
-from genai.generation_config import GenerationConfig
+from genai.options.generation_config import GenerationConfig
 from tests.engine.test_engine import EOS, config, engine_with, prompts, run
 from tests.fakes import FakeRunner, greedy_continuation, next_logits
 

@@ -15,8 +15,8 @@ from genai.engine.request import Request
 from genai.engine.scheduler import Limits
 from genai.engine.sequence import Sequence, TokenEvent
 from genai.errors import CapacityError, ConfigError, QueueFullError
-from genai.generation_config import GenerationConfig
 from genai.metrics import EngineMetrics
+from genai.options.generation_config import GenerationConfig
 from tests.fakes import SHAPE, VOCAB_SIZE, FakeRunner, greedy_continuation
 
 EOS = 7

@@ -13,7 +13,7 @@ from genai.engine.request import Request
 from genai.engine.scheduler import Limits
 from genai.engine.sequence import Sequence as Text
 from genai.errors import GenAIError, GraphRunError
-from genai.generation_config import GenerationConfig
+from genai.options.generation_config import GenerationConfig
 from genai.runtime.layout import Group
 from tests.fakes import SHAPE, FakeRunner, greedy_continuation, read_tokens
 

@@ -6,17 +6,17 @@ The fake model reads its cache, so one wrong copy gives a wrong text. Every mix 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence as List
+from collections import abc
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
 
-from genai.engine.drafts import Drafter
+from genai.engine.drafting.drafts import Drafter
 from genai.engine.request import Request
 from genai.engine.sequence import FinishReason, Job, Sequence, TokenEvent
-from genai.generation_config import GenerationConfig
-from tests.engine.test_drafts import Oracle
+from genai.options.generation_config import GenerationConfig
+from tests.engine.drafting.test_drafts import Oracle
 from tests.engine.test_engine import engine_with, run
 from tests.fakes import VOCAB_SIZE
 
@@ -27,10 +27,10 @@ WHOLE: set[FinishReason] = {"stop", "length"}
 class Script:
     """A constraint that leaves some choice, then none for a while, and is complete after so many tokens."""
 
-    def __init__(self, length: int, tokens: List[int] = ()) -> None:
+    def __init__(self, length: int, tokens: abc.Sequence[int] = ()) -> None:
         self.length, self.tokens = length, list(tokens)
 
-    def _mask(self, tokens: List[int]) -> np.ndarray:
+    def _mask(self, tokens: abc.Sequence[int]) -> np.ndarray:
         mask = np.zeros(VOCAB_SIZE, np.bool_)
         if len(tokens) < self.length:
             seed = sum(tokens) + 7 * len(tokens)

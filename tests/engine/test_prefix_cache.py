@@ -14,7 +14,7 @@ from genai.engine.engine import Engine
 from genai.engine.prefix_cache import BLOCK_SIZE, PrefixCache
 from genai.engine.request import Request
 from genai.engine.scheduler import Limits
-from genai.generation_config import GenerationConfig
+from genai.options.generation_config import GenerationConfig
 from tests.fakes import SHAPE, FakeRunner, greedy_continuation
 
 SLOT_BYTES, NUM_BUFFERS = 4, 3

@@ -19,9 +19,9 @@ from genai.engine.prefix_cache import PrefixCache
 from genai.engine.request import Request
 from genai.engine.scheduler import Limits
 from genai.engine.sequence import Sequence as Text
-from genai.generation_config import GenerationConfig
-from genai.llm import LLM
-from genai.writer import JobWriter, TextWriter
+from genai.llm.llm import LLM
+from genai.llm.writer import JobWriter, TextWriter
+from genai.options.generation_config import GenerationConfig
 
 pytestmark = pytest.mark.slow
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from genai.decoding.sampler import Sampler
-from genai.engine.scheduler import AGING_SECONDS, MIN_CHUNK, STALL, Limits, Memory, Pace, Plan, Scheduler
+from genai.engine.scheduler import AGING_SECONDS, MIN_CHUNK, STALL, Limits, Pace, Plan, Room, Scheduler
 from genai.engine.sequence import Sequence, Timeline
-from genai.generation_config import GenerationConfig, SamplingConfig
+from genai.options.generation_config import GenerationConfig, SamplingConfig
 
 DECODE, PREFILL_TOKEN = 0.02, 0.001
 
@@ -45,7 +45,7 @@ class Machine:
         self.num_slots, self.bucket, self.now = num_slots, bucket, 0.0
         self.scheduler = Scheduler(Limits(max_batch=max_batch, max_seq_len=num_slots, prefill_chunk=chunk))
         self.pace = Pace(decode_seconds=DECODE, prefill_token_seconds=PREFILL_TOKEN)
-        self.memory = Memory(has_room=self._has_room, holds=lambda needs: sum(needs) <= num_slots)
+        self.room = Room(fits_next_token=self._has_room, fit_together=lambda needs: sum(needs) <= num_slots)
         self.capacity: dict[Sequence, int] = {}
         self.asked: dict[Sequence, int] = {}
         self.ended: dict[Sequence, str] = {}
@@ -58,7 +58,7 @@ class Machine:
     def step(self) -> Plan:
         """Plan and obey; checks what must be true of every plan."""
         running, waiting = list(self.scheduler.running), list(self.scheduler.waiting)
-        plan = self.scheduler.plan(self.memory, self.pace, self.now)
+        plan = self.scheduler.plan(self.room, self.pace, self.now)
         self.check(plan, running, waiting)
         for sequence in plan.expired:
             self._end(sequence, "timeout")
@@ -282,7 +282,7 @@ def test_chunks_stay_within_their_bounds_at_any_pace(decode: float, token: float
     machine.add(text(1, 100))
     machine.step()
     machine.add(text(500, 1, submitted=1.0))
-    plan = machine.scheduler.plan(machine.memory, machine.pace, machine.now)
+    plan = machine.scheduler.plan(machine.room, machine.pace, machine.now)
     assert plan.prefill
     assert plan.prefill[1] == (MIN_CHUNK if token == 1.0 else 100)
 

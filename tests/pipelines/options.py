@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from genai.generation_config import BeamSearchConfig, GenerationConfig, SamplingConfig
+from genai.options.generation_config import BeamSearchConfig, GenerationConfig, SamplingConfig
 
 GIVEN: dict[str, dict[str, object]] = {
     "max_new_tokens": {"max_new_tokens": 7},

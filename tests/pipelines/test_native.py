@@ -9,7 +9,7 @@ import pytest
 
 from genai.config import EngineConfig
 from genai.errors import ConfigError
-from genai.llm import LLM
+from genai.llm.llm import LLM
 from genai.pipelines import DeviceFactory, GenerationInput, Text2TextPipelineFactory
 from genai.pipelines.backends.native import NativePipeline
 from tests.pipelines.options import GIVEN, config_with

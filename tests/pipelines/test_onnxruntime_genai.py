@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from genai.errors import CapacityError, ConfigError, GraphRunError, ModelError
-from genai.generation_config import BeamSearchConfig, GenerationConfig
+from genai.options.generation_config import BeamSearchConfig, GenerationConfig
 from genai.pipelines import Device, DeviceFactory, GenerationInput, Pipeline, Text2TextPipelineFactory
 from genai.pipelines.backends.onnxruntime_genai import _KNOWN, search_options
 from genai.pipelines.text2text import GenerationResult

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from genai.errors import CapacityError, ConfigError, ModelError
-from genai.generation_config import SIZE_MAX, GenerationConfig
+from genai.options.generation_config import SIZE_MAX, GenerationConfig
 from genai.pipelines import Device, DeviceFactory, GenerationInput, Pipeline, Text2TextPipelineFactory
 from genai.pipelines.backends.openvino_genai import _KNOWN, generation_options
 from tests.pipelines import fake_openvino

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from genai.errors import ConfigError
-from genai.generation_config import GenerationConfig
+from genai.options.generation_config import GenerationConfig
 from genai.pipelines.backends.options import in_force, options_set, refuse_others, with_preview_seed
 from tests.pipelines.options import GIVEN, all_options, config_with
 

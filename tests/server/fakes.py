@@ -12,13 +12,13 @@ from typing import cast
 import httpx
 from fastapi import FastAPI
 
-from genai.async_llm import AsyncLLM
 from genai.config import CONTRACT_VERSION, EngineConfig, ModelConfig, Provenance
 from genai.engine.rows import CacheStatus, RowStatus
+from genai.llm.async_llm import AsyncLLM
+from genai.llm.results import Choice, Chunk, Generation, Timings, Usage
 from genai.metrics import EngineMetrics
 from genai.progress import Progress
-from genai.text.tokenizer import Tokenizer
-from genai.writer import Choice, Chunk, Generation, Timings, Usage
+from genai.tokenizer.tokenizer import Tokenizer
 from server.app import create_app
 from server.models import ModelPool
 from server.settings import ModelSettings, Settings

@@ -7,9 +7,9 @@ import json
 import httpx
 import pytest
 
+from genai.answer.tool_calls import ToolCall, ToolCallDelta
 from genai.decoding.logprobs import TokenLogprob
 from genai.errors import CapacityError, ConfigError, GraphRunError, QueueFullError
-from genai.text.tool_calls import ToolCall, ToolCallDelta
 from tests.server.fakes import FakeModel, app_with, choice, chunk, generation, said, serving
 
 pytestmark = pytest.mark.anyio
@@ -176,7 +176,7 @@ async def test_fields_become_options() -> None:
 
 
 async def test_every_option_is_one_that_generation_knows() -> None:
-    from genai.generation_config import flat_names
+    from genai.options.generation_config import flat_names
     from server.generation import _OPTIONS
     from server.schemas.generation import GenerationRequest
 

@@ -15,10 +15,10 @@ import pytest
 from anthropic.types import RawMessageStreamEvent
 from pydantic import TypeAdapter
 
+from genai.answer.tool_calls import ToolCall, ToolCallDelta
 from genai.errors import CapacityError, ConfigError, GraphRunError, QueueFullError
-from genai.llm import LLM
-from genai.text.tokenizer import Tokenizer
-from genai.text.tool_calls import ToolCall, ToolCallDelta
+from genai.llm.llm import LLM
+from genai.tokenizer.tokenizer import Tokenizer
 from tests.server.fakes import FakeModel, app_with, choice, chunk, generation, said, serving
 from tests.server.live import LiveServer, live_server
 from tests.tiny_package import BEGIN_ID, END_ID, TEMPLATE, byte_tokenizer, tiny_package

@@ -9,8 +9,8 @@ from typing import cast
 
 import pytest
 
-from genai.async_llm import AsyncLLM
 from genai.errors import ModelNotFoundError
+from genai.llm.async_llm import AsyncLLM
 from genai.progress import Progress
 from server.app import create_app
 from server.errors import ApiError

@@ -12,7 +12,7 @@ from pathlib import Path
 import openai
 import pytest
 
-from genai.llm import LLM
+from genai.llm.llm import LLM
 from tests.server.live import LiveServer, live_server
 
 pytestmark = pytest.mark.slow

@@ -17,9 +17,9 @@ import pytest
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
+from genai.answer.tool_calls import ToolCall, ToolCallDelta
 from genai.errors import CapacityError, ConfigError, GraphRunError, QueueFullError
-from genai.llm import LLM
-from genai.text.tool_calls import ToolCall, ToolCallDelta
+from genai.llm.llm import LLM
 from tests.server.fakes import FakeModel, app_with, choice, chunk, generation, said, serving
 from tests.server.live import LiveServer, live_server
 from tests.tiny_package import tiny_package

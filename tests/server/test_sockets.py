@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 
-from genai.writer import Chunk
+from genai.llm.results import Chunk
 from server.process import DrainingServer
 from server.settings import Settings
 from tests.server.fakes import FakeModel, chunk, fake_pool, said

@@ -15,7 +15,7 @@ from genai.bench import Stepper
 from genai.config import EngineConfig
 from genai.engine.request import Request as EngineRequest
 from genai.engine.sequence import Sequence, TokenEvent
-from genai.generation_config import GenerationConfig
+from genai.options.generation_config import GenerationConfig
 
 
 class _Reader:

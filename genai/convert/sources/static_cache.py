@@ -22,10 +22,10 @@ from genai.convert.nodes import dimension
 from genai.convert.normalize import normalize
 from genai.convert.package import read_facts
 from genai.convert.probing import Array
-from genai.convert.source import FloatArray, ModelFacts, Rewritten
-from genai.convert.sources.onnxruntime_genai_config import CONFIG_FILE as GENAI_CONFIG
-from genai.convert.sources.onnxruntime_genai_config import facts_of, read_genai_config
-from genai.convert.sources.onnxruntime_genai_rotary import CONTRIB
+from genai.convert.rewritten import FloatArray, ModelFacts, Rewritten
+from genai.convert.sources.onnxruntime_genai.config import CONFIG_FILE as GENAI_CONFIG
+from genai.convert.sources.onnxruntime_genai.config import facts_of, read_genai_config
+from genai.convert.sources.onnxruntime_genai.rotary import CONTRIB
 from genai.errors import UnsupportedModelError
 from genai.runtime.session import Session
 

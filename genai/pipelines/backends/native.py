@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from genai.errors import ConfigError
-from genai.generation_config import GenerationConfig
-from genai.generator import Generator as TokenGenerator
-from genai.llm import LLM, load
+from genai.llm.generator import Generator as TokenGenerator
+from genai.llm.llm import LLM, load
+from genai.llm.prepare import Prompt
+from genai.llm.results import Generation
+from genai.options.generation_config import GenerationConfig
 from genai.pipelines.backends.options import in_force, refuse_streaming_several, with_preview_seed
 from genai.pipelines.device import Device, only_device
 from genai.pipelines.registry import Backend
 from genai.pipelines.text2text import GenerationInput, GenerationResult, Streamer
-from genai.prepare import Prompt
 from genai.runtime.session import choose_device
-from genai.text.tokenizer import Tokenizer
-from genai.writer import Generation
+from genai.tokenizer.tokenizer import Tokenizer
 
 NAME = "native"
 

@@ -14,8 +14,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from genai.answer.stop import StopStrings
 from genai.errors import CapacityError, ConfigError, GraphRunError, ModelError, TokenizerError
-from genai.generation_config import BeamSearchConfig, GenerationConfig
+from genai.options.generation_config import BeamSearchConfig, GenerationConfig
 from genai.pipelines.backends.options import (
     import_peer,
     in_force,
@@ -28,7 +29,6 @@ from genai.pipelines.backends.options import (
 from genai.pipelines.device import Device, only_device
 from genai.pipelines.registry import Backend
 from genai.pipelines.text2text import GenerationInput, GenerationResult, Streamer
-from genai.text.stop import StopStrings
 
 NAME = "onnxruntime-genai"
 _MAX_SEED = 2**31 - 1

@@ -16,7 +16,7 @@ from typing import NoReturn, Protocol
 import numpy as np
 
 from genai.errors import CapacityError, ConfigError, GraphRunError, ModelError, TokenizerError
-from genai.generation_config import SIZE_MAX, GenerationConfig
+from genai.options.generation_config import SIZE_MAX, GenerationConfig
 from genai.pipelines.backends.options import (
     import_peer,
     in_force,

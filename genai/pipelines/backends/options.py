@@ -10,7 +10,7 @@ from dataclasses import replace
 from types import ModuleType
 
 from genai.errors import ConfigError, GenAIError, RuntimeUnavailableError
-from genai.generation_config import BeamSearchConfig, GenerationConfig, SamplingConfig
+from genai.options.generation_config import BeamSearchConfig, GenerationConfig, SamplingConfig
 from genai.pipelines.text2text import Streamer
 
 

@@ -1,0 +1,1 @@
+"""Taking answers apart as they arrive: content, reasoning, tool calls, stop strings."""

@@ -1,0 +1,206 @@
+"""A model's answer taken apart: reasoning, content and tool calls, whole or as it comes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from genai.answer.answer_text import Markers, PiecewiseText, Reading
+from genai.answer.tool_calls import ToolCall, ToolCallDelta, ToolCallReader
+from genai.answer.tool_grammar import tool_grammar
+from genai.chat.reasoning import KNOWN_REASONING, ReasoningMarkers, reasoning_begun
+from genai.chat.tool_formats import Opener, ToolFormat, tool_format_of
+from genai.chat.tools import ToolSet
+from genai.options.generation_config import ConstraintConfig
+from genai.tokenizer.tokenizer import Tokenizer
+
+_SPACE = re.compile(r"\s*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerDelta:
+    """What a piece of text adds to an answer."""
+
+    content: str = ""
+    reasoning: str = ""
+    tool_calls: tuple[ToolCallDelta, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerFormat:
+    """How a model writes its answers.
+
+    reasoning: the markers it may use; token_ids: those markers, of reasoning and calls, that are single tokens;
+    visible_token_ids: those of them that are special, and have to be part of the text that a parser is given.
+    """
+
+    tool_format: ToolFormat = field(default_factory=lambda: tool_format_of(""))
+    reasoning: tuple[ReasoningMarkers, ...] = ()
+    token_ids: Mapping[str, int] = field(default_factory=dict)
+    visible_token_ids: frozenset[int] = frozenset()
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> AnswerFormat:
+        """Find a model's format in its chat template's source and its vocabulary."""
+        template = tokenizer.chat_template or ""
+        tool_format = tool_format_of(template if tokenizer.takes_tools else "")
+        reasoning = tuple(
+            known
+            for known in KNOWN_REASONING
+            if known.open in template or known.close in template or tokenizer.token_to_id(known.open) is not None
+        )
+        markers = [*tool_format.markers, *(text for known in reasoning for text in (known.open, known.close))]
+        found = {marker: tokenizer.token_to_id(marker) for marker in markers}
+        token_ids = {marker: token_id for marker, token_id in found.items() if token_id is not None}
+        return cls(
+            tool_format=tool_format,
+            reasoning=reasoning,
+            token_ids=token_ids,
+            visible_token_ids=frozenset(token_ids.values()) & tokenizer.special_token_ids,
+        )
+
+    def parser(self, tools: ToolSet | None = None, prompt: str | None = None) -> AnswerParser:
+        """A parser for one answer.
+
+        tools: None or an empty set: nothing is taken for a call; prompt: the text before the answer, whose end tells
+        whether the answer begins inside reasoning.
+        """
+        return AnswerParser(self, tools or ToolSet(), reasoning_begun(prompt, self.reasoning))
+
+    def tool_constraint(self, tools: ToolSet, prompt: str | None = None) -> ConstraintConfig | None:
+        """What an answer must match so that its calls are what the request asks for; None: anything.
+
+        Forced calls are the whole answer, after reasoning, in this model's format, with arguments that follow their
+        schemas. Otherwise, strict tools and calls that must stay single constrain the answer from the first call on.
+        """
+        grammar = tool_grammar(self.tool_format, tools, self.reasoning, self.token_ids, prompt)
+        return None if grammar is None else ConstraintConfig(kind="lark", grammar=grammar)
+
+
+class AnswerParser:
+    """Follows one answer. The deltas joined do not depend on how the text was cut.
+
+    White space around reasoning and around calls belongs to neither and is dropped, as far as no content precedes it.
+    Text that looked like a call but is none is content.
+    """
+
+    def __init__(self, answer_format: AnswerFormat, tools: ToolSet, begun: ReasoningMarkers | None) -> None:
+        openers = answer_format.tool_format.openers if tools.callable else ()
+        self._text = PiecewiseText()
+        self._calls = ToolCallReader(self._text, tools.callable, is_parallel=tools.is_parallel)
+        self._reasoning_markers = {known.open: known for known in answer_format.reasoning}
+        self._openers = {opener.text: opener for opener in openers}
+        self._first_openers = tuple(opener.text for opener in openers if opener.place != "anywhere")
+        self._markers = Markers(
+            [opener.text for opener in openers if opener.place == "anywhere"],
+            [opener.text for opener in openers if opener.place == "line start"],
+        )
+        self._content: list[str] = []
+        self._reasoning: list[str] = []
+        self._space: list[str] = []  # white space that is shown only if more text of its kind follows
+        self._is_running = True
+        self._reading = self._read_answer(begun)
+        self._run()
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """The calls that are complete so far."""
+        return tuple(self._calls.calls)
+
+    def push(self, text: str) -> AnswerDelta:
+        """Take a piece of the answer; return what is certain with it."""
+        assert not self._text.is_ended, "the answer has ended"
+        self._text.feed(text)
+        return self._run()
+
+    def finish(self) -> AnswerDelta:
+        """End the answer; return what was held back."""
+        self._text.end()
+        return self._run()
+
+    def _run(self) -> AnswerDelta:
+        """Read on until more text is needed."""
+        if self._is_running:
+            try:
+                next(self._reading)
+            except StopIteration:
+                self._is_running = False
+        content, reasoning = "".join(self._content), "".join(self._reasoning)
+        self._content.clear()
+        self._reasoning.clear()
+        return AnswerDelta(content=content, reasoning=reasoning, tool_calls=self._calls.take_deltas())
+
+    def _read_answer(self, begun: ReasoningMarkers | None) -> Reading[None]:
+        if begun is None and (self._reasoning_markers or self._openers):
+            yield from self._text.take_run(_SPACE)
+            self._space = [self._text.since_mark()]
+        if begun is None and self._reasoning_markers:
+            opened = yield from self._text.starting(tuple(self._reasoning_markers))
+            if opened is not None:
+                self._text.take(len(opened))
+                begun = self._reasoning_markers[opened]
+        if begun is not None:
+            yield from self._read_reasoning(begun)
+        yield from self._read_content()
+        if begun is None and not self._calls.calls:
+            self._content += self._space  # an answer of nothing else
+
+    def _read_reasoning(self, markers: ReasoningMarkers) -> Reading[None]:
+        yield from self._skip_space()
+        if (yield from self._read_until(Markers([markers.close]), self._think)):
+            self._text.take(len(markers.close))
+        yield from self._skip_space()
+
+    def _read_content(self) -> Reading[None]:
+        is_start = True
+        while self._calls.can_take_more:
+            found = None
+            if is_start and self._first_openers:
+                found = yield from self._text.starting(self._first_openers)
+            if found is None:
+                found = yield from self._read_until(self._markers, self._say)
+            if found is None:
+                return
+            is_start = yield from self._read_calls(self._openers[found])
+        yield from self._read_until(Markers([]), self._say)
+
+    def _read_calls(self, opener: Opener) -> Reading[bool]:
+        """Read what an opener announces; True if it was calls and nothing else."""
+        self._text.mark()
+        if not opener.is_json:
+            self._text.take(len(opener.text))
+        is_whole = yield from self._calls.read(opener)
+        if is_whole:
+            yield from self._skip_space()
+        elif (rest := self._text.since_mark()) and not rest.isspace():
+            self._say(rest)
+        return is_whole
+
+    def _read_until(self, markers: Markers, give: Callable[[str], None]) -> Reading[str | None]:
+        """Give all text before the next marker, as it comes; return the marker, or None at the end."""
+        while True:
+            length, marker = self._text.find(markers)
+            give(self._text.take(length))
+            self._text.mark()
+            if marker is not None or self._text.is_ended:
+                return marker
+            yield
+
+    def _skip_space(self) -> Reading[None]:
+        """Drop white space at a marker."""
+        self._space = []
+        yield from self._text.take_run(_SPACE)
+        self._text.mark()
+
+    def _say(self, text: str) -> None:
+        if text:
+            self._content += [*self._space, text]
+            self._space = []
+
+    def _think(self, text: str) -> None:
+        shown = text.rstrip()
+        if shown:
+            self._reasoning += [*self._space, shown]
+            self._space = []
+        self._space.append(text[len(shown) :])

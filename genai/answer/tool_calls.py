@@ -1,0 +1,279 @@
+"""Tool calls, whole and in pieces, and the reader that finds them behind a marker."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from genai.answer.answer_text import PiecewiseText, Reading
+from genai.answer.tool_json import read_colon, read_json
+from genai.chat.tool_formats import ARGUMENTS, CALL_ID, FENCE, Opener
+from genai.chat.tools import Tool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCall:
+    """One call; arguments: the JSON text of an object, as the model wrote it."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCallDelta:
+    """A piece of a call, in the shape of OpenAI's stream: id and name come once, then pieces of the arguments.
+
+    index: which call of the answer it belongs to.
+    """
+
+    index: int
+    id: str | None = None
+    name: str | None = None
+    arguments: str = ""
+
+
+_WORD = re.compile(r"[a-zA-Z0-9_-]*")
+_ARGUMENT_KEYS = ("arguments", "parameters")
+_KEYS = ("name", *_ARGUMENT_KEYS, "id", "type")
+
+
+@dataclass(slots=True, kw_only=True)
+class _OpenCall:
+    """A call that is being read.
+
+    waiting: arguments that no delta has given yet; given: those before; id: set when the first delta has been made.
+    """
+
+    names: frozenset[str]
+    name: str | None = None
+    id: str | None = None
+    has_arguments: bool = False
+    waiting: list[str]
+    given: list[str]
+
+
+class ToolCallReader:
+    """Reads calls from a text and gives them in pieces.
+
+    Arguments are given as they come once the name is known to be one of the tools'. Should such a call then turn out
+    to be broken, it is not among `calls`, and its text belongs to the content; the pieces stay given.
+    """
+
+    def __init__(self, text: PiecewiseText, tools: Sequence[Tool], *, is_parallel: bool) -> None:
+        self._text = text
+        self._is_parallel = is_parallel
+        self._names = frozenset(tool.name for tool in tools)
+        self._lenient_names = frozenset(tool.name for tool in tools if not tool.is_strict)
+        self._num_begun = 0
+        self._deltas: list[ToolCallDelta] = []
+        self._call: _OpenCall | None = None
+        self.calls: list[ToolCall] = []
+
+    @property
+    def can_take_more(self) -> bool:
+        """Whether a further call would be read."""
+        return bool(self._names) and (self._is_parallel or not self.calls)
+
+    def take_deltas(self) -> tuple[ToolCallDelta, ...]:
+        """The pieces since the last call."""
+        self._give_arguments()
+        deltas, self._deltas = self._deltas, []
+        return tuple(deltas)
+
+    def read(self, opener: Opener) -> Reading[bool]:
+        """Read the calls that an opener, just taken, has announced, and their closing marker.
+
+        False: this is not all calls; the text since the mark is content. The mark moves behind each call.
+        """
+        names = self._names if opener.is_constrained else self._lenient_names
+        if opener.text == FENCE:
+            yield from self._text.take_run(_WORD)
+        is_whole = yield from self._read_calls(names)
+        self._give_arguments()
+        self._call = None
+        if is_whole and opener.close:
+            yield from self._text.skip_space()
+            if (yield from self._text.starting((opener.close,))):
+                self._text.take(len(opener.close))
+        return is_whole
+
+    def _read_calls(self, names: frozenset[str]) -> Reading[bool]:
+        first = yield from self._text.skip_space()
+        if first == "[":
+            return (yield from self._read_array(names))
+        if first == "{":
+            return (yield from self._read_objects(names))
+        return (yield from self._read_named(names))
+
+    def _read_array(self, names: frozenset[str]) -> Reading[bool]:
+        separator = "["
+        while separator != "]":
+            self._text.take(1)
+            yield from self._text.skip_space()
+            if not self.can_take_more or not (yield from self._read_object(names)):
+                return False
+            separator = yield from self._text.skip_space()
+            if separator not in (",", "]"):
+                return False
+        self._text.take(1)
+        return True
+
+    def _read_objects(self, names: frozenset[str]) -> Reading[bool]:
+        """Objects one after the other, with or without a semicolon between them."""
+        following = "{"
+        while following == "{":
+            if not (yield from self._read_object(names)):
+                return False
+            if not self.can_take_more:
+                return True
+            following = yield from self._text.skip_space()
+            if following == ";":
+                self._text.take(1)
+                if (yield from self._text.skip_space()) != "{":
+                    return False
+                following = "{"
+        return True
+
+    def _read_object(self, names: frozenset[str]) -> Reading[bool]:
+        """Read `{"name": …, "arguments": {…}}`, its keys in any order."""
+        call = self._call = _OpenCall(names=names, waiting=[], given=[])
+        if (yield from self._text.peek()) != "{":
+            return False
+        missing = set(_KEYS)
+        separator = ","
+        while separator == ",":
+            self._text.take(1)
+            key = yield from self._read_word(missing)
+            if key is None or not (yield from read_colon(self._text)):
+                return False
+            missing -= set(_ARGUMENT_KEYS) if key in _ARGUMENT_KEYS else {key}
+            if not (yield from self._read_value(call, key)):
+                return False
+            separator = yield from self._text.skip_space()
+        if separator != "}" or call.name is None:
+            return False
+        self._text.take(1)
+        self._end(call)
+        return True
+
+    def _read_value(self, call: _OpenCall, key: str) -> Reading[bool]:
+        if key == "name":
+            call.name = yield from self._read_word(call.names)
+            return call.name is not None
+        if key in _ARGUMENT_KEYS:
+            return (yield from self._read_arguments(call))
+        return (yield from read_json(self._text))
+
+    def _read_word(self, words: frozenset[str] | set[str]) -> Reading[str | None]:
+        """Take a JSON string that is one of the words, without escapes; None as soon as it can be none of them."""
+        if (yield from self._text.skip_space()) != '"':
+            return None
+        self._text.take(1)
+        word = ""
+        while True:
+            character = yield from self._text.peek()
+            if character == '"' and word in words:
+                self._text.take(1)
+                return word
+            if not character or not any(other.startswith(word + character) for other in words):
+                return None
+            word += self._text.take(1)
+
+    def _read_arguments(self, call: _OpenCall) -> Reading[bool]:
+        """Read an object; null for none; or, as OpenAI's API has it, a string that holds an object's JSON."""
+        first = yield from self._text.skip_space()
+        call.has_arguments = True
+        if first == "{":
+            if call.name is not None:
+                self._begin(call)
+            return (yield from self._copy_json(call.waiting))
+        value: list[str] = []
+        if first not in ('"', "n") or not (yield from self._copy_json(value)):
+            return False
+        held = "{}" if first == "n" else _object_in("".join(value))
+        call.waiting.append(held or "")
+        return held is not None
+
+    def _copy_json(self, copy: list[str]) -> Reading[bool]:
+        self._text.copy_to(copy)
+        is_json = yield from read_json(self._text)
+        self._text.copy_to(None)
+        return is_json
+
+    def _read_named(self, names: frozenset[str]) -> Reading[bool]:
+        """Read `name[ARGS]{…}`, `name[CALL_ID]id[ARGS]{…}` or `name{…}`."""
+        call = self._call = _OpenCall(names=names, waiting=[], given=[])
+        name: list[str] = []
+        self._text.copy_to(name)
+        yield from self._text.take_run(_WORD)
+        self._text.copy_to(None)
+        if (call_name := "".join(name)) not in names:
+            return False
+        call.name = call_name
+        marker = yield from self._text.starting((ARGUMENTS, CALL_ID, "{"))
+        if marker == CALL_ID:
+            self._text.take(len(CALL_ID))
+            yield from self._text.take_run(_WORD)
+            marker = yield from self._text.starting((ARGUMENTS,))
+        if marker == ARGUMENTS:
+            self._text.take(len(ARGUMENTS))
+        if marker is None or (yield from self._text.skip_space()) != "{":
+            return False
+        if not (yield from self._read_arguments(call)):
+            return False
+        self._end(call)
+        return True
+
+    def _begin(self, call: _OpenCall) -> None:
+        """Give a call's id and name."""
+        call.id = f"call_{secrets.token_hex(12)}"
+        self._deltas.append(ToolCallDelta(index=self._num_begun, id=call.id, name=call.name))
+        self._num_begun += 1
+
+    def _give_arguments(self) -> None:
+        """Give the arguments that have come since the last delta, if their call has one."""
+        call = self._call
+        if call is None or call.id is None:
+            return
+        piece = "".join(call.waiting)
+        call.waiting.clear()
+        if not piece:
+            return
+        call.given.append(piece)
+        index = self._num_begun - 1
+        if self._deltas and self._deltas[-1].index == index:
+            last = self._deltas.pop()
+            self._deltas.append(replace(last, arguments=last.arguments + piece))
+        else:
+            self._deltas.append(ToolCallDelta(index=index, arguments=piece))
+
+    def _end(self, call: _OpenCall) -> None:
+        if call.id is None:
+            self._begin(call)
+        if not call.has_arguments:
+            call.waiting.append("{}")
+        self._give_arguments()
+        assert call.id is not None
+        assert call.name is not None
+        self.calls.append(ToolCall(id=call.id, name=call.name, arguments="".join(call.given)))
+        self._call = None
+        self._text.mark()
+
+
+def _object_in(string: str) -> str | None:
+    """The JSON of the object that a JSON string holds, or None if it holds none."""
+    text, held = PiecewiseText(), str(json.loads(string)).strip()
+    text.feed(held)
+    text.end()
+    if not held.startswith("{") or any("\ud800" <= character <= "\udfff" for character in held):
+        return None
+    reading = read_json(text)
+    try:
+        while True:
+            next(reading)
+    except StopIteration as end:
+        return held if end.value and text.since_mark() == held else None

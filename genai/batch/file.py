@@ -1,0 +1,347 @@
+"""Offline batches in OpenAI's batch file format: every line of IN gets one line of OUT, whatever happens in between.
+
+    IN   {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": {"messages": [{"role": …}]}}
+    OUT  {"id": "batch_req_1", "custom_id": "a", "response": {"status_code": 200, "body": {…}}, "error": null}
+
+OUT is only appended to, in whole lines that are on the disk before work goes on. What is there when a batch begins is
+not done again, and a last line without its end is cut off: so a batch that was killed is finished by starting it again.
+Lines come in the order in which they are finished. A bad line's answer says so with status 400.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
+
+from genai.batch.answer import answer
+from genai.batch.request import (
+    JSON,
+    BadLineError,
+    BatchRequest,
+    complaint,
+    custom_id_of,
+    read_line,
+    request_of,
+    status_of,
+)
+from genai.engine.sequence import Job, TokenEvent
+from genai.errors import ConfigError, GenAIError
+from genai.llm.llm import LLM
+from genai.llm.prepare import Prepared
+from genai.options.generation_config import GenerationConfig
+from genai.progress import Progress, silent
+
+MAX_LINE_BYTES = 64 * 2**20
+"""Longer lines are answered with an error and never held in memory."""
+_QUEUED = 2
+"""Requests in the engine for each of its rows: while some run, as many wait, so that no row is ever idle."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Summary:
+    """What became of a batch: lines answered now, those of them with an error, and lines answered earlier."""
+
+    answered: int = 0
+    failed: int = 0
+    skipped: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What holds for lines that do not say.
+
+    options: of generation; template_options: variables for the chat template; draft: a model that foresees tokens.
+    """
+
+    options: Mapping[str, object] = field(default_factory=dict)
+    template_options: Mapping[str, object] = field(default_factory=dict)
+    draft: LLM | None = None
+
+
+class BatchFile:
+    """A batch and how far it is. Use as a context manager, or call `close`: OUT is locked against other processes.
+
+    num_requests: lines of IN that are not blank; num_done: those that OUT answered when the batch was opened.
+    Raises: ConfigError if IN cannot be read or names a request twice, or if OUT is no batch's or cannot be written.
+    """
+
+    def __init__(self, source: Path, target: Path) -> None:
+        self.source, self.target = source, target
+        keys = self._checked()
+        self.num_requests = len(keys)
+        self._out = _Appender(target, source)
+        try:
+            self._done = self._answered()
+        except BaseException:
+            self._out.close()
+            raise
+        self.num_done = len(keys & self._done)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close OUT. Closing twice does nothing."""
+        self._out.close()
+
+    def run(self, llm: LLM, models: tuple[str, ...], settings: Settings, progress: Progress = silent) -> Summary:
+        """Answer what is not answered yet; nobody else uses the model meanwhile.
+
+        models: the names that lines may call it by.
+        Raises: ConfigError if a setting is wrong, or OUT cannot be written.
+        """
+        defaults = llm.generation_config.updated(**settings.options)
+        summary = Summary(skipped=self.num_done)
+        run = _Run(llm=llm, models=models, settings=settings, defaults=defaults, summary=summary)
+        with self._opened() as file:
+            pending = (line for line in _numbered(file) if line.key not in self._done)
+            for records in run.answers(pending):
+                self._out.append(b"".join(records))
+                progress("requests", self.num_done + summary.answered, self.num_requests)
+        return summary
+
+    def _checked(self) -> set[str]:
+        """What tells the requests of IN apart."""
+        numbers: dict[str, int] = {}
+        with self._opened() as file:
+            for line in _numbered(file):
+                if line.key in numbers:
+                    raise ConfigError(
+                        f"{self.source} line {line.number}: custom_id {line.custom_id!r} is on line "
+                        f"{numbers[line.key]} too; every request needs its own"
+                    )
+                numbers[line.key] = line.number
+        return set(numbers)
+
+    def _answered(self) -> set[str]:
+        """What OUT answers already; a last line that is not whole is cut off."""
+        done: set[str] = set()
+        whole = 0
+        with _reported(self.target, "read"), self.target.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.endswith(b"\n"):
+                    self._out.truncate(whole)
+                    break
+                done.add(self._key_of_record(line, number))
+                whole += len(line)
+        return done
+
+    def _key_of_record(self, line: bytes, number: int) -> str:
+        try:
+            record = read_line(line)
+        except BadLineError:
+            record = {}
+        custom_id, name = record.get("custom_id"), record.get("id")
+        if not isinstance(name, str) or not isinstance(custom_id, str | None) or "response" not in record:
+            raise ConfigError(f"{self.target} line {number} is no answer of a batch; name another file, or remove it")
+        return _key(custom_id, name)
+
+    @contextmanager
+    def _opened(self) -> Iterator[BinaryIO]:
+        with _reported(self.source, "read"):
+            if self.source.exists() and not self.source.is_file():
+                raise ConfigError(f"{self.source} is not a file; requests are read more than once")
+            file = self.source.open("rb")
+        with file:
+            yield file
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Line:
+    """A line of IN: its JSON, or what is wrong with it."""
+
+    number: int
+    custom_id: str | None = None
+    data: dict[str, JSON] = field(default_factory=dict)
+    error: BadLineError | None = None
+
+    @property
+    def name(self) -> str:
+        return f"batch_req_{self.number}"
+
+    @property
+    def key(self) -> str:
+        """What tells it from other lines, in OUT too."""
+        return _key(self.custom_id, self.name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Pending:
+    """A line whose request is in the engine."""
+
+    line: _Line
+    request: BatchRequest
+    prepared: Prepared
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Run:
+    """Lines through the engine, a bounded number at a time."""
+
+    llm: LLM
+    models: tuple[str, ...]
+    settings: Settings
+    defaults: GenerationConfig
+    summary: Summary
+    jobs: dict[Job, _Pending] = field(default_factory=dict)
+
+    def answers(self, lines: Iterator[_Line]) -> Iterator[list[bytes]]:
+        """Records of OUT as they come, some at a time."""
+        engine = self.llm.engine
+        try:
+            while True:
+                if refused := self._submitted(lines):
+                    yield refused
+                elif not self.jobs:
+                    return
+                elif ended := _ended(engine.step()):
+                    yield [self._finished(job) for job in ended]
+        finally:
+            engine.cancel_all()
+
+    def _submitted(self, lines: Iterator[_Line]) -> list[bytes]:
+        """Fill the engine up; returns the records of lines that it cannot take."""
+        refused: list[bytes] = []
+        while len(self.jobs) + len(refused) < _QUEUED * self.llm.engine.limits.max_batch:
+            if (line := next(lines, None)) is None:
+                break
+            try:
+                self._submit(line)
+            except GenAIError as error:
+                refused.append(self._failed(line, error))
+        return refused
+
+    def _submit(self, line: _Line) -> None:
+        if line.error is not None:
+            raise line.error
+        request = request_of(line.data, self.models)
+        chat = dict(request.chat)
+        if request.kind == "chat" and self.settings.template_options:
+            chat["template_options"] = {**self.settings.template_options, **chat.get("template_options", {})}
+        prepared = self.llm.prepare(
+            request.prompt, self.defaults, **chat, draft=self.settings.draft, options=request.options
+        )
+        job = self.llm.engine.submit(prepared.request)
+        self.jobs[job] = _Pending(line=line, request=request, prepared=prepared)
+
+    def _finished(self, job: Job) -> bytes:
+        pending = self.jobs.pop(job)
+        try:
+            result = pending.prepared.writer.result(job)
+        except GenAIError as error:
+            return self._failed(pending.line, error)
+        self.summary.answered += 1
+        self.summary.prompt_tokens += result.usage.prompt_tokens
+        self.summary.completion_tokens += result.usage.completion_tokens
+        first_token = pending.prepared.request.prompt[0]
+        return _record(pending.line, 200, answer(pending.request, result, self.llm.tokenizer, first_token))
+
+    def _failed(self, line: _Line, error: GenAIError) -> bytes:
+        self.summary.answered += 1
+        self.summary.failed += 1
+        return _record(line, status_of(error), complaint(error))
+
+
+def _ended(events: Iterable[TokenEvent]) -> list[Job]:
+    """The jobs that ended with these events."""
+    jobs = [event.sequence.job for event in events if event.finish_reason is not None]
+    return [job for job in dict.fromkeys(jobs) if job is not None and job.is_over]
+
+
+def _record(line: _Line, status: int, body: dict[str, JSON]) -> bytes:
+    """A line of OUT."""
+    response: JSON = {"status_code": status, "request_id": f"req_{uuid.uuid4().hex}", "body": body}
+    record: JSON = {"id": line.name, "custom_id": line.custom_id, "response": response, "error": None}
+    try:
+        return json.dumps(record, ensure_ascii=False).encode() + b"\n"
+    except UnicodeEncodeError:  # half a surrogate pair, which JSON can only escape
+        return json.dumps(record).encode() + b"\n"
+
+
+def _numbered(file: BinaryIO) -> Iterator[_Line]:
+    """The lines of IN that are not blank; no more than one is held."""
+    number = 0
+    while raw := file.readline(MAX_LINE_BYTES + 1):
+        number += 1
+        is_too_long = not raw.endswith(b"\n") and len(raw) > MAX_LINE_BYTES
+        while is_too_long and (rest := file.readline(MAX_LINE_BYTES)) and not rest.endswith(b"\n"):
+            pass
+        if is_too_long:
+            yield _Line(number=number, error=BadLineError(f"the line is longer than {MAX_LINE_BYTES:,} bytes"))
+        elif raw.strip():
+            yield _line(number, raw)
+
+
+def _line(number: int, raw: bytes) -> _Line:
+    try:
+        data = read_line(raw)
+        return _Line(number=number, custom_id=custom_id_of(data), data=data)
+    except BadLineError as error:
+        return _Line(number=number, error=error)
+
+
+def _key(custom_id: str | None, name: str) -> str:
+    """What tells requests apart: the custom id, or, where there is none, the number of the line."""
+    return f"line {name}" if custom_id is None else f"id {custom_id}"
+
+
+class _Appender:
+    """A file to append to, by one process at a time. Raises: ConfigError."""
+
+    def __init__(self, path: Path, source: Path) -> None:
+        self._path = path
+        with _reported(path, "write"):
+            if path.exists() and not path.is_file():
+                raise ConfigError(f"{path} is not a file")
+            if path.exists() and path.samefile(source):
+                raise ConfigError(f"{path}: answers cannot be written over the requests; name another file")
+            self._file = path.open("ab", buffering=0)
+            self._lock()
+
+    def append(self, data: bytes) -> None:
+        """Add whole lines; they are on the disk on return."""
+        with _reported(self._path, "write"):
+            while data:
+                data = data[self._file.write(data) :]
+            os.fsync(self._file.fileno())
+
+    def truncate(self, size: int) -> None:
+        """Cut off what comes after so many bytes."""
+        with _reported(self._path, "write"):
+            self._file.truncate(size)
+
+    def close(self) -> None:
+        """Let the file go."""
+        self._file.close()
+
+    def _lock(self) -> None:
+        try:
+            import fcntl
+        except ImportError:  # not on Windows
+            return
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.close()
+            raise ConfigError(f"{self._path} is being written by another process") from None
+
+
+@contextmanager
+def _reported(path: Path, verb: str) -> Iterator[None]:
+    """Errors of the operating system as one line that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"cannot {verb} {path}: {error.strerror or error}") from None

@@ -1,0 +1,109 @@
+"""A GGUF file as a `WeightSource`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from genai.build.gguf import names
+from genai.build.gguf.blocks import read_block_weight
+from genai.build.gguf.file import GgufFile, MetadataValue
+from genai.build.source import JSON, BlockWeight, FloatArray
+from genai.errors import UnsupportedModelError, WeightsError
+
+
+class GgufSource:
+    """A GGUF file under Hugging Face names and conventions; `metadata` holds the rest, the tokenizer above all.
+
+    Raises: ModelNotFoundError, WeightsError, UnsupportedModelError.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._file = GgufFile(path)
+        try:
+            _refuse_parts(self._file)
+            self._arch = names.architecture_of(self._file)
+            self._stored = _stored_names(self._file, self._arch)
+            self._config = names.config_from_gguf(self._file)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let the file go."""
+        self._file.close()
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self._file.path
+
+    @property
+    def config(self) -> Mapping[str, JSON]:
+        """The keys of Hugging Face's `config.json`; see `names.config_from_gguf`."""
+        return self._config
+
+    @property
+    def metadata(self) -> Mapping[str, MetadataValue]:
+        """All of the file's metadata under its own keys (`tokenizer.ggml.tokens`, `tokenizer.chat_template`, …)."""
+        return self._file.metadata
+
+    def names(self) -> Collection[str]:
+        """Every tensor's name, in the file's order."""
+        return self._stored.keys()
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """A tensor's shape without reading its data. Raises: WeightsError if it is missing."""
+        return self._file.info(self._stored_name(name)).shape
+
+    def read(self, name: str) -> FloatArray:
+        """A tensor as float32, [out, in] for matrices. Raises: WeightsError if it is missing or damaged."""
+        weight = self._file.read(self._stored_name(name))
+        if offset := names.norm_offset(self._arch, name):
+            weight -= np.float32(offset)
+        heads = names.paired_heads(self._arch, name, self._config)
+        return weight if heads is None else weight[names.unpaired_rows(len(weight), heads)]
+
+    def read_blocks(self, name: str) -> BlockWeight | None:
+        """The tensor's own integer blocks, exact, or None if the file does not hold it so."""
+        block = read_block_weight(self._file, self._stored_name(name))
+        heads = names.paired_heads(self._arch, name, self._config)
+        if block is None or heads is None:
+            return block
+        return block.take_rows(names.unpaired_rows(len(block.values), heads))
+
+    def _stored_name(self, name: str) -> str:
+        try:
+            return self._stored[name]
+        except KeyError:
+            raise WeightsError(f"{self.path}: no tensor {name!r} in this file") from None
+
+
+def _stored_names(file: GgufFile, arch: str) -> dict[str, str]:
+    try:
+        named = {names.tensor_name(arch, stored): stored for stored in file.tensors}
+    except UnsupportedModelError as error:
+        raise UnsupportedModelError(f"{file.path}: {error}") from None
+    return {name: stored for name, stored in named.items() if name is not None}
+
+
+def _refuse_parts(file: GgufFile) -> None:
+    parts = file.metadata.get("split.count")
+    if isinstance(parts, int) and parts > 1:
+        raise UnsupportedModelError(
+            f"{file.path} is one of {parts} parts; join them with `llama-gguf-split --merge` and use the result"
+        )
+    if (kind := file.metadata.get("general.type", "model")) != "model":
+        raise UnsupportedModelError(f"{file.path} holds no model (general.type is {str(kind)[:40]!r})")

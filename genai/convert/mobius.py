@@ -1,0 +1,145 @@
+"""Packages by way of mobius-onnx: its graph is compared with the checkpoint before it is put onto the contract.
+
+Hugging Face folder ─► mobius ─► graph with past and present caches ─► genai.convert ─► package
+         └► transformers ─► logits ◄── must agree ──┘
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from genai.build.architectures.config import ConfigReader
+from genai.build.checkpoint_config import CONFIG_FILE, read_json_object
+from genai.build.source import JSON
+from genai.config import Precision
+from genai.convert import ConvertOptions, convert
+from genai.convert.recognise import rewrite
+from genai.convert.rewritten import FloatArray
+from genai.convert.untrusted.reading import OnnxFile, read_onnx
+from genai.convert.verify import Expected, agreement, sample_prompts
+from genai.errors import ModelError, RuntimeUnavailableError, UnsupportedModelError
+from genai.progress import Progress, silent
+
+_MODEL_FILE = "model.onnx"
+_PASSES: dict[Precision, ConvertOptions] = {
+    "f32": ConvertOptions(),
+    "f16": ConvertOptions(dtype="f16"),
+    "bf16": ConvertOptions(dtype="bf16"),
+    "int8": ConvertOptions(quantize="int8"),
+    "int4": ConvertOptions(quantize="int4"),
+}
+
+
+def build_by_mobius(
+    source: Path,
+    output: Path,
+    *,
+    precision: Precision = "auto",
+    device: str = "cpu",
+    max_seq_len: int | None = None,
+    progress: Progress = silent,
+) -> Path:
+    """Build a package folder from a Hugging Face folder, of any architecture that mobius knows; returns `output`.
+
+    precision: "auto" is float32 on a CPU and float16 on CUDA. Raises: RuntimeUnavailableError without mobius,
+    UnsupportedModelError for what it cannot build, ModelError if its graph is not the checkpoint.
+    """
+    require_mobius()
+    if not source.is_dir():
+        raise UnsupportedModelError(f"{source.name}: --builder mobius takes Hugging Face folders")
+    config = read_json_object(source / CONFIG_FILE)
+    resolved: Precision = precision if precision != "auto" else "f32" if device == "cpu" else "f16"
+    max_position = ConfigReader(config, max_seq_len).max_position
+    options = replace(_PASSES[resolved], max_seq_len=max_position, hf_folder=source)
+    with tempfile.TemporaryDirectory(prefix="mobius-") as folder:
+        progress("mobius is building", 0, 0)
+        graph = run_mobius(source, Path(folder))
+        progress("comparing with the checkpoint", 0, 0)
+        _compare(source, graph, config, max_position)
+        convert(graph, output, options, progress)
+    return output
+
+
+class TransformersModel:
+    """A checkpoint as transformers runs it, in float32."""
+
+    def __init__(self, folder: Path) -> None:
+        from transformers import AutoModelForCausalLM
+        from transformers.utils import logging
+
+        had_bars = logging.is_progress_bar_enabled()
+        logging.disable_progress_bar()
+        try:
+            model = AutoModelForCausalLM.from_pretrained(
+                folder, dtype="float32", local_files_only=True, trust_remote_code=False
+            )
+        except Exception as error:  # an unknown architecture, missing weights, too little memory
+            reason = " ".join(str(error).split())[:300]
+            raise UnsupportedModelError(f"transformers cannot load {folder.name}, to compare with: {reason}") from None
+        finally:
+            if had_bars:
+                logging.enable_progress_bar()
+        self._model = model.eval().requires_grad_(False)
+
+    def logits(self, chunks: Sequence[Sequence[int]]) -> FloatArray:
+        """The logits [T, V] after each token of the parts taken together."""
+        from transformers import BatchEncoding
+
+        tokens = [token for chunk in chunks for token in chunk]
+        given = BatchEncoding({"input_ids": [tokens]}, tensor_type="pt")
+        return np.asarray(self._model(**given).logits[0].numpy(), np.float32)
+
+
+def _compare(source: Path, graph: Path, config: Mapping[str, JSON], max_position: int) -> None:
+    """Whether mobius built what the checkpoint is. Raises: ModelError."""
+    found = rewrite(OnnxFile(path=graph, folder=source), read_onnx(graph), max_position)
+    window, has = _window(config), found.facts.sliding_window
+    if window is not None and window < max_position and window != has:
+        raise UnsupportedModelError(
+            f"the checkpoint has a window of {window} tokens, mobius's graph has {has or 'none'}: give "
+            f"max_seq_len={window} or less"
+        )
+    prompts = sample_prompts(ConfigReader(config).size("vocab_size"), window, max_position)
+    expected, built = Expected.of(TransformersModel(source), prompts), found.original()
+    result = agreement(expected.logits, [built.logits([prompt]) for prompt in prompts], is_exact=True)
+    if not result.is_good:
+        raise ModelError(
+            f"mobius built something else than the checkpoint, nothing was written: {result} "
+            f"(allowed: {result.allowed})"
+        )
+
+
+def _window(config: Mapping[str, JSON]) -> int | None:
+    """The newest keys that some layer's queries see, None if all see everything."""
+    if config.get("use_sliding_window") is False:
+        return None
+    windows = [config.get(key) for key in ("sliding_window", "attention_chunk_size")]
+    return min((window for window in windows if isinstance(window, int) and window > 0), default=None)
+
+
+def require_mobius() -> None:
+    """Raises: RuntimeUnavailableError that says what to install."""
+    if importlib.util.find_spec("mobius") is None:
+        raise RuntimeUnavailableError("--builder mobius needs mobius-onnx: pip install 'onnx-kv-runtime[mobius]'")
+
+
+def run_mobius(source: Path, output: Path) -> Path:
+    """Write the graph of a Hugging Face folder into a folder, in float32; returns the graph's file.
+
+    It runs in a process of its own, which takes its memory with it. Raises: UnsupportedModelError with its last words.
+    """
+    command = [sys.executable, "-m", "mobius", "build", "--config", str(source), "--dtype", "f32", str(output)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, errors="replace")
+    if done.returncode or not (output / _MODEL_FILE).is_file():
+        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        reason = lines[-1][:300] if lines else f"exit code {done.returncode}"
+        raise UnsupportedModelError(f"mobius cannot build {source.name}: {reason}")
+    return output / _MODEL_FILE

@@ -1,0 +1,95 @@
+"""Which kind of model a file holds, and putting it onto the contract."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import onnx_ir as ir
+
+from genai.config import EngineConfig
+from genai.convert.fusions import Site, fuse
+from genai.convert.fusions.report import layer_of
+from genai.convert.normalize import normalize
+from genai.convert.package import read_facts
+from genai.convert.rewritten import Original, Rewritten
+from genai.convert.sites import PATTERN
+from genai.convert.sources import static_cache
+from genai.convert.sources.onnxruntime_genai import rewrite as onnxruntime_genai
+from genai.convert.sources.onnxruntime_genai.config import read_genai_config
+from genai.convert.sources.past_present import rewrite as past_present
+from genai.convert.sources.past_present.interface import PastPresent, PastPresentModel
+from genai.convert.untrusted.reading import OnnxFile, find_onnx
+from genai.errors import UnsupportedModelError
+from genai.runtime.session import Session
+
+
+def find_model(source: Path) -> OnnxFile:
+    """The graph that a path means, as its configuration names it where it has one.
+
+    Raises: ModelNotFoundError, ModelError for a configuration that is damaged.
+    """
+    if (source / "genai.json").is_file():
+        raise UnsupportedModelError(f"{source} is a package already; convert what it was made of")
+    if onnxruntime_genai.is_genai_folder(source):
+        return OnnxFile(path=read_genai_config(source).graph, folder=source)
+    return find_onnx(source)
+
+
+def rewrite(file: OnnxFile, model: ir.Model, max_seq_len: int | None) -> Rewritten:
+    """Recognise a model and put it onto the contract, in place.
+
+    Raises: UnsupportedModelError that says what was found; ModelError for a configuration that is damaged.
+    """
+    operators = Counter(node.op_type for node in model.graph)
+    if loops := operators["Loop"] + operators["Scan"]:
+        raise UnsupportedModelError(f"{file.path.name} has {loops} Loop or Scan nodes: no decoder needs them")
+    if static_cache.is_static_cache(model):
+        return static_cache.convert_static_cache(model, file.path, file.folder, max_seq_len)
+    for folder in (file.folder, file.path.parent):  # the tokenizer's folder may be another one
+        if onnxruntime_genai.is_genai_folder(folder):
+            normalize(model)
+            return onnxruntime_genai.convert_genai(model, read_genai_config(folder), max_seq_len)
+    if operators["If"]:
+        raise UnsupportedModelError(
+            f"{file.path.name} has {operators['If']} If nodes: a merged decoder has two graphs in one; export it with "
+            "its past inputs and without merging"
+        )
+    for name in ("GroupQueryAttention", "MultiHeadAttention", "PagedAttention"):
+        if operators[name]:
+            raise UnsupportedModelError(
+                f"{file.path.name} has {operators[name]} {name} nodes, onnxruntime-genai's form, but no "
+                "genai_config.json lies beside it"
+            )
+    return _past_present(file, model, max_seq_len)
+
+
+def _past_present(file: OnnxFile, model: ir.Model, max_seq_len: int | None) -> Rewritten:
+    past_present.prepare(model)
+    fusions = fuse(model)
+    pristine = model.clone()
+    decoder = past_present.understand(model)
+    heads = [layer.heads for layer in decoder.layers]
+    facts = read_facts(file.folder, heads[0], max_seq_len)
+    windows = [layer.window for layer in heads if layer.window is not None]
+    is_decomposed = any(layer.site.raw is not None for layer in decoder.layers)
+    sites = [_attention_site(layer) for layer in decoder.layers]
+    past_present.rewrite(model, decoder, pristine)
+    return Rewritten(
+        kind="past and present caches, " + ("decomposed attention" if is_decomposed else "Attention operators"),
+        facts=replace(facts, sliding_window=min(windows, default=None)),
+        original=_loader(file, decoder.interface),
+        notes=(f"masks were looked at up to {decoder.longest:,} past tokens",),
+        fusions=fusions.with_sites(PATTERN, sites),
+    )
+
+
+def _attention_site(layer: past_present.Layer) -> Site:
+    name = layer.site.name
+    return Site(pattern=PATTERN, node=name, layer=layer_of(name), is_present=layer.site.raw is None)
+
+
+def _loader(file: OnnxFile, interface: PastPresent) -> Callable[[], Original]:
+    return lambda: PastPresentModel(interface, Session(file.path, EngineConfig()))

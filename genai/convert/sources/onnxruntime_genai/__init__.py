@@ -1,0 +1,1 @@
+"""onnxruntime-genai's model folders."""

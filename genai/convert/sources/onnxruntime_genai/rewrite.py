@@ -1,0 +1,255 @@
+"""onnxruntime-genai folders: `genai_config.json` beside a graph of that project's model builder, or one like it.
+
+    input_ids ─► … ─► MatMulNBits ─► GroupQueryAttention(past.i ─► present.i) ─► MatMulNBits ─► … ─► logits
+    attention_mask ─► ReduceSum ─► seqlens_k ──┘
+
+Weights, quantized products and fused norms stay as they are; attention, rotary embedding and the lengths that came from
+the mask are put onto the contract.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from genai.config import EngineConfig
+from genai.convert.emit import ContractGraph
+from genai.convert.probing import Array, Part
+from genai.convert.rewritten import Original, Rewritten
+from genai.convert.sources.onnxruntime_genai.attention import (
+    OPERATORS,
+    AttentionRewriter,
+    Layer,
+    rewrite_rotary_operators,
+)
+from genai.convert.sources.onnxruntime_genai.config import CONFIG_FILE, GenaiConfig, check_inputs, facts_of
+from genai.convert.sources.onnxruntime_genai.original import SharedBufferModel, WholePromptModel
+from genai.convert.sources.onnxruntime_genai.rotary import CONTRIB, RotaryTables
+from genai.convert.sources.past_present.interface import PastPresent, interface_of
+from genai.errors import UnsupportedModelError
+from genai.runtime.session import Session
+
+_MAX_STEPS = 12
+"""Nodes between a cache and its attention: a Concat, and what repeats heads."""
+_HIDDEN = -1e4
+"""Scores with that added to them are hidden."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenaiFolder:
+    """A folder that was recognised: its configuration, its graph's interface, and its layers' attentions."""
+
+    config: GenaiConfig
+    interface: PastPresent
+    layers: tuple[Layer, ...]
+
+
+def is_genai_folder(folder: Path) -> bool:
+    """Whether a folder is onnxruntime-genai's."""
+    return (folder / CONFIG_FILE).is_file()
+
+
+def understand(model: ir.Model, config: GenaiConfig) -> GenaiFolder:
+    """Read a normalized graph by its folder's configuration; its cache inputs' head size becomes known in the model.
+
+    Raises: UnsupportedModelError that names what is missing, or has no equivalent.
+    """
+    check_inputs(config)
+    _check_interface(model, config)
+    layers = tuple(_layers(model, config))
+    for layer in layers:
+        for past in (layer.past_key, layer.past_value):
+            batch, heads, length = list(past.shape or [None] * 4)[:3]
+            past.shape = ir.Shape([batch, heads, length, config.head_size])
+    interface = interface_of(model, _presents(config))
+    longest = config.max_position - 1
+    layers = tuple(replace(layer, mask_window=_mask_window(layer, model, interface, longest)) for layer in layers)
+    return GenaiFolder(config=config, interface=interface, layers=layers)
+
+
+def convert_genai(model: ir.Model, config: GenaiConfig, max_seq_len: int | None = None) -> Rewritten:
+    """Put a normalized graph onto the contract, in place, by its folder's configuration.
+
+    max_seq_len: the longest sequence, None for the configuration's own. Raises: UnsupportedModelError for what has no
+    equivalent.
+    """
+    if max_seq_len is not None:
+        config = replace(config, max_position=min(config.max_position, max_seq_len))
+    graph, names = model.graph, config.names
+    found = understand(model, config)
+    has_norms = any(layer.has_norms for layer in found.layers)  # asked now: a node that is replaced loses its inputs
+    inputs, outputs = list(graph.inputs), [value.name or "" for value in graph.outputs]
+    by_name = {value.name: value for value in (*graph.inputs, *graph.outputs)}
+    target = ContractGraph(
+        model,
+        input_ids=by_name[names.input_ids],
+        position_ids=by_name.get(names.position_ids),
+        num_layers=config.num_layers,
+        kv_size=config.num_kv_heads * config.head_size,
+        cache_dtype=found.layers[0].past_key.dtype or ir.DataType.FLOAT,
+    )
+    tables = RotaryTables(target.nodes, target.position_ids, config.max_position)
+    rewrite_rotary_operators(graph, tables, target.position_ids, config.head_size)
+    rewriter = AttentionRewriter(target, tables, config)
+    for layer in found.layers:
+        with target.nodes.layer(layer.index):
+            rewriter.rewrite(layer)
+    _standard_norms(graph)
+    _all_positions(graph, by_name[names.logits])
+    target.finish(by_name[names.logits])
+    _refuse_leftovers(graph, inputs)
+    return Rewritten(
+        kind="onnxruntime-genai folder",
+        facts=replace(
+            facts_of(config),
+            max_position=min(config.max_position, tables.num_rows),
+            sliding_window=min(rewriter.windows, default=None),
+        ),
+        original=lambda: _original(found, tables.min_capacity, has_norms),
+        notes=(*tables.notes, *_left_behind(config, outputs)),
+    )
+
+
+def _original(found: GenaiFolder, min_capacity: int, has_norms: bool) -> Original:
+    session = Session(found.config.graph, EngineConfig())
+    if session.device == "cpu" and has_norms:
+        raise UnsupportedModelError(
+            "the model norms queries and keys inside GroupQueryAttention, which runs on CUDA only: nothing could be "
+            "compared; convert it there, or build it with fuse_qk_norm_gqa=false"
+        )
+    if any(layer.is_multi_head for layer in found.layers):
+        return WholePromptModel(found.interface, session)
+    return SharedBufferModel(found.interface, session, min_capacity)
+
+
+def _check_interface(model: ir.Model, config: GenaiConfig) -> None:
+    """What the configuration names must be there."""
+    inputs = [value.name or "" for value in model.graph.inputs]
+    for name in (config.names.input_ids, config.names.position_ids):
+        if name is not None and name not in inputs:
+            raise UnsupportedModelError(f"{CONFIG_FILE} names an input {name!r}; the graph has {', '.join(inputs)}")
+    outputs = [value.name or "" for value in model.graph.outputs]
+    if config.names.logits not in outputs:
+        raise UnsupportedModelError(
+            f"{CONFIG_FILE} names an output {config.names.logits!r}; the graph has {', '.join(outputs)}: a graph "
+            "without a head (exclude_lm_head) cannot generate"
+        )
+
+
+def _layers(model: ir.Model, config: GenaiConfig) -> Iterator[Layer]:
+    """Each layer's attention, found from its cache inputs."""
+    names = config.names
+    inputs = {value.name: value for value in model.graph.inputs}
+    outputs = {value.name for value in model.graph.outputs}
+    for index in range(config.num_layers):
+        keys, values = (inputs.get(name % index) for name in (names.past_key, names.past_value))
+        if keys is None or values is None:
+            raise UnsupportedModelError(
+                f"layer {index} of {config.num_layers} has no cache inputs {names.past_key % index!r} and "
+                f"{names.past_value % index!r}: layers that keep something else are not supported"
+            )
+        for present in (names.present_key % index, names.present_value % index):
+            if present not in outputs:
+                raise UnsupportedModelError(f"{CONFIG_FILE} names an output {present!r}, which the graph does not have")
+        yield Layer(index=index, node=_attention(index, keys), past_key=keys, past_value=values)
+
+
+def _attention(index: int, past: ir.Value) -> ir.Node:
+    """The operator that attends over a cache: its reader, or, behind a Concat and repeated heads, what comes next."""
+    readers = _readers(past)
+    for _ in range(_MAX_STEPS):
+        found = next((node for node in readers if node.domain == CONTRIB and "Attention" in node.op_type), None)
+        if found is not None and found.op_type in OPERATORS:
+            return found
+        if found is not None or not readers:
+            break
+        readers = [after for node in readers for output in node.outputs for after in _readers(output)]
+    names = ", ".join(sorted({f"{node.domain or 'ai.onnx'}.{node.op_type}" for node in readers})) or "nothing"
+    raise UnsupportedModelError(
+        f"layer {index}: the cache {past.name!r} is read by {names}; supported: {', '.join(OPERATORS)}"
+    )
+
+
+def _readers(value: ir.Value) -> list[ir.Node]:
+    """What reads a value for more than its shape."""
+    return [node for node in value.consumers() if node.op_type != "Shape"]
+
+
+def _presents(config: GenaiConfig) -> dict[str, str]:
+    """The output that continues each cache input."""
+    names = config.names
+    pairs = ((names.past_key, names.present_key), (names.past_value, names.present_value))
+    return {past % index: present % index for index in range(config.num_layers) for past, present in pairs}
+
+
+def _mask_window(layer: Layer, model: ir.Model, interface: PastPresent, longest: int) -> int | None:
+    """What the mask of a MultiHeadAttention hides besides the future, told by its values.
+
+    The builder's masks are for a whole prompt without a past, or for one new token behind it.
+    """
+    mask = layer.node.inputs[5] if len(layer.node.inputs) > 5 else None
+    if not layer.is_multi_head:
+        return None
+    if mask is None:
+        if not layer.node.attributes.get_int("unidirectional", 0):
+            raise UnsupportedModelError(f"{layer.node.name} sees tokens of the future: it has no mask")
+        return None
+    part = Part(model, [], [mask])
+
+    def seen(num_tokens: int, past: int) -> Array:
+        values = part(interface.feeds(np.zeros((1, num_tokens), np.int64), past))[0]
+        return np.asarray(values.astype(np.float32)[0, 0] > _HIDDEN)
+
+    count = int(seen(1, longest).sum())
+    window = None if count == longest + 1 else count
+    for num_tokens, past in ((6, 0), (1, 7), (1, longest)):
+        queries, keys = np.arange(past, past + num_tokens)[:, None], np.arange(past + num_tokens)
+        wanted = (keys <= queries) & (keys > queries - (window or longest + 2))
+        if not np.array_equal(seen(num_tokens, past), wanted):
+            raise UnsupportedModelError(
+                f"{layer.node.name} has a mask that hides other keys than those in the future or outside of a window"
+            )
+    return window
+
+
+def _standard_norms(graph: ir.Graph) -> None:
+    """SimplifiedLayerNormalization, which no standard knows, is RMSNormalization."""
+    for node in graph:
+        if node.op_type == "SimplifiedLayerNormalization" and len(node.outputs) == 1:
+            node.op_type = "RMSNormalization"
+
+
+def _all_positions(graph: ir.Graph, logits: ir.Value) -> None:
+    """Undo `prune_lm_head`, the choice of the last position before the head: the contract's choice takes its place."""
+    if logits.shape is not None:
+        logits.shape = ir.Shape([None, None, logits.shape[-1]])
+    for node in list(graph):
+        gather = node.inputs[0].producer() if node.op_type == "Unsqueeze" and node.inputs[0] is not None else None
+        if gather is None or gather.op_type != "Gather" or gather.attributes.get_int("axis", 0) != 1:
+            continue
+        index = ir.convenience.get_const_tensor(gather.inputs[1]) if gather.inputs[1] is not None else None
+        hidden = gather.inputs[0]
+        if index is not None and index.size == 1 and index.numpy().item() == -1 and hidden is not None:
+            node.outputs[0].replace_all_uses_with(hidden)
+
+
+def _left_behind(config: GenaiConfig, outputs: Sequence[str]) -> list[str]:
+    """What conversion does not take over, as notes."""
+    known = {config.names.logits, *_presents(config).values()}
+    return [
+        *(f"the output {name} is left behind" for name in outputs if name not in known),
+        *(f"{CONFIG_FILE}: {entry} is not used" for entry in config.unused),
+    ]
+
+
+def _refuse_leftovers(graph: ir.Graph, inputs: Sequence[ir.Value]) -> None:
+    """Whatever still reads an input that the contract does not have."""
+    for value in inputs:
+        if users := [node.name for node in value.consumers() if node.graph is graph]:
+            raise UnsupportedModelError(
+                f"{users[0]} needs the input {value.name!r}, not for attention or positions: not supported"
+            )

@@ -1,0 +1,204 @@
+"""What stands around an attention's two products, told by running it on sample values.
+
+Between a cache and an operand: heads repeated, perhaps scaled and transposed. Between the products of queries and keys
+and the softmax: a scale, perhaps a cap, and a mask that hides the future, perhaps also what is older than a window.
+Anything else has no equivalent here and is refused with what it does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from genai.convert.probing import Part, try_call
+from genai.convert.sources.past_present.interface import PastPresent
+from genai.errors import GraphRunError, UnsupportedModelError
+
+FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+
+_HIDDEN = -1e4
+"""Scores below that are hidden: exporters write -inf, the type's minimum, or -1e4 and less."""
+_TOLERANCE = 1e-3
+"""Relative: parts of 16-bit models round."""
+_SHAPES = ((2, 3, 5), (1, 6, 0), (3, 1, 7))
+"""(rows, new tokens, past) that every mask is looked at."""
+_SHORTEST = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """How products of queries and keys become what the softmax reads."""
+
+    scale: float
+    softcap: float | None
+    window: int | None
+
+
+class Sampler:
+    """Runs parts of one model on sample shapes.
+
+    longest: the past at which windows are looked for; less where the model's tables of positions are shorter.
+    """
+
+    def __init__(self, model: ir.Model, interface: PastPresent, longest: int) -> None:
+        self._model = model
+        self._interface = interface
+        self.longest = longest
+        self._rng = np.random.default_rng(0)
+        self._masks: dict[tuple[str | None, bool], int | None] = {}
+
+    def heads(self, cache: ir.Value, operand: ir.Value, *, is_transposed: bool) -> tuple[int, float]:
+        """How an attention's operand comes of a present cache [B, Hkv, S, D]: (its heads, the factor on it).
+
+        Raises: UnsupportedModelError if it is no repetition of heads.
+        """
+        info = next(info for info in self._interface.caches if info.present == cache.name)
+        if cache is operand:
+            return info.num_heads, 1.0
+        batch, num_tokens, past = _SHAPES[0]
+        dtype = self._interface.dtypes[info.past]
+        sample = self._rng.standard_normal((batch, info.num_heads, past + num_tokens, info.size)).astype(dtype)
+        feeds = self._interface.samples(_SHAPES[0], {cache.name or "": sample})
+        given = np.asarray(self._part([], operand)(feeds)[0], np.float64)
+        result = np.swapaxes(given, -1, -2) if is_transposed else given
+        if result.ndim == 4 and result.shape[1] % info.num_heads == 0:
+            wanted = np.repeat(sample.astype(np.float64), result.shape[1] // info.num_heads, axis=1)
+            if wanted.shape == result.shape and (factor := _factor(wanted, result)) is not None:
+                return result.shape[1], factor
+        raise UnsupportedModelError(
+            f"{operand.name!r} is not the cache {cache.name!r} with its heads repeated: {sample.shape} became "
+            f"{given.shape}"
+        )
+
+    def number(self, value: ir.Value) -> float | None:
+        """The number that a value is whatever the shapes are, or None if it is something else."""
+        results = []
+        for shape in _SHAPES:
+            got = try_call(self._part([], value), self._interface.samples(shape))
+            if got is None or got[0].size != 1:
+                return None
+            results.append(float(got[0].reshape(-1)[0]))
+        return results[0] if len(set(results)) == 1 else None
+
+    def scores(self, raw: ir.Value, scores: ir.Value, num_heads: int) -> Scores:
+        """What happens between the products [B, H, T, S] and the softmax. Raises: UnsupportedModelError."""
+        part = self._part([raw], scores)
+        dtype = np.dtype(np.float32) if raw.dtype is None else raw.dtype.numpy()
+
+        def apply(values: FloatArray, shape: tuple[int, int, int]) -> FloatArray:
+            feeds = self._interface.samples(shape, {raw.name or "": values.astype(dtype)})
+            result = np.asarray(part(feeds)[0], np.float64)
+            if result.shape != values.shape:
+                raise UnsupportedModelError(
+                    f"the scores {values.shape} become {result.shape} before the softmax {scores.name!r}: attention "
+                    "sinks or positions of its own are not supported"
+                )
+            return result
+
+        scale, softcap = self._curve(apply, num_heads, scores)
+
+        def hidden(shape: tuple[int, int, int]) -> BoolArray:
+            batch, num_tokens, past = shape
+            return apply(np.zeros((batch, num_heads, num_tokens, past + num_tokens)), shape) < _HIDDEN
+
+        return Scores(scale=scale, softcap=softcap, window=self._window(hidden, scores))
+
+    def mask(self, mask: ir.Value | None, *, is_causal: bool) -> int | None:
+        """The window of an operator's mask [B|1, H|1, T, S], None without one. Raises: UnsupportedModelError."""
+        key = (None if mask is None else mask.name, is_causal)
+        if key not in self._masks:
+            part = None if mask is None else self._part([], mask)
+            self._masks[key] = self._window(lambda shape: self._hidden(part, shape, is_causal), mask)
+        return self._masks[key]
+
+    def _hidden(self, part: Part | None, shape: tuple[int, int, int], is_causal: bool) -> BoolArray:
+        _, num_tokens, past = shape
+        hidden: BoolArray = np.zeros((1, 1, num_tokens, past + num_tokens), np.bool_)
+        if is_causal:
+            hidden = hidden | ~_causal(num_tokens, past)
+        if part is None:
+            return hidden
+        values = part(self._interface.samples(shape))[0]
+        if values.dtype == np.bool_:
+            return np.logical_or(hidden, np.logical_not(values))
+        added: FloatArray = values.astype(np.float64)
+        if np.abs(added[added >= _HIDDEN]).max(initial=0) > 0:
+            raise UnsupportedModelError("the attention mask adds a bias to scores (ALiBi or relative positions)")
+        return np.logical_or(hidden, added < _HIDDEN)
+
+    def _curve(
+        self, apply: Callable[[FloatArray, tuple[int, int, int]], FloatArray], num_heads: int, scores: ir.Value
+    ) -> tuple[float, float | None]:
+        """(scale, softcap) of what is not hidden."""
+        shape = _SHAPES[0]
+        batch, num_tokens, past = shape
+        size = (batch, num_heads, num_tokens, past + num_tokens)
+        values = self._rng.standard_normal(size) * 4
+        result = apply(values, shape)
+        seen = result >= _HIDDEN
+        if (factor := _factor(values[seen], result[seen])) is not None:
+            return factor, None
+        softcap = float(np.abs(apply(np.full(size, 3e4), shape)[seen]).max())
+        small = np.full(size, 0.01 * softcap)  # there tanh is a straight line
+        scale = _factor(small[seen], apply(small, shape)[seen])
+        if scale is None or _differs(softcap * np.tanh(values[seen] * scale / softcap), result[seen], softcap):
+            raise UnsupportedModelError(
+                f"between queries and keys and the softmax {scores.name!r} stands more than a scale, a cap and a mask: "
+                "a bias on scores (ALiBi, relative positions) is not supported"
+            )
+        return scale, softcap
+
+    def _window(self, hidden: Callable[[tuple[int, int, int]], BoolArray], mask: ir.Value | None) -> int | None:
+        """The window of a mask: looked for at the longest past, then held against every sample shape."""
+        num_tokens, past, longest = self._longest(hidden)
+        seen = int((~longest[0, 0, -1]).sum())
+        window = None if seen == past + num_tokens else seen
+        for shape in (*_SHAPES, (1, num_tokens, past)):
+            _, num_tokens, past = shape
+            wanted = ~_causal(num_tokens, past, window)
+            actual = hidden(shape)
+            if not np.array_equal(np.broadcast_to(wanted, actual.shape), actual):
+                name = "no mask" if mask is None else f"the mask {mask.name!r}"
+                raise UnsupportedModelError(
+                    f"{name} hides other keys than those in the future or outside of a window, for {num_tokens} tokens "
+                    f"after {past}: bidirectional, prefix and chunked attention are not supported"
+                )
+        return window
+
+    def _longest(self, hidden: Callable[[tuple[int, int, int]], BoolArray]) -> tuple[int, int, BoolArray]:
+        """(new tokens, past, the mask there): shorter where the model has no positions for that many."""
+        while True:
+            try:
+                return 2, self.longest, hidden((1, 2, self.longest))
+            except GraphRunError:
+                if self.longest <= _SHORTEST:
+                    raise
+                self.longest = max(self.longest // 2, _SHORTEST)
+
+    def _part(self, given: list[ir.Value], wanted: ir.Value) -> Part:
+        """The way to a value; caches after the new tokens may be given, so that no layer has to be run for a shape."""
+        return Part(self._model, [*given, *self._interface.presents(self._model.graph)], [wanted])
+
+
+def _causal(num_tokens: int, past: int, window: int | None = None) -> BoolArray:
+    """[T, S]: which keys a query sees."""
+    queries = np.arange(past, past + num_tokens)[:, None]
+    keys = np.arange(past + num_tokens)
+    seen: BoolArray = keys <= queries
+    return seen if window is None else seen & (keys > queries - window)
+
+
+def _differs(wanted: FloatArray, result: FloatArray, size: float) -> bool:
+    return bool(np.abs(wanted - result).max() > _TOLERANCE * size)
+
+
+def _factor(wanted: FloatArray, result: FloatArray) -> float | None:
+    """The factor between two arrays, or None if they differ by more than one."""
+    factor = float((wanted * result).sum() / (wanted * wanted).sum())
+    error = np.abs(result - factor * wanted).max()
+    return factor if error <= _TOLERANCE * max(abs(factor), 1e-6) * np.abs(wanted).max() else None

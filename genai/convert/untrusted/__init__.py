@@ -1,0 +1,1 @@
+"""Files that anyone may have made: read with suspicion, run within bounds."""

@@ -1,0 +1,139 @@
+"""One decode step: which runs of the graph give every sequence its next logits.
+
+A group of rows runs once. A row that brings a draft brings several tokens, and then either its whole group runs as many
+positions, or the row runs alone and its group without it, whichever the cost model of the cache finds cheaper.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections import abc
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from genai.decoding.processors import FloatArray
+from genai.engine.sequence import Sequence
+from genai.errors import CapacityError, GenAIError
+from genai.runtime.layout import Group
+from genai.runtime.runner import Runner
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """A sequence that decodes, and the tokens that are expected to follow its newest one."""
+
+    sequence: Sequence
+    draft: abc.Sequence[int] = ()
+
+    @property
+    def tokens(self) -> list[int]:
+        """What its row takes in."""
+        return [self.sequence.tokens[-1], *self.draft]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a run gave a sequence: logits [1 + drafted, V] that follow its newest token and each one of its draft.
+
+    They are the runner's own memory, valid until the next step.
+    """
+
+    sequence: Sequence
+    logits: FloatArray
+    draft: abc.Sequence[int] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A sequence whose run failed."""
+
+    sequence: Sequence
+    error: GenAIError
+
+
+class DecodeStep:
+    """Runs the rows of all that decode. Nothing may be freed before it is over: that would move rows about."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self._cache = runner.cache
+
+    def run(self, work: abc.Sequence[Work]) -> tuple[list[Outcome], list[Failure]]:
+        """One run for each group, and for each draft that runs apart."""
+        outcomes: list[Outcome] = []
+        failures: list[Failure] = []
+        by_row = self._with_room(work, failures)
+        for group in self._cache.groups:
+            members = {row: by_row[row] for row in group.rows if row in by_row}
+            if not members:
+                continue
+            apart = self._apart(group, members)
+            together = {row: each for row, each in members.items() if row not in apart}
+            try:
+                if together:
+                    outcomes += self._run_group(group, together)
+            except GenAIError as error:
+                failures += self._failures(together, error)
+            for row, each in apart.items():
+                try:
+                    logits = self._runner.run_row(row, each.tokens, len(each.tokens))
+                    outcomes.append(Outcome(sequence=each.sequence, logits=logits, draft=each.draft))
+                except GenAIError as error:
+                    failures += self._failures({row: each}, error)
+        return outcomes, failures
+
+    def _with_room(self, work: abc.Sequence[Work], failures: list[Failure]) -> dict[int, Work]:
+        """Work by row, every row with room for its tokens: drafts are cut to what there is."""
+        by_row: dict[int, Work] = {}
+        for each in work:
+            row = each.sequence.row
+            assert row is not None, "what decodes has a row"
+            try:
+                self._cache.reserve(row, each.sequence.need)
+                by_row[row] = each
+            except CapacityError as error:
+                failures += self._failures({row: each}, error)
+        for row in self._cache.rows:  # a group's run writes behind the rows that sit it out, too
+            if row not in by_row:
+                with contextlib.suppress(CapacityError):
+                    self._cache.reserve(row, self._cache.valid(row) + 1)
+        for row, each in by_row.items():
+            if each.draft:
+                try:
+                    self._cache.reserve(row, each.sequence.need + len(each.draft))
+                except CapacityError:
+                    room = self._cache.capacity(row) - each.sequence.need
+                    by_row[row] = Work(sequence=each.sequence, draft=each.draft[:room])
+        return by_row
+
+    def _apart(self, group: Group, members: Mapping[int, Work]) -> dict[int, Work]:
+        """Members that run alone: all whose drafts are cheaper so, or all, if a row that sits the run out is full."""
+        if len(group.rows) == 1:
+            return {}
+        room = group.capacity - max(self._cache.valid(row) for row in group.rows)
+        if room < 1:
+            return dict(members)
+        drafted = {row: each for row, each in members.items() if each.draft}
+        longest = max((len(each.draft) for each in drafted.values()), default=0)
+        cost = self._cache.cost
+        together = len(group.rows) * longest * cost.row
+        alone = sum(cost.of(1 + len(each.draft), 0) for each in drafted.values())
+        return drafted if alone < together or 1 + longest > room else {}
+
+    def _run_group(self, group: Group, members: Mapping[int, Work]) -> list[Outcome]:
+        """One run of a group; rows that are no members sit it out."""
+        tokens = [members[row].tokens if row in members else () for row in group.rows]
+        logits = self._runner.advance(group, tokens)
+        places = {row: index for index, row in enumerate(group.rows)}
+        return [
+            Outcome(sequence=each.sequence, logits=logits[places[row], : len(each.tokens)], draft=each.draft)
+            for row, each in members.items()
+        ]
+
+    @staticmethod
+    def _failures(members: Mapping[int, Work], error: GenAIError) -> list[Failure]:
+        _log.warning("%d sequences end: %s", len(members), error)
+        return [Failure(sequence=each.sequence, error=error) for each in members.values()]

@@ -1,0 +1,70 @@
+"""Where drafts come from: a grammar that leaves no choice, the text so far, or a smaller model.
+
+A draft never changes a text: its tokens are run together with the newest one, and each counts only if the token chosen
+before it is the one that the draft foresaw (arXiv 2211.17192; a token is drawn from the model's own distribution with
+the sequence's own random stream, which accepts a foreseen token as often as the accept-or-resample scheme does).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import abc
+from typing import Protocol
+
+from genai.engine.drafting.speculative import DraftBudget, PromptLookup
+from genai.errors import GenAIError
+
+_log = logging.getLogger(__name__)
+
+
+class Proposer(Protocol):
+    """Foresees tokens."""
+
+    def propose(self, tokens: abc.Sequence[int], max_tokens: int) -> abc.Sequence[int]:
+        """What may follow, at most so many tokens; [] for no idea."""
+        ...
+
+    def close(self) -> None:
+        """The text has ended: free what is held for it."""
+        ...
+
+
+class Drafter:
+    """One sequence's drafts, no longer than they have been worth."""
+
+    def __init__(self, proposer: Proposer, max_length: int) -> None:
+        self.budget = DraftBudget(max_length)
+        self._proposer = proposer
+        self._is_pending = False
+        self._is_broken = False
+
+    def draft(self, tokens: abc.Sequence[int], max_tokens: int, token_cost: float) -> abc.Sequence[int]:
+        """The next draft; token_cost: what one more position costs in a run, as a share of a plain step."""
+        length = min(self.budget.length(token_cost), max_tokens)
+        draft: abc.Sequence[int] = []
+        if length > 0 and not self._is_broken:
+            try:
+                draft = self._proposer.propose(tokens, length)
+            except GenAIError as error:
+                _log.warning("a text goes on without drafts: %s", error)
+                self._is_broken = True
+        self._is_pending = bool(draft)
+        return draft
+
+    def settle(self, num_run: int, num_accepted: int, token_cost: float) -> int:
+        """Learn what came of the last draft, of which `num_run` tokens were run; returns how many were its own."""
+        num_drafted = num_run if self._is_pending else 0  # or the grammar's
+        self._is_pending = False
+        self.budget.saw(num_drafted, num_accepted if num_drafted else 0, token_cost)
+        return num_drafted
+
+    def close(self) -> None:
+        """Free what the proposer holds."""
+        self._proposer.close()
+
+
+class LookupProposer(PromptLookup):
+    """Drafts from the text itself."""
+
+    def close(self) -> None:
+        """Nothing is held."""

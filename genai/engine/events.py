@@ -1,0 +1,142 @@
+"""What happens to sequences, told to their sinks; and their ends: each has exactly one, and holds nothing after it."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from genai.engine.beams import BeamRun
+from genai.engine.rows import Rows
+from genai.engine.scheduler import Scheduler
+from genai.engine.sequence import FinishReason, Job, Sequence, TokenEvent
+from genai.errors import GenAIError
+from genai.metrics import EngineMetrics
+
+_log = logging.getLogger(__name__)
+
+
+class Events:
+    """Reports events and ends sequences.
+
+    jobs: those accepted that are not over.
+    """
+
+    def __init__(self, scheduler: Scheduler, rows: Rows, metrics: EngineMetrics | None) -> None:
+        self.jobs: set[Job] = set()
+        self._scheduler = scheduler
+        self._rows = rows
+        self._metrics = metrics
+        self._events: list[TokenEvent] = []
+
+    def taken_events(self) -> list[TokenEvent]:
+        """The events since the last call, in order."""
+        events, self._events = self._events, []
+        return events
+
+    def happened(self, event: TokenEvent) -> None:
+        """Let the sink judge an event, end the sequence if this is its end, and report it."""
+        sequence = event.sequence
+        sink = sequence.job.sink if sequence.job is not None else None
+        reason = event.finish_reason
+        try:
+            if sink is not None and sink.accept(event):
+                reason = "stop"
+        except Exception as error:
+            reason = self._blame(sequence, error)
+        if reason is not None:
+            self._finished(sequence, reason)
+        event = dataclasses.replace(event, finish_reason=sequence.finish_reason)
+        self._events.append(event)
+        try:
+            if sink is not None:
+                sink.deliver(event)
+        except Exception as error:
+            self.end(sequence, self._blame(sequence, error))
+
+    @staticmethod
+    def _blame(sequence: Sequence, error: Exception) -> FinishReason:
+        """A sink failed: its sequence ends, unless it has ended already."""
+        _log.error("a sequence ends because its sink failed", exc_info=error)
+        if sequence.finish_reason is None:
+            sequence.error = GenAIError(f"a sequence's sink failed: {type(error).__name__}: {error}")
+        return "error"
+
+    @contextmanager
+    def failures_end(self, sequence: Sequence) -> Iterator[None]:
+        """If the work inside fails, this sequence ends and the others go on."""
+        try:
+            yield
+        except GenAIError as error:
+            _log.warning("a sequence ends: %s", error)
+            self.fail(sequence, error)
+
+    def fail(self, sequence: Sequence, error: GenAIError) -> None:
+        """End a sequence with an error."""
+        self.end(sequence, "error", error)
+
+    def end_job(self, job: Job, reason: FinishReason, error: GenAIError | None = None) -> None:
+        """End all of a job's texts."""
+        for sequence in job.sequences:
+            self.end(sequence, reason, error)
+
+    def end(self, sequence: Sequence, reason: FinishReason, error: GenAIError | None = None) -> None:
+        """End a sequence without a further token; a beam ends its whole search. Ending twice does nothing."""
+        if sequence.finish_reason is not None:
+            return
+        if sequence.search is not None:
+            self._end_search(sequence.search, reason, error)
+            return
+        sequence.error = sequence.error or error
+        self._finished(sequence, reason)
+        self.happened(TokenEvent(sequence=sequence, token=None, finish_reason=reason))
+
+    def _end_search(self, run: BeamRun, reason: FinishReason, error: GenAIError | None) -> None:
+        """The beams go, and those who asked get the best texts as they are."""
+        for beam in (*run.beams, *run.spare):
+            beam.forks = []
+            beam.finish_reason = reason
+            self._scheduler.remove(beam)
+            self._rows.release(beam)
+        endings = run.finish(reason) if error is None else [reason] * len(run.results)
+        for result in run.results:
+            result.error, result.search = error, None  # from now on a text like any other
+        for result, ending in zip(run.results, endings, strict=True):
+            self._tell(result, ending)
+        if self._metrics and (num_tokens := sum(len(result.generated) for result in run.results)):
+            self._metrics.saw_first_token(time.perf_counter() - run.results[0].timeline.submitted)
+            self._metrics.saw_tokens(num_tokens - 1)
+
+    def _tell(self, result: Sequence, ending: FinishReason) -> None:
+        """Report a text that was found whole, token by token, as long as its sink takes it."""
+        tokens = result.generated
+        del result.tokens[result.num_prompt :]
+        for token in tokens[:-1]:
+            result.tokens.append(token)
+            self.happened(TokenEvent(sequence=result, token=token, finish_reason=None))
+            if result.finish_reason is not None:
+                return
+        result.tokens += tokens[-1:]
+        self.happened(TokenEvent(sequence=result, token=tokens[-1] if tokens else None, finish_reason=ending))
+
+    def _finished(self, sequence: Sequence, reason: FinishReason) -> None:
+        """Free what an ended sequence holds. The first reason stays."""
+        if sequence.finish_reason is not None:
+            return
+        sequence.finish_reason = reason
+        sequence.timeline.finished = time.perf_counter()
+        self._scheduler.remove(sequence)
+        if sequence.row is not None and reason in {"stop", "length"}:
+            self._rows.remember(sequence)
+        self._rows.release(sequence)
+        if sequence.drafter is not None:
+            sequence.drafter.close()
+        for fork in sequence.forks:  # it ended before they could have its prompt
+            self._scheduler.add(fork)
+        sequence.forks = []
+        if sequence.job is not None and sequence.job.is_over:
+            self.jobs.discard(sequence.job)
+            if self._metrics:
+                self._metrics.saw_end(reason, sequence.timeline.finished - sequence.timeline.submitted)

@@ -1,0 +1,1 @@
+"""A loaded model and what a user does with it: whole texts, streams, coroutines, step by step, sessions."""

@@ -1,0 +1,207 @@
+"""Generation step by step, on the same engine as everything else: append, look at the logits, choose, rewind, save."""
+
+from __future__ import annotations
+
+import weakref
+from collections import abc
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from genai.decoding.processors import FloatArray
+from genai.engine.engine import Engine
+from genai.engine.sequence import Job, Sequence
+from genai.errors import ConfigError
+from genai.llm.prepare import ChatOptions, Delivery, Preparer, are_tokens
+from genai.llm.session_file import SessionFile
+from genai.options.generation_config import GenerationConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Owner:
+    """The model that a generator runs on.
+
+    engine: the engine, as long as it may be used, else ConfigError; alone: makes other threads wait; abandon: ends
+    jobs; identity: what keys and values depend on.
+    """
+
+    engine: Callable[[], Engine]
+    alone: Callable[[], AbstractContextManager[None]]
+    abandon: Callable[[abc.Sequence[Job]], None]
+    identity: str
+
+
+class Generator:
+    """One text, a token at a time.
+
+        generator = llm.generator(temperature=0.7, seed=1)
+        generator.append_input_tokens(llm.tokenizer.encode("Once upon a time"))
+        while not generator.is_done:
+            print(llm.tokenizer.decode([generator.generate_next_token()]), end="")
+
+    Other texts of the same model may run in between. Use as a context manager, or call `close`: it frees the row. What
+    is appended before the first token is generated is the prompt; limits and penalties count what is appended later as
+    generated.
+    """
+
+    def __init__(self, owner: Owner, preparer: Preparer, config: GenerationConfig) -> None:
+        for name, (is_set, why) in {
+            "n": (config.n > 1, "a generator makes one text; use generate for several"),
+            "num_beams": (config.is_beam_search, "a generator makes one text; use generate for several"),
+            "stop_strings": (
+                bool(config.stop_strings),
+                "a generator knows tokens only; use stream",
+            ),
+            "echo": (config.echo, "a generator knows tokens only; token_ids has the prompt"),
+            "logprobs": (config.logprobs, "a generator has logits; use those, or generate"),
+            "prompt_logprobs": (config.prompt_logprobs is not None, "a generator has logits; use those, or generate"),
+            "speculative": (config.speculative is not None, "a generator runs one token at a time; use generate"),
+        }.items():
+            if is_set:
+                raise ConfigError(f"{name}: {why}")
+        owner.engine()
+        self.config = config
+        self._owner = owner
+        self._preparer = preparer
+        self._job: Job | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    @property
+    def token_ids(self) -> list[int]:
+        """All tokens so far: appended and generated."""
+        return [] if self._job is None else list(self._sequence.tokens)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the text has ended: an end-of-sequence token, a limit, or a constraint that is fulfilled."""
+        return self._job is not None and (self._job.is_over or self._sequence.is_full)
+
+    @property
+    def logits(self) -> FloatArray:
+        """The logits that follow the last token, [V] float32, before any processing; a copy. Raises: GenAIError."""
+        with self._owner.alone():
+            return self._with_logits().copy()
+
+    def append_input_tokens(self, token_ids: abc.Sequence[int]) -> None:
+        """Add tokens to the text, after its end too; they are run when logits are needed.
+
+        Raises: ConfigError, CapacityError.
+        """
+        if not are_tokens(token_ids) or not len(token_ids):
+            raise ConfigError("append_input_tokens takes a list of token ids, at least one")
+        tokens = [int(token) for token in token_ids]
+        with self._owner.alone():
+            if self._job is None:
+                self._begin(tokens)
+                return
+            if self._sequence.error is not None:
+                raise self._sequence.error
+            if self._job.is_over:
+                self._reopen(len(self._sequence.tokens))
+            elif not self._sequence.generated:  # what was run of it comes back from the prefix cache
+                old, forgotten = self._job, self._forgotten
+                self._begin([*self._sequence.tokens, *tokens])
+                forgotten.detach()
+                self._owner.abandon([old])
+                return
+            self._owner.engine().append(self._sequence, tokens)
+
+    def generate_next_token(self) -> int:
+        """Choose the next token and add it to the text. Raises: ConfigError if the text has ended; GenAIError."""
+        with self._owner.alone():
+            self._with_logits()
+            if self._sequence.is_full:
+                raise ConfigError("the text has ended: no token may follow; rewind_to goes back, close begins anew")
+            return self._owner.engine().pick(self._sequence)
+
+    def rewind_to(self, num_tokens: int) -> None:
+        """Forget the tokens after so many; the random stream goes on. Raises: ConfigError."""
+        count = len(self.token_ids)
+        if not 0 <= num_tokens <= count:
+            raise ConfigError(f"rewind_to({num_tokens}): the text has {count} tokens")
+        if num_tokens == 0:
+            self.close()
+            return
+        with self._owner.alone():
+            if num_tokens < count:
+                if self._sequence.finish_reason is not None or num_tokens < self._sequence.num_prompt:
+                    self._reopen(num_tokens)
+                else:
+                    self._owner.engine().rewind(self._sequence, num_tokens)
+
+    def save(self, path: str | Path) -> None:
+        """Write keys, values, tokens and the random stream to a safetensors file. Raises: ConfigError, GenAIError."""
+        with self._owner.alone():
+            self._with_logits()
+            cache = self._owner.engine().export(self._sequence)
+            SessionFile.of(self._sequence, cache, self._owner.identity).write(Path(path))
+
+    def restore(self, saved: SessionFile) -> None:
+        """Take up a saved text. Raises: ConfigError, CapacityError."""
+        prepared = self._preparer.prepare(saved.prompt, self.config, ChatOptions(), Delivery(is_manual=True))
+        with self._owner.alone():
+            self._own(self._owner.engine().resume(prepared.request, saved.generated, saved.logits, saved.cache))
+            try:
+                self._sequence.sampler.restore(saved.sampler)
+            except (KeyError, TypeError, ValueError, OverflowError) as error:
+                self.close()
+                raise ConfigError(f"the session's random stream is damaged: {error!r}; save it again") from None
+
+    def close(self) -> None:
+        """Free the row; the generator can then begin another text."""
+        if self._job is not None:
+            self._forgotten.detach()
+            self._owner.abandon([self._job])
+            self._job = None
+
+    def _begin(self, prompt: abc.Sequence[int]) -> None:
+        """Begin a text."""
+        prepared = self._preparer.prepare(prompt, self.config, ChatOptions(), Delivery(is_manual=True))
+        self._own(self._owner.engine().submit(prepared.request))
+
+    def _own(self, job: Job) -> None:
+        """Follow a job, which ends with this generator even if nobody closes it."""
+        self._job = job
+        self._forgotten = weakref.finalize(self, self._owner.engine().cancel, job)
+        self._forgotten.atexit = False
+
+    def _reopen(self, num_tokens: int) -> None:
+        """Begin the same text again, up to so many tokens; what the prefix cache does not have is run again."""
+        old = self._sequence
+        num_prompt = min(num_tokens, old.num_prompt)
+        self.close()
+        self._begin(old.tokens[:num_prompt])
+        self._owner.engine().append(self._sequence, old.tokens[num_prompt:num_tokens])
+        self._sequence.sampler.restore(old.sampler.state())
+
+    @property
+    def _sequence(self) -> Sequence:
+        if self._job is None:
+            raise ConfigError("the text is empty; append_input_tokens first")
+        return self._job.sequences[0]
+
+    def _with_logits(self) -> FloatArray:
+        """Run what has not been run; with the engine to oneself.
+
+        Raises: ConfigError if there is nothing, or the text has ended.
+        """
+        sequence = self._sequence
+        while sequence.logits is None or sequence.row is None:
+            sequence.logits = None  # a row that was lost to others is run again
+            if sequence.error is not None:
+                raise sequence.error
+            if sequence.finish_reason is not None:
+                raise ConfigError(
+                    f"the text has ended ({sequence.finish_reason}); rewind_to goes back, close begins anew"
+                )
+            sequence.is_paused = False
+            self._owner.engine().step()
+        return sequence.logits

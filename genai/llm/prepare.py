@@ -1,0 +1,232 @@
+"""From what a user gives to what the engine takes: prompts to tokens, strings in options to tokens, and a writer."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import abc
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, TypeAlias, TypeGuard, cast
+
+import numpy as np
+
+from genai.answer.answer import AnswerFormat
+from genai.chat.template import Message
+from genai.chat.tools import ToolSet
+from genai.decoding.constraint import Constraint
+from genai.engine.drafting.draft_model import DraftModel
+from genai.engine.request import Request
+from genai.errors import ConfigError, TokenizerError
+from genai.grammar.grammar import Grammars
+from genai.llm.writer import JobWriter, TextWriter
+from genai.options.generation_config import GenerationConfig
+from genai.tokenizer.tokenizer import Tokenizer
+
+Prompt: TypeAlias = str | abc.Sequence[int] | abc.Sequence[Message]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatOptions:
+    """What goes with chat messages.
+
+    tools, tool_choice, parallel_tool_calls: as OpenAI writes them; template_options: variables for the chat template
+    (`enable_thinking`).
+    """
+
+    tools: abc.Sequence[Mapping[str, object]] | None = None
+    tool_choice: object = None
+    parallel_tool_calls: bool | None = None
+    template_options: Mapping[str, object] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """How a request is run beside others. Arguments as in `Request`."""
+
+    priority: int = 0
+    timeout: float | None = None
+    draft_model: DraftModel | None = None
+    is_manual: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A request ready for an engine, and its sink; a manual request has none."""
+
+    request: Request
+    writer: JobWriter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Encoded:
+    """A prompt's tokens; text: its text, where there was one; is_chat: it was made of messages."""
+
+    tokens: list[int]
+    text: str | None
+    is_chat: bool = False
+
+
+class Preparer:
+    """Prepares requests for one model. Any thread may."""
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int, eos_token_ids: tuple[int, ...]) -> None:
+        self._tokenizer = tokenizer
+        self._eos_token_ids = eos_token_ids
+        self._grammars = Grammars(tokenizer.backend, vocab_size, eos_token_ids)
+        self._breakers: dict[tuple[str, ...], frozenset[int]] = {}
+
+    @cached_property
+    def answer_format(self) -> AnswerFormat:
+        """How the model writes tool calls and reasoning."""
+        return AnswerFormat.of(self._tokenizer)
+
+    def warm_up(self) -> None:
+        """Do now what the first constraint would wait for; of no use for a tokenizer that cannot be constrained."""
+        with contextlib.suppress(TokenizerError):  # raised again for who asks for a constraint
+            self._grammars.warm_up()
+
+    def prepare(self, prompt: Prompt, config: GenerationConfig, chat: ChatOptions, delivery: Delivery) -> Prepared:
+        """A request for a prompt. Raises: ConfigError, TokenizerError."""
+        tools = ToolSet.of(chat.tools, chat.tool_choice, chat.parallel_tool_calls)
+        encoded = self._encode(prompt, tools, chat)
+        constraint = self._constraint(config, encoded, tools)
+        if constraint is not None:
+            constraint.mask()  # the first one takes longest: here nothing waits for it
+        request = Request(
+            prompt=encoded.tokens,
+            config=config,
+            priority=delivery.priority,
+            timeout=delivery.timeout,
+            bad_words=self._bad_words(config),
+            dry_breakers=self._dry_breakers(config),
+            newline_tokens=self._newline_tokens(config),
+            constraint=constraint,
+            draft_model=delivery.draft_model,
+            is_manual=delivery.is_manual,
+        )
+        writer = JobWriter([self._writer(config, encoded, tools) for _ in range(config.num_choices)])
+        if not delivery.is_manual:
+            request = replace(request, sink=writer)
+        return Prepared(request=request, writer=writer)
+
+    def _encode(self, prompt: Prompt, tools: ToolSet, chat: ChatOptions) -> _Encoded:
+        if _is_list(prompt) and len(prompt) and all(isinstance(item, Mapping) for item in prompt):
+            messages = [item for item in prompt if isinstance(item, Mapping)]
+            variables: dict[str, Any] = dict(chat.template_options or {})
+            if reserved := variables.keys() & {"messages", "tools", "add_generation_prompt"}:
+                raise ConfigError(f"template_options: {min(reserved)} is not an option of the template")
+            text = self._tokenizer.render_chat(messages, tools=tools.described(), **variables)
+            return _Encoded(tokens=self._tokenizer.encode(text, add_special_tokens=False), text=text, is_chat=True)
+        if chat != ChatOptions():
+            raise ConfigError("tools, tool_choice and template_options go with chat messages; this prompt is no chat")
+        if isinstance(prompt, str):
+            return _Encoded(tokens=self._tokenizer.encode(prompt), text=prompt)
+        if _is_list(prompt) and all(map(is_token, prompt)):
+            return _Encoded(tokens=[int(item) for item in prompt if is_token(item)], text=None)
+        raise ConfigError(FORM)
+
+    def _writer(self, config: GenerationConfig, encoded: _Encoded, tools: ToolSet) -> TextWriter:
+        prefix = ""
+        if config.echo:
+            prefix = self._tokenizer.decode(encoded.tokens) if encoded.text is None else encoded.text
+        if not encoded.is_chat or config.constraint is not None:  # a text with a form of its own
+            return TextWriter(self._tokenizer, config, prefix=prefix)
+        form = self.answer_format
+        parser = form.parser(tools, encoded.text)
+        return TextWriter(self._tokenizer, config, parser=parser, visible=form.visible_token_ids, prefix=prefix)
+
+    def _constraint(self, config: GenerationConfig, encoded: _Encoded, tools: ToolSet) -> Constraint | None:
+        if tools.told and config.constraint is not None:
+            raise ConfigError(f"tools and {config.constraint.kind} cannot be had together: a text follows one form")
+        ends = config.ends(self._eos_token_ids)
+        if tools.told:
+            return self._constraint_of_calls(encoded, tools, ends)
+        return None if config.constraint is None else self._grammars.constraint(config.constraint, ends)
+
+    def _constraint_of_calls(self, encoded: _Encoded, tools: ToolSet, ends: frozenset[int]) -> Constraint | None:
+        """What the calls must look like; where no grammar can follow a schema, it binds only strict tools."""
+        wanted = self.answer_format.tool_constraint(tools, encoded.text)
+        if wanted is None:
+            return None
+        loose = tools.loosened()
+        try:
+            return self._grammars.constraint(wanted, ends)
+        except ConfigError as error:
+            if loose == tools:
+                raise _at_fault(tools, error) from None
+        wanted = self.answer_format.tool_constraint(loose, encoded.text)
+        assert wanted is not None, "it constrains as much"
+        try:
+            return self._grammars.constraint(wanted, ends)
+        except ConfigError as error:
+            raise _at_fault(tools, error) from None
+
+    def _bad_words(self, config: GenerationConfig) -> list[list[int]]:
+        """Bad words as tokens; a string as it is spelled at the beginning of a text, and after a space."""
+        words: list[list[int]] = []
+        for word in config.sampling_config.bad_words:
+            if isinstance(word, str):
+                for spelled in (word, " " + word):
+                    tokens = self._tokenizer.encode(spelled, add_special_tokens=False)
+                    if tokens and tokens not in words:
+                        words.append(tokens)
+            else:
+                words.append(list(word))
+        return words
+
+    def _newline_tokens(self, config: GenerationConfig) -> frozenset[int]:
+        """What XTC must leave for paragraphs to end, as in its original."""
+        if not config.sampling_config.xtc.probability:
+            return frozenset()
+        return frozenset(self._tokenizer.encode("\n", add_special_tokens=False)[-1:])
+
+    def _dry_breakers(self, config: GenerationConfig) -> frozenset[int]:
+        """The tokens with a sequence breaker in them."""
+        dry = config.sampling_config.dry
+        if not dry.multiplier:
+            return frozenset()
+        known = self._breakers.get(dry.sequence_breakers)
+        if known is None:
+            breakers = [text.encode() for text in dry.sequence_breakers]
+            pieces = ((token, self._tokenizer.token_bytes(token)) for token in range(self._tokenizer.vocab_size))
+            known = frozenset(token for token, piece in pieces if any(breaker in piece for breaker in breakers))
+            self._breakers[dry.sequence_breakers] = known
+        return known
+
+
+def _at_fault(tools: ToolSet, error: ConfigError) -> ConfigError:
+    """An error that says which functions' schemas are binding."""
+    strict = ", ".join(tool.name for tool in tools.callable if tool.is_strict)
+    return ConfigError(f"tools: no grammar can follow them{strict and f' (strict: {strict})'}: {error}")
+
+
+FORM = "a prompt is a string, a list of token ids, or a list of messages with 'role' and 'content'"
+
+
+def as_list(prompt: Prompt | abc.Sequence[Prompt]) -> tuple[abc.Sequence[Prompt], bool]:
+    """(prompts, whether they were several). Raises: ConfigError for an empty list, and for what is no list."""
+    if isinstance(prompt, str):
+        return [prompt], False
+    if not _is_list(prompt):
+        raise ConfigError(FORM)
+    if not len(prompt):
+        raise ConfigError("the prompt is empty; give a string, token ids, messages, or a list of those")
+    if isinstance(prompt[0], Mapping) or is_token(prompt[0]):
+        return [cast(Prompt, prompt)], False
+    return cast(abc.Sequence[Prompt], prompt), True
+
+
+def are_tokens(value: object) -> TypeGuard[abc.Sequence[int]]:
+    """Whether a value is a list of token ids."""
+    return _is_list(value) and all(map(is_token, value))
+
+
+def is_token(value: object) -> TypeGuard[int]:
+    """Whether a value can be a token id."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _is_list(value: object) -> TypeGuard[abc.Sequence[object]]:
+    """Whether a value has items in order; bytes are a mistake, and not a list of ids."""
+    return isinstance(value, abc.Sequence | np.ndarray) and not isinstance(value, bytes | bytearray | memoryview)

@@ -1,1 +1,0 @@
-"""Strings: tokenizers, chat templates, detokenizing piece by piece, stop strings. Nothing here knows about graphs."""

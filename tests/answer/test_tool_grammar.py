@@ -1,0 +1,245 @@
+"""What the grammars let a model write, the parser reads as the calls that were asked for; llguidance is the judge."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+from functools import cache
+
+import jsonschema
+import llguidance
+import llguidance.numpy
+import numpy as np
+import pytest
+
+from genai.answer.answer import AnswerFormat
+from genai.chat.tools import ToolSet
+from genai.tokenizer.tokenizer import Tokenizer
+from tests.chat.tool_models import CHATML, GRANITE, LLAMA, MISTRAL, MISTRAL_NAMED, QWEN, tokenizer_with
+
+PLACE = {"$ref": "#/$defs/place"}
+SCHEMA = {
+    "type": "object",
+    "properties": {"place": PLACE, "days": {"type": "integer", "minimum": 1, "maximum": 9}, "raw": {"type": "boolean"}},
+    "required": ["place"],
+    "$defs": {"place": {"enum": ["here", "}<\"'", "Zürich"]}},
+}
+
+
+def function(name: str, schema: object = None, *, strict: bool = False) -> dict[str, object]:
+    return {"type": "function", "function": {"name": name, "parameters": schema, "strict": strict}}
+
+
+FUNCTIONS = [function("get", SCHEMA), function("get_now")]
+STRICT = [function("get", SCHEMA, strict=True), function("get_now")]
+PLACED = '{"place": "here", "days": 3}'
+VALID = {
+    QWEN: '<tool_call>\n{"name": "get", "arguments": PLACED}\n</tool_call>',
+    CHATML: '<tool_call>\n{"name": "get", "arguments": PLACED}\n</tool_call>',
+    LLAMA: '{"name": "get", "parameters": PLACED}',
+    GRANITE: '<|tool_call|>[{"name": "get", "arguments": PLACED}]',
+    MISTRAL: '[TOOL_CALLS] [{"name": "get", "arguments": PLACED}]',
+    MISTRAL_NAMED: "[TOOL_CALLS]get[ARGS]PLACED",
+}
+SEVERAL = {
+    QWEN: "X\nX",
+    CHATML: "X\nX",
+    GRANITE: '<|tool_call|>[{"name": "get_now", "arguments": {}}, {"name": "get", "arguments": PLACED}]',
+    MISTRAL: '[TOOL_CALLS] [{"name": "get_now", "arguments": {}}, {"name": "get", "arguments": PLACED}]',
+    MISTRAL_NAMED: "[TOOL_CALLS]get_now[ARGS]{}[TOOL_CALLS]get[ARGS]PLACED",
+}
+MODELS = [(template, has_markers) for template in VALID for has_markers in (True, False)]
+
+
+@cache
+def tokenizer(template: str, has_markers: bool) -> Tokenizer:
+    return tokenizer_with(template, has_markers=has_markers)
+
+
+@cache
+def judge(template: str, has_markers: bool) -> llguidance.LLTokenizer:
+    ours = tokenizer(template, has_markers)
+    return llguidance.LLTokenizer(ours.backend.to_str(), eos_token=ours.eos_token_ids[0])
+
+
+class Model:
+    """A format, and llguidance's opinion of texts."""
+
+    def __init__(self, template: str, has_markers: bool) -> None:
+        self.tokenizer = tokenizer(template, has_markers)
+        self.format = AnswerFormat.of(self.tokenizer)
+        self._judge = judge(template, has_markers)
+
+    def matcher(self, tools: ToolSet, prompt: str | None = None) -> llguidance.LLMatcher:
+        constraint = self.format.tool_constraint(tools, prompt)
+        assert constraint is not None
+        assert constraint.kind == "lark"
+        assert isinstance(constraint.grammar, str)
+        matcher = llguidance.LLMatcher(self._judge, llguidance.LLMatcher.grammar_from_lark(constraint.grammar))
+        assert not matcher.is_error(), matcher.get_error()
+        return matcher
+
+    def accepts(self, text: str, tools: ToolSet, prompt: str | None = None) -> bool:
+        matcher = self.matcher(tools, prompt)
+        tokens = self.tokenizer.encode(text)
+        return matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting()
+
+    def written(self, tools: ToolSet, seed: int, prompt: str | None = None) -> list[int]:
+        """Tokens at random among those allowed, forced ones without a choice; the end as soon as it is allowed."""
+        matcher, chance, tokens = self.matcher(tools, prompt), random.Random(seed), list[int]()
+        mask = llguidance.numpy.allocate_token_bitmask(1, self._judge.vocab_size)
+        while not matcher.is_accepting() or chance.random() < 0.5:
+            llguidance.numpy.fill_next_token_bitmask(matcher, mask, 0)
+            bits = np.unpackbits(mask.view(np.uint8), bitorder="little")[: self._judge.vocab_size]
+            allowed = [int(token) for token in np.flatnonzero(bits) if token not in self.tokenizer.eos_token_ids]
+            if not allowed:
+                break
+            tokens.append(chance.choice(allowed))
+            assert matcher.consume_token(tokens[-1])
+        return tokens
+
+
+@pytest.mark.parametrize(("template", "has_markers"), MODELS)
+def test_forced_calls(template: str, has_markers: bool) -> None:
+    model, tools = Model(template, has_markers), ToolSet.of(FUNCTIONS, "required")
+    valid = VALID[template].replace("PLACED", PLACED)
+    several = SEVERAL.get(template, "").replace("X", valid).replace("PLACED", PLACED)
+    assert model.accepts(valid, tools)
+    if several:
+        assert model.accepts(several, tools)
+    for text in [
+        "",
+        "Hello",
+        f"Hello {valid}",
+        f"{valid}Hello",
+        valid[:-1],
+        valid.replace("get", "got"),
+        valid.replace("here", "there"),
+        valid.replace("3", "12"),
+        valid.replace(', "days": 3', ""),
+        valid.replace('"days"', '"more"'),
+    ]:
+        assert model.accepts(text, tools) == (text == valid.replace(', "days": 3', ""))
+
+
+@pytest.mark.parametrize(("template", "has_markers"), MODELS)
+def test_whatever_is_written_is_read_as_calls(template: str, has_markers: bool) -> None:
+    model, tools = Model(template, has_markers), ToolSet.of(STRICT, "required")
+    model.format = replace(model.format, reasoning=())  # which would go on and on
+    names = []
+    for seed in range(8):
+        detokenizer = model.tokenizer.detokenizer(visible_token_ids=model.format.visible_token_ids)
+        parser = model.format.parser(tools)
+        deltas = [parser.push(detokenizer.push(token)) for token in model.written(tools, seed)]
+        deltas.append(parser.finish())
+        assert "".join(delta.content for delta in deltas) == ""
+        for call in parser.tool_calls:
+            jsonschema.validate(json.loads(call.arguments), SCHEMA if call.name == "get" else {"maxProperties": 0})
+        names.append([call.name for call in parser.tool_calls])
+    assert {name for some in names for name in some} == {"get", "get_now"}
+    assert all(names)
+    assert any(len(some) > 1 for some in names) == (template != LLAMA), "its template shows one call a turn"
+
+
+def test_a_chosen_function_is_called_once() -> None:
+    tools = ToolSet.of(FUNCTIONS, {"type": "function", "function": {"name": "get_now"}})
+    for template, has_markers in MODELS:
+        model = Model(template, has_markers)
+        text = model.tokenizer.decode(model.written(tools, 1), skip_special_tokens=False)
+        assert "get_now" in text
+        assert model.accepts(text, tools)
+        assert not model.accepts(f"{text}\n{text}", tools)
+        assert not model.accepts(text.replace("get_now", "get"), tools)
+
+
+@pytest.mark.parametrize("has_markers", [True, False])
+def test_reasoning_comes_first(has_markers: bool) -> None:
+    model, tools = Model(QWEN, has_markers), ToolSet.of(FUNCTIONS, "required")
+    call = VALID[QWEN].replace("PLACED", PLACED)
+    for text in (call, f"<think>\nHm.\n</think>\n\n{call}", f"<think></think>{call}"):
+        assert model.accepts(text, tools)
+        assert not model.accepts(text, tools, "...<think>\n") or "</think>" in text
+    for text in (f"Hm.</think>{call}", f"\nHm.\n</think>\n\n{call}"):
+        assert model.accepts(text, tools, "...<think>\n")
+        assert not model.accepts(text, tools, "...<think>\n\n</think>\n\n")
+    assert not model.accepts(f"<think>Hm.</think>Hello {call}", tools)
+
+
+@pytest.mark.parametrize("has_markers", [True, False])
+def test_reasoning_comes_first_in_other_markers(has_markers: bool) -> None:
+    model = Model(LLAMA.replace("ipython", "ipython [THINK] [/THINK]", 1), has_markers)
+    call = VALID[LLAMA].replace("PLACED", PLACED)
+    for choice, tools in (("required", FUNCTIONS), ("auto", STRICT)):
+        assert model.accepts(f"[THINK]Hm.[/THINK]{call}", ToolSet.of(tools, choice))
+        assert model.accepts(f"Hm.[/THINK]\n{call}", ToolSet.of(tools, choice), "[THINK]")
+
+
+@pytest.mark.parametrize(("template", "has_markers"), MODELS)
+def test_strict_tools_are_held_to_their_schema_when_they_are_called(template: str, has_markers: bool) -> None:
+    model, tools = Model(template, has_markers), ToolSet.of(STRICT, "auto")
+    valid = VALID[template].replace("PLACED", PLACED)
+    said = "" if template == LLAMA else "Let me see <b>.\n"
+    for text in ("", "Hello", "Hello\nWorld {<tool_cal", f"{said}{valid}", valid.replace("here", "Zürich")):
+        assert model.accepts(text, tools)
+    loose = valid.replace('"get"', '"get_now"').replace("]get[", "]get_now[")
+    assert model.accepts(said + loose, tools), "a tool that is not strict takes any object"
+    for text in (
+        f"{said}{valid.replace('here', 'there')}",
+        f"{said}{valid.replace('get', 'got')}",
+        f"{said}{valid.replace('3', '12')}",
+        f"{said}{valid[:-2]}",
+    ):
+        assert not model.accepts(text, tools)
+
+
+def test_after_reasoning_strict_tools_are_held_to_their_schema() -> None:
+    for has_markers in (True, False):
+        model, tools = Model(QWEN, has_markers), ToolSet.of(STRICT, "auto")
+        valid = VALID[QWEN].replace("PLACED", PLACED)
+        for text in (f"<think>Hm.</think>\n\n{valid}", f"<think>Hm.</think>Hello {valid}", "<think>Hm.</think>Hello"):
+            assert model.accepts(text, tools)
+            assert model.accepts(text.removeprefix("<think>"), tools, "...<think>")
+        assert not model.accepts(f"<think>Hm.</think>{valid.replace('here', 'there')}", tools)
+
+
+@pytest.mark.parametrize(("template", "has_markers"), MODELS)
+def test_calls_that_must_not_be_parallel(template: str, has_markers: bool) -> None:
+    model = Model(template, has_markers)
+    valid = VALID[template].replace("PLACED", PLACED)
+    several = SEVERAL.get(template, "XX").replace("X", valid).replace("PLACED", PLACED)
+    for choice in ("auto", "required"):
+        tools = ToolSet.of(FUNCTIONS, choice, False)
+        assert model.accepts(valid, tools)
+        assert not model.accepts(several, tools)
+
+
+def test_what_is_free_has_no_grammar() -> None:
+    model = Model(QWEN, True)
+    for tools in (ToolSet.of(), ToolSet.of(FUNCTIONS), ToolSet.of(STRICT, "none"), ToolSet.of(None, None, False)):
+        assert model.format.tool_constraint(tools) is None
+
+
+def test_a_schema_that_no_grammar_follows_binds_strict_tools_only() -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "string", "not": {"const": "b"}}}}
+    model, text = Model(QWEN, True), '<tool_call>\n{"name": "f", "arguments": {"a": "b"}}\n</tool_call>'
+    for is_strict in (False, True):
+        tools = ToolSet.of([function("f", schema, strict=is_strict)], "required")
+        with pytest.raises(AssertionError, match="not"):
+            model.matcher(tools)
+        if is_strict:
+            assert tools.loosened() == tools
+        else:
+            assert model.accepts(text, tools.loosened())
+            assert tools.loosened().described() == tools.described()
+
+
+def test_schemas_that_say_themselves_what_else_is_allowed_are_kept() -> None:
+    model = Model(QWEN, True)
+    for schema, arguments in (
+        ({"type": "object", "properties": {}, "additionalProperties": {"type": "integer"}}, '{"x": 1}'),
+        ({"type": "object", "additionalProperties": True}, '{"x": [1]}'),
+        ({"type": "object", "anyOf": [{"properties": {"x": {"const": 1}}}], "properties": {}}, '{"x": 1}'),
+    ):
+        tools = ToolSet.of([function("f", schema)], "required")
+        assert model.accepts(f'<tool_call>\n{{"name": "f", "arguments": {arguments}}}\n</tool_call>', tools)

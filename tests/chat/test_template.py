@@ -1,0 +1,214 @@
+"""Rendering is held against transformers; the sandbox against templates that mean harm."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from genai.chat import sandbox
+from genai.chat.template import ChatTemplate
+from genai.errors import TokenizerError
+
+TEMPLATES = Path(__file__).parent / "templates"
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "The weather <now> & here, in °C — 天気",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
+CALL = {"id": "abc123def", "type": "function", "function": {"name": "get_weather", "arguments": {"city": "Zürich"}}}
+CHAT = [
+    {"role": "user", "content": "Hi <b>there</b> & 'you'\n"},
+    {"role": "assistant", "content": " Hello! \n"},
+    {"role": "user", "content": "Grüezi 你好 {{ 1 }} {% x %}"},
+]
+WITH_SYSTEM = [{"role": "system", "content": "  Be brief.\n"}, *CHAT]
+WITH_TOOLS = [
+    {"role": "user", "content": "Weather?"},
+    {"role": "assistant", "content": None, "tool_calls": [CALL]},
+    {"role": "tool", "name": "get_weather", "content": "21", "tool_call_id": "abc123def"},
+    {"role": "assistant", "content": "21 °C"},
+    {"role": "user", "content": "Thanks"},
+]
+PARTS = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": " What is it? "}]}]
+REASONED = [*CHAT, {"role": "assistant", "content": "4", "reasoning": "2+2"}, {"role": "developer", "content": "x"}]
+
+CASES = [
+    ("chatml", CHAT, {}),
+    ("chatml", WITH_SYSTEM, {"add_generation_prompt": False}),
+    ("llama3", CHAT, {}),
+    ("llama3", WITH_SYSTEM, {"date_string": "1 Jan 2025"}),
+    ("llama3", WITH_TOOLS, {"tools": [TOOL, TOOL]}),
+    ("llama3", WITH_TOOLS, {"tools": [TOOL], "tools_in_user_message": False}),
+    ("gemma", CHAT, {}),
+    ("gemma", WITH_SYSTEM, {}),
+    ("gemma", PARTS, {}),
+    ("mistral", CHAT, {}),
+    ("mistral", WITH_SYSTEM, {}),
+    ("mistral", WITH_TOOLS, {"tools": [TOOL]}),
+    ("thinking", REASONED, {}),
+    ("thinking", WITH_SYSTEM, {"enable_thinking": False}),
+]
+
+
+def render(source: str, **options: object) -> str:
+    return ChatTemplate(source).render([{"role": "user", "content": "hi"}], variables=options)
+
+
+@pytest.mark.parametrize(("name", "messages", "options"), CASES)
+def test_renders_as_transformers_does(name: str, messages: list, options: dict) -> None:
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    source = (TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8")
+    variables = {"bos_token": "<s>", "eos_token": "</s>"} | options
+    tools = variables.pop("tools", None)
+    prompt = variables.pop("add_generation_prompt", True)
+    expected, _ = render_jinja_template(
+        [messages], tools=tools, chat_template=source, add_generation_prompt=prompt, **variables
+    )
+    ours = ChatTemplate(source).render(messages, tools=tools, add_generation_prompt=prompt, variables=variables)
+    assert ours == expected[0]
+    assert len(ours) > 20
+
+
+def test_a_template_is_compiled_once_and_rendered_often() -> None:
+    template = ChatTemplate(
+        "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}"
+    )
+    for count in (1, 3, 1):
+        assert template.render([{"role": "user", "content": "x"}] * count) == str(count)
+
+
+def test_json_is_written_as_transformers_writes_it() -> None:
+    assert render("{{ {'b': '<é>', 'a': 1} | tojson }}") == '{"b": "<é>", "a": 1}'
+    assert (
+        render("{{ {'b': 1, 'a': [1, 2]} | tojson(indent=2, sort_keys=true) }}")
+        == '{\n  "a": [\n    1,\n    2\n  ],\n  "b": 1\n}'
+    )
+
+
+def test_the_date_is_todays() -> None:
+    assert render("{{ strftime_now('%Y') }}") in {str(time.localtime().tm_year), str(time.localtime().tm_year + 1)}
+
+
+def test_a_message_object_is_not_changed() -> None:
+    message = {"role": "user", "content": "x", "reasoning": "y"}
+    ChatTemplate("{{ messages[0].thinking }}").render([message])
+    assert message == {"role": "user", "content": "x", "reasoning": "y"}
+
+
+@pytest.mark.parametrize(
+    ("messages", "part"),
+    [
+        ("Hi", "a prompt that is a string needs no chat template"),
+        ({"role": "user", "content": "x"}, "not dict"),
+        ([], "empty"),
+        (["Hi"], "message 0 is a str"),
+        ([{"content": "x"}], "message 0 has no role"),
+        ([{"role": 3, "content": "x"}], "message 0 has no role"),
+        ([{"role": "user"}], "message 0 has no content"),
+        ([{"role": "user", "content": 3}], "message 0 is a int"),
+        ([{"role": "user", "content": "x", "extra": object()}], "only JSON values"),
+    ],
+)
+def test_messages_of_the_wrong_form_are_refused(messages: object, part: str) -> None:
+    with pytest.raises(TokenizerError, match=part):
+        ChatTemplate("x").render(messages)
+
+
+def test_values_nested_without_end_are_refused() -> None:
+    endless: list = []
+    endless.append(endless)
+    with pytest.raises(TokenizerError, match="nested"):
+        ChatTemplate("x").render([{"role": "user", "content": endless}])
+
+
+@pytest.mark.parametrize("source", ["{% for %}", "{{ x", "{% unknown %}", "{% generation %}", "{% break %}"])
+def test_a_syntax_error_is_one_line(source: str) -> None:
+    with pytest.raises(TokenizerError, match=r"cannot be compiled|failed") as caught:
+        render(source)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "part"),
+    [
+        ("{{ raise_exception('roles must\nalternate') }}", "roles must alternate"),
+        ("{{ messages.nothing.at_all }}", "has no attribute"),
+        ("{{ 1 / 0 }}", "ZeroDivisionError"),
+        ("{{ messages[0].content + 1 }}", "TypeError"),
+        ("{% include 'x' %}", "no loader"),
+        ("{{ [1] | tojson(indent=messages) }}", "failed"),
+    ],
+)
+def test_an_error_in_the_template_is_one_line(source: str, part: str) -> None:
+    with pytest.raises(TokenizerError, match=part) as caught:
+        render(source)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ messages.__class__ }}{{ messages.__class__.__base__ }}",
+        "{{ raise_exception.__globals__ }}{{ raise_exception.__globals__['__builtins__'] }}",
+        "{{ namespace.__init__.__globals__['sys'] }}",
+        "{{ self.__init__.__globals__['x'] }}",
+        "{{ cycler.__init__.__globals__.os.popen('id') }}",
+        "{{ ('{0.__class__.__mro__}').format(1) }}",
+        "{{ dict.__class__('x', (), {}) }}",
+        "{% set ns = namespace(__class__=1) %}",
+        "{% set ns = namespace() %}{% set ns.__class__ = 1 %}",
+        "{{ messages.append(1) }}",
+        "{{ messages[0].update({'a': 1}) }}",
+        "{{ lipsum(n=1000000) }}",
+        "{{ ''|attr('__class__')|attr('mro')() }}",
+    ],
+)
+def test_a_template_cannot_reach_beyond_its_data(source: str) -> None:
+    with pytest.raises(TokenizerError):
+        assert render(source) in {"", "nothing"}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+        "{{ range(100000000) | list }}",
+        "{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}",
+        "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
+        "{% for m in messages recursive %}{{ loop(messages) }}{% endfor %}",
+        "{{ 'x' * 1000000000 }}",
+        "{{ [0] * 1000000000 }}",
+        "{{ 9 ** 99999999 }}",
+        "{% set ns = namespace(x='ab') %}{% for i in range(60) %}{% set ns.x = ns.x + ns.x %}{% endfor %}",
+        "{% set ns = namespace(x='ab') %}{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
+        "{% set ns = namespace(x=7) %}{% for i in range(60) %}{% set ns.x = ns.x * ns.x %}{% endfor %}",
+        "{{ 'x'.ljust(10000000000) }}",
+        "{{ '%1000000000d' % 1 }}",
+        "{% for i in range(10000) %}{{ 'x' * 10000 }}{% endfor %}",
+    ],
+)
+def test_a_template_cannot_run_on_and_on(source: str) -> None:
+    start = time.monotonic()
+    with pytest.raises(TokenizerError):
+        render(source)
+    assert time.monotonic() - start < 30
+
+
+def test_time_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "MAX_SECONDS", -1.0)
+    with pytest.raises(TokenizerError, match="seconds"):
+        render("{% for m in messages %}x{% endfor %}")
+
+
+def test_a_long_conversation_stays_within_the_budget() -> None:
+    source = (TEMPLATES / "mistral.jinja").read_text(encoding="utf-8")
+    chat = [{"role": role, "content": "word " * 200} for _ in range(500) for role in ("user", "assistant")]
+    text = ChatTemplate(source).render(chat, variables={"bos_token": "<s>", "eos_token": "</s>"})
+    assert text.count("[INST]") == 500
