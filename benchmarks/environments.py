@@ -31,6 +31,15 @@ def worker_command(peer: str) -> list[str]:
     return [python, str(ROOT / "peers" / peer / "worker.py")]
 
 
+def checkout_command(checkout: Path) -> list[str]:
+    """What starts our worker as it is in another checkout. Raises: PeerUnavailableError if that is not set up."""
+    python = checkout / ".venv" / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+    worker = checkout / "benchmarks" / "peers" / OURS / "worker.py"
+    if not python.is_file() or not worker.is_file():
+        raise PeerUnavailableError(f"{checkout} is no checkout with an environment: make test sets one up there")
+    return [str(python), str(worker)]
+
+
 def install(peer: str) -> None:
     """Make a peer's environment, at low priority, unless it is there. Raises: PeerUnavailableError."""
     if _is_installed(peer):

@@ -1,6 +1,7 @@
 """Ours beside its peers, on the same weights, in one interleaved run.
 
     python -m benchmarks.side_by_side [MODEL] [--only ours-int4,onnxruntime-genai-int4] [--lengths 64,1024] …
+    python -m benchmarks.side_by_side --only ours-auto,ours-int4 --before ../earlier      has anything got slower?
 
 Each contestant is a process that holds its model (and, while decoding is measured, its batch), and is asked for a few
 steps at a time, A, B, C, A, B, C, …, while the others are idle. All get the same token ids and the same thread count.
@@ -46,11 +47,19 @@ RAGGED_ROWS = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """A runtime and the precision that it runs at."""
+    """A runtime and the precision that it runs at. checkout: ours, as it is in another checkout."""
 
     name: str
     peer: str
     precision: Precision = "auto"
+    checkout: Path | None = None
+
+    def worker(self, log: Path) -> Worker:
+        """Its process, in an environment that is made first. Raises: PeerUnavailableError."""
+        if self.checkout is not None:
+            return Worker(self.name, environments.checkout_command(self.checkout), log, self.checkout)
+        environments.install(self.peer)
+        return Worker(self.name, environments.worker_command(self.peer), log)
 
 
 ENTRIES = (
@@ -129,9 +138,7 @@ class Run:
         for entry in self.settings.entries:
             _say(f"loading {entry.name}")
             try:
-                environments.install(entry.peer)
-                log = ROOT / "results" / "logs" / f"{entry.name}.log"
-                worker = self._stack.enter_context(Worker(entry.name, environments.worker_command(entry.peer), log))
+                worker = self._stack.enter_context(entry.worker(ROOT / "results" / "logs" / f"{entry.name}.log"))
                 version, seconds = worker.load(self._options(entry))
             except (PeerUnavailableError, PeerError) as error:
                 self.results.notes.append(f"{entry.name} is left out: {error}")
@@ -284,6 +291,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("model", nargs="?", default="smollm2-135m-instruct")
     parser.add_argument("--only", help=f"some of {','.join(entry.name for entry in ENTRIES)}")
+    parser.add_argument("--before", type=Path, metavar="CHECKOUT", help="also ours as it was, from another checkout")
     parser.add_argument("--prefills", type=_numbers, default=(64, 512), help="prompt lengths (default 64,512)")
     parser.add_argument("--lengths", type=_numbers, default=(64, 512), help="context lengths (default 64,512)")
     parser.add_argument("--batches", type=_numbers, default=(1, 8), help="batch sizes (default 1,8)")
@@ -313,7 +321,7 @@ def settings_from(arguments: Sequence[str]) -> Settings:
         parser.error(f"--ragged {chosen.ragged}: a number of requests, 0 for none")
     return Settings(
         model=chosen.model,
-        entries=tuple(entry for entry in ENTRIES if entry.name in names),
+        entries=_entries(names, chosen.before),
         prefills=chosen.prefills,
         lengths=chosen.lengths,
         batches=chosen.batches,
@@ -326,6 +334,13 @@ def settings_from(arguments: Sequence[str]) -> Settings:
         ragged_rounds=chosen.ragged_rounds,
         plot=chosen.plot,
     )
+
+
+def _entries(names: Sequence[str], before: Path | None) -> tuple[Entry, ...]:
+    """The contestants of these names; with another checkout, each of ours also as it is there."""
+    chosen = [entry for entry in ENTRIES if entry.name in names]
+    ours = [entry for entry in chosen if before is not None and entry.peer == environments.OURS]
+    return (*chosen, *(replace(entry, name=entry.name.replace("ours", "before"), checkout=before) for entry in ours))
 
 
 def _numbers(text: str) -> tuple[int, ...]:

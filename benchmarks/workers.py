@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks.measure import FloatArray
 from benchmarks.protocol import JSON, LoadOptions, Request, parse_reply
 
-_ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent
 
 
 class PeerError(Exception):
@@ -31,14 +31,14 @@ class PeerError(Exception):
 class Worker:
     """A peer's process. Use as a context manager, or call `close`.
 
-    log: where what it prints goes.
+    log: where what it prints goes; checkout: whose code it imports.
     """
 
-    def __init__(self, name: str, command: Sequence[str], log: Path) -> None:
+    def __init__(self, name: str, command: Sequence[str], log: Path, checkout: Path = ROOT) -> None:
         self.name = name
         self._log = log
         log.parent.mkdir(parents=True, exist_ok=True)
-        paths = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        paths = [str(checkout), *filter(None, [os.environ.get("PYTHONPATH")])]
         with log.open("w") as errors:
             self._process = subprocess.Popen(
                 command,

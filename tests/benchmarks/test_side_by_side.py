@@ -171,3 +171,16 @@ def test_prompts_are_as_long_as_asked_and_differ() -> None:
 
 def test_the_text_is_long_enough() -> None:
     assert len(ENGLISH.read_text(encoding="utf-8").split()) > 600
+
+
+@pytest.mark.usefixtures("fake_peers")
+def test_another_checkout_is_a_contestant(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    chosen = settings_from(["--only", "ours-auto,transformers-f32", "--before", str(tmp_path)])
+    assert [entry.name for entry in chosen.entries] == ["ours-auto", "transformers-f32", "before-auto"]
+    small = settings(entries=chosen.entries, lengths=(), rounds=1)
+    missing = compare(small)
+    assert missing.notes[0] == (
+        f"before-auto is left out: {tmp_path} is no checkout with an environment: make test sets one up there"
+    )
+    monkeypatch.setattr(environments, "checkout_command", lambda checkout: [sys.executable, FAKE])
+    assert {"ours-auto", "before-auto"} <= compare(small).cells[0].rounds.keys()
