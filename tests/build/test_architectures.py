@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,9 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from genai.build import architectures
 from genai.build.package import build_package
-from tests.build import test_names as converted
+from genai.errors import UnsupportedModelError
 from tests.build import tiny
+from tests.build.gguf import test_names as converted
 
 torch = pytest.importorskip("torch")
 
@@ -240,3 +243,27 @@ def write_vocabulary(writer: Any) -> None:
     writer.add_token_list(["<unk>", "<s>", "</s>", *(f"t{i}" for i in range(3, converted.SIZES["vocab_size"]))])
     writer.add_token_scores([0.0] * converted.SIZES["vocab_size"])
     writer.add_token_types([2, 3, 3, *[1] * (converted.SIZES["vocab_size"] - 3)])
+
+
+NEWCOMER = '''
+"""A family of one file."""
+
+from genai.build.architectures import llama
+
+
+def decoder_spec(config):
+    return llama.decoder_spec(config)
+'''
+
+
+def test_a_family_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tiny.save(tiny.make_model("llama"), tmp_path / "checkpoint", model_type="newcomer")
+    with pytest.raises(UnsupportedModelError, match="model type 'newcomer' is not supported"):
+        build_package(source, tmp_path / "package", precision="f32")
+    (tmp_path / "newcomer.py").write_text(NEWCOMER)
+    monkeypatch.setattr(architectures, "__path__", [*architectures.__path__, str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "genai.build.architectures.newcomer", raising=False)
+    package = build_package(source, tmp_path / "package", precision="f32")
+    expected = tiny.build(tiny.make_model("llama"), tmp_path / "llama")
+    prompt = [5, 17, 200, 3]
+    np.testing.assert_array_equal(tiny.Graph(package).add(prompt)[0], tiny.Graph(expected).add(prompt)[0])

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genai.build.architectures import SUPPORTED, spec_of
+from genai.build.architectures import spec_of, supported
 from genai.build.architectures.config import ConfigReader
 from genai.build.spec import DecoderSpec, RotarySpec
 from genai.errors import GenAIError, UnsupportedModelError, WeightsError
@@ -198,7 +198,7 @@ def spec(model_type: str, **config: Any) -> DecoderSpec:
 @pytest.mark.parametrize(
     ("config", "error", "match"),
     [
-        ({"model_type": "falcon"}, UnsupportedModelError, f"supported; supported: {', '.join(SUPPORTED)}"),
+        ({"model_type": "falcon"}, UnsupportedModelError, f"supported; supported: {', '.join(supported())}"),
         ({"model_type": 3}, WeightsError, "model_type=3, not a string"),
         ({"hidden_act": "relu"}, UnsupportedModelError, "activation 'relu' is not supported; supported: silu"),
         ({"hidden_size": None}, WeightsError, "hidden_size=None, not a positive whole number"),

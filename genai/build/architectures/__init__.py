@@ -1,38 +1,34 @@
-"""One short file per model family: its configuration read into a `DecoderSpec`.
+"""One short file per model family, named after its `model_type`: its configuration read into a `DecoderSpec`.
 
-`spec_of` finds the file by the configuration's `model_type`; the file's `decoder_spec(config)` does the rest.
+`spec_of` finds the file; the file's `decoder_spec(config)` does the rest.
 """
 
 from __future__ import annotations
 
 import importlib
+import pkgutil
 
 from genai.build.architectures.config import ConfigReader
 from genai.build.spec import DecoderSpec
 from genai.errors import UnsupportedModelError
 
-_MODULES = {
-    "gemma3": "gemma3",
-    "gemma3_text": "gemma3",
-    "granite": "granite",
-    "llama": "llama",
-    "mistral": "mistral",
-    "olmo2": "olmo2",
-    "phi3": "phi3",
-    "qwen2": "qwen2",
-    "qwen3": "qwen3",
-    "smollm3": "smollm3",
-}
+_SHARED = {"config", "rotary"}
+"""Files here that are no family."""
+_OTHER_NAMES = {"gemma3_text": "gemma3"}
+"""Further `model_type`s that a file reads."""
 
-SUPPORTED = tuple(sorted(_MODULES))
-"""The `model_type`s that can be built."""
+
+def supported() -> tuple[str, ...]:
+    """The `model_type`s that can be built."""
+    files = {module.name for module in pkgutil.iter_modules(__path__)} - _SHARED
+    return tuple(sorted(files | _OTHER_NAMES.keys()))
 
 
 def spec_of(config: ConfigReader) -> DecoderSpec:
     """The specification of a checkpoint. Raises: UnsupportedModelError, WeightsError for a bad configuration."""
     model_type = config.text("model_type")
-    if model_type not in _MODULES:
-        raise UnsupportedModelError(f"model type {model_type!r} is not supported; supported: {', '.join(SUPPORTED)}")
-    module = importlib.import_module(f"genai.build.architectures.{_MODULES[model_type]}")
+    if model_type not in supported():
+        raise UnsupportedModelError(f"model type {model_type!r} is not supported; supported: {', '.join(supported())}")
+    module = importlib.import_module(f"{__name__}.{_OTHER_NAMES.get(model_type, model_type)}")
     spec: DecoderSpec = module.decoder_spec(config)
     return spec
