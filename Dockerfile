@@ -29,13 +29,12 @@ FROM cpu-base AS cpu-build
 RUN apt-get update && apt-get install -y --no-install-recommends python3-venv
 WORKDIR /build
 
-# The libraries that pyproject.toml asks for, in an environment that moves to the final image as it is. Bytecode is made
+# The libraries that were tested (`make lock`), in an environment that moves to the final image as it is. Bytecode is made
 # here, because a read-only root keeps none; not for transformers, which is large and not needed to serve.
 FROM cpu-build AS cpu-libraries
-COPY deploy/requirements.py pyproject.toml ./
+COPY deploy/locks/server-cpu.txt ./
 RUN python3 -m venv /opt/genai \
- && python3 requirements.py cpu server otel > requirements.txt \
- && /opt/genai/bin/pip install --no-cache-dir --no-compile --requirement requirements.txt \
+ && /opt/genai/bin/pip install --no-cache-dir --no-compile --no-deps --require-hashes --requirement server-cpu.txt \
  && /opt/genai/bin/python -m compileall -q -x /transformers/ /opt/genai/lib
 
 FROM gpu-base AS gpu-build
@@ -44,18 +43,19 @@ RUN apt-get update && apt-get install -y --no-install-recommends python3-venv
 WORKDIR /build
 
 FROM gpu-build AS gpu-libraries
-COPY deploy/requirements.py pyproject.toml ./
+COPY deploy/locks/server-gpu.txt ./
 RUN python3 -m venv /opt/genai \
- && python3 requirements.py gpu server otel > requirements.txt \
- && /opt/genai/bin/pip install --no-cache-dir --no-compile --requirement requirements.txt \
+ && /opt/genai/bin/pip install --no-cache-dir --no-compile --no-deps --require-hashes --requirement server-gpu.txt \
  && /opt/genai/bin/python -m compileall -q -x /transformers/ /opt/genai/lib
 
 FROM cpu-build AS wheel
+COPY deploy/locks/build.txt ./
+RUN python3 -m venv /opt/pip \
+ && /opt/pip/bin/pip install --no-cache-dir --no-deps --require-hashes --requirement build.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY genai genai
 COPY server server
-RUN python3 -m venv /opt/pip \
- && /opt/pip/bin/pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
+RUN /opt/pip/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheels .
 
 FROM cpu-base AS cpu
 LABEL org.opencontainers.image.title="genai" \

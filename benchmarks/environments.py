@@ -1,5 +1,8 @@
 """An environment of its own for each peer: `benchmarks/.envs/<peer>`, from `benchmarks/peers/<peer>/requirements.txt`.
 
+That is the lock which `make lock` resolves `requirements.in` to. It leaves torch out, as those of the project do (the
+Makefile says why): what `requirements.in` wants and is not there yet is torch.
+
 python -m benchmarks.environments [PEER …]      installs them, all if none is named
 """
 
@@ -47,7 +50,9 @@ def install(peer: str) -> None:
     folder = ROOT / ".envs" / peer
     print(f"installing {peer} into {folder}", file=sys.stderr)
     _run(peer, [sys.executable, "-m", "venv", "--clear", str(folder)])
-    _run(peer, [str(_python(peer)), "-m", "pip", "install", "--quiet", "-r", str(_requirements(peer))])
+    pip = [str(_python(peer)), "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
+    _run(peer, [*pip, "--require-hashes", "--no-deps", "-r", str(_lock(peer))])
+    _run(peer, [*pip, "-r", str(_wanted(peer))])
     _stamp(peer).write_text(_digest(peer))
 
 
@@ -71,12 +76,16 @@ def _stamp(peer: str) -> Path:
     return ROOT / ".envs" / peer / "installed"
 
 
-def _requirements(peer: str) -> Path:
+def _wanted(peer: str) -> Path:
+    return ROOT / "peers" / peer / "requirements.in"
+
+
+def _lock(peer: str) -> Path:
     return ROOT / "peers" / peer / "requirements.txt"
 
 
 def _digest(peer: str) -> str:
-    return hashlib.sha256(_requirements(peer).read_bytes()).hexdigest()
+    return hashlib.sha256(_wanted(peer).read_bytes() + _lock(peer).read_bytes()).hexdigest()
 
 
 def main(names: list[str]) -> int:

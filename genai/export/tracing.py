@@ -114,7 +114,7 @@ def _logits(
         input_ids=input_ids,
         attention_mask=attention_mask,
         position_ids=position_ids,
-        past_key_values=PastCache(past),
+        cache=PastCache(past),
         use_cache=True,
     )
     logits: torch.Tensor = result.logits

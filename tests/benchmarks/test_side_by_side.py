@@ -151,12 +151,14 @@ def test_bad_settings_are_refused(arguments: list[str], message: str, capsys: py
 def test_there_is_a_worker_and_a_requirements_file_for_every_entry() -> None:
     assert {entry.peer for entry in ENTRIES} == set(environments.peers())
     for peer in set(environments.peers()) - {environments.OURS}:
-        assert (environments.ROOT / "peers" / peer / "requirements.txt").is_file()
+        for name in ("requirements.in", "requirements.txt"):
+            assert (environments.ROOT / "peers" / peer / name).is_file()
 
 
 def test_peers_that_are_not_installed_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "peers" / "nobody").mkdir(parents=True)
-    (tmp_path / "peers" / "nobody" / "requirements.txt").write_text("no-such-package\n")
+    for name in ("requirements.in", "requirements.txt"):
+        (tmp_path / "peers" / "nobody" / name).write_text("no-such-package\n")
     monkeypatch.setattr(environments, "ROOT", tmp_path)
     with pytest.raises(PeerUnavailableError, match=r"not installed; python -m benchmarks\.environments nobody"):
         environments.worker_command("nobody")

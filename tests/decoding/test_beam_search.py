@@ -63,7 +63,8 @@ class TestAgainstTransformers:
     """A tiny Llama in float32: sequences and scores must be those of `generate(num_beams=...)`."""
 
     @pytest.fixture(scope="class")
-    def llama(self) -> Any:
+    @classmethod
+    def llama(cls) -> Any:
         torch = pytest.importorskip("torch")
         from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -81,7 +82,8 @@ class TestAgainstTransformers:
         return LlamaForCausalLM(config).eval()
 
     @pytest.fixture(scope="class")
-    def model_after(self, llama: Any) -> Callable[[list[int]], Model]:
+    @classmethod
+    def model_after(cls, llama: Any) -> Callable[[list[int]], Model]:
         """A prompt's `Model`: a fresh run over the whole text for each step, remembered across tests."""
         import torch
 

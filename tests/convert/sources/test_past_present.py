@@ -83,8 +83,8 @@ def traced_fixture(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]
             cache = DynamicCache(config=model.config)
             for layer, (keys, values) in enumerate(past_key_values):
                 cache.update(keys, values, layer)
-            result = self.model(input_ids=input_ids, attention_mask=attention_mask, past_key_values=cache)
-            return result.logits, [(layer.keys, layer.values) for layer in result.past_key_values.layers]
+            result = self.model(input_ids=input_ids, attention_mask=attention_mask, cache=cache)
+            return result.logits, [(layer.keys, layer.values) for layer in result.cache.layers]
 
     past = [(torch.randn(2, 2, 4, 24), torch.randn(2, 2, 4, 24)) for _ in range(2)]
     inputs = (torch.randint(3, 90, (2, 3)), torch.ones(2, 7, dtype=torch.int64), past)
