@@ -9,7 +9,7 @@ LOCKS := deploy/locks
 UV := .venv-lock/bin/uv
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-newest test-oldest lint lock bench bench-peers clean
+.PHONY: help demo test test-quick test-newest test-oldest lint lock bench bench-peers clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -19,6 +19,9 @@ demo: $(VENV)/.cpu ## fetch SmolLM2, build it, stream an answer (PROMPT="..." to
 
 test: $(VENV)/.dev ## run every test, those with real weights included
 	$(BIN)/python -m pytest
+
+test-quick: $(VENV)/.dev ## run the tests that need no real weights, on all cores: for the loop while editing
+	$(BIN)/python -m pytest -m "not slow" -n auto --dist worksteal
 
 test-newest: ## run the quick tests on the newest releases that pyproject.toml allows (.venv-newest)
 	rm -rf .venv-newest
