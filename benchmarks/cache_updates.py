@@ -24,7 +24,8 @@ from onnx import helper
 
 from benchmarks.measure import interleaved
 from genai.contract import IR_VERSION, OPSET
-from genai.runtime.session import default_threads, import_onnxruntime
+from genai.runtime.host import default_threads
+from genai.runtime.ort import import_onnxruntime
 
 LAYERS, HEADS, KV_HEADS, HEAD_DIM = 8, 9, 3, 64
 KV_SIZE = KV_HEADS * HEAD_DIM

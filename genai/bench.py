@@ -30,7 +30,8 @@ from genai.errors import CapacityError, ConfigError
 from genai.llm.llm import LLM
 from genai.options.generation_config import GenerationConfig
 from genai.progress import Progress, silent
-from genai.runtime.session import choose_device, default_threads
+from genai.runtime.host import default_threads
+from genai.runtime.providers import choose_device
 
 WARM_UP = 2
 """Steps before the timed ones: the first of a shape binds its buffers."""

@@ -29,16 +29,17 @@ CONTRACT_VERSION = 1
 class EngineConfig:
     """How a model is run.
 
-    device: "cpu", "cuda", or "auto" (CUDA when ONNX Runtime has it).
+    device: "cpu", "cuda" (which has not run on a device yet), or "auto" (CUDA when ONNX Runtime has it).
     max_seq_len: longest sequence in tokens; None: the model's own limit, or what the cache budget holds.
     max_batch: most sequences that advance together.
-    kv_cache_bytes: the arena's size; None: `KV_CACHE_SHARE` of free memory, never more than the model can use.
+    kv_cache_bytes: the arena's size; None: `KV_CACHE_SHARE` of the device's free memory, never more than the model can
+    use.
     num_threads: threads inside an operator; None: one per physical core available to the process.
     prefill_chunk: most tokens of one prompt in one run of the graph.
     prefix_cache_bytes: host memory for keys and values of earlier prompts, 0 for none; None: `PREFIX_CACHE_SHARE` of
-    free memory.
+    the host's free memory.
     max_waiting: requests that may wait for a row before further ones are refused; None: any number.
-    provider_options: passed to ONNX Runtime's execution provider as they are.
+    provider_options: passed to ONNX Runtime's execution provider as they are; `device_id` chooses one of several.
     session_options: ONNX Runtime session configuration entries, passed as they are.
     """
 

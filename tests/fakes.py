@@ -6,17 +6,23 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from genai.config import EngineConfig
 from genai.errors import GraphRunError
 from genai.runtime.cache import CacheShape, KVCache
 from genai.runtime.layout import Group
-from genai.runtime.memory import HostMemory
+from genai.runtime.providers.base import Provider
+from genai.runtime.providers.cpu import CpuProvider
 
 VOCAB_SIZE = 97
 SHAPE = CacheShape(num_buffers=2, kv_size=1, dtype="float32")
 
 
+provider: type[Provider] = CpuProvider
+"""Whose memory caches are in; the fixture `each_memory` changes it."""
+
+
 def small_cache(num_slots: int) -> KVCache:
-    return KVCache(SHAPE, num_slots, HostMemory())
+    return KVCache(SHAPE, num_slots, provider(EngineConfig()))
 
 
 def write_tokens(cache: KVCache, row: int, start: int, tokens: Sequence[int]) -> None:

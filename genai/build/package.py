@@ -55,7 +55,7 @@ def build_package(
 ) -> Path:
     """Build a package folder from a GGUF file or a Hugging Face folder; returns `output`.
 
-    output: new, empty, or a package, which is replaced; device: "cpu" or "cuda", which decides what "auto" means and
+    output: new, empty, or a package, which is replaced; device: by name, which decides what "auto" means and
     the activations' type; max_seq_len: the context to build for, None for the model's own.
     Raises: ConfigError, ModelError and its kinds, TokenizerError; nothing is left behind.
     """

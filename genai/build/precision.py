@@ -22,6 +22,7 @@ from genai.build.quantize import quantize, requantized
 from genai.build.source import BlockWeight, WeightSource
 from genai.config import PRECISIONS, Precision
 from genai.errors import ConfigError
+from genai.runtime.providers import provider_class
 
 FloatType = Literal["float32", "float16", "bfloat16"]
 IntegerForm = Literal["exact", "int8", "int4"]
@@ -53,14 +54,15 @@ class Plan:
 
     @classmethod
     def of(cls, precision: Precision, device: str) -> Plan:
-        """The plan for a precision on a device ("cpu" or "cuda"). Raises: ConfigError for an unknown precision."""
+        """The plan for a precision on a device. Raises: ConfigError for an unknown precision or device."""
         if precision not in PRECISIONS:
             raise ConfigError(f"precision={precision!r}: must be one of {', '.join(PRECISIONS)}")
-        name = "f16" if precision == "auto" and device == "cuda" else precision
+        provider = provider_class(device)
+        name = provider.auto_precision if precision == "auto" else precision
         if name in _FLOATS:
             return cls(dtype=_FLOATS[name], matrices="float", ends="float")
         matrices, ends = _INTEGERS[name]
-        return cls(dtype="float16" if device == "cuda" else "float32", matrices=matrices, ends=ends)
+        return cls(dtype=provider.activations, matrices=matrices, ends=ends)
 
 
 def read_quantized(source: WeightSource, name: str, form: IntegerForm) -> BlockWeight:

@@ -41,7 +41,7 @@ def bench(
     """
     from genai import models
     from genai.bench import Plan, measure
-    from genai.runtime.session import choose_device
+    from genai.runtime.providers import choose_device
 
     plan = Plan(
         lengths=_numbers("--lengths", lengths),

@@ -30,7 +30,9 @@ Model = Annotated[
 PrecisionOption = Annotated[
     Precision, typer.Option("--precision", "-p", help="Weights' precision; auto: as the weights come, on a CPU.")
 ]
-DeviceOption = Annotated[Device, typer.Option(help="Where to run; auto: CUDA if ONNX Runtime has it.")]
+DeviceOption = Annotated[
+    Device, typer.Option(help="Where to run; auto: CUDA if ONNX Runtime has it (not yet run on a device).")
+]
 Threads = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="CPU threads. [default: one per core]", show_default=False)
 ]

@@ -27,9 +27,11 @@ from genai.convert.untrusted.reading import OnnxFile, read_onnx
 from genai.convert.verify import Expected, agreement, sample_prompts
 from genai.errors import ModelError, RuntimeUnavailableError, UnsupportedModelError
 from genai.progress import Progress, silent
+from genai.runtime.providers import provider_class
 
 _MODEL_FILE = "model.onnx"
 _PASSES: dict[Precision, ConvertOptions] = {
+    "auto": ConvertOptions(),
     "f32": ConvertOptions(),
     "f16": ConvertOptions(dtype="f16"),
     "bf16": ConvertOptions(dtype="bf16"),
@@ -56,7 +58,7 @@ def build_by_mobius(
     if not source.is_dir():
         raise UnsupportedModelError(f"{source.name}: --builder mobius takes Hugging Face folders")
     config = read_json_object(source / CONFIG_FILE)
-    resolved: Precision = precision if precision != "auto" else "f32" if device == "cpu" else "f16"
+    resolved = provider_class(device).auto_precision if precision == "auto" else precision
     max_position = ConfigReader(config, max_seq_len).max_position
     options = replace(_PASSES[resolved], max_seq_len=max_position, hf_folder=source)
     with tempfile.TemporaryDirectory(prefix="mobius-") as folder:

@@ -38,7 +38,7 @@ from genai.convert.untrusted.reading import read_onnx
 from genai.convert.verify import Agreement, Expected, compare, sample_prompts
 from genai.errors import ModelError, RuntimeUnavailableError
 from genai.progress import Progress, silent
-from genai.runtime.session import choose_device
+from genai.runtime.providers import available_providers
 from genai.tokenizer.files import TokenizerFiles
 
 _DTYPES = {"f16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
@@ -127,7 +127,7 @@ def _written(
     facts, model = built.found.facts, built.model
     progress("running the original", 2, _STEPS)
     prompts = sample_prompts(vocab_size(model), facts.sliding_window, facts.max_position, built.tokenizer.tokenizer)
-    with bounded_memory(_num_bytes(model)) if choose_device("auto") == "cpu" else nullcontext():  # CUDA maps far more
+    with bounded_memory(_num_bytes(model)) if available_providers()[0].has_small_map else nullcontext():
         expected = Expected.of(built.found.original(), prompts)
     if options.scatter_nd:
         lower_scatter(model)

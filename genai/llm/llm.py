@@ -47,7 +47,7 @@ def load(
     Raises: GenAIError's kinds.
     """
     from genai import models
-    from genai.runtime.session import choose_device
+    from genai.runtime.providers import choose_device
 
     config = replaced(EngineConfig(), **engine_options)
     path = models.package(str(model), precision=precision, device=choose_device(config.device), progress=progress)

@@ -282,7 +282,7 @@ def _resolved(device: str) -> str:
     """The device to build for. A named one need not be on this machine; `auto` is what would run here."""
     if device != "auto":
         return device
-    from genai.runtime.session import choose_device
+    from genai.runtime.providers import choose_device
 
     return choose_device("auto")
 

@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from genai.errors import CapacityError
 from genai.runtime.grouping import DEFAULT_COST, grouped
-from genai.runtime.layout import Group, Layout, Move, bucketed
-from genai.runtime.memory import Buffer, Memory
+from genai.runtime.layout import Group, Layout, bucketed
+from genai.runtime.providers.base import Buffer, Provider
 
 _ITEM_SIZE = {"float32": 4, "float16": 2, "bfloat16": 2}
 
@@ -55,11 +55,13 @@ class KVCache:
     after construction.
     """
 
-    def __init__(self, shape: CacheShape, num_slots: int, memory: Memory) -> None:
+    def __init__(self, shape: CacheShape, num_slots: int, provider: Provider) -> None:
         self.shape = shape
         self.cost = DEFAULT_COST
         self._layout = Layout(num_slots)
-        self._buffers: list[Buffer] = [memory.allocate(num_slots * shape.slot_bytes) for _ in range(shape.num_buffers)]
+        self._buffers: list[Buffer] = [
+            provider.allocate(num_slots * shape.slot_bytes) for _ in range(shape.num_buffers)
+        ]
         self._needs: dict[int, int] = {}  # tokens that each row asked room for
         self._next_row = 0
 
@@ -188,21 +190,11 @@ class KVCache:
                 f"the KV cache holds {self.num_slots} tokens, {sum(needs.values())} in {len(needs)} rows do not fit"
             )
         if [(group.capacity, group.rows) for group in groups] != [(old.capacity, old.rows) for old in self.groups]:
-            self._move(self._layout.arrange(groups))
+            moves = self._layout.arrange(groups)
+            for buffer in self._buffers:
+                buffer.arrange(moves, self.shape.slot_bytes)
         self._needs = needs
-
-    def _move(self, moves: Sequence[Move]) -> None:
-        size = self.shape.slot_bytes
-        for buffer in self._buffers:
-            stash: dict[int, npt.NDArray[np.uint8]] = {}
-            for move in moves:
-                if move.target is None and move.source is not None:
-                    stash[move.row] = buffer.read(move.source * size, move.length * size)
-                elif move.source is None and move.target is not None:
-                    buffer.write(move.target * size, stash.pop(move.row))
-                elif move.source is not None and move.target is not None:
-                    self._copy(buffer, move.target, move.source, move.length)
 
     def _copy(self, buffer: Buffer, target: int, source: int, num_tokens: int) -> None:
         size = self.shape.slot_bytes
-        buffer.move(target * size, source * size, num_tokens * size)
+        buffer.copy(target * size, source * size, num_tokens * size)

@@ -12,8 +12,8 @@ from genai.config import KV_CACHE_SHARE, PREFIX_CACHE_SHARE, EngineConfig, Model
 from genai.errors import CapacityError, ContractError
 from genai.runtime.cache import CacheShape, KVCache
 from genai.runtime.grouping import StepCost
+from genai.runtime.host import free_host_memory
 from genai.runtime.layout import bucketed
-from genai.runtime.memory import memory_for
 from genai.runtime.probe import check_kernels
 from genai.runtime.runner import Runner
 from genai.runtime.session import Session
@@ -48,18 +48,18 @@ def load_runner(folder: Path, model: ModelConfig, config: EngineConfig) -> Loade
     if graph.cache_dtype != model.cache_dtype:
         raise ContractError(f"{folder}: its caches are {graph.cache_dtype}, genai.json says {model.cache_dtype}")
     shape = CacheShape(num_buffers=2 * graph.num_layers, kv_size=graph.kv_size, dtype=graph.cache_dtype)
-    free_bytes = session.free_memory()
+    prefix_bytes = config.prefix_cache_bytes
+    if prefix_bytes is None:
+        prefix_bytes = int(free_host_memory() * PREFIX_CACHE_SHARE)
+    free_bytes = session.provider.free_memory()
     num_slots, max_seq_len = plan_budget(model.max_position, shape.bytes_per_token, config, free_bytes)
-    cache = KVCache(shape, num_slots, memory_for(session, config))
+    cache = KVCache(shape, num_slots, session.provider)
     _log.info(
         "KV cache: %d tokens, %d bytes; longest sequence %d", num_slots, num_slots * shape.bytes_per_token, max_seq_len
     )
     runner = Runner(session, cache, graph.vocab_size, config.prefill_chunk)
     if config.max_batch > 1:
         cache.cost = measured_cost(runner)
-    prefix_bytes = config.prefix_cache_bytes
-    if prefix_bytes is None:
-        prefix_bytes = int(free_bytes * PREFIX_CACHE_SHARE)
     return LoadedRunner(runner=runner, max_seq_len=max_seq_len, prefix_cache_bytes=prefix_bytes)
 
 
@@ -95,20 +95,27 @@ def _decode_seconds(runner: Runner, num_rows: int, capacity: int) -> float:
     return min(seconds)
 
 
-def plan_budget(max_position: int, bytes_per_token: int, config: EngineConfig, free_bytes: int) -> tuple[int, int]:
-    """(tokens in the arena, longest sequence). Raises: CapacityError with the arithmetic."""
+def plan_budget(
+    max_position: int, bytes_per_token: int, config: EngineConfig, free_bytes: int | None
+) -> tuple[int, int]:
+    """(tokens in the arena, longest sequence). free_bytes: None where the device does not tell.
+
+    Raises: CapacityError with the arithmetic.
+    """
     wanted = config.max_seq_len
     if wanted is not None and wanted > max_position:
         raise CapacityError(f"max_seq_len={wanted}: the model was built for at most {max_position} tokens")
     useful = bucketed(wanted or max_position) * config.max_batch
     if config.kv_cache_bytes is not None:
         budget, origin = config.kv_cache_bytes, f"kv_cache_bytes={config.kv_cache_bytes:,}"
+    elif free_bytes is None:
+        raise CapacityError("the device does not tell how much of its memory is free; set kv_cache_bytes")
     else:
         budget = int(free_bytes * KV_CACHE_SHARE)
         origin = f"{KV_CACHE_SHARE:.0%} of {free_bytes:,} free bytes"
     num_slots = min(budget // bytes_per_token, useful)
     needed = wanted or 1
-    if config.kv_cache_bytes is not None and budget > free_bytes:
+    if free_bytes is not None and budget > free_bytes:
         raise CapacityError(f"kv_cache_bytes={budget:,}: only {free_bytes:,} bytes are free")
     if num_slots < needed:
         raise CapacityError(

@@ -2,7 +2,8 @@
 
 Older ONNX Runtimes aligned `is_causal` with `nonpad_kv_seqlen` to the wrong corner and gave wrong numbers without an
 error, so a version check is not enough: two rows of different length are written and attended over, with one and with
-several queries, and compared with NumPy.
+several queries, and compared with NumPy. Then the inputs change and the same binding runs again, as it does when
+decoding: a device has to be shown what has changed.
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ from onnx import helper
 from genai import contract
 from genai.config import EngineConfig
 from genai.errors import GraphRunError, ModelError, RuntimeUnavailableError
-from genai.runtime.session import Session, choose_device, import_onnxruntime
+from genai.runtime.ort import Array, import_onnxruntime
+from genai.runtime.providers import provider_for
+from genai.runtime.session import Session
 
 KNOWN_GOOD = "1.31.1"
 _CAPACITY, _HEADS, _HEAD_DIM = 8, 2, 16
+_WIDTH = _HEADS * _HEAD_DIM
 _TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
 
 FloatArray = npt.NDArray[np.float32]
@@ -37,44 +41,41 @@ def check_kernels(config: EngineConfig, cache_dtype: str) -> None:
             )
 
 
-def identity_graph() -> bytes:
-    """`y = Identity(x)` over bytes: how device memory is copied."""
-    vector = [helper.make_tensor_value_info(name, onnx.TensorProto.UINT8, ["N"]) for name in "xy"]
-    return _model([helper.make_node("Identity", ["x"], ["y"])], vector[:1], vector[1:])
-
-
 def _diagnosis(config: EngineConfig, cache_dtype: str) -> str:
-    version, device = import_onnxruntime().__version__, choose_device(config.device)
-    advice = f"onnxruntime {KNOWN_GOOD} is known to work"
-    if cache_dtype != "float32" and device == "cpu":
-        advice = "build the model in f32, int8 or int4 instead"
+    version, provider = import_onnxruntime().__version__, provider_for(config)
+    advice = provider.advice(cache_dtype) or f"onnxruntime {KNOWN_GOOD} is known to work"
     return (
-        f"onnxruntime {version} cannot decode on {device}: TensorScatter with Attention in {cache_dtype} is missing or "
-        f"wrong; {advice}"
+        f"onnxruntime {version} cannot decode on {provider.name}: TensorScatter with Attention in {cache_dtype} is "
+        f"missing or wrong; {advice}"
     )
 
 
 def _largest_error(config: EngineConfig, cache_dtype: str, num_tokens: int) -> float:
-    rng = np.random.default_rng(0)
-    width = _HEADS * _HEAD_DIM
-    valid = np.array([0, 4], np.int64)
-    arrays: dict[str, npt.NDArray[np.generic]] = {
-        "query": rng.standard_normal((2, num_tokens, width), np.float32),
-        "keys": rng.standard_normal((2, _CAPACITY, width), np.float32),
-        "values": rng.standard_normal((2, _CAPACITY, width), np.float32),
-        "new_keys": rng.standard_normal((2, num_tokens, width), np.float32),
-        "new_values": rng.standard_normal((2, num_tokens, width), np.float32),
-        contract.WRITE_INDICES: valid,
-        contract.NONPAD_KV_SEQLEN: valid + num_tokens,
-    }
-    output = np.zeros((2, num_tokens, width), np.float32)
     session = Session(_attention_graph(cache_dtype), config)
+    arrays, output = _arrays(num_tokens, seed=0, valid=(0, 4)), np.zeros((2, num_tokens, _WIDTH), np.float32)
     binding = session.binding()
     for name, array in arrays.items():
         binding.bind_host_input(name, array)
     binding.bind_host_output("output", output)
     session.run(binding)
-    return float(np.abs(output - _expected(arrays, valid)).max())
+    errors = [np.abs(output - _expected(arrays)).max()]
+    for name, array in _arrays(num_tokens, seed=1, valid=(3, 1)).items():
+        arrays[name][...] = array
+    binding.send(arrays)
+    session.run(binding)
+    errors.append(np.abs(output - _expected(arrays)).max())
+    return float(np.max(errors))
+
+
+def _arrays(num_tokens: int, seed: int, valid: tuple[int, int]) -> dict[str, Array]:
+    rng = np.random.default_rng(seed)
+    lengths = {"query": num_tokens, "keys": _CAPACITY, "values": _CAPACITY}
+    lengths |= {"new_keys": num_tokens, "new_values": num_tokens}
+    return {
+        **{name: rng.standard_normal((2, length, _WIDTH), np.float32) for name, length in lengths.items()},
+        contract.WRITE_INDICES: np.array(valid, np.int64),
+        contract.NONPAD_KV_SEQLEN: np.array(valid, np.int64) + num_tokens,
+    }
 
 
 def _attention_graph(cache_dtype: str) -> bytes:
@@ -104,20 +105,22 @@ def _attention_graph(cache_dtype: str) -> bytes:
         )
     )
     nodes.append(helper.make_node("Cast", ["attended"], ["output"], to=onnx.TensorProto.FLOAT))
-    width = _HEADS * _HEAD_DIM
     inputs = [
-        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["B", f"{name}.length", width]) for name in floats
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["B", f"{name}.length", _WIDTH]) for name in floats
     ]
     inputs += [helper.make_tensor_value_info(name, onnx.TensorProto.INT64, ["B"]) for name in integers]
-    output = helper.make_tensor_value_info("output", onnx.TensorProto.FLOAT, ["B", "T", width])
-    return _model(nodes, inputs, [output])
+    output = helper.make_tensor_value_info("output", onnx.TensorProto.FLOAT, ["B", "T", _WIDTH])
+    graph = helper.make_graph(nodes, "probe", inputs, [output])
+    opset = helper.make_opsetid("", contract.OPSET)
+    model: bytes = helper.make_model(graph, opset_imports=[opset], ir_version=contract.IR_VERSION).SerializeToString()
+    return model
 
 
-def _expected(arrays: dict[str, npt.NDArray[np.generic]], valid: npt.NDArray[np.int64]) -> FloatArray:
+def _expected(arrays: dict[str, Array]) -> FloatArray:
     """The same in NumPy: query i of a row sees the keys up to its own, bottom-right aligned."""
     query = np.asarray(arrays["query"], np.float32)
     result = np.zeros(query.shape, np.float32)
-    for row, start in enumerate(valid):
+    for row, start in enumerate(np.asarray(arrays[contract.WRITE_INDICES], np.int64)):
         end = start + query.shape[1]
         keys, values = (
             np.concatenate([arrays[name][row, :start], arrays[f"new_{name}"][row]]) for name in ("keys", "values")
@@ -129,10 +132,3 @@ def _expected(arrays: dict[str, npt.NDArray[np.generic]], valid: npt.NDArray[np.
             weights = np.exp(scores - scores.max(axis=1, keepdims=True))
             result[row][:, part] = weights / weights.sum(axis=1, keepdims=True) @ values[:, part]
     return result
-
-
-def _model(nodes: list[onnx.NodeProto], inputs: list[onnx.ValueInfoProto], outputs: list[onnx.ValueInfoProto]) -> bytes:
-    graph = helper.make_graph(nodes, "probe", inputs, outputs)
-    opset = helper.make_opsetid("", contract.OPSET)
-    model: bytes = helper.make_model(graph, opset_imports=[opset], ir_version=contract.IR_VERSION).SerializeToString()
-    return model

@@ -5,7 +5,8 @@ A run covers neighbouring rows of the cache, each bringing up to T new tokens, r
     row 0   ████████▒▒▒···      █ valid before   ▒ new tokens   · free
     row 1   ███▒○○·········     ○ padding: written behind the valid part, overwritten by the next run
 
-Between two runs of one shape nothing is allocated and nothing rebound: a few small arrays change in place.
+Between two runs of one shape a few small arrays change in place. On the host nothing is allocated then, and nothing
+rebound; a device is sent what has changed.
 """
 
 from __future__ import annotations
@@ -22,13 +23,16 @@ from genai import contract
 from genai.errors import CapacityError
 from genai.runtime.cache import KVCache, View
 from genai.runtime.layout import Group
-from genai.runtime.session import Binding, Session
+from genai.runtime.ort import Binding
+from genai.runtime.session import Session
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 
-_MAX_STEPS = 24
+_MAX_SHAPES = 24
 """Shapes kept bound; the least recently used goes. A conversation needs one per capacity it passes through."""
+_CHANGING = (contract.INPUT_IDS, contract.POSITION_IDS, contract.WRITE_INDICES, contract.NONPAD_KV_SEQLEN)
+"""The inputs that are others in every run of a shape."""
 _SCORE_BYTES = 64 * 2**20
 """Largest logits buffer of one scoring run."""
 
@@ -139,6 +143,7 @@ class Runner:
         np.add(step.write_indices[:, None], step.offsets, out=step.position_ids)
         np.add(step.write_indices, step.offsets.size, out=step.nonpad_kv_seqlen)
         started = time.perf_counter()
+        step.binding.send(_CHANGING)
         self._session.run(step.binding)
         self.graph_seconds += time.perf_counter() - started
 
@@ -147,7 +152,7 @@ class Runner:
         step = self._shapes.get(key)
         if step is None:
             step = self._shapes[key] = self._bound(view, num_tokens, num_logits)
-            if len(self._shapes) > _MAX_STEPS:
+            if len(self._shapes) > _MAX_SHAPES:
                 self._shapes.popitem(last=False)
         self._shapes.move_to_end(key)
         return step

@@ -15,6 +15,8 @@ from genai.options.generation_config import GenerationConfig
 from tests.engine.test_engine import EOS, config, engine_with, prompts, run
 from tests.fakes import FakeRunner, greedy_continuation, next_logits
 
+pytestmark = pytest.mark.usefixtures("each_memory")
+
 
 def sampled(count: int, num_tokens: int = 12) -> GenerationConfig:
     return config(num_tokens, n=count, temperature=0.8, rng_seed=3)

@@ -19,6 +19,8 @@ from genai.metrics import EngineMetrics
 from genai.options.generation_config import GenerationConfig
 from tests.fakes import SHAPE, VOCAB_SIZE, FakeRunner, greedy_continuation
 
+pytestmark = pytest.mark.usefixtures("each_memory")
+
 EOS = 7
 
 

@@ -17,6 +17,8 @@ from genai.options.generation_config import GenerationConfig
 from genai.runtime.layout import Group
 from tests.fakes import SHAPE, FakeRunner, greedy_continuation, read_tokens
 
+pytestmark = pytest.mark.usefixtures("each_memory")
+
 
 class HookedRunner(FakeRunner):
     """after: may look at or change what a run returns: the row's tokens and its logits."""

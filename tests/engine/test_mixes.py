@@ -20,6 +20,8 @@ from tests.engine.drafting.test_drafts import Oracle
 from tests.engine.test_engine import engine_with, run
 from tests.fakes import VOCAB_SIZE
 
+pytestmark = pytest.mark.usefixtures("each_memory")
+
 MAX_SEQ_LEN = 56
 WHOLE: set[FinishReason] = {"stop", "length"}
 

@@ -175,6 +175,7 @@ class CountingRunner(FakeRunner):
         return super().prefill_chunk(row, tokens)
 
 
+@pytest.mark.usefixtures("each_memory")
 def test_what_had_to_give_way_is_copied_back_when_it_resumes() -> None:
     num_prefilled = []
     for max_bytes in (0, 10**6):

@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from genai.config import EngineConfig
+from genai.config import Device, EngineConfig
 from genai.errors import CapacityError, ConfigError, QueueFullError
 from genai.llm.async_llm import AsyncLLM
 from genai.llm.generator import Generator
 from genai.llm.llm import LLM
+from tests.device_double import registered
 from tests.tiny_package import tiny_package
 
 PROMPT = list(b"Once upon a time")
@@ -28,9 +29,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_package(tmp_path_factory.mktemp("models") / "tiny")
 
 
+@pytest.fixture(scope="module", params=["cpu", "double"])
+def device(request: pytest.FixtureRequest) -> Iterator[Device]:
+    with registered():
+        yield request.param
+
+
 @pytest.fixture(scope="module")
-def llm(folder: Path) -> Iterator[LLM]:
-    with LLM(folder, EngineConfig(device="cpu", max_batch=4, num_threads=1, max_seq_len=200)) as loaded:
+def llm(folder: Path, device: Device) -> Iterator[LLM]:
+    with LLM(folder, EngineConfig(device=device, max_batch=4, num_threads=1, max_seq_len=200)) as loaded:
         yield loaded
         assert loaded._runner.cache.rows == ()
 
@@ -116,25 +123,27 @@ def test_rewound_is_never_gone_further(llm: LLM) -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 7])
 def test_restored_is_never_stopped(llm: LLM, folder: Path, tmp_path: Path, count: int) -> None:
+    """On a device or off it."""
     with begun(llm) as generator:
         first = continued(generator, count)
         generator.save(tmp_path / "text.safetensors")
         logits = generator.logits
         rest = continued(generator)
-    config = EngineConfig(device="cpu", num_threads=1, max_seq_len=200)
-    with LLM(folder, config) as other, other.restore(tmp_path / "text.safetensors") as restored:
-        assert restored.token_ids == PROMPT + first
-        np.testing.assert_array_equal(restored.logits, logits)
-        assert continued(restored) == rest
+    for device in ("cpu", "double"):
+        config = EngineConfig(device=device, num_threads=1, max_seq_len=200)  # type: ignore[arg-type]
+        with LLM(folder, config) as other, other.restore(tmp_path / "text.safetensors") as restored:
+            assert restored.token_ids == PROMPT + first
+            np.testing.assert_array_equal(restored.logits, logits)
+            assert continued(restored) == rest
 
 
-def test_sessions_of_other_models_and_damaged_ones_are_refused(llm: LLM, tmp_path: Path) -> None:
+def test_sessions_of_other_models_and_damaged_ones_are_refused(llm: LLM, device: Device, tmp_path: Path) -> None:
     path = tmp_path / "text.safetensors"
     with begun(llm) as generator:
         generator.save(path)
     data = path.read_bytes()
     tiny_package(tmp_path / "other", max_position=512)
-    with LLM(tmp_path / "other", EngineConfig(device="cpu", num_threads=1, max_seq_len=100)) as other:
+    with LLM(tmp_path / "other", EngineConfig(device=device, num_threads=1, max_seq_len=100)) as other:
         other.restore(path).close()  # random weights of the same name: the same model
     for damaged, message in {
         data[: len(data) // 2]: "damaged",
@@ -201,8 +210,8 @@ def test_no_token_beyond_a_limit(llm: LLM) -> None:
         assert generator.is_done
 
 
-def test_a_full_text_fits_a_cache_of_its_length(folder: Path) -> None:
-    config = EngineConfig(device="cpu", num_threads=1, max_batch=1, max_seq_len=64)
+def test_a_full_text_fits_a_cache_of_its_length(folder: Path, device: Device) -> None:
+    config = EngineConfig(device=device, num_threads=1, max_batch=1, max_seq_len=64)
     with LLM(folder, config) as llm:
         assert llm._runner.cache.num_slots == 64
         first, second = llm.generator(max_new_tokens=None), llm.generator(max_new_tokens=None)
@@ -266,8 +275,8 @@ def test_options_without_a_meaning_are_refused(llm: LLM) -> None:
             llm.generator(**{name: value})
 
 
-def test_a_generator_of_a_closed_model_is_refused(folder: Path) -> None:
-    with LLM(folder, EngineConfig(device="cpu", num_threads=1, max_seq_len=64)) as llm:
+def test_a_generator_of_a_closed_model_is_refused(folder: Path, device: Device) -> None:
+    with LLM(folder, EngineConfig(device=device, num_threads=1, max_seq_len=64)) as llm:
         generator, empty = begun(llm), llm.generator()
         generator.generate_next_token()
     with pytest.raises(ConfigError, match="closed"):
@@ -290,8 +299,8 @@ def test_a_forgotten_generator_frees_its_row(llm: LLM) -> None:
     assert not llm.engine.has_work
 
 
-def test_a_lent_model_is_nobody_elses(folder: Path) -> None:
-    with LLM(folder, EngineConfig(device="cpu", num_threads=1, max_seq_len=64)) as llm:
+def test_a_lent_model_is_nobody_elses(folder: Path, device: Device) -> None:
+    with LLM(folder, EngineConfig(device=device, num_threads=1, max_seq_len=64)) as llm:
         generator, kept = begun(llm), begun(llm)
         tokens = continued(kept, 3)
 

@@ -8,9 +8,15 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from genai.config import EngineConfig
 from genai.errors import CapacityError
+from genai.runtime.cache import CacheShape, KVCache
+from genai.runtime.grouping import StepCost
 from genai.runtime.layout import Group, Layout, bucketed
-from tests.fakes import read_tokens, small_cache, write_tokens
+from genai.runtime.providers.base import Provider
+from genai.runtime.providers.cpu import CpuProvider
+from tests.device_double import DeviceDouble
+from tests.fakes import SHAPE, read_tokens, small_cache, write_tokens
 
 
 @pytest.mark.parametrize("needed", [1, 15, 16, 17, 63, 64, 65, 127, 129, 512, 513, 600, 1000, 1025, 5000, 100_000])
@@ -28,9 +34,11 @@ def test_there_are_few_buckets_on_the_way_to_a_long_row() -> None:
 class CacheMachine(RuleBasedStateMachine):
     """Every operation in any order, against a dictionary of lists."""
 
+    provider: type[Provider] = CpuProvider
+
     def __init__(self) -> None:
         super().__init__()
-        self.cache = small_cache(640)
+        self.cache = KVCache(SHAPE, 640, self.provider(EngineConfig()))
         self.model: dict[int, list[int]] = {}
         self.asked: dict[int, int] = {}
         self.next_token = 1
@@ -120,6 +128,16 @@ class CacheMachine(RuleBasedStateMachine):
 
 TestCacheMachine = CacheMachine.TestCase
 TestCacheMachine.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+
+
+class DeviceCacheMachine(CacheMachine):
+    """The same on a device's memory."""
+
+    provider = DeviceDouble
+
+
+TestDeviceCacheMachine = DeviceCacheMachine.TestCase
+TestDeviceCacheMachine.settings = settings(max_examples=30, stateful_step_count=30, deadline=None)
 
 
 class LayoutMachine(RuleBasedStateMachine):
@@ -239,11 +257,28 @@ def test_truncating_beyond_the_end_is_refused() -> None:
         cache.fork(row, 1)
 
 
-def test_rows_survive_in_sixteen_bits() -> None:
-    from genai.runtime.cache import CacheShape, KVCache
-    from genai.runtime.memory import HostMemory
+@pytest.mark.parametrize("num_rows", [8, 64])
+def test_growing_many_rows_at_once_takes_a_handful_of_copies_on_a_device(num_rows: int) -> None:
+    """Two for each buffer, by way of the scratch; not one for each row, nor for each distance that it moves by."""
+    device = DeviceDouble(EngineConfig())
+    cache = KVCache(SHAPE, 64 * 1200, device)
+    cache.cost = StepCost(weights=1.0, row=0.0, slot=0.0)  # one group, whose rows all grow when one does
+    rows = [cache.allocate(1000) for _ in range(num_rows)]
+    for row in rows:
+        tokens = list(range(row, row + 1000))
+        write_tokens(cache, row, 0, tokens)
+        cache.extend(row, 1000)
+    before = device.memory.num_copies
+    cache.reserve(rows[-1], 1025)
+    assert cache.capacity(rows[0]) >= 1025
+    assert device.memory.num_copies - before == 2 * SHAPE.num_buffers
+    for row in rows:
+        assert read_tokens(cache, row) == list(range(row, row + 1000))
 
-    cache = KVCache(CacheShape(num_buffers=4, kv_size=6, dtype="bfloat16"), 256, HostMemory())
+
+@pytest.mark.parametrize("provider", [CpuProvider, DeviceDouble])
+def test_rows_survive_in_sixteen_bits(provider: type[Provider]) -> None:
+    cache = KVCache(CacheShape(num_buffers=4, kv_size=6, dtype="bfloat16"), 256, provider(EngineConfig()))
     assert cache.shape.bytes_per_token == 4 * 6 * 2
     rng = np.random.default_rng(0)
     data = [rng.integers(0, 256, 10 * 12, dtype=np.uint8) for _ in range(4)]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from genai.runtime import cgroups, session
+from genai.runtime import cgroups, host
 
 GIB = 1 << 30
 
@@ -81,11 +81,11 @@ def test_threads(monkeypatch: pytest.MonkeyPatch, share: float | None, threads: 
     monkeypatch.setattr("psutil.cpu_count", lambda logical: 2)
     monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 1, 2, 3})
     monkeypatch.setattr(cgroups, "processors", lambda: share)
-    assert session.default_threads() == threads
+    assert host.default_threads() == threads
 
 
 def test_memory_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cgroups, "free_memory", lambda: 12345)
-    assert session.free_host_memory() == 12345
+    assert host.free_host_memory() == 12345
     monkeypatch.setattr(cgroups, "free_memory", lambda: None)
-    assert session.free_host_memory() > 12345
+    assert host.free_host_memory() > 12345

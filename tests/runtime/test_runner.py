@@ -11,11 +11,12 @@ import pytest
 
 from genai import contract
 from genai.config import EngineConfig
-from genai.errors import CapacityError
+from genai.errors import CapacityError, GraphRunError
 from genai.runtime.cache import CacheShape, KVCache
-from genai.runtime.memory import HostMemory
+from genai.runtime.ort import Binding
 from genai.runtime.runner import Runner
 from genai.runtime.session import Session
+from tests.device_double import DoubleIOBinding, registered
 from tests.random_model import build_random_model
 
 TOLERANCE = 2e-5  # measured: 2e-6 between one chunk and many, on logits of magnitude 3
@@ -23,15 +24,27 @@ TOKENS = [int(token) for token in np.random.default_rng(0).integers(0, 101, 300)
 
 
 @pytest.fixture(scope="module", params=[None, 16], ids=["full", "windowed"])
-def session(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Session:
-    path = build_random_model(tmp_path_factory.mktemp("model"), sliding_window=request.param)
-    return Session(path, EngineConfig(device="cpu", num_threads=1))
+def path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_random_model(tmp_path_factory.mktemp("model"), sliding_window=request.param)
+
+
+@pytest.fixture(scope="module", params=["cpu", "double"])
+def session(request: pytest.FixtureRequest, path: Path) -> Session:
+    with registered():
+        return Session(path, EngineConfig(device=request.param, num_threads=1))
+
+
+@pytest.fixture(scope="module")
+def whole(path: Path) -> np.ndarray:
+    """The logits after every token, in one run over an empty row on the CPU."""
+    runner = runner_for(Session(path, EngineConfig(device="cpu", num_threads=1)))
+    return runner.score(runner.cache.allocate(len(TOKENS)), TOKENS)
 
 
 def runner_for(session: Session, *, num_slots: int = 2048, chunk: int = 512) -> Runner:
     shape = contract.check_signature(session.inputs, session.outputs)
     cache_shape = CacheShape(num_buffers=2 * shape.num_layers, kv_size=shape.kv_size, dtype=shape.cache_dtype)
-    return Runner(session, KVCache(cache_shape, num_slots, HostMemory()), shape.vocab_size, chunk)
+    return Runner(session, KVCache(cache_shape, num_slots, session.provider), shape.vocab_size, chunk)
 
 
 def advance(runner: Runner, tokens: list[list[int]]) -> np.ndarray:
@@ -43,23 +56,15 @@ def advance(runner: Runner, tokens: list[list[int]]) -> np.ndarray:
     return np.stack([last[row] for row in sorted(group.rows)]) if len(last) > 1 else logits[:, -1]
 
 
-def scored(session: Session, tokens: list[int]) -> np.ndarray:
-    """The logits after every token, in one run over an empty row."""
-    runner = runner_for(session)
-    return runner.score(runner.cache.allocate(len(tokens)), tokens)
-
-
 @pytest.mark.parametrize("chunk", [1, 7, 64, 100])
-def test_chunked_prefill_equals_whole(session: Session, chunk: int) -> None:
-    whole = scored(session, TOKENS)
+def test_chunked_prefill_equals_whole(session: Session, whole: np.ndarray, chunk: int) -> None:
     runner = runner_for(session, chunk=chunk)
     np.testing.assert_allclose(runner.prefill(runner.cache.allocate(1), TOKENS), whole[-1], atol=TOLERANCE)
     runner = runner_for(session, chunk=chunk)
     np.testing.assert_allclose(runner.score(runner.cache.allocate(1), TOKENS), whole, atol=TOLERANCE)
 
 
-def test_decoding_equals_scoring_across_growing_capacities(session: Session) -> None:
-    whole = scored(session, TOKENS)
+def test_decoding_equals_scoring_across_growing_capacities(session: Session, whole: np.ndarray) -> None:
     runner = runner_for(session)
     row = runner.cache.allocate(1)
     runner.prefill(row, TOKENS[:10])
@@ -69,8 +74,7 @@ def test_decoding_equals_scoring_across_growing_capacities(session: Session) -> 
         np.testing.assert_allclose(logits[0], whole[position], atol=TOLERANCE)
 
 
-def test_ragged_rows_advance_together_as_if_alone(session: Session) -> None:
-    whole = scored(session, TOKENS)
+def test_ragged_rows_advance_together_as_if_alone(session: Session, whole: np.ndarray) -> None:
     runner = runner_for(session)
     lengths = [3, 150, 64, 63]
     rows = [runner.cache.allocate(length + 1) for length in lengths]
@@ -84,9 +88,8 @@ def test_ragged_rows_advance_together_as_if_alone(session: Session) -> None:
             np.testing.assert_allclose(logits[index], whole[length + step], atol=TOLERANCE)
 
 
-def test_rows_bring_different_numbers_of_tokens(session: Session) -> None:
+def test_rows_bring_different_numbers_of_tokens(session: Session, whole: np.ndarray) -> None:
     """A verification step: each row's drafts get their logits in one run, as if fed one by one."""
-    whole = scored(session, TOKENS)
     runner = runner_for(session)
     starts, counts = [30, 33, 40], [5, 1, 3]
     rows = [runner.cache.allocate(60) for _ in starts]
@@ -102,8 +105,7 @@ def test_rows_bring_different_numbers_of_tokens(session: Session) -> None:
     np.testing.assert_allclose(runner.prefill(rows[0], TOKENS[32:50]), whole[49], atol=TOLERANCE)
 
 
-def test_a_row_that_sits_out_a_step_is_not_disturbed(session: Session) -> None:
-    whole = scored(session, TOKENS)
+def test_a_row_that_sits_out_a_step_is_not_disturbed(session: Session, whole: np.ndarray) -> None:
     runner = runner_for(session)
     first, second = runner.cache.allocate(40), runner.cache.allocate(40)
     runner.prefill(first, TOKENS[:20])
@@ -115,8 +117,7 @@ def test_a_row_that_sits_out_a_step_is_not_disturbed(session: Session) -> None:
     np.testing.assert_allclose(advance(runner, [[TOKENS[30]], [TOKENS[30]]]), whole[[30, 30]], atol=TOLERANCE)
 
 
-def test_rewound_and_forked_rows_go_on_as_if_they_had_always_been_so(session: Session) -> None:
-    whole = scored(session, TOKENS)
+def test_rewound_and_forked_rows_go_on_as_if_they_had_always_been_so(session: Session, whole: np.ndarray) -> None:
     runner = runner_for(session)
     row = runner.cache.allocate(200)
     runner.prefill(row, TOKENS[:100] + [5] * 50)
@@ -147,15 +148,22 @@ def test_a_full_row_is_not_written_beyond(session: Session) -> None:
         advance(runner, [[1]])
 
 
-def test_a_steady_step_rebinds_and_allocates_nothing(session: Session) -> None:
+def test_a_steady_step_allocates_nothing_and_rebinds_only_what_a_device_must_be_shown(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
     runner = runner_for(session)
     row = runner.cache.allocate(300)
     runner.prefill(row, TOKENS[:225])
     advance(runner, [[1]])
-    steps = dict(runner._steps)
+    steps = dict(runner._shapes)
     pointers = [runner.cache.pointers(runner.cache.group_view(runner.cache.groups[0], 1))]
+    bound: list[str] = []
+    bind = Binding.bind_host_input
+    monkeypatch.setattr(Binding, "bind_host_input", lambda *given: (bound.append(given[1]), bind(*given)))
     logits = [advance(runner, [[1]]).ctypes.data for _ in range(14)]
-    assert runner._steps == steps
+    changing = ["input_ids", "nonpad_kv_seqlen", "position_ids", "write_indices"]
+    assert sorted(bound) == sorted(changing * 14 if session.provider.name == "double" else [])
+    assert runner._shapes == steps
     assert len(set(logits)) == 1
     assert pointers == [runner.cache.pointers(runner.cache.group_view(runner.cache.groups[0], 1))]
 
@@ -166,7 +174,7 @@ def test_bound_shapes_are_limited(session: Session) -> None:
     for length in range(1, 60):
         runner.cache.truncate(row, 0)
         runner.prefill(row, TOKENS[:length])
-    assert len(runner._steps) <= 24
+    assert len(runner._shapes) <= 24
 
 
 _IN_PLACE = """
@@ -178,6 +186,7 @@ import logging
 logging.basicConfig(level=logging.DEBUG)
 from genai.config import EngineConfig
 from genai.runtime.session import Session
+from tests.device_double import DoubleIOBinding, registered
 from tests.runtime.test_runner import advance, runner_for, TOKENS
 session = Session(Path({model!r}), EngineConfig(device="cpu", num_threads=1))
 logging.getLogger().setLevel(logging.WARNING)
@@ -206,3 +215,20 @@ def test_the_cache_is_updated_in_place_and_memory_stays_flat(tmp_path: Path) -> 
     assert "[V:onnxruntime" in result.stderr, "the log is not verbose: the next line would prove nothing"
     assert "in-place optimization not activated" not in result.stderr
     assert int(result.stdout.split()[1]) < 1_000_000
+
+
+def test_inputs_that_cannot_be_sent_are_a_failed_run(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sequences in it end; what ONNX Runtime raises would end the engine."""
+    with registered():
+        runner = runner_for(Session(path, EngineConfig(device="double", num_threads=1)))  # type: ignore[arg-type]
+    row = runner.cache.allocate(8)
+    runner.prefill(row, TOKENS[:4])
+    advance(runner, [[1]])
+
+    def full(*arguments: object) -> None:
+        raise RuntimeError("out of device memory")
+
+    monkeypatch.setattr(DoubleIOBinding, "bind_input", full)
+    with pytest.raises(GraphRunError, match="out of device memory"):
+        advance(runner, [[1]])
+    assert runner.cache.valid(row) == 5

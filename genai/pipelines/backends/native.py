@@ -17,7 +17,7 @@ from genai.pipelines.backends.options import in_force, refuse_streaming_several,
 from genai.pipelines.device import Device, only_device
 from genai.pipelines.registry import Backend
 from genai.pipelines.text2text import GenerationInput, GenerationResult, Streamer
-from genai.runtime.session import choose_device
+from genai.runtime.providers import available_providers
 from genai.tokenizer.tokenizer import Tokenizer
 
 NAME = "native"
@@ -111,9 +111,8 @@ def create(models_path: Path, devices: Sequence[Device]) -> NativePipeline:
 
 
 def enumerate_devices() -> list[Device]:
-    """CUDA where ONNX Runtime has it, and the CPU. Raises: RuntimeUnavailableError."""
-    gpu = [Device("GPU", {"device": "cuda"})] if choose_device("auto") == "cuda" else []
-    return [*gpu, Device("CPU", {"device": "cpu"})]
+    """What ONNX Runtime can run on here. Raises: RuntimeUnavailableError."""
+    return [Device(provider.kind, {"device": provider.name}) for provider in available_providers()]
 
 
 def _prompt(source: GenerationInput) -> Prompt:

@@ -20,6 +20,8 @@ from genai.options.generation_config import GenerationConfig
 from tests.engine.test_engine import config, engine_with, prompts, run, submit
 from tests.fakes import VOCAB_SIZE, FakeRunner, greedy_continuation, next_logits, read_tokens
 
+pytestmark = pytest.mark.usefixtures("each_memory")
+
 
 class Oracle:
     """Proposes the text as it will be, wrong at random places."""

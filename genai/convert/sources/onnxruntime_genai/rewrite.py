@@ -116,7 +116,7 @@ def convert_genai(model: ir.Model, config: GenaiConfig, max_seq_len: int | None 
 
 def _original(found: GenaiFolder, min_capacity: int, has_norms: bool) -> Original:
     session = Session(found.config.graph, EngineConfig())
-    if session.device == "cpu" and has_norms:
+    if has_norms and not session.provider.has_query_norms:
         raise UnsupportedModelError(
             "the model norms queries and keys inside GroupQueryAttention, which runs on CUDA only: nothing could be "
             "compared; convert it there, or build it with fuse_qk_norm_gqa=false"
