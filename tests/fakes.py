@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from genai.config import EngineConfig
 from genai.errors import GraphRunError
 from genai.runtime.cache import CacheShape, KVCache
+from genai.runtime.capacity import CapacityPolicy
 from genai.runtime.layout import Group
 from genai.runtime.providers.base import Provider
 from genai.runtime.providers.cpu import CpuProvider
@@ -116,3 +117,27 @@ class FakeRunner:
         if self.fails(self.num_runs - 1):
             raise GraphRunError("injected failure")
         self.longest_run = max(self.longest_run, num_tokens)
+
+
+class ExactCapacities(CapacityPolicy):
+    """A policy without rounding and without groups: every row grows with every token."""
+
+    def capacity(self, num_tokens: int) -> int:
+        return num_tokens
+
+    def groups(self, needs: Mapping[int, int], current: Sequence[Group], num_slots: int) -> list[Group] | None:
+        groups = [Group(capacity=need, rows=(row,)) for row, need in needs.items()]
+        return groups if sum(needs.values()) <= num_slots else None
+
+
+class OneGroup(CapacityPolicy):
+    """A policy that runs all rows together, in the other order, whenever the longest one's capacity leaves room."""
+
+    def groups(self, needs: Mapping[int, int], current: Sequence[Group], num_slots: int) -> list[Group] | None:
+        capacity = self.capacity(max(needs.values(), default=1))
+        if capacity * len(needs) <= num_slots:
+            return [Group(capacity=capacity, rows=tuple(sorted(needs, reverse=True)))]
+        return CapacityPolicy.groups(self, needs, current, num_slots)
+
+    def runs_apart(self, num_rows: int, drafts: Sequence[int]) -> bool:
+        return False

@@ -1,7 +1,7 @@
 """One decode step: which runs of the graph give every sequence its next logits.
 
 A group of rows runs once. A row that brings a draft brings several tokens, and then either its whole group runs as many
-positions, or the row runs alone and its group without it, whichever the cost model of the cache finds cheaper.
+positions, or the row runs alone and its group without it, whichever the capacity policy finds cheaper.
 """
 
 from __future__ import annotations
@@ -117,11 +117,9 @@ class DecodeStep:
         if room < 1:
             return dict(members)
         drafted = {row: each for row, each in members.items() if each.draft}
-        longest = max((len(each.draft) for each in drafted.values()), default=0)
-        cost = self._cache.cost
-        together = len(group.rows) * longest * cost.row
-        alone = sum(cost.of(1 + len(each.draft), 0) for each in drafted.values())
-        return drafted if alone < together or 1 + longest > room else {}
+        lengths = [len(each.draft) for each in drafted.values()]
+        is_longer = 1 + max(lengths, default=0) > room
+        return drafted if is_longer or self._cache.policy.runs_apart(len(group.rows), lengths) else {}
 
     def _run_group(self, group: Group, members: Mapping[int, Work]) -> list[Outcome]:
         """One run of a group; rows that are no members sit it out."""

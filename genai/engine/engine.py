@@ -23,7 +23,7 @@ from genai.engine.events import Events
 from genai.engine.prefix_cache import Bytes, PrefixCache
 from genai.engine.request import ModelLimits, Request, check, job_of
 from genai.engine.rows import CacheStatus, Rows, row_of
-from genai.engine.scheduler import Limits, Pace, Plan, Room, Scheduler
+from genai.engine.scheduler import Limits, Pace, Plan, Scheduler
 from genai.engine.sequence import FinishReason, Job, Sequence, TokenEvent
 from genai.errors import CapacityError, ConfigError, GenAIError, GraphRunError, QueueFullError
 from genai.metrics import EngineMetrics
@@ -57,7 +57,6 @@ class Engine:
         self._rows = Rows(runner.cache, prefixes)
         self._events = Events(self._scheduler, self._rows, metrics)
         self._pace = Pace()
-        self._room = Room(fits_next_token=self._rows.has_room, fit_together=self._cache.would_hold)
         self._inbox: deque[tuple[Sequence | Job, FinishReason | None]] = deque()
         self._is_draining = False
         self.is_stalled = False
@@ -120,7 +119,7 @@ class Engine:
 
     def _step(self) -> None:
         self._read_inbox()
-        plan = self._scheduler.plan(self._room, self._pace, time.perf_counter())
+        plan = self._scheduler.plan(self._rows, self._pace, time.perf_counter())
         self._apply(plan)
         if plan.prefill is not None and plan.prefill[0].row is not None:
             with self._events.failures_end(plan.prefill[0]):
@@ -303,7 +302,7 @@ class Engine:
         """Raises: CapacityError if a newcomer would take a row or memory that others run in."""
         running = self._scheduler.running
         needs = [*(each.need for each in running), newcomer.need]
-        if len(running) >= self.limits.max_batch or not self._room.fit_together(needs):
+        if len(running) >= self.limits.max_batch or not self._rows.fit_together(needs):
             raise CapacityError(
                 f"{len(running)} texts have rows (max_batch={self.limits.max_batch}) and the KV cache "
                 f"{self._cache.num_slots} tokens: there is no room for one more; close one first"

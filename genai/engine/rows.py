@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import abc
 from dataclasses import dataclass
 
 from genai.engine.prefix_cache import BLOCK_SIZE, Bytes, PrefixCache
@@ -56,9 +57,18 @@ class Rows:
             prefix_bytes=self._prefixes.num_bytes,
         )
 
-    def has_room(self, sequence: Sequence) -> bool:
+    @property
+    def headroom(self) -> int:
+        """Tokens to leave free for a newcomer beside others."""
+        return self._cache.policy.headroom
+
+    def fits_next_token(self, sequence: Sequence) -> bool:
         """Whether a running sequence's row takes its next token where it lies."""
         return sequence.row is None or sequence.need <= self._cache.capacity(sequence.row)
+
+    def fit_together(self, needs: abc.Sequence[int]) -> bool:
+        """Whether rows of these lengths find place at once."""
+        return self._cache.would_hold(needs)
 
     def give(self, sequence: Sequence) -> int:
         """A row, filled with what the prefix cache has; at least the last token has to be run.

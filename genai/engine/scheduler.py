@@ -12,15 +12,14 @@ nobody else needs it: it gives way first, and waits until it may run again.
 from __future__ import annotations
 
 from collections import abc
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from genai.engine.sequence import Sequence
 
 AGING_SECONDS = 10.0
 """After waiting this long a sequence counts as one priority level higher."""
-HEADROOM = 64
-"""Tokens that must be free beyond a newcomer's prompt while others run, or it would soon be preempted again."""
 MIN_CHUNK = 32
 STALL = 2.0
 """A prefill chunk beside running streams takes at most this many decode steps' time."""
@@ -72,16 +71,21 @@ class Pace:
         self.prefill_token_seconds += 0.2 * (seconds / num_tokens - self.prefill_token_seconds)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Room:
-    """What the scheduler asks of the cache.
+class Room(Protocol):
+    """What the scheduler asks of the rows."""
 
-    fits_next_token: whether a running sequence's row takes its next token where it lies; fit_together: whether rows of
-    these lengths find place at once.
-    """
+    @property
+    def headroom(self) -> int:
+        """Tokens to leave free for a newcomer beside others."""
+        ...
 
-    fits_next_token: Callable[[Sequence], bool]
-    fit_together: Callable[[abc.Sequence[int]], bool]
+    def fits_next_token(self, sequence: Sequence) -> bool:
+        """Whether a running sequence's row takes its next token where it lies."""
+        ...
+
+    def fit_together(self, needs: abc.Sequence[int]) -> bool:
+        """Whether rows of these lengths find place at once."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,7 +193,7 @@ class Scheduler:
 
     def _fits(self, newcomer: Sequence, others: abc.Sequence[Sequence], room: Room) -> bool:
         """Whether a newcomer may run beside others."""
-        headroom = min(HEADROOM, newcomer.max_tokens - len(newcomer.tokens)) if others else 0
+        headroom = min(room.headroom, newcomer.max_tokens - len(newcomer.tokens)) if others else 0
         needs = [sequence.need for sequence in others]
         return len(others) < self.limits.max_batch and room.fit_together([*needs, newcomer.need + headroom])
 

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from genai.errors import CapacityError
-from genai.runtime.grouping import DEFAULT_COST, grouped
-from genai.runtime.layout import Group, Layout, bucketed
+from genai.runtime.capacity import CapacityPolicy
+from genai.runtime.layout import Group, Layout
 from genai.runtime.providers.base import Buffer, Provider
 
 _ITEM_SIZE = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -51,13 +51,13 @@ class View:
 class KVCache:
     """Rows of keys and values in preallocated memory.
 
-    num_slots: tokens that fit in all rows together; cost: what decides which rows share a group. Nothing here allocates
-    after construction.
+    num_slots: tokens that fit in all rows together; policy: what decides where rows lie. Nothing here allocates after
+    construction.
     """
 
     def __init__(self, shape: CacheShape, num_slots: int, provider: Provider) -> None:
         self.shape = shape
-        self.cost = DEFAULT_COST
+        self.policy = CapacityPolicy()
         self._layout = Layout(num_slots)
         self._buffers: list[Buffer] = [
             provider.allocate(num_slots * shape.slot_bytes) for _ in range(shape.num_buffers)
@@ -90,7 +90,7 @@ class KVCache:
 
     def would_hold(self, needs: Sequence[int]) -> bool:
         """Whether rows of these lengths, and no others, would fit."""
-        return grouped(dict(enumerate(needs)), (), self.num_slots, self.cost) is not None
+        return self.policy.fit_together(needs, self.num_slots)
 
     def allocate(self, num_tokens: int) -> int:
         """A new, empty row with room for this many tokens. Raises: CapacityError; nothing has changed then."""
@@ -165,7 +165,7 @@ class KVCache:
     def view(self, row: int, num_tokens: int) -> View:
         """One row alone, no longer than it has to be for this many tokens."""
         place = self._layout.place(row)
-        return View(start=place.start, num_rows=1, capacity=min(bucketed(num_tokens), place.capacity))
+        return View(start=place.start, num_rows=1, capacity=min(self.policy.capacity(num_tokens), place.capacity))
 
     def group_view(self, group: Group, num_tokens: int) -> View:
         """All rows of a group; a row that is alone gets no more capacity than so many further tokens need."""
@@ -184,7 +184,7 @@ class KVCache:
 
     def _arrange(self, needs: dict[int, int]) -> None:
         """Lay rows out anew so that each has room for what it needs; nothing moves if nothing has to."""
-        groups = grouped(needs, self.groups, self.num_slots, self.cost)
+        groups = self.policy.groups(needs, self.groups, self.num_slots)
         if groups is None:
             raise CapacityError(
                 f"the KV cache holds {self.num_slots} tokens, {sum(needs.values())} in {len(needs)} rows do not fit"

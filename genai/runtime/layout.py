@@ -19,18 +19,6 @@ from dataclasses import dataclass
 
 from genai.errors import CapacityError
 
-_FINEST_STEP = 16
-
-
-def bucketed(num_tokens: int) -> int:
-    """The capacity given to a row that needs this many tokens: in steps of 16, then at most an eighth more than needed.
-
-    Attention on CPU takes time for every slot, valid or not (SmolLM2: 0.25 µs a layer); growing costs a rebinding
-    and, in a group of several rows, a copy.
-    """
-    step = max(_FINEST_STEP, (1 << max(num_tokens - 1, 1).bit_length()) >> 4)
-    return -(-num_tokens // step) * step
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:

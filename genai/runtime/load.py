@@ -11,9 +11,8 @@ from genai import contract
 from genai.config import KV_CACHE_SHARE, PREFIX_CACHE_SHARE, EngineConfig, ModelConfig
 from genai.errors import CapacityError, ContractError
 from genai.runtime.cache import CacheShape, KVCache
-from genai.runtime.grouping import StepCost
+from genai.runtime.capacity import CapacityPolicy, StepCost
 from genai.runtime.host import free_host_memory
-from genai.runtime.layout import bucketed
 from genai.runtime.probe import check_kernels
 from genai.runtime.runner import Runner
 from genai.runtime.session import Session
@@ -59,7 +58,7 @@ def load_runner(folder: Path, model: ModelConfig, config: EngineConfig) -> Loade
     )
     runner = Runner(session, cache, graph.vocab_size, config.prefill_chunk)
     if config.max_batch > 1:
-        cache.cost = measured_cost(runner)
+        cache.policy = CapacityPolicy(cost=measured_cost(runner))
     return LoadedRunner(runner=runner, max_seq_len=max_seq_len, prefix_cache_bytes=prefix_bytes)
 
 
@@ -70,7 +69,7 @@ def measured_cost(runner: Runner) -> StepCost:
     """
     short, long = 64, min(1024, runner.cache.num_slots // 2 // 64 * 64)
     if long < 4 * short:
-        return runner.cache.cost
+        return runner.cache.policy.cost
     one, two = _decode_seconds(runner, 1, short), _decode_seconds(runner, 2, short)
     slot = max(_decode_seconds(runner, 2, long) - two, 0.0) / (2 * (long - short))
     row = max(two - one - short * slot, 0.0)
@@ -105,7 +104,7 @@ def plan_budget(
     wanted = config.max_seq_len
     if wanted is not None and wanted > max_position:
         raise CapacityError(f"max_seq_len={wanted}: the model was built for at most {max_position} tokens")
-    useful = bucketed(wanted or max_position) * config.max_batch
+    useful = CapacityPolicy().capacity(wanted or max_position) * config.max_batch
     if config.kv_cache_bytes is not None:
         budget, origin = config.kv_cache_bytes, f"kv_cache_bytes={config.kv_cache_bytes:,}"
     elif free_bytes is None:

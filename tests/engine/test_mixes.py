@@ -16,9 +16,10 @@ from genai.engine.drafting.drafts import Drafter
 from genai.engine.request import Request
 from genai.engine.sequence import FinishReason, Job, Sequence, TokenEvent
 from genai.options.generation_config import GenerationConfig
+from genai.runtime.capacity import CapacityPolicy
 from tests.engine.drafting.test_drafts import Oracle
 from tests.engine.test_engine import engine_with, run
-from tests.fakes import VOCAB_SIZE
+from tests.fakes import VOCAB_SIZE, ExactCapacities, OneGroup
 
 pytestmark = pytest.mark.usefixtures("each_memory")
 
@@ -249,6 +250,23 @@ def test_each_text_is_the_one_it_is_alone(seed: int) -> None:
             mix.step()
     mix.finish()
     assert not any(case.is_cut for case in mix.cases if not case.request.is_manual)
+
+
+@pytest.mark.parametrize(
+    "policy", [ExactCapacities(), OneGroup(), CapacityPolicy(headroom=0)], ids=["exact", "one group", "no headroom"]
+)
+@pytest.mark.parametrize("seed", range(15))
+def test_another_capacity_policy_changes_no_text(seed: int, policy: CapacityPolicy) -> None:
+    rng = random.Random(3000 + seed)
+    mix = Mix(rng)
+    mix.runner.cache.policy = policy
+    for _ in range(rng.randint(2, 9)):
+        mix.submit(random_case(rng))
+        for _ in range(rng.choice([0, 0, 1, 5])):
+            mix.step()
+    mix.finish()
+    assert not any(case.is_cut for case in mix.cases if not case.request.is_manual)
+    assert not isinstance(policy, ExactCapacities) or {rows for rows, _ in mix.runner.group_sizes} <= {1}
 
 
 @pytest.mark.parametrize("seed", range(60))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,6 @@ import pytest
 
 from genai.config import EngineConfig
 from genai.decoding.processors import log_softmax
-from genai.engine import scheduler
 from genai.engine.engine import Engine
 from genai.engine.prefix_cache import PrefixCache
 from genai.engine.request import Request
@@ -60,12 +59,13 @@ class Asked:
     stop: str | None
 
 
-def test_a_random_mix_gives_the_texts_that_each_gives_alone(smollm2_f32: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_random_mix_gives_the_texts_that_each_gives_alone(smollm2_f32: Path) -> None:
     """Sixty requests in an arena for a few of them: rows join, leave, move, give way and come back from the cache."""
-    monkeypatch.setattr(scheduler, "HEADROOM", 0)  # so that these short texts run out of room
     rng = random.Random(0)
     config = EngineConfig(device="cpu", max_batch=6, max_seq_len=64, kv_cache_bytes=80 * 46_080)
     with LLM(smollm2_f32, config) as llm:
+        cache = llm._runner.cache
+        cache.policy = replace(cache.policy, headroom=0)  # so that these short texts run out of room
         engine = engine_over(llm, prefix_bytes=60 * 46_080)
         alone = {(p, s): generated_alone(llm, PROMPTS[p], SETTINGS[s]) for p in range(8) for s in {0, 1 + p % 2}}
         waiting = [choice for choice in alone for _ in range(4)][:60]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import abc
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from genai.decoding.sampler import Sampler
-from genai.engine.scheduler import AGING_SECONDS, MIN_CHUNK, STALL, Limits, Pace, Plan, Room, Scheduler
+from genai.engine.scheduler import AGING_SECONDS, MIN_CHUNK, STALL, Limits, Pace, Plan, Scheduler
 from genai.engine.sequence import Sequence, Timeline
 from genai.options.generation_config import GenerationConfig, SamplingConfig
 
@@ -41,11 +42,12 @@ def text(
 class Machine:
     """Does what plans say, as the engine would: rows of whole buckets, so that not every token asks for room."""
 
+    headroom = 64
+
     def __init__(self, num_slots: int = 10_000, *, max_batch: int = 4, chunk: int = 64, bucket: int = 8) -> None:
         self.num_slots, self.bucket, self.now = num_slots, bucket, 0.0
         self.scheduler = Scheduler(Limits(max_batch=max_batch, max_seq_len=num_slots, prefill_chunk=chunk))
         self.pace = Pace(decode_seconds=DECODE, prefill_token_seconds=PREFILL_TOKEN)
-        self.room = Room(fits_next_token=self._has_room, fit_together=lambda needs: sum(needs) <= num_slots)
         self.capacity: dict[Sequence, int] = {}
         self.asked: dict[Sequence, int] = {}
         self.ended: dict[Sequence, str] = {}
@@ -58,7 +60,7 @@ class Machine:
     def step(self) -> Plan:
         """Plan and obey; checks what must be true of every plan."""
         running, waiting = list(self.scheduler.running), list(self.scheduler.waiting)
-        plan = self.scheduler.plan(self.room, self.pace, self.now)
+        plan = self.scheduler.plan(self, self.pace, self.now)
         self.check(plan, running, waiting)
         for sequence in plan.expired:
             self._end(sequence, "timeout")
@@ -161,7 +163,10 @@ class Machine:
         self.capacity.pop(sequence, None)
         self.asked.pop(sequence, None)
 
-    def _has_room(self, sequence: Sequence) -> bool:
+    def fit_together(self, needs: abc.Sequence[int]) -> bool:
+        return sum(needs) <= self.num_slots
+
+    def fits_next_token(self, sequence: Sequence) -> bool:
         return sequence.need <= self.capacity.get(sequence, 0)
 
     def _rank(self, sequence: Sequence) -> tuple[float, float]:
@@ -282,7 +287,7 @@ def test_chunks_stay_within_their_bounds_at_any_pace(decode: float, token: float
     machine.add(text(1, 100))
     machine.step()
     machine.add(text(500, 1, submitted=1.0))
-    plan = machine.scheduler.plan(machine.room, machine.pace, machine.now)
+    plan = machine.scheduler.plan(machine, machine.pace, machine.now)
     assert plan.prefill
     assert plan.prefill[1] == (MIN_CHUNK if token == 1.0 else 100)
 

@@ -11,24 +11,12 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from genai.config import EngineConfig
 from genai.errors import CapacityError
 from genai.runtime.cache import CacheShape, KVCache
-from genai.runtime.grouping import StepCost
-from genai.runtime.layout import Group, Layout, bucketed
+from genai.runtime.capacity import CapacityPolicy, StepCost
+from genai.runtime.layout import Group, Layout
 from genai.runtime.providers.base import Provider
 from genai.runtime.providers.cpu import CpuProvider
 from tests.device_double import DeviceDouble
 from tests.fakes import SHAPE, read_tokens, small_cache, write_tokens
-
-
-@pytest.mark.parametrize("needed", [1, 15, 16, 17, 63, 64, 65, 127, 129, 512, 513, 600, 1000, 1025, 5000, 100_000])
-def test_buckets_hold_what_is_needed_and_waste_at_most_an_eighth(needed: int) -> None:
-    capacity = bucketed(needed)
-    assert needed <= capacity
-    assert capacity <= max(1.125 * needed, needed + 15)
-    assert capacity % 16 == 0
-
-
-def test_there_are_few_buckets_on_the_way_to_a_long_row() -> None:
-    assert len({bucketed(n) for n in range(1, 8193)}) <= 64
 
 
 class CacheMachine(RuleBasedStateMachine):
@@ -262,7 +250,8 @@ def test_growing_many_rows_at_once_takes_a_handful_of_copies_on_a_device(num_row
     """Two for each buffer, by way of the scratch; not one for each row, nor for each distance that it moves by."""
     device = DeviceDouble(EngineConfig())
     cache = KVCache(SHAPE, 64 * 1200, device)
-    cache.cost = StepCost(weights=1.0, row=0.0, slot=0.0)  # one group, whose rows all grow when one does
+    one_group = StepCost(weights=1.0, row=0.0, slot=0.0)
+    cache.policy = CapacityPolicy(cost=one_group)  # all rows grow when one does
     rows = [cache.allocate(1000) for _ in range(num_rows)]
     for row in rows:
         tokens = list(range(row, row + 1000))

@@ -13,10 +13,12 @@ from genai import contract
 from genai.config import EngineConfig
 from genai.errors import CapacityError, GraphRunError
 from genai.runtime.cache import CacheShape, KVCache
+from genai.runtime.capacity import CapacityPolicy
 from genai.runtime.ort import Binding
 from genai.runtime.runner import Runner
 from genai.runtime.session import Session
 from tests.device_double import DoubleIOBinding, registered
+from tests.fakes import ExactCapacities, OneGroup
 from tests.random_model import build_random_model
 
 TOLERANCE = 2e-5  # measured: 2e-6 between one chunk and many, on logits of magnitude 3
@@ -72,6 +74,25 @@ def test_decoding_equals_scoring_across_growing_capacities(session: Session, who
         runner.cache.reserve(row, position + 1)
         logits = advance(runner, [[TOKENS[position]]])
         np.testing.assert_allclose(logits[0], whole[position], atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("policy", [ExactCapacities(), OneGroup()], ids=["exact", "one group"])
+def test_another_capacity_policy_gives_the_same_logits(
+    session: Session, whole: np.ndarray, policy: CapacityPolicy
+) -> None:
+    runner = runner_for(session)
+    runner.cache.policy = policy
+    lengths = [3, 150, 64, 63]
+    rows = [runner.cache.allocate(length + 1) for length in lengths]
+    for row, length in zip(rows, lengths, strict=True):
+        runner.prefill(row, TOKENS[:length])
+    for _ in range(20):
+        for row in rows:
+            runner.cache.reserve(row, runner.cache.valid(row) + 1)
+        for group in runner.cache.groups:
+            places = [runner.cache.valid(row) for row in group.rows]
+            logits = runner.advance(group, [[TOKENS[place]] for place in places])
+            np.testing.assert_allclose(logits[:, 0], whole[places], atol=TOLERANCE)
 
 
 def test_ragged_rows_advance_together_as_if_alone(session: Session, whole: np.ndarray) -> None:
