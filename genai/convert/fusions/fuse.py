@@ -12,6 +12,7 @@ from genai.convert.fusions.layout import clean, fix_slices, name_heads
 from genai.convert.fusions.match import Differs, is_op, layer_of_node, made_by, only_output, users
 from genai.convert.fusions.products import unflatten_products
 from genai.convert.fusions.report import FusionReport, Mismatch, Site
+from genai.convert.nodes import Nodes
 from genai.convert.normalize import refine_shapes
 
 ATTENTION = "Attention"
@@ -36,13 +37,13 @@ def fuse(model: ir.Model) -> FusionReport:
     model: as `genai.convert.normalize.normalize` leaves it. Attention in parts is reported, not changed: what becomes
     of it depends on where its keys come from and what its mask hides, which the conversion finds out.
     """
-    graph = model.graph
+    graph, nodes = model.graph, Nodes(model.graph)
     present = [site for node in graph if (site := _present(node)) is not None]
-    sites = [*_fuse_all(graph, rms.PATTERN, rms.is_anchor, _fuse_rms)]
+    sites = _fuse_all(graph, rms.PATTERN, rms.is_anchor, lambda anchor: rms.fuse(nodes, anchor))
     if name_heads(graph):
         refine_shapes(model)
     fix_slices(graph)
-    sites += _fuse_all(graph, rotary.PATTERN, rotary.is_anchor, rotary.RotaryFusion().fuse)
+    sites += _fuse_all(graph, rotary.PATTERN, rotary.is_anchor, rotary.RotaryFusion(nodes).fuse)
     sites += [_site(ATTENTION, node) for node in graph if _attends(node)]
     passes.RemoveUnusedNodesPass()(model)
     clean(graph)
@@ -64,10 +65,6 @@ def _fuse_all(
             mismatch = difference.mismatch
         sites.append(_site(pattern, node, mismatch))
     return sites
-
-
-def _fuse_rms(anchor: ir.Node) -> None:
-    rms.replace(rms.match(anchor))
 
 
 def _site(pattern: str, node: ir.Node, mismatch: Mismatch | None = None) -> Site:

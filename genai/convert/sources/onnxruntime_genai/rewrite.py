@@ -30,6 +30,7 @@ from genai.convert.sources.onnxruntime_genai.config import CONFIG_FILE, GenaiCon
 from genai.convert.sources.onnxruntime_genai.original import SharedBufferModel, WholePromptModel
 from genai.convert.sources.onnxruntime_genai.rotary import CONTRIB, RotaryTables
 from genai.convert.sources.past_present.interface import PastPresent, interface_of
+from genai.convert.values import scalar
 from genai.errors import UnsupportedModelError
 from genai.runtime.session import Session
 
@@ -231,9 +232,8 @@ def _all_positions(graph: ir.Graph, logits: ir.Value) -> None:
         gather = node.inputs[0].producer() if node.op_type == "Unsqueeze" and node.inputs[0] is not None else None
         if gather is None or gather.op_type != "Gather" or gather.attributes.get_int("axis", 0) != 1:
             continue
-        index = ir.convenience.get_const_tensor(gather.inputs[1]) if gather.inputs[1] is not None else None
         hidden = gather.inputs[0]
-        if index is not None and index.size == 1 and index.numpy().item() == -1 and hidden is not None:
+        if scalar(gather.inputs[1]) == -1 and hidden is not None:
             node.outputs[0].replace_all_uses_with(hidden)
 
 

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from genai.convert.nodes import dimension
 from genai.convert.probing import Array
+from genai.convert.values import size_of
 from genai.errors import UnsupportedModelError
 from genai.runtime.session import Session
 
@@ -169,7 +169,7 @@ def _role(value: ir.Value) -> str | None:
 
 
 def _cache_input(value: ir.Value, present: str) -> CacheInput:
-    num_heads, size = dimension(value, 1), dimension(value, 3)
+    num_heads, size = size_of(value, 1), size_of(value, 3)
     if value.dtype not in _FLOATS or not num_heads or not size or num_heads < 0 or size < 0:
         raise UnsupportedModelError(
             f"the cache input {value.name!r} has shape {value.shape} and type {value.dtype}; it must be a float tensor "

@@ -107,11 +107,9 @@ def _positions(target: ContractGraph, samples: Sequence[Array]) -> ir.Value | No
     axes = [axis for axis in range(1, samples[0].ndim) if samples[0].shape[axis] == 1]
     result = target.position_ids
     if axes:
-        result = nodes.op("Unsqueeze", result, nodes.constant(axes, np.int64))
-        result.dtype = ir.DataType.INT64
+        result = nodes.typed("Unsqueeze", result, nodes.integers(axes), dtype=ir.DataType.INT64)
     if shift:
-        result = nodes.op("Add", result, nodes.constant(int(shift), np.int64))
-        result.dtype = ir.DataType.INT64
+        result = nodes.typed("Add", result, nodes.constant(int(shift), np.int64), dtype=ir.DataType.INT64)
     return result
 
 
@@ -126,7 +124,7 @@ def _sizes(target: ContractGraph, samples: Sequence[Array]) -> ir.Value | None:
     for column in table.T:
         axis = next((axis for axis in (0, 1) if np.array_equal(column, shapes[:, axis])), None)
         if axis is not None:
-            parts.append(nodes.op("Gather", whole, nodes.constant([axis], np.int64)))
+            parts.append(nodes.op("Gather", whole, nodes.integers([axis])))
         elif (column == column[0]).all():
             parts.append(nodes.constant([int(column[0])], np.int64))
         else:
