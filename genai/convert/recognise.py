@@ -9,7 +9,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from genai.config import EngineConfig
+from genai.config import CONFIG_FILE, EngineConfig
 from genai.convert.fusions import Site, fuse
 from genai.convert.fusions.report import layer_of
 from genai.convert.normalize import normalize
@@ -31,7 +31,7 @@ def find_model(source: Path) -> OnnxFile:
 
     Raises: ModelNotFoundError, ModelError for a configuration that is damaged.
     """
-    if (source / "genai.json").is_file():
+    if (source / CONFIG_FILE).is_file():
         raise UnsupportedModelError(f"{source} is a package already; convert what it was made of")
     if onnxruntime_genai.is_genai_folder(source):
         return OnnxFile(path=read_genai_config(source).graph, folder=source)

@@ -53,3 +53,10 @@ def constant_values(graph: ir.Graph) -> set[ir.Value]:
         if node.op_type != "RandomNormal" and all(value is None or value in found for value in node.inputs):
             found.update(node.outputs)
     return found
+
+
+def is_plain_gemm(node: ir.Node) -> bool:
+    """Whether a Gemm is a product and a sum, without factors; its weight may be transposed."""
+    attributes = node.attributes
+    factors = attributes.get_float("alpha", 1.0), attributes.get_float("beta", 1.0)
+    return factors == (1.0, 1.0) and not attributes.get_int("transA", 0)

@@ -10,22 +10,16 @@ import onnx_ir as ir
 
 from genai.convert.fusions.match import is_op, made_by, only_output, users
 from genai.convert.nodes import Nodes, take_over
-from genai.convert.values import rank, size_of
+from genai.convert.values import is_plain_gemm, rank, size_of
 
 
 def unflatten_products(graph: ir.Graph) -> None:
     """Products of rows that were flattened for Gemm work on [B, T, K] again."""
     nodes = Nodes(graph)
     for node in list(graph):
-        if is_op(node, ("Gemm",)) and _is_plain(node):
+        if is_op(node, ("Gemm",)) and is_plain_gemm(node) and not node.attributes.get_int("transB", 0):
             with nodes.before(node):
                 _unflatten(nodes, node)
-
-
-def _is_plain(node: ir.Node) -> bool:
-    attributes = node.attributes
-    factors = attributes.get_float("alpha", 1.0), attributes.get_float("beta", 1.0)
-    return factors == (1.0, 1.0) and not attributes.get_int("transA", 0) and not attributes.get_int("transB", 0)
 
 
 def _unflatten(nodes: Nodes, node: ir.Node) -> None:

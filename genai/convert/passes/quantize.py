@@ -19,7 +19,7 @@ from genai.build.graph import CONTRIB
 from genai.build.quantize import Bits, pack, quantize
 from genai.convert.nodes import Nodes, store, take_over
 from genai.convert.probing import Part
-from genai.convert.values import constant_values
+from genai.convert.values import constant_values, is_plain_gemm
 from genai.errors import GenAIError
 
 FloatArray = npt.NDArray[np.float32]
@@ -80,15 +80,9 @@ def _products(graph: ir.Graph) -> Iterator[_Product]:
             continue
         if node.op_type == "MatMul":
             yield _Product(node=node, x=x, weight=weight)
-        elif _is_plain(node):
+        elif is_plain_gemm(node):
             is_transposed = node.attributes.get_int("transB", 0) == 1
             yield _Product(node=node, x=x, weight=weight, is_transposed=is_transposed, bias=bias)
-
-
-def _is_plain(node: ir.Node) -> bool:
-    attributes = node.attributes
-    factors = attributes.get_float("alpha", 1.0), attributes.get_float("beta", 1.0)
-    return factors == (1.0, 1.0) and attributes.get_int("transA", 0) == 0
 
 
 def _dims(value: ir.Value) -> list[int]:

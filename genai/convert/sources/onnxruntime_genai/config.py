@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TypeGuard
 
+from genai.build.checkpoint_config import read_json_object
 from genai.build.source import JSON
 from genai.convert.rewritten import ModelFacts
 from genai.errors import ConfigError, ModelError, UnsupportedModelError
@@ -19,7 +20,6 @@ from genai.options.generation_config import GenerationConfig
 
 CONFIG_FILE = "genai_config.json"
 
-_MAX_BYTES = 16 << 20
 _MAX_NUMBER = 2**31
 _TOKENS = ("input_ids", "attention_mask", "position_ids")
 _PARTS = ("encoder", "embedding", "vision", "speech", "audio")
@@ -85,7 +85,7 @@ def read_genai_config(folder: Path) -> GenaiConfig:
 
     Raises: ModelError if it is damaged, UnsupportedModelError for what cannot be converted, naming it.
     """
-    root = _Section(_parsed(folder / CONFIG_FILE), CONFIG_FILE)
+    root = _Section(read_json_object(folder / CONFIG_FILE), CONFIG_FILE)
     model = root.section("model")
     _refuse_parts(model)
     decoder = model.section("decoder")
@@ -185,18 +185,6 @@ class _Section:
         """The error for a value of another kind."""
         where = key if self.path == CONFIG_FILE else f"{self.path}.{key}"
         return ModelError(f"{CONFIG_FILE} is damaged: {where} is {_shown(self.values.get(key))}, not {wanted}")
-
-
-def _parsed(path: Path) -> dict[str, JSON]:
-    try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise ModelError(f"{path} has {path.stat().st_size:,} bytes; at most {_MAX_BYTES:,} are read")
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path} cannot be read: {str(error)[:200]}") from None
-    if not isinstance(values, dict):
-        raise ModelError(f"{path} is damaged: it holds {_shown(values)}, not an object")
-    return values
 
 
 def _refuse_parts(model: _Section) -> None:
