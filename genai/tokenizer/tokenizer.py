@@ -7,6 +7,7 @@ from pathlib import Path
 
 import tokenizers
 
+from genai.chat.formats import GENERIC, ToolFormat
 from genai.chat.template import ChatTemplate, Message
 from genai.errors import TokenizerError
 from genai.tokenizer.detokenizer import IncrementalDetokenizer
@@ -105,9 +106,9 @@ class Tokenizer:
         return None if self._chat_template is None else self._chat_template.source
 
     @property
-    def takes_tools(self) -> bool:
-        """Whether the chat template tells the model about tools itself."""
-        return self._chat_template is not None and self._chat_template.takes_tools
+    def tool_format(self) -> ToolFormat:
+        """How the model writes tool calls."""
+        return GENERIC if self._chat_template is None else self._chat_template.tool_format
 
     @property
     def special_token_ids(self) -> frozenset[int]:
