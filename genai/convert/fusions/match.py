@@ -11,7 +11,7 @@ from collections.abc import Collection
 import onnx
 import onnx_ir as ir
 
-from genai.convert.fusions.report import Mismatch, layer_of
+from genai.convert.fusions.report import Mismatch, Site, layer_of
 from genai.convert.values import rank
 
 
@@ -107,11 +107,12 @@ def is_last_axis(axis: int, value: ir.Value) -> bool:
     return axis == -1 or (dimensions is not None and axis == dimensions - 1)
 
 
-def layer_of_node(node: ir.Node) -> int | None:
-    """The layer a node belongs to, by its name, by what the exporter noted on it, or by its weights."""
+def site_at(pattern: str, node: ir.Node, mismatch: Mismatch | None = None) -> Site:
+    """A site found by a node; its layer by the node's name, by what the exporter noted on it, or by its weights."""
     noted = [text for key, text in node.metadata_props.items() if "scope" in key or "namespace" in key]
     names = [node.name or "", *noted, *(value.name or "" for value in node.inputs if value is not None)]
-    return next((layer for layer in map(layer_of, names) if layer is not None), None)
+    layer = next((layer for layer in map(layer_of, names) if layer is not None), None)
+    return Site(pattern=pattern, node=node.name or node.op_type, layer=layer, mismatch=mismatch)
 
 
 def _origin(value: ir.Value) -> str | None:

@@ -14,9 +14,9 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from genai import contract
+from genai.convert.fusions.attention import token_dependent
 from genai.convert.nodes import Nodes, store
 from genai.convert.normalize import infer_shapes
-from genai.convert.sites import token_dependent
 from genai.errors import ConfigError
 
 _WIDE = {

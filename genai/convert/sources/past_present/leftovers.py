@@ -12,8 +12,8 @@ import numpy as np
 import onnx_ir as ir
 
 from genai.convert.emit import ContractGraph
+from genai.convert.fusions.attention import token_dependent
 from genai.convert.probing import Array, Part, ancestors, try_call
-from genai.convert.sites import token_dependent
 from genai.convert.sources.past_present.interface import PastPresent
 from genai.errors import UnsupportedModelError
 

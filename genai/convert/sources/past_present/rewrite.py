@@ -17,11 +17,11 @@ import onnx_ir as ir
 
 from genai.convert.emit import ContractGraph, Heads, as_heads, as_split
 from genai.convert.flat import as_flat
+from genai.convert.fusions.attention import AttentionSite, attention_sites, token_dependent
 from genai.convert.fusions.layout import clean
 from genai.convert.nodes import Nodes
 from genai.convert.normalize import infer_shapes, normalize
 from genai.convert.probing import Array, Part, ancestors, try_call
-from genai.convert.sites import AttentionSite, attention_sites, token_dependent
 from genai.convert.sources.past_present.interface import PastPresent, interface_of
 from genai.convert.sources.past_present.leftovers import SAMPLE_SHAPES, replace_leftovers
 from genai.convert.sources.past_present.scores import Sampler
