@@ -23,7 +23,7 @@ from genai.convert.package import read_facts
 from genai.convert.probing import Array
 from genai.convert.rewritten import FloatArray, ModelFacts, Rewritten
 from genai.convert.sources.onnxruntime_genai.config import CONFIG_FILE as GENAI_CONFIG
-from genai.convert.sources.onnxruntime_genai.config import facts_of, read_genai_config
+from genai.convert.sources.onnxruntime_genai.config import read_genai_config
 from genai.convert.sources.onnxruntime_genai.rotary import CONTRIB
 from genai.convert.values import size_of
 from genai.errors import UnsupportedModelError
@@ -217,7 +217,7 @@ def _table_rows(position_ids: ir.Value | None) -> int | None:
 def _facts(found: StaticCacheGraph, folder: Path, max_seq_len: int | None) -> ModelFacts:
     """What the folder's configuration says; no more positions than the graph's tables have."""
     if (folder / GENAI_CONFIG).is_file():
-        facts = facts_of(read_genai_config(folder))
+        facts = read_genai_config(folder).facts
     else:
         longest = None if (folder / HF_CONFIG).is_file() else found.num_positions
         facts = read_facts(folder, found.heads, max_seq_len or longest)

@@ -117,7 +117,7 @@ class AttentionRewriter:
         heads = Heads(
             num_heads=num_heads,
             num_kv_heads=size_of(layer.past_key, 1) or num_heads,
-            head_dim=self._config.head_size,
+            head_dim=self._config.facts.head_dim,
             scale=node.attributes.get_float("scale", 0.0) or None,
             window=layer.mask_window,
         )
@@ -134,10 +134,10 @@ class AttentionRewriter:
         return Heads(
             num_heads=node.attributes.get_int("num_heads", 0),
             num_kv_heads=node.attributes.get_int("kv_num_heads", 0),
-            head_dim=self._config.head_size,
+            head_dim=self._config.facts.head_dim,
             scale=node.attributes.get_float("scale", 0.0) or None,
             softcap=node.attributes.get_float("softcap", 0.0) or None,
-            window=window if 0 < window < self._config.max_position else None,
+            window=window if 0 < window < self._config.facts.max_position else None,
         )
 
     def _split(

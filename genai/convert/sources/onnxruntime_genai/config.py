@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TypeGuard
 
@@ -58,25 +58,15 @@ class TensorNames:
 class GenaiConfig:
     """A `genai_config.json` that can be converted.
 
-    graph: the decoder's file; inputs: what its inputs mean, as the file's keys; max_position: the longest sequence;
-    generation: its search defaults as `GenerationConfig.updated` takes them; unused: `key=value` of what conversion
-    leaves behind.
+    graph: the decoder's file; facts: what a package says of the model, search defaults included; inputs: what its
+    inputs mean, as the file's keys; unused: `key=value` of what conversion leaves behind.
     """
 
     graph: Path
-    model_type: str
+    facts: ModelFacts
     inputs: tuple[str, ...]
     names: TensorNames
     num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    head_size: int
-    hidden_size: int
-    max_position: int
-    eos_token_ids: tuple[int, ...]
-    bos_token_id: int | None
-    pad_token_id: int | None
-    generation: Mapping[str, int | float | bool] = field(default_factory=dict)
     unused: tuple[str, ...] = ()
 
 
@@ -92,36 +82,11 @@ def read_genai_config(folder: Path) -> GenaiConfig:
     inputs = decoder.section("inputs", optional=True).values
     return GenaiConfig(
         graph=folder / _plain_name(decoder),
-        model_type=model.text("type"),
+        facts=_facts(root, model, decoder),
         inputs=tuple(key for key, value in inputs.items() if value is not None),
         names=_names(decoder),
         num_layers=decoder.size("num_hidden_layers"),
-        num_heads=decoder.size("num_attention_heads"),
-        num_kv_heads=decoder.size("num_key_value_heads"),
-        head_size=decoder.size("head_size"),
-        hidden_size=decoder.size("hidden_size"),
-        max_position=model.size("context_length"),
-        eos_token_ids=model.token_ids("eos_token_id"),
-        bos_token_id=next(iter(model.token_ids("bos_token_id")), None),
-        pad_token_id=next(iter(model.token_ids("pad_token_id")), None),
-        generation=_generation(root.section("search", optional=True)),
         unused=tuple(_unused(root)),
-    )
-
-
-def facts_of(config: GenaiConfig) -> ModelFacts:
-    """What a package says of the model."""
-    return ModelFacts(
-        model_type=config.model_type,
-        hidden_size=config.hidden_size,
-        num_heads=config.num_heads,
-        num_kv_heads=config.num_kv_heads,
-        head_dim=config.head_size,
-        max_position=config.max_position,
-        eos_token_ids=config.eos_token_ids,
-        bos_token_id=config.bos_token_id,
-        pad_token_id=config.pad_token_id,
-        generation=config.generation,
     )
 
 
@@ -185,6 +150,21 @@ class _Section:
         """The error for a value of another kind."""
         where = key if self.path == CONFIG_FILE else f"{self.path}.{key}"
         return ModelError(f"{CONFIG_FILE} is damaged: {where} is {_shown(self.values.get(key))}, not {wanted}")
+
+
+def _facts(root: _Section, model: _Section, decoder: _Section) -> ModelFacts:
+    return ModelFacts(
+        model_type=model.text("type"),
+        hidden_size=decoder.size("hidden_size"),
+        num_heads=decoder.size("num_attention_heads"),
+        num_kv_heads=decoder.size("num_key_value_heads"),
+        head_dim=decoder.size("head_size"),
+        max_position=model.size("context_length"),
+        eos_token_ids=model.token_ids("eos_token_id"),
+        bos_token_id=next(iter(model.token_ids("bos_token_id")), None),
+        pad_token_id=next(iter(model.token_ids("pad_token_id")), None),
+        generation=_generation(root.section("search", optional=True)),
+    )
 
 
 def _refuse_parts(model: _Section) -> None:

@@ -26,7 +26,7 @@ from genai.convert.sources.onnxruntime_genai.attention import (
     Layer,
     rewrite_rotary_operators,
 )
-from genai.convert.sources.onnxruntime_genai.config import CONFIG_FILE, GenaiConfig, check_inputs, facts_of
+from genai.convert.sources.onnxruntime_genai.config import CONFIG_FILE, GenaiConfig, check_inputs
 from genai.convert.sources.onnxruntime_genai.original import SharedBufferModel, WholePromptModel
 from genai.convert.sources.onnxruntime_genai.rotary import CONTRIB, RotaryTables
 from genai.convert.sources.past_present.interface import PastPresent, interface_of
@@ -65,9 +65,9 @@ def understand(model: ir.Model, config: GenaiConfig) -> GenaiFolder:
     for layer in layers:
         for past in (layer.past_key, layer.past_value):
             batch, heads, length = list(past.shape or [None] * 4)[:3]
-            past.shape = ir.Shape([batch, heads, length, config.head_size])
+            past.shape = ir.Shape([batch, heads, length, config.facts.head_dim])
     interface = interface_of(model, _presents(config))
-    longest = config.max_position - 1
+    longest = config.facts.max_position - 1
     layers = tuple(replace(layer, mask_window=_mask_window(layer, model, interface, longest)) for layer in layers)
     return GenaiFolder(config=config, interface=interface, layers=layers)
 
@@ -78,8 +78,9 @@ def convert_genai(model: ir.Model, config: GenaiConfig, max_seq_len: int | None 
     max_seq_len: the longest sequence, None for the configuration's own. Raises: UnsupportedModelError for what has no
     equivalent.
     """
-    if max_seq_len is not None:
-        config = replace(config, max_position=min(config.max_position, max_seq_len))
+    facts = config.facts
+    facts = replace(facts, max_position=min(facts.max_position, max_seq_len or facts.max_position))
+    config = replace(config, facts=facts)
     graph, names = model.graph, config.names
     found = understand(model, config)
     has_norms = any(layer.has_norms for layer in found.layers)  # asked now: a node that is replaced loses its inputs
@@ -90,11 +91,11 @@ def convert_genai(model: ir.Model, config: GenaiConfig, max_seq_len: int | None 
         input_ids=by_name[names.input_ids],
         position_ids=by_name.get(names.position_ids),
         num_layers=config.num_layers,
-        kv_size=config.num_kv_heads * config.head_size,
+        kv_size=facts.num_kv_heads * facts.head_dim,
         cache_dtype=found.layers[0].past_key.dtype or ir.DataType.FLOAT,
     )
-    tables = RotaryTables(target.nodes, target.position_ids, config.max_position)
-    rewrite_rotary_operators(graph, tables, target.position_ids, config.head_size)
+    tables = RotaryTables(target.nodes, target.position_ids, facts.max_position)
+    rewrite_rotary_operators(graph, tables, target.position_ids, facts.head_dim)
     rewriter = AttentionRewriter(target, tables, config)
     for layer in found.layers:
         with target.nodes.layer(layer.index):
@@ -106,8 +107,8 @@ def convert_genai(model: ir.Model, config: GenaiConfig, max_seq_len: int | None 
     return Rewritten(
         kind="onnxruntime-genai folder",
         facts=replace(
-            facts_of(config),
-            max_position=min(config.max_position, tables.num_rows),
+            facts,
+            max_position=min(facts.max_position, tables.num_rows),
             sliding_window=min(rewriter.windows, default=None),
         ),
         original=lambda: _original(found, tables.min_capacity, has_norms),
