@@ -13,7 +13,7 @@ import numpy as np
 
 from genai.build.graph import CONTRIB, GraphBuilder
 from genai.build.precision import IntegerForm, Plan, read_quantized
-from genai.build.quantize import pack
+from genai.build.quantize import pack, refined
 from genai.build.source import BlockWeight, FloatArray, WeightSource
 from genai.errors import UnsupportedModelError, WeightsError
 
@@ -177,22 +177,10 @@ def _concatenated(parts: Sequence[BlockWeight]) -> BlockWeight:
     """Stack weights by rows, exactly: the widest bits and the finest blocks of any part serve all."""
     bits = max(part.bits for part in parts)
     block_size = min(part.block_size for part in parts)
-    parts = [_refined(part, bits, block_size) for part in parts]
+    parts = [refined(part, bits, block_size) for part in parts]
     return BlockWeight(
         values=np.concatenate([part.values for part in parts]),
         scales=np.concatenate([part.scales for part in parts]),
-        bits=bits,
-        block_size=block_size,
-    )
-
-
-def _refined(part: BlockWeight, bits: int, block_size: int) -> BlockWeight:
-    """The same numbers in more bits and smaller blocks."""
-    shift = np.uint8(2 ** (bits - 1) - 2 ** (part.bits - 1))
-    num_blocks = -(-part.values.shape[1] // block_size)
-    return BlockWeight(
-        values=part.values + shift if shift else part.values,
-        scales=np.repeat(part.scales, part.block_size // block_size, axis=1)[:, :num_blocks],
         bits=bits,
         block_size=block_size,
     )

@@ -30,6 +30,7 @@ from genai.convert.sources.onnxruntime_genai.config import CONFIG_FILE, GenaiCon
 from genai.convert.sources.onnxruntime_genai.original import SharedBufferModel, WholePromptModel
 from genai.convert.sources.onnxruntime_genai.rotary import CONTRIB, RotaryTables
 from genai.convert.sources.past_present.interface import PastPresent, interface_of
+from genai.convert.sources.past_present.scores import causal
 from genai.convert.values import scalar
 from genai.errors import UnsupportedModelError
 from genai.runtime.session import Session
@@ -209,9 +210,7 @@ def _mask_window(layer: Layer, model: ir.Model, interface: PastPresent, longest:
     count = int(seen(1, longest).sum())
     window = None if count == longest + 1 else count
     for num_tokens, past in ((6, 0), (1, 7), (1, longest)):
-        queries, keys = np.arange(past, past + num_tokens)[:, None], np.arange(past + num_tokens)
-        wanted = (keys <= queries) & (keys > queries - (window or longest + 2))
-        if not np.array_equal(seen(num_tokens, past), wanted):
+        if not np.array_equal(seen(num_tokens, past), causal(num_tokens, past, window)):
             raise UnsupportedModelError(
                 f"{layer.node.name} has a mask that hides other keys than those in the future or outside of a window"
             )

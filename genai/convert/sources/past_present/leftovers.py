@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from genai.convert.emit import ContractGraph
 from genai.convert.fusions.attention import token_dependent
-from genai.convert.probing import Array, Part, ancestors, try_call
+from genai.convert.probing import Array, ancestors
 from genai.convert.sources.past_present.interface import PastPresent
 from genai.errors import UnsupportedModelError
 
@@ -59,16 +59,7 @@ class _Samples:
     def of(self, value: ir.Value) -> list[Array] | None:
         """A value's samples, or None if it cannot be had without running the model."""
         source = self._values.get(value.name)
-        if source is None:
-            return None
-        part = Part(self._pristine, self._interface.presents(self._pristine.graph), [source])
-        results = []
-        for shape in SAMPLE_SHAPES:
-            got = try_call(part, self._interface.samples(shape))
-            if got is None:
-                return None
-            results.append(got[0])
-        return results
+        return None if source is None else self._interface.on_samples(self._pristine, source, SAMPLE_SHAPES)
 
 
 def _tainted(graph: ir.Graph, old: set[ir.Value]) -> list[ir.Value]:
