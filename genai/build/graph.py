@@ -165,9 +165,10 @@ class GraphBuilder:
 
 
 def _value_info(tensor: TensorType) -> onnx.ValueInfoProto:
-    dtype = helper.np_dtype_to_tensor_dtype(_numpy_dtype(tensor.dtype))
+    dtype = helper.np_dtype_to_tensor_dtype(numpy_dtype(tensor.dtype))
     return helper.make_tensor_value_info(tensor.name, dtype, tensor.shape)
 
 
-def _numpy_dtype(name: str) -> np.dtype[np.generic]:
+def numpy_dtype(name: str) -> np.dtype[np.generic]:
+    """A type of the contract as NumPy's."""
     return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)

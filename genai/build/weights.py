@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import ml_dtypes
 import numpy as np
 
-from genai.build.graph import CONTRIB, GraphBuilder
+from genai.build.graph import CONTRIB, GraphBuilder, numpy_dtype
 from genai.build.precision import IntegerForm, Plan, read_quantized
 from genai.build.quantize import pack, refined
 from genai.build.source import BlockWeight, FloatArray, WeightSource
@@ -19,8 +18,6 @@ from genai.errors import UnsupportedModelError, WeightsError
 
 ACCURACY_LEVEL = 4
 """MatMulNBits on CPU rounds its input to 8-bit integers; below 4 a decode step is ten times slower."""
-
-_DTYPES = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +37,7 @@ class Weights:
     def __init__(self, graph: GraphBuilder, source: WeightSource, plan: Plan) -> None:
         self.graph = graph
         self.plan = plan
-        self.dtype = _DTYPES[plan.dtype]
+        self.dtype = numpy_dtype(plan.dtype)
         self._source = source
         self._present = frozenset(source.names())
         self._used: set[str] = set()

@@ -11,7 +11,7 @@ from genai.chat.formats import GENERIC, ToolFormat
 from genai.chat.template import ChatTemplate, Message
 from genai.errors import TokenizerError
 from genai.tokenizer.detokenizer import IncrementalDetokenizer
-from genai.tokenizer.files import CHAT_TEMPLATE_FILE, TOKENIZER_FILE, TokenizerFiles
+from genai.tokenizer.files import CHAT_TEMPLATE_FILE, TOKENIZER_FILE
 from genai.tokenizer.token_pieces import TokenPieces
 
 
@@ -72,17 +72,6 @@ class Tokenizer:
             eos_token_ids=eos_token_ids,
             pad_token_id=pad_token_id,
             chat_template=chat_template,
-        )
-
-    @classmethod
-    def from_files(cls, files: TokenizerFiles) -> Tokenizer:
-        """Use a tokenizer that has just been built, without writing it first."""
-        return cls(
-            files.tokenizer,
-            bos_token_id=files.bos_token_id,
-            eos_token_ids=files.eos_token_ids,
-            pad_token_id=files.pad_token_id,
-            chat_template=files.chat_template,
         )
 
     @property
