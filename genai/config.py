@@ -21,6 +21,9 @@ PRECISIONS: tuple[Precision, ...] = ("auto", "f32", "f16", "bf16", "int8", "int4
 Device = Literal["auto", "cpu", "cuda"]
 DEVICES: tuple[Device, ...] = ("auto", "cpu", "cuda")
 
+MODEL_FILE, CONFIG_FILE = "model.onnx", "genai.json"
+"""A package's graph, and what this module reads of it."""
+
 CONTRACT_VERSION = 1
 """Raised when a package built by an older version can no longer be run."""
 
@@ -121,7 +124,7 @@ class ModelConfig:
     def write(self, folder: Path) -> None:
         """Write `genai.json` into a package folder."""
         text = json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False)
-        (folder / "genai.json").write_text(text + "\n", encoding="utf-8")
+        (folder / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
 
     @classmethod
     def read(cls, folder: Path) -> ModelConfig:
@@ -129,7 +132,7 @@ class ModelConfig:
 
         Raises: ContractError if it is missing, damaged or of another version.
         """
-        path = folder / "genai.json"
+        path = folder / CONFIG_FILE
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
             if not isinstance(data, dict):
@@ -143,7 +146,7 @@ class ModelConfig:
             data["provenance"] = Provenance(**data["provenance"])
             return cls(**data)
         except FileNotFoundError:
-            raise ContractError(f"{folder} is not a model package: it has no genai.json") from None
+            raise ContractError(f"{folder} is not a model package: it has no {CONFIG_FILE}") from None
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise ContractError(f"{path} is damaged ({error}); build the package again") from None
 

@@ -25,7 +25,7 @@ ALLOWED = {
     "genai.grammar": {"genai.decoding", "genai.errors", "genai.options"},
     "genai.engine": LEAVES | {"genai.decoding", "genai.runtime"},
     "genai.build": LEAVES | {"genai.runtime", "genai.tokenizer"},
-    "genai.inspect": LEAVES | {"genai.runtime"},
+    "genai.inspect": LEAVES | {"genai.convert", "genai.runtime"},
     "genai.convert": LEAVES | {"genai.build", "genai.runtime", "genai.tokenizer"},
     "genai.export": LEAVES | {"genai.build", "genai.convert"},
     "genai.models": LEAVES | {"genai.build", "genai.convert", "genai.runtime"},

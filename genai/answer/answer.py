@@ -9,8 +9,14 @@ from dataclasses import dataclass, field
 from genai.answer.answer_text import Markers, PiecewiseText, Reading
 from genai.answer.tool_calls import ToolCall, ToolCallDelta, ToolCallReader
 from genai.answer.tool_grammar import tool_grammar
-from genai.chat.reasoning import KNOWN_REASONING, ReasoningMarkers, reasoning_begun
-from genai.chat.tool_formats import Opener, ToolFormat, tool_format_of
+from genai.chat.formats import (
+    GENERIC,
+    KNOWN_REASONING,
+    Opener,
+    ReasoningMarkers,
+    ToolFormat,
+    reasoning_begun,
+)
 from genai.chat.tools import ToolSet
 from genai.options.generation_config import ConstraintConfig
 from genai.tokenizer.tokenizer import Tokenizer
@@ -35,7 +41,7 @@ class AnswerFormat:
     visible_token_ids: those of them that are special, and have to be part of the text that a parser is given.
     """
 
-    tool_format: ToolFormat = field(default_factory=lambda: tool_format_of(""))
+    tool_format: ToolFormat = GENERIC
     reasoning: tuple[ReasoningMarkers, ...] = ()
     token_ids: Mapping[str, int] = field(default_factory=dict)
     visible_token_ids: frozenset[int] = frozenset()
@@ -44,7 +50,7 @@ class AnswerFormat:
     def of(cls, tokenizer: Tokenizer) -> AnswerFormat:
         """Find a model's format in its chat template's source and its vocabulary."""
         template = tokenizer.chat_template or ""
-        tool_format = tool_format_of(template if tokenizer.takes_tools else "")
+        tool_format = tokenizer.tool_format
         reasoning = tuple(
             known
             for known in KNOWN_REASONING
@@ -88,7 +94,9 @@ class AnswerParser:
     def __init__(self, answer_format: AnswerFormat, tools: ToolSet, begun: ReasoningMarkers | None) -> None:
         openers = answer_format.tool_format.openers if tools.callable else ()
         self._text = PiecewiseText()
-        self._calls = ToolCallReader(self._text, tools.callable, is_parallel=tools.is_parallel)
+        self._calls = ToolCallReader(
+            self._text, answer_format.tool_format, tools.callable, is_parallel=tools.is_parallel
+        )
         self._reasoning_markers = {known.open: known for known in answer_format.reasoning}
         self._openers = {opener.text: opener for opener in openers}
         self._first_openers = tuple(opener.text for opener in openers if opener.place != "anywhere")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from genai.answer.answer_text import PiecewiseText, Reading
 from genai.answer.tool_json import read_colon, read_json
-from genai.chat.tool_formats import ARGUMENTS, CALL_ID, FENCE, Opener
+from genai.chat.formats import Opener, ToolFormat
 from genai.chat.tools import Tool
 
 
@@ -37,8 +37,6 @@ class ToolCallDelta:
 
 
 _WORD = re.compile(r"[a-zA-Z0-9_-]*")
-_ARGUMENT_KEYS = ("arguments", "parameters")
-_KEYS = ("name", *_ARGUMENT_KEYS, "id", "type")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -63,8 +61,14 @@ class ToolCallReader:
     to be broken, it is not among `calls`, and its text belongs to the content; the pieces stay given.
     """
 
-    def __init__(self, text: PiecewiseText, tools: Sequence[Tool], *, is_parallel: bool) -> None:
+    def __init__(
+        self, text: PiecewiseText, tool_format: ToolFormat, tools: Sequence[Tool], *, is_parallel: bool
+    ) -> None:
         self._text = text
+        self._named = tool_format.named
+        self._name_key = tool_format.json.name_key
+        self._argument_keys = {"arguments", "parameters", tool_format.json.arguments_key}
+        self._keys = {self._name_key, *self._argument_keys, tool_format.json.id_key, "id", "type"}
         self._is_parallel = is_parallel
         self._names = frozenset(tool.name for tool in tools)
         self._lenient_names = frozenset(tool.name for tool in tools if not tool.is_strict)
@@ -90,7 +94,7 @@ class ToolCallReader:
         False: this is not all calls; the text since the mark is content. The mark moves behind each call.
         """
         names = self._names if opener.is_constrained else self._lenient_names
-        if opener.text == FENCE:
+        if opener.has_label:
             yield from self._text.take_run(_WORD)
         is_whole = yield from self._read_calls(names)
         self._give_arguments()
@@ -107,7 +111,7 @@ class ToolCallReader:
             return (yield from self._read_array(names))
         if first == "{":
             return (yield from self._read_objects(names))
-        return (yield from self._read_named(names))
+        return (yield from self._read_all_named(names))
 
     def _read_array(self, names: frozenset[str]) -> Reading[bool]:
         separator = "["
@@ -143,14 +147,14 @@ class ToolCallReader:
         call = self._call = _OpenCall(names=names, waiting=[], given=[])
         if (yield from self._text.peek()) != "{":
             return False
-        missing = set(_KEYS)
+        missing = set(self._keys)
         separator = ","
         while separator == ",":
             self._text.take(1)
             key = yield from self._read_word(missing)
             if key is None or not (yield from read_colon(self._text)):
                 return False
-            missing -= set(_ARGUMENT_KEYS) if key in _ARGUMENT_KEYS else {key}
+            missing -= self._argument_keys if key in self._argument_keys else {key}
             if not (yield from self._read_value(call, key)):
                 return False
             separator = yield from self._text.skip_space()
@@ -161,10 +165,10 @@ class ToolCallReader:
         return True
 
     def _read_value(self, call: _OpenCall, key: str) -> Reading[bool]:
-        if key == "name":
+        if key == self._name_key:
             call.name = yield from self._read_word(call.names)
             return call.name is not None
-        if key in _ARGUMENT_KEYS:
+        if key in self._argument_keys:
             return (yield from self._read_arguments(call))
         return (yield from read_json(self._text))
 
@@ -204,9 +208,22 @@ class ToolCallReader:
         self._text.copy_to(None)
         return is_json
 
+    def _read_all_named(self, names: frozenset[str]) -> Reading[bool]:
+        """Read calls that begin with a name, or each with the marker before it."""
+        while True:
+            if not (yield from self._read_named(names)):
+                return False
+            if not self._named.before_name or not self.can_take_more:
+                return True
+            yield from self._text.skip_space()
+            if not (yield from self._text.starting((self._named.before_name,))):
+                return True
+
     def _read_named(self, names: frozenset[str]) -> Reading[bool]:
-        """Read `name[ARGS]{…}`, `name[CALL_ID]id[ARGS]{…}` or `name{…}`."""
+        """Read a call's name and, behind the form's markers or at once, `{…}`."""
         call = self._call = _OpenCall(names=names, waiting=[], given=[])
+        if not (yield from self._took(self._named.before_name)):
+            return False
         name: list[str] = []
         self._text.copy_to(name)
         yield from self._text.take_run(_WORD)
@@ -214,19 +231,25 @@ class ToolCallReader:
         if (call_name := "".join(name)) not in names:
             return False
         call.name = call_name
-        marker = yield from self._text.starting((ARGUMENTS, CALL_ID, "{"))
-        if marker == CALL_ID:
-            self._text.take(len(CALL_ID))
+        has_id = bool(self._named.id_marker) and (yield from self._took(self._named.id_marker))
+        if has_id:
             yield from self._text.take_run(_WORD)
-            marker = yield from self._text.starting((ARGUMENTS,))
-        if marker == ARGUMENTS:
-            self._text.take(len(ARGUMENTS))
-        if marker is None or (yield from self._text.skip_space()) != "{":
+        marker = self._named.before_arguments
+        has_marker = bool(marker) and (yield from self._took(marker))
+        following = yield from (self._text.skip_space() if has_marker else self._text.peek())
+        if following != "{" or (has_id and marker and not has_marker):
             return False
         if not (yield from self._read_arguments(call)):
             return False
+        yield from self._took(self._named.after_arguments)
         self._end(call)
         return True
+
+    def _took(self, text: str) -> Reading[bool]:
+        """Take a text that may be next; whether it was there."""
+        is_there = not text or (yield from self._text.starting((text,))) is not None
+        self._text.take(len(text) if is_there else 0)
+        return is_there
 
     def _begin(self, call: _OpenCall) -> None:
         """Give a call's id and name."""

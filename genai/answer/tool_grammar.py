@@ -10,8 +10,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 
-from genai.chat.reasoning import ReasoningMarkers, reasoning_begun
-from genai.chat.tool_formats import ToolFormat
+from genai.chat.formats import ReasoningMarkers, ToolFormat, reasoning_begun
 from genai.chat.tools import Tool, ToolSet
 
 _APPLICATORS = {"$ref", "allOf", "anyOf", "oneOf", "if", "patternProperties", "additionalProperties"}
@@ -51,7 +50,7 @@ class _Grammar:
         self._marker = tool_format.openers[0].text if tool_format.before else ""
         self._token_ids = token_ids
         self._tokens = re.compile(f"({'|'.join(map(re.escape, token_ids))})" if token_ids else r"((?!))")
-        self.rules = [r"TEXT: /(.|\n)+/", r"GAP: /[ \n]{1,4}/"]
+        self.rules = [r"TEXT: /(.|\n)+/", r"GAP: /[ \n]{1,4}/", r"NUMBER: /[0-9]{1,2}/"]
 
     def add_calls(self, tools: ToolSet) -> None:
         """Add `calls`, and `unmarked`, which is calls without the marker before the first."""
@@ -64,9 +63,9 @@ class _Grammar:
             f"call: {' | '.join(f'call_{index}' for index in range(count))}",
         ]
         for index, tool in enumerate(tools.callable):
-            head = self._spelled(form.before_name + tool.name + form.before_arguments)
+            head = " NUMBER ".join(map(self._spelled, form.call.head(tool.name)))
             schema = json.dumps(_schema(tool, is_forced=tools.is_forced))
-            self.rules.append(f"call_{index}: {head} arguments_{index} {self._spelled(form.after_arguments)}")
+            self.rules.append(f"call_{index}: {head} arguments_{index} {self._spelled(form.call.tail)}")
             self.rules.append(f"arguments_{index}: %json {schema}")
 
     def reasoning(self, allowed: Sequence[ReasoningMarkers], begun: ReasoningMarkers | None) -> str:
@@ -92,7 +91,8 @@ class _Grammar:
 
     def text_or_calls(self, allowed: Sequence[ReasoningMarkers], begun: ReasoningMarkers | None) -> str:
         """Calls that no marker announces, or a text that begins neither as they do nor as reasoning in plain text."""
-        first = {"{", *(known.open[0] for known in allowed if known.open not in self._token_ids)}
+        first = {known.open[0] for known in allowed if known.open not in self._token_ids}
+        first.add(self._format.call.head("")[0][0])
         self.rules.append(rf"PLAIN: /\s*[^\s{re.escape(''.join(sorted(first)))}](.|\n)*/")
         return f"{self.reasoning(allowed, begun)} (PLAIN? | calls)"
 

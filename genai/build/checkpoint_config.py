@@ -44,8 +44,8 @@ def read_json_object(path: Path, content: bytes | None = None) -> dict[str, JSON
     """A JSON object from a file, or from this content of it. Raises: ModelNotFoundError, WeightsError."""
     try:
         if content is None:
-            if path.stat().st_size > _MAX_JSON_BYTES:
-                raise WeightsError(f"{path} is larger than {_MAX_JSON_BYTES} bytes; it cannot be right")
+            if (size := path.stat().st_size) > _MAX_JSON_BYTES:
+                raise WeightsError(f"{path} has {size:,} bytes; at most {_MAX_JSON_BYTES:,} are read")
             content = path.read_bytes()
         value = json.loads(content.decode("utf-8"), object_pairs_hook=_without_duplicates)
     except FileNotFoundError:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import BinaryIO, Self, TypeAlias
 
 import ml_dtypes
@@ -37,7 +36,7 @@ class ExternalData:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self._file.close()
 
     def write(self, name: str, array: Array) -> onnx.TensorProto:
@@ -166,9 +165,10 @@ class GraphBuilder:
 
 
 def _value_info(tensor: TensorType) -> onnx.ValueInfoProto:
-    dtype = helper.np_dtype_to_tensor_dtype(_numpy_dtype(tensor.dtype))
+    dtype = helper.np_dtype_to_tensor_dtype(numpy_dtype(tensor.dtype))
     return helper.make_tensor_value_info(tensor.name, dtype, tensor.shape)
 
 
-def _numpy_dtype(name: str) -> np.dtype[np.generic]:
+def numpy_dtype(name: str) -> np.dtype[np.generic]:
+    """A type of the contract as NumPy's."""
     return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)

@@ -15,6 +15,7 @@ import onnx
 
 from genai.build.architectures import spec_of
 from genai.build.architectures.config import ConfigReader
+from genai.build.checkpoint_config import read_json_object
 from genai.build.decoder import build_decoder
 from genai.build.gguf.source import GgufSource
 from genai.build.graph import ExternalData, GraphBuilder
@@ -24,7 +25,7 @@ from genai.build.precision import Plan
 from genai.build.safetensors import SafetensorsSource
 from genai.build.spec import DecoderSpec
 from genai.build.weights import Weights
-from genai.config import CONTRACT_VERSION, ModelConfig, Precision, Provenance
+from genai.config import CONFIG_FILE, CONTRACT_VERSION, MODEL_FILE, ModelConfig, Precision, Provenance
 from genai.errors import ConfigError, ModelError
 from genai.options.generation_config import GenerationConfig
 from genai.progress import Progress, silent
@@ -33,8 +34,6 @@ from genai.tokenizer.files import TokenizerFiles
 BUILDER = "genai-3"
 """Changes whenever the same source and options would give another graph: cached packages are keyed by it."""
 
-MODEL_FILE = "model.onnx"
-CONFIG_FILE = "genai.json"
 _GENERATION_KEYS = ("do_sample", "temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 
 
@@ -141,12 +140,11 @@ def generation_defaults(source: Path) -> dict[str, int | float | bool]:
     path = source / "generation_config.json"
     if not path.is_file():
         return {}
+    values = read_json_object(path)
+    given = {key: value for key in _GENERATION_KEYS if isinstance(value := values.get(key), int | float)}
+    settings = {"do_sample": False} | given if given else {}
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        settings = {key: values[key] for key in _GENERATION_KEYS if isinstance(values.get(key), int | float)}
-        settings = {"do_sample": False} | settings if settings else {}
         GenerationConfig().updated(**settings)
-    except (ValueError, AttributeError, RecursionError) as error:
-        kind = "has settings that cannot be used" if isinstance(error, ConfigError) else "is damaged"
-        raise ModelError(f"{path} {kind}: {error}") from None
+    except ConfigError as error:
+        raise ModelError(f"{path} has settings that cannot be used: {error}") from None
     return settings

@@ -43,10 +43,21 @@ def requantized(block: BlockWeight, bits: Bits = 8, block_size: int | None = Non
     block_size: of what is rounded anew, None for the weight's own.
     """
     if block.offsets is None and block.bits <= bits:
-        shift = np.uint8(2 ** (bits - 1) - 2 ** (block.bits - 1))
-        return BlockWeight(values=block.values + shift, scales=block.scales, bits=bits, block_size=block.block_size)
+        return refined(block, bits, block.block_size)
     return _rounded(
         block.values.shape, lambda rows: block.take_rows(rows).dequantize(), bits, block_size or block.block_size
+    )
+
+
+def refined(block: BlockWeight, bits: int, block_size: int) -> BlockWeight:
+    """The same numbers in at least as many bits and blocks at most as long, of a weight without offsets."""
+    shift = np.uint8(2 ** (bits - 1) - 2 ** (block.bits - 1))
+    num_blocks = -(-block.values.shape[1] // block_size)
+    return BlockWeight(
+        values=block.values + shift if shift else block.values,
+        scales=np.repeat(block.scales, block.block_size // block_size, axis=1)[:, :num_blocks],
+        bits=bits,
+        block_size=block_size,
     )
 
 

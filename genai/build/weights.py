@@ -8,19 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import ml_dtypes
 import numpy as np
 
-from genai.build.graph import CONTRIB, GraphBuilder
+from genai.build.graph import CONTRIB, GraphBuilder, numpy_dtype
 from genai.build.precision import IntegerForm, Plan, read_quantized
-from genai.build.quantize import pack
+from genai.build.quantize import pack, refined
 from genai.build.source import BlockWeight, FloatArray, WeightSource
 from genai.errors import UnsupportedModelError, WeightsError
 
 ACCURACY_LEVEL = 4
 """MatMulNBits on CPU rounds its input to 8-bit integers; below 4 a decode step is ten times slower."""
-
-_DTYPES = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +37,7 @@ class Weights:
     def __init__(self, graph: GraphBuilder, source: WeightSource, plan: Plan) -> None:
         self.graph = graph
         self.plan = plan
-        self.dtype = _DTYPES[plan.dtype]
+        self.dtype = numpy_dtype(plan.dtype)
         self._source = source
         self._present = frozenset(source.names())
         self._used: set[str] = set()
@@ -177,22 +174,10 @@ def _concatenated(parts: Sequence[BlockWeight]) -> BlockWeight:
     """Stack weights by rows, exactly: the widest bits and the finest blocks of any part serve all."""
     bits = max(part.bits for part in parts)
     block_size = min(part.block_size for part in parts)
-    parts = [_refined(part, bits, block_size) for part in parts]
+    parts = [refined(part, bits, block_size) for part in parts]
     return BlockWeight(
         values=np.concatenate([part.values for part in parts]),
         scales=np.concatenate([part.scales for part in parts]),
-        bits=bits,
-        block_size=block_size,
-    )
-
-
-def _refined(part: BlockWeight, bits: int, block_size: int) -> BlockWeight:
-    """The same numbers in more bits and smaller blocks."""
-    shift = np.uint8(2 ** (bits - 1) - 2 ** (part.bits - 1))
-    num_blocks = -(-part.values.shape[1] // block_size)
-    return BlockWeight(
-        values=part.values + shift if shift else part.values,
-        scales=np.repeat(part.scales, part.block_size // block_size, axis=1)[:, :num_blocks],
         bits=bits,
         block_size=block_size,
     )

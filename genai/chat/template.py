@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import jinja2.meta
 
+from genai.chat.formats import GENERIC, tool_format_of
 from genai.chat.sandbox import compile_template, render_template
 from genai.chat.tool_messages import PlainMessage, call_forms, describe_tools, normal_calls, spell_calls, spell_results
 from genai.errors import TokenizerError
@@ -23,7 +24,8 @@ class ChatTemplate:
     """A jinja2 chat template, compiled once and rendered in a sandbox with bounded effort.
 
     Templates see what transformers gives them: `messages`, `tools`, `documents`, `add_generation_prompt`, special
-    tokens, any further variables, and the functions `raise_exception` and `strftime_now`.
+    tokens, any further variables, and the functions `raise_exception` and `strftime_now`. tool_format: how the model
+    that a template is for writes calls.
     """
 
     def __init__(self, source: str) -> None:
@@ -35,6 +37,7 @@ class ChatTemplate:
         except Exception as error:  # compiling folds constants, which runs the template's own expressions
             raise TokenizerError(f"the chat template cannot be compiled: {_one_line(error)}") from None
         self._tool_variables = names & _TOOL_VARIABLES
+        self.tool_format = tool_format_of(source) if self.takes_tools else GENERIC
 
     @property
     def takes_tools(self) -> bool:
@@ -76,9 +79,9 @@ class ChatTemplate:
     def _with_spelled_calls(self, messages: Sequence[PlainMessage]) -> list[PlainMessage]:
         """The messages with calls and results as text, where the template knows neither them nor tools."""
         if not self.takes_tools or "tool_calls" not in self.source:
-            messages = spell_calls(messages)
+            messages = spell_calls(messages, self.tool_format)
         if not self.takes_tools or not _RESULT_ROLE.search(self.source):
-            messages = spell_results(messages)
+            messages = spell_results(messages, self.tool_format)
         return list(messages)
 
 

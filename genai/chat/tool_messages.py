@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from genai.chat.formats import GENERIC, ToolFormat
 from genai.errors import TokenizerError
 
 PlainMessage = dict[str, object]
@@ -39,11 +40,11 @@ def call_forms(messages: Sequence[PlainMessage]) -> Iterator[list[PlainMessage]]
 def describe_tools(messages: Sequence[PlainMessage], tools: Sequence[Mapping[str, object]]) -> list[PlainMessage]:
     """The messages with a system text that tells of the tools, for templates that do not."""
     lines = "\n".join(json.dumps(tool.get("function", tool), ensure_ascii=False) for tool in tools)
+    example = GENERIC.spelled([("<name of the function>", '{"<name of an argument>": <its value>}')])
     text = (
         f"You can call these functions; each is described by a JSON schema:\n<tools>\n{lines}\n</tools>\n\n"
-        "To call a function, answer with a JSON object that has its name and its arguments, like this:\n"
-        '<tool_call>\n{"name": "<name of the function>", "arguments": {"<name of an argument>": <its value>}}\n'
-        "</tool_call>\nYou will be given its result between <tool_response> and </tool_response>. "
+        f"To call a function, answer with a JSON object that has its name and its arguments, like this:\n{example}\n"
+        f"You will be given its result between {' and '.join(map(str.strip, GENERIC.result))}. "
         "If no function helps, answer in plain text."
     )
     if not messages or messages[0]["role"] != "system":
@@ -53,12 +54,12 @@ def describe_tools(messages: Sequence[PlainMessage], tools: Sequence[Mapping[str
     return [{**messages[0], "content": parts}, *messages[1:]]
 
 
-def spell_calls(messages: Sequence[PlainMessage]) -> list[PlainMessage]:
+def spell_calls(messages: Sequence[PlainMessage], tool_format: ToolFormat) -> list[PlainMessage]:
     """The messages with calls written into their content, for templates that do not write them."""
-    return [_with_spelled_calls(message) for message in messages]
+    return [_with_spelled_calls(message, tool_format) for message in messages]
 
 
-def spell_results(messages: Sequence[PlainMessage]) -> list[PlainMessage]:
+def spell_results(messages: Sequence[PlainMessage], tool_format: ToolFormat) -> list[PlainMessage]:
     """The messages with results as the user's, for templates without a role for them.
 
     Results that follow each other, and what the user says next, are one turn: many templates insist on taking turns.
@@ -67,7 +68,7 @@ def spell_results(messages: Sequence[PlainMessage]) -> list[PlainMessage]:
     was_result = False
     for message in messages:
         is_result = message["role"] == "tool"
-        content = f"<tool_response>\n{message['content']}\n</tool_response>" if is_result else message.get("content")
+        content = str(message["content"]).join(tool_format.result) if is_result else message.get("content")
         if was_result and isinstance(content, str) and (is_result or message["role"] == "user"):
             spelled[-1] = {"role": "user", "content": f"{spelled[-1]['content']}\n{content}"}
         else:
@@ -134,19 +135,20 @@ def _function(call: PlainMessage) -> dict[str, object]:
     return function
 
 
-def _spelled(call: PlainMessage) -> str:
+def _name_and_arguments(call: PlainMessage) -> tuple[str, str]:
+    """Both as they stand in JSON, the name without its quotes."""
     function = _function(call)
-    return json.dumps({"name": function["name"], "arguments": function["arguments"]}, ensure_ascii=False)
+    return json.dumps(function["name"], ensure_ascii=False)[1:-1], json.dumps(function["arguments"], ensure_ascii=False)
 
 
-def _with_spelled_calls(message: PlainMessage) -> PlainMessage:
+def _with_spelled_calls(message: PlainMessage, tool_format: ToolFormat) -> PlainMessage:
     calls = _calls(message)
     if not calls:
         return message
     said = _text(message["content"])
-    texts = [*([str(said)] if said else []), *(f"<tool_call>\n{_spelled(call)}\n</tool_call>" for call in calls)]
+    spelled = tool_format.spelled(map(_name_and_arguments, calls))
     others = {key: value for key, value in message.items() if key != "tool_calls"}
-    return {**others, "content": "\n".join(texts)}
+    return {**others, "content": f"{said}\n{spelled}" if said else spelled}
 
 
 def _with_calls(message: PlainMessage, change: Callable[[PlainMessage], PlainMessage]) -> PlainMessage:

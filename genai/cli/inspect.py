@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from genai.cli.results import JSON
     from genai.convert.fusions import FusionReport
     from genai.inspect import GraphReport
-    from genai.inspect.page import FusedPattern
 
 
 def inspect(
@@ -48,7 +47,7 @@ def inspect(
     report = read(_located(model))
     found = _fusions(report) if fusions else None
     if html is not None:
-        _write(html, page(report, batch=batch, length=length, fusions=None if found is None else _fused(found)))
+        _write(html, page(report, batch=batch, length=length, fusions=found))
     if json_output:
         added = {} if found is None else {"fusions": found.as_json()}
         print(json.dumps(_as_json(report, batch, length) | added, indent=2))
@@ -73,26 +72,6 @@ def _write(file: Path, text: str) -> None:
         file.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"--html {file} cannot be written: {error.strerror}") from None
-
-
-def _fused(found: FusionReport) -> list[FusedPattern]:
-    """A fusion report as the page shows it."""
-    from genai.inspect.page import FusedPattern
-
-    patterns = []
-    for pattern in found.patterns:
-        sites = found.of(pattern)
-        missed = [site for site in sites if not site.matched]
-        patterns.append(
-            FusedPattern(
-                pattern=pattern,
-                present=sum(site.is_present for site in sites),
-                matched=sum(site.matched for site in sites),
-                missed=len(missed),
-                reasons=tuple(f"{site.node}: {site.mismatch}" for site in missed),
-            )
-        )
-    return patterns
 
 
 def _fusions(report: GraphReport) -> FusionReport:

@@ -14,7 +14,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
@@ -87,14 +86,13 @@ class ContractGraph:
         keys = self._written(contract.key_cache(layer), k)
         values = self._written(contract.value_cache(layer), v)
         mask = None if heads.window is None else self._mask(heads.window)
-        result = self.nodes.op(
+        return self.nodes.typed(
             "Attention", q, keys, values, mask, None, None, self.nonpad_kv_seqlen,
             is_causal=1, q_num_heads=heads.num_heads, kv_num_heads=heads.num_kv_heads, scale=heads.scale,
             softcap=heads.softcap, softmax_precision=int(ir.DataType.FLOAT) if self.cache_dtype in _NARROW else None,
+            dtype=self.cache_dtype,
+            shape=[*self._dims, heads.num_heads * heads.head_dim],  # as the graph calls them
         )  # fmt: skip
-        result.dtype = self.cache_dtype
-        result.shape = ir.Shape([*self._dims, heads.num_heads * heads.head_dim])  # as the graph calls them
-        return result
 
     def cache(self, name: str) -> ir.Value:
         """A cache input by its contract name, for graphs that write their caches themselves."""
@@ -180,10 +178,8 @@ def _free_names(graph: ir.Graph, num_layers: int) -> None:
 
 def as_split(nodes: Nodes, x: ir.Value, num_heads: int, head_dim: int) -> ir.Value:
     """[B, T, heads * D] -> [B, T, heads, D]."""
-    split = nodes.op("Reshape", x, nodes.constant([0, 0, num_heads, head_dim], np.int64))
-    if x.shape is not None:
-        split.shape = ir.Shape([*list(x.shape)[:2], num_heads, head_dim])
-    return split
+    shape = None if x.shape is None else [*list(x.shape)[:2], num_heads, head_dim]
+    return nodes.typed("Reshape", x, nodes.integers([0, 0, num_heads, head_dim]), dtype=None, shape=shape)
 
 
 def as_heads(nodes: Nodes, x: ir.Value, num_heads: int, head_dim: int) -> ir.Value:

@@ -7,10 +7,10 @@ x [B, T, H*D] ─► (Reshape, norm, Reshape) ─► RotaryEmbedding(num_heads=H
 
 from __future__ import annotations
 
-import numpy as np
 import onnx_ir as ir
 
-from genai.convert.nodes import Nodes, dimension
+from genai.convert.nodes import Nodes
+from genai.convert.values import size_of
 
 
 def as_flat(nodes: Nodes, x: ir.Value, size: int) -> ir.Value:
@@ -19,7 +19,7 @@ def as_flat(nodes: Nodes, x: ir.Value, size: int) -> ir.Value:
     if node is not None and node.domain == "":
         if node.op_type == "Transpose" and list(node.attributes.get_ints("perm", ())) == [0, 2, 1, 3]:
             return _joined(nodes, _given(node, 0), size)
-        if node.op_type == "RotaryEmbedding" and (num_heads := dimension(x, 1)) is not None:
+        if node.op_type == "RotaryEmbedding" and (num_heads := size_of(x, 1)) is not None:
             return _rotated(nodes, node, size, num_heads)
     return _joined(nodes, nodes.op("Transpose", x, perm=[0, 2, 1, 3]), size)
 
@@ -40,7 +40,7 @@ def _joined(nodes: Nodes, x: ir.Value, size: int) -> ir.Value:
         source = _given(node, 0)
         if source.shape is not None and len(source.shape) == 3 and source.shape[2] == size:
             return source
-    return nodes.op("Reshape", x, nodes.constant([0, 0, size], np.int64))
+    return nodes.op("Reshape", x, nodes.integers([0, 0, size]))
 
 
 def _given(node: ir.Node, index: int) -> ir.Value:

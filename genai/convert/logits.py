@@ -8,10 +8,10 @@ A node may move behind the choice if it treats positions one by one and everythi
 
 from __future__ import annotations
 
-import numpy as np
 import onnx_ir as ir
 
-from genai.convert.nodes import Nodes, constant_values
+from genai.convert.nodes import Nodes
+from genai.convert.values import constant, constant_values, rank
 
 _UNARY = {
     "Cast", "Identity", "Tanh", "Sigmoid", "Relu", "Gelu", "FastGelu", "QuickGelu", "BiasGelu", "Erf", "Neg", "Sqrt",
@@ -59,14 +59,12 @@ class _Gather:
     def __call__(self, value: ir.Value) -> ir.Value:
         """[B, T, N] -> [B, P, N]."""
         if self._indices is None:
-            self._indices = self._nodes.op("Unsqueeze", self._positions, self._nodes.constant([2], np.int64))
+            self._indices = self._nodes.op("Unsqueeze", self._positions, self._nodes.integers([2]))
         if value not in self._done:
-            chosen = self._nodes.op("GatherND", value, self._indices, batch_dims=1)
-            if value.dtype is not None:
-                chosen.dtype = value.dtype
-            if value.shape is not None:
-                chosen.shape = ir.Shape([value.shape[0], None, *list(value.shape)[2:]])
-            self._done[value] = chosen
+            shape = None if value.shape is None else [value.shape[0], None, *list(value.shape)[2:]]
+            self._done[value] = self._nodes.typed(
+                "GatherND", value, self._indices, batch_dims=1, dtype=value.dtype, shape=shape
+            )
         return self._done[value]
 
 
@@ -91,7 +89,7 @@ def _is_by_position(node: ir.Node, fixed: set[ir.Value]) -> bool:
     if kind in _BINARY:
         return all(_is_last_only(value) for value in inputs if value in fixed)
     if kind in _PRODUCTS:
-        return flowing == inputs[:1] and (kind != "MatMul" or _rank(inputs[1]) == 2)
+        return flowing == inputs[:1] and (kind != "MatMul" or rank(inputs[1]) == 2)
     if kind in _NORMS:
         return node.attributes.get_int("axis", -1) in (-1, 2) and all(value in (inputs[:2]) for value in flowing)
     if kind in _LAST_AXIS:
@@ -101,10 +99,9 @@ def _is_by_position(node: ir.Node, fixed: set[ir.Value]) -> bool:
 
 def _works_on_last_axis(node: ir.Node, fixed: set[ir.Value]) -> bool:
     if node.op_type.startswith("Reduce"):
-        axes_input = node.inputs[1] if len(node.inputs) > 1 else None
-        axes = None if axes_input is None else ir.convenience.get_const_tensor(axes_input)
+        axes = constant(node.inputs[1]) if len(node.inputs) > 1 else None
         keeps = node.attributes.get_int("keepdims", 1) == 1
-        return keeps and axes is not None and axes.numpy().tolist() in ([-1], [2])
+        return keeps and axes is not None and axes.tolist() in ([-1], [2])
     default = 0 if node.op_type == "Split" else -1
     has_fixed_sizes = node.op_type != "Split" or all(value in fixed for value in node.inputs[1:] if value is not None)
     return has_fixed_sizes and node.attributes.get_int("axis", default) in (-1, 2)
@@ -115,7 +112,3 @@ def _is_last_only(value: ir.Value) -> bool:
     if value.shape is None:
         return False
     return all(size == 1 for size in list(value.shape)[:-1])
-
-
-def _rank(value: ir.Value) -> int | None:
-    return None if value.shape is None else len(value.shape)

@@ -19,7 +19,7 @@ import numpy as np
 from genai.build.architectures.config import ConfigReader
 from genai.build.checkpoint_config import CONFIG_FILE, read_json_object
 from genai.build.source import JSON
-from genai.config import Precision
+from genai.config import MODEL_FILE, Precision
 from genai.convert import ConvertOptions, convert
 from genai.convert.recognise import rewrite
 from genai.convert.rewritten import FloatArray
@@ -29,7 +29,6 @@ from genai.errors import ModelError, RuntimeUnavailableError, UnsupportedModelEr
 from genai.progress import Progress, silent
 from genai.runtime.providers import provider_class
 
-_MODEL_FILE = "model.onnx"
 _PASSES: dict[Precision, ConvertOptions] = {
     "auto": ConvertOptions(),
     "f32": ConvertOptions(),
@@ -140,8 +139,8 @@ def run_mobius(source: Path, output: Path) -> Path:
     """
     command = [sys.executable, "-m", "mobius", "build", "--config", str(source), "--dtype", "f32", str(output)]
     done = subprocess.run(command, check=False, capture_output=True, text=True, errors="replace")
-    if done.returncode or not (output / _MODEL_FILE).is_file():
+    if done.returncode or not (output / MODEL_FILE).is_file():
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
         reason = lines[-1][:300] if lines else f"exit code {done.returncode}"
         raise UnsupportedModelError(f"mobius cannot build {source.name}: {reason}")
-    return output / _MODEL_FILE
+    return output / MODEL_FILE

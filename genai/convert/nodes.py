@@ -1,8 +1,9 @@
-"""Writing nodes into an `onnx_ir` graph, and asking it simple questions."""
+"""Writing nodes and constants into an `onnx_ir` graph."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -11,15 +12,17 @@ import onnx_ir as ir
 
 from genai.build.graph import Attribute
 
+Dims = Sequence[int | str | ir.SymbolicDim | None]
+
 
 class Nodes:
-    """Adds nodes at the graph's end; `Graph.sort` puts them where they belong."""
+    """Adds nodes at the graph's end, for `Graph.sort` to put where they belong, or in front of one that is there."""
 
     def __init__(self, graph: ir.Graph) -> None:
         self._graph = graph
         self._scope = "genai"
+        self._before: ir.Node | None = None
         self._names = {node.name for node in graph}
-        self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
 
     @contextmanager
     def layer(self, index: int) -> Iterator[None]:
@@ -28,12 +31,38 @@ class Nodes:
         yield
         self._scope = outer
 
+    @contextmanager
+    def before(self, node: ir.Node) -> Iterator[None]:
+        """Within `with nodes.before(node):` nodes stand in front of that one, named and annotated after it."""
+        outer = self._scope, self._before
+        self._scope, self._before = f"{node.name}/fused", node
+        try:
+            yield
+        finally:
+            self._scope, self._before = outer
+
     def op(self, kind: str, *inputs: ir.Value | None, **attributes: Attribute | None) -> ir.Value:
         """Add a node with one output; None is an omitted input, attributes that are None are left out.
 
         The attribute `domain` is the operator's domain.
         """
         return self.ops(kind, *inputs, num_outputs=1, **attributes)[0]
+
+    def typed(
+        self,
+        kind: str,
+        *inputs: ir.Value | None,
+        dtype: ir.DataType | None,
+        shape: Dims | ir.Shape | None = None,
+        **attributes: Attribute | None,
+    ) -> ir.Value:
+        """As `op`, with what is known of the result's type and shape."""
+        result = self.op(kind, *inputs, **attributes)
+        if dtype is not None:
+            result.dtype = dtype
+        if shape is not None:
+            result.shape = ir.Shape(shape)
+        return result
 
     def ops(
         self, kind: str, *inputs: ir.Value | None, num_outputs: int, **attributes: Attribute | None
@@ -45,22 +74,28 @@ class Nodes:
             used.pop()
         values = {name: value for name, value in attributes.items() if value is not None}
         node = ir.node(kind, used, values, domain=domain, num_outputs=num_outputs, name=self._node_name(kind))
-        self._graph.append(node)
+        if self._before is None:
+            self._graph.append(node)
+        else:
+            node.metadata_props.update(self._before.metadata_props)
+            self._before.prepend(node)
         return list(node.outputs)
 
     def constant(self, value: npt.ArrayLike, dtype: npt.DTypeLike) -> ir.Value:
         """A small constant, stored in the model file; equal ones are stored once."""
         array = np.asarray(value, dtype=dtype)
-        key = (array.dtype.str, array.shape, array.tobytes())
-        if key not in self._constants:
-            name = self._free_name()
-            tensor = ir.tensor(array, name=name)
-            initializer = ir.Value(
-                name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
-            )
-            self._graph.register_initializer(initializer)
-            self._constants[key] = initializer
-        return self._constants[key]
+        digest = hashlib.sha256(array.tobytes()).hexdigest()[:32]
+        name = f"const/{array.dtype.name}{list(array.shape)}/{digest}"
+        stored = self._graph.initializers.get(name)
+        return stored if stored is not None else store(self._graph, name, ir.tensor(array, name=name))
+
+    def integers(self, numbers: Sequence[int]) -> ir.Value:
+        """A stored list of integers, [len(numbers)] int64."""
+        return self.constant(numbers, np.int64)
+
+    def cast(self, x: ir.Value, dtype: ir.DataType) -> ir.Value:
+        """A value in another type; x itself where its type is known to be that."""
+        return x if x.dtype == dtype else self.typed("Cast", x, to=int(dtype), dtype=dtype, shape=x.shape)
 
     def _node_name(self, kind: str) -> str:
         number = len(self._names)
@@ -69,34 +104,26 @@ class Nodes:
         self._names.add(name)
         return name
 
-    def _free_name(self) -> str:
-        """A name that no other constant has: several of these may have written into the graph."""
-        number = len(self._graph.initializers)
-        while (name := f"const.{number}") in self._graph.initializers:
-            number += 1
-        return name
 
-    def cast(self, x: ir.Value, dtype: ir.DataType) -> ir.Value:
-        """A value in another type; x itself where its type is known to be that."""
-        if x.dtype == dtype:
-            return x
-        result = self.op("Cast", x, to=int(dtype))
-        result.dtype, result.shape = dtype, x.shape
-        return result
+def store(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value:
+    """Add an initializer under a name that the graph does not have yet."""
+    shape = ir.Shape(list(tensor.shape.numpy()))
+    stored = ir.Value(name=name, shape=shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+    graph.register_initializer(stored)
+    return stored
 
 
-def constant_values(graph: ir.Graph) -> set[ir.Value]:
-    """All values that depend on initializers and constants alone."""
-    found = set(graph.initializers.values())
-    for node in graph:
-        if node.op_type != "RandomNormal" and all(value is None or value in found for value in node.inputs):
-            found.update(node.outputs)
-    return found
+def take_over(old: ir.Value, new: ir.Value) -> None:
+    """Let a value be read in another's place, under its name where the graph returns it.
 
-
-def dimension(value: ir.Value, axis: int) -> int | None:
-    """A dimension that is known and fixed, else None."""
-    if value.shape is None or not -len(value.shape) <= axis < len(value.shape):
-        return None
-    size = value.shape[axis]
-    return size if isinstance(size, int) else None
+    An input, or what is returned already, does not become an output: the old one stays for that.
+    """
+    is_output = old.is_graph_output()
+    is_free = not (new.is_graph_output() or new.is_graph_input() or new.is_initializer())
+    if is_output and not is_free:
+        for node, index in list(old.uses()):
+            node.replace_input_with(index, new)
+        return
+    old.replace_all_uses_with(new, replace_graph_outputs=True)
+    if is_output:
+        old.name, new.name = f"{old.name}.replaced", old.name

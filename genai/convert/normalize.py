@@ -13,8 +13,9 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from genai import contract
-from genai.convert.nodes import Nodes, constant_values
+from genai.convert.nodes import Nodes, store
 from genai.convert.untrusted.reading import check_elements
+from genai.convert.values import constant_values
 from genai.errors import UnsupportedModelError
 
 OLDEST_OPSET = 13
@@ -88,12 +89,7 @@ def _fix(graph: ir.Graph, value: ir.Value) -> None:
     tensor = value.const_value
     if tensor is None:
         return
-    name = f"{value.name}.known"
-    fixed = ir.Value(
-        name=name, shape=ir.Shape(list(tensor.shape.numpy())), type=ir.TensorType(tensor.dtype), const_value=tensor
-    )
-    graph.register_initializer(fixed)
-    value.replace_all_uses_with(fixed)
+    value.replace_all_uses_with(store(graph, f"{value.name}.known", tensor))
 
 
 def _attributes_to_inputs(graph: ir.Graph) -> None:
@@ -105,7 +101,7 @@ def _attributes_to_inputs(graph: ir.Graph) -> None:
         if node.op_type in _REDUCTIONS and "axes" in node.attributes:
             axes = node.attributes.pop("axes").as_ints()
             node.resize_inputs(2)
-            node.replace_input_with(1, nodes.constant(axes, np.int64))
+            node.replace_input_with(1, nodes.integers(axes))
         elif node.op_type == "Split" and len(node.inputs) == 1:
             node.attributes["num_outputs"] = ir.AttrInt64("num_outputs", len(node.outputs))
     graph.sort()
@@ -170,6 +166,6 @@ def _replace_shape(nodes: Nodes, node: ir.Node, full: ir.Value) -> None:
     start, end = node.attributes.get_int("start", 0), node.attributes.get_int("end", None)
     if start != 0 or end is not None:
         last = np.iinfo(np.int64).max if end is None else end
-        full = nodes.op("Slice", full, nodes.constant([start], np.int64), nodes.constant([last], np.int64))
+        full = nodes.op("Slice", full, nodes.integers([start]), nodes.integers([last]))
     full.dtype = ir.DataType.INT64
     node.outputs[0].replace_all_uses_with(full)

@@ -9,11 +9,12 @@ from pathlib import Path
 import onnx_ir as ir
 
 from genai import contract
+from genai.build.checkpoint_config import CONFIG_FILE as HF_CONFIG
 from genai.build.checkpoint_config import read_json_object
 from genai.build.open import files_digest
 from genai.build.package import generation_defaults
 from genai.build.source import JSON
-from genai.config import CONTRACT_VERSION, ModelConfig, Provenance
+from genai.config import CONTRACT_VERSION, MODEL_FILE, ModelConfig, Provenance
 from genai.convert.emit import CACHE_TYPES, Heads
 from genai.convert.report import REPORT_FILE, ConversionReport
 from genai.convert.rewritten import ModelFacts
@@ -22,7 +23,6 @@ from genai.tokenizer.files import TokenizerFiles
 
 CONVERTER = "genai-convert-1"
 """Changes whenever the same source and options would give another graph."""
-MODEL_FILE = "model.onnx"
 _PAGE = 4096
 
 
@@ -92,7 +92,7 @@ def read_facts(folder: Path, heads: Heads, max_seq_len: int | None) -> ModelFact
 
     max_seq_len: the longest sequence, where the caller knows it. Raises: ModelError if nobody does.
     """
-    path = folder / "config.json"
+    path = folder / HF_CONFIG
     config: dict[str, JSON] = read_json_object(path) if path.is_file() else {}
     inner = config.get("text_config")
     merged = config | (inner if isinstance(inner, dict) else {})

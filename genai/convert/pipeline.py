@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from genai.build.output import finished_folder
 from genai.build.quantize import Bits
-from genai.config import ModelConfig, Provenance
+from genai.config import CONFIG_FILE, ModelConfig, Provenance
 from genai.convert.options import ConvertOptions, Quantization
 from genai.convert.package import (
     CONVERTER,
@@ -80,7 +80,7 @@ def convert(
             options={"kind": found.kind, **options.as_data()},
         ),
     )
-    with finished_folder(Path(output), "genai.json") as folder:
+    with finished_folder(Path(output), CONFIG_FILE) as folder:
         agreement, rounded, quantized = _written(built, options, folder, progress)
         tokenizer.save(folder)
         report = ConversionReport(

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from genai.config import EngineConfig
+from genai.config import CONFIG_FILE, EngineConfig
 from genai.convert.fusions import Site, fuse
-from genai.convert.fusions.report import layer_of
+from genai.convert.fusions.attention import PATTERN
+from genai.convert.fusions.match import site_at
 from genai.convert.normalize import normalize
 from genai.convert.package import read_facts
 from genai.convert.rewritten import Original, Rewritten
-from genai.convert.sites import PATTERN
 from genai.convert.sources import static_cache
 from genai.convert.sources.onnxruntime_genai import rewrite as onnxruntime_genai
 from genai.convert.sources.onnxruntime_genai.config import read_genai_config
@@ -31,7 +31,7 @@ def find_model(source: Path) -> OnnxFile:
 
     Raises: ModelNotFoundError, ModelError for a configuration that is damaged.
     """
-    if (source / "genai.json").is_file():
+    if (source / CONFIG_FILE).is_file():
         raise UnsupportedModelError(f"{source} is a package already; convert what it was made of")
     if onnxruntime_genai.is_genai_folder(source):
         return OnnxFile(path=read_genai_config(source).graph, folder=source)
@@ -87,8 +87,7 @@ def _past_present(file: OnnxFile, model: ir.Model, max_seq_len: int | None) -> R
 
 
 def _attention_site(layer: past_present.Layer) -> Site:
-    name = layer.site.name
-    return Site(pattern=PATTERN, node=name, layer=layer_of(name), is_present=layer.site.raw is None)
+    return replace(site_at(PATTERN, layer.site.node), is_present=layer.site.raw is None)
 
 
 def _loader(file: OnnxFile, interface: PastPresent) -> Callable[[], Original]:

@@ -10,15 +10,14 @@ import onnx_ir as ir
 
 from genai.build.open import source_digest
 from genai.build.output import finished_folder
-from genai.build.package import CONFIG_FILE
-from genai.config import ModelConfig
+from genai.config import CONFIG_FILE, MODEL_FILE, ModelConfig
 from genai.convert import ConversionReport, ConvertOptions, convert
+from genai.convert.fusions.attention import PATTERN as ATTENTION
 from genai.convert.options import FloatType
 from genai.convert.package import write_report
-from genai.convert.sites import PATTERN as ATTENTION
 from genai.errors import ConfigError
 from genai.export.options import ExportOptions
-from genai.export.plain import DEFAULT_OPTIONS, MODEL_FILE, description, export_plain
+from genai.export.plain import DEFAULT_OPTIONS, description, export_plain
 from genai.progress import Progress, silent
 
 EXPORTER = "genai-export-1"

@@ -14,6 +14,7 @@ import transformers
 from transformers.utils import logging as transformers_log
 
 from genai.build.output import finished_folder
+from genai.config import MODEL_FILE
 from genai.convert.fusions import FusionReport
 from genai.errors import ModelNotFoundError, UnsupportedModelError
 from genai.export.attention import NAME, Attentions
@@ -22,7 +23,6 @@ from genai.export.tidy import tidy
 from genai.export.tracing import trace
 from genai.progress import Progress, silent
 
-MODEL_FILE = "model.onnx"
 REPORT_FILE = "export.json"
 
 DEFAULT_OPTIONS = ExportOptions()

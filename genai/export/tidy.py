@@ -9,6 +9,7 @@ import onnxscript.optimizer
 
 from genai import contract
 from genai.convert.fusions import FusionReport, fuse
+from genai.convert.nodes import store
 from genai.convert.normalize import normalize
 
 _FOLDED_ELEMENTS = 1024
@@ -36,13 +37,12 @@ def _transpose_weights(graph: ir.Graph) -> None:
         weight = node.inputs[0]
         if weight is None or not weight.is_initializer() or len(weight.uses()) != 1 or weight.const_value is None:
             continue
-        stored = _transposed(weight, node.attributes["perm"].as_ints())
-        graph.register_initializer(stored)
+        stored = _transposed(graph, weight, node.attributes["perm"].as_ints())
         node.outputs[0].replace_all_uses_with(stored)
         graph.remove(node, safe=True)
 
 
-def _transposed(weight: ir.Value, axes: tuple[int, ...] | list[int]) -> ir.Value:
+def _transposed(graph: ir.Graph, weight: ir.Value, axes: tuple[int, ...] | list[int]) -> ir.Value:
     tensor = weight.const_value
     assert tensor is not None
     assert weight.dtype is not None
@@ -51,8 +51,7 @@ def _transposed(weight: ir.Value, axes: tuple[int, ...] | list[int]) -> ir.Value
     def compute() -> ir.TensorProtocol:
         return ir.tensor(np.ascontiguousarray(np.transpose(tensor.numpy(), axes)), dtype=tensor.dtype, name=name)
 
-    lazy = ir.LazyTensor(compute, dtype=tensor.dtype, shape=shape, name=name)
-    return ir.Value(name=name, shape=shape, type=ir.TensorType(tensor.dtype), const_value=lazy)
+    return store(graph, name, ir.LazyTensor(compute, dtype=tensor.dtype, shape=shape, name=name))
 
 
 def _name_dimensions(graph: ir.Graph) -> None:

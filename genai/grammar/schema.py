@@ -6,7 +6,7 @@ gets wrong was found by generating from schemas and validating the texts, and is
 - every keyword is known here: it is kept, dropped as an annotation, or refused with its name and path;
 - older drafts become 2020-12, `$ref` becomes `#/$defs/…` with its pointer resolved, other documents are refused;
 - `oneOf` becomes `anyOf` where no two options can match together;
-- patterns and formats are those of `grammar_pattern` and `grammar_formats`;
+- patterns and formats are those of `pattern.py` and `formats.py`;
 - numbers that binary floating point would change, or that llguidance's arithmetic overflows at, are refused;
 - keywords that belong together stand together: llguidance applies `allOf` and the like where they stand among them.
 """

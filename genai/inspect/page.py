@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from genai.inspect.blocks import Block, short_size
 from genai.inspect.report import GraphReport
 from genai.inspect.style import STYLE
 from genai.inspect.svg import clean, picture
+
+if TYPE_CHECKING:
+    from genai.convert.fusions.report import FusionReport, Site
 
 _BATCHES = (1, 4, 8, 16, 32)
 _LONGEST = 32_768
@@ -21,23 +24,7 @@ _LOOPS = {
 _ROLES = {"cache": "cache", "attention": "attention", "product": "products", "norm": "norms"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FusedPattern:
-    """What a fusion report says of one pattern: sites that are or can become one operator, others, and why not.
-
-    present: those of the matched sites that are one operator already.
-    """
-
-    pattern: str
-    matched: int
-    missed: int
-    present: int = 0
-    reasons: tuple[str, ...] = ()
-
-
-def page(
-    report: GraphReport, *, batch: int = 1, length: int = 2048, fusions: Sequence[FusedPattern] | None = None
-) -> str:
+def page(report: GraphReport, *, batch: int = 1, length: int = 2048, fusions: FusionReport | None = None) -> str:
     """The page. batch, length: the cache that is looked at; fusions: None if they were not looked for."""
     name = clean(report.path.parent.name if report.config else report.path.name, 100)
     sections = [
@@ -160,27 +147,28 @@ def _stacked(capacity: int, weights: int, cache: int, most: int) -> str:
     )
 
 
-def _fusions(fusions: Sequence[FusedPattern] | None) -> str:
+def _fusions(fusions: FusionReport | None) -> str:
     if fusions is None:
         return "<p>Not looked for: <code>genai inspect --fusions</code> does.</p>"
     rows = []
-    for each in fusions:
-        sites = each.matched + each.missed
-        bar = _bar(each.matched / max(sites, 1), f"{each.matched} of {sites}")
-        rows.append(
-            (clean(each.pattern, 60), bar, str(each.present), str(each.matched - each.present), str(each.missed))
-        )
+    for pattern in fusions.patterns:
+        sites = fusions.of(pattern)
+        matched, present = sum(site.matched for site in sites), sum(site.is_present for site in sites)
+        bar = _bar(matched / max(len(sites), 1), f"{matched} of {len(sites)}")
+        counts = (present, matched - present, len(sites) - matched)
+        rows.append((clean(pattern, 60), bar, *map(str, counts)))
     header = ("Pattern", "Sites that match", "Are one operator", "Can be fused", "Cannot")
-    return _table(header, rows) + "".join(map(_reasons, fusions))
+    return _table(header, rows) + "".join(_reasons(pattern, fusions.of(pattern)) for pattern in fusions.patterns)
 
 
-def _reasons(fused: FusedPattern) -> str:
-    if not fused.reasons:
+def _reasons(pattern: str, sites: Sequence[Site]) -> str:
+    missed = [site for site in sites if not site.matched]
+    if not missed:
         return ""
-    items = "".join(f"<li>{clean(reason)}</li>" for reason in fused.reasons[:_MAX_REASONS])
-    rest = len(fused.reasons) - _MAX_REASONS
+    items = "".join(f"<li>{clean(f'{site.node}: {site.mismatch}')}</li>" for site in missed[:_MAX_REASONS])
+    rest = len(missed) - _MAX_REASONS
     more = f"<li>and {rest} more</li>" if rest > 0 else ""
-    summary = f"<summary>Why {clean(fused.pattern, 60)} cannot be fused everywhere</summary>"
+    summary = f"<summary>Why {clean(pattern, 60)} cannot be fused everywhere</summary>"
     return f"<details>{summary}<ul>{items}{more}</ul></details>"
 
 

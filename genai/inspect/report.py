@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import helper
 
 from genai import contract
-from genai.config import ModelConfig
+from genai.config import CONFIG_FILE, MODEL_FILE, ModelConfig
 from genai.contract import GraphShape, TensorType
 from genai.errors import ContractError, ModelNotFoundError
 from genai.inspect.blocks import Block, blocks_of
@@ -99,7 +99,7 @@ def inspect(path: Path) -> GraphReport:
         weight_bytes=_weight_bytes(model.graph),
         blocks=blocks_of(model.graph),
         other_cache_bytes=_other_cache_bytes(model.graph),
-        config=ModelConfig.read(file.parent) if (file.parent / "genai.json").is_file() else None,
+        config=ModelConfig.read(file.parent) if (file.parent / CONFIG_FILE).is_file() else None,
     )
 
 
@@ -109,7 +109,7 @@ def _graph_file(path: Path) -> Path:
     if not path.is_dir():
         raise ModelNotFoundError(f"no such file or folder: {path}")
     files = sorted(path.glob("*.onnx"))
-    usual = [file for file in files if file.name == "model.onnx"] or files
+    usual = [file for file in files if file.name == MODEL_FILE] or files
     if len(usual) != 1:
         raise ModelNotFoundError(
             f"{path} holds {'several' if files else 'no'} .onnx files; give one: "

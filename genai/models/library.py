@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from genai import config
-from genai.config import DEVICES, PRECISIONS, Precision
+from genai.config import CONFIG_FILE, DEVICES, PRECISIONS, Precision
 from genai.errors import ConfigError, ModelNotFoundError
 from genai.models import hub, store, wheels
 from genai.models.catalog import KnownModel, known_models, not_found
@@ -161,14 +161,14 @@ def remove(name: str) -> int:
         raise ModelNotFoundError(f"nothing of {name!r} is here; `genai models` lists what is")
     freed = sum(store.tree_bytes(path) for path in doomed)
     for path in doomed:
-        (path / "genai.json").unlink(missing_ok=True)  # a removal that is cut short leaves no package
+        (path / CONFIG_FILE).unlink(missing_ok=True)  # a removal that is cut short leaves no package
         shutil.rmtree(path)
     return freed
 
 
 def is_package(folder: Path) -> bool:
     """Whether a folder is a model package."""
-    return (folder / "genai.json").is_file()
+    return (folder / CONFIG_FILE).is_file()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

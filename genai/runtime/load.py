@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from genai import contract
-from genai.config import KV_CACHE_SHARE, PREFIX_CACHE_SHARE, EngineConfig, ModelConfig
+from genai.config import KV_CACHE_SHARE, MODEL_FILE, PREFIX_CACHE_SHARE, EngineConfig, ModelConfig
 from genai.errors import CapacityError, ContractError
 from genai.runtime.cache import CacheShape, KVCache
 from genai.runtime.capacity import CapacityPolicy, StepCost
@@ -19,7 +19,6 @@ from genai.runtime.session import Session
 
 _log = logging.getLogger(__name__)
 
-MODEL_FILE = "model.onnx"
 _MEASURED_RUNS = 4
 
 

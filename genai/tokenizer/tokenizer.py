@@ -7,10 +7,11 @@ from pathlib import Path
 
 import tokenizers
 
+from genai.chat.formats import GENERIC, ToolFormat
 from genai.chat.template import ChatTemplate, Message
 from genai.errors import TokenizerError
 from genai.tokenizer.detokenizer import IncrementalDetokenizer
-from genai.tokenizer.files import CHAT_TEMPLATE_FILE, TOKENIZER_FILE, TokenizerFiles
+from genai.tokenizer.files import CHAT_TEMPLATE_FILE, TOKENIZER_FILE
 from genai.tokenizer.token_pieces import TokenPieces
 
 
@@ -73,17 +74,6 @@ class Tokenizer:
             chat_template=chat_template,
         )
 
-    @classmethod
-    def from_files(cls, files: TokenizerFiles) -> Tokenizer:
-        """Use a tokenizer that has just been built, without writing it first."""
-        return cls(
-            files.tokenizer,
-            bos_token_id=files.bos_token_id,
-            eos_token_ids=files.eos_token_ids,
-            pad_token_id=files.pad_token_id,
-            chat_template=files.chat_template,
-        )
-
     @property
     def vocab_size(self) -> int:
         """Number of tokens, added tokens included; a model's logits may be padded to more."""
@@ -105,9 +95,9 @@ class Tokenizer:
         return None if self._chat_template is None else self._chat_template.source
 
     @property
-    def takes_tools(self) -> bool:
-        """Whether the chat template tells the model about tools itself."""
-        return self._chat_template is not None and self._chat_template.takes_tools
+    def tool_format(self) -> ToolFormat:
+        """How the model writes tool calls."""
+        return GENERIC if self._chat_template is None else self._chat_template.tool_format
 
     @property
     def special_token_ids(self) -> frozenset[int]:

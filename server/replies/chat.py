@@ -75,9 +75,7 @@ async def chat_events(
                 }
                 yield head.event(_CHUNK, [choice], **more)
             if chunk.result is not None and has_usage:
-                results = [chunk.result]
-                usage, timings = usage_of(results).model_dump(), timings_of(results).model_dump()
-                yield head.event(_CHUNK, [], usage=usage, timings=timings)
+                yield head.usage_event(_CHUNK, [chunk.result])
     yield DONE
 
 

@@ -52,6 +52,11 @@ class Head:
         }
         return event(json.dumps(data, ensure_ascii=False, allow_nan=False))
 
+    def usage_event(self, kind: str, results: Sequence[Generation]) -> bytes:
+        """The piece that tells the counts."""
+        usage, timings = usage_of(results).model_dump(), timings_of(results).model_dump()
+        return self.event(kind, [], usage=usage, timings=timings)
+
 
 def finish_reason(reason: str) -> Literal["stop", "length"]:
     """Why a text ended, in OpenAI's words: a deadline cuts it as a limit does. Raises: ApiError if it was cancelled."""

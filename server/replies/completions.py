@@ -80,7 +80,7 @@ async def completion_events(
             if chunk.result is not None:
                 results.append(chunk.result)
     if has_usage:
-        yield head.event(_KIND, [], usage=usage_of(results).model_dump(), timings=timings_of(results).model_dump())
+        yield head.usage_event(_KIND, results)
     yield DONE
 
 

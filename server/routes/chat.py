@@ -17,13 +17,13 @@ from server.replies.chat import chat_completion, chat_events
 from server.replies.common import Head
 from server.schemas.chat import (
     AssistantMessage,
+    CalledFunction,
     ChatCompletion,
     ChatRequest,
     JsonObjectFormat,
     JsonSchemaFormat,
     Message,
     NamedTool,
-    PastToolCall,
     RefusalPart,
     TextPart,
     ToolMessage,
@@ -98,7 +98,10 @@ def _template_message(message: Message, place: str) -> dict[str, object]:
             plain["reasoning_content"] = message.reasoning_content
         if message.tool_calls:
             calls = enumerate(message.tool_calls)
-            plain["tool_calls"] = [_past_call(call, f"{place}.tool_calls[{number}]") for number, call in calls]
+            plain["tool_calls"] = [
+                past_call(call.id, call.function, f"{place}.tool_calls[{number}].function.arguments")
+                for number, call in calls
+            ]
     return plain | ({"name": message.name} if message.name is not None else {})
 
 
@@ -109,10 +112,9 @@ def _text(content: str | Sequence[TextPart | RefusalPart] | None) -> str:
     return "".join(part.text if isinstance(part, TextPart) else part.refusal for part in content)
 
 
-def _past_call(call: PastToolCall, place: str) -> dict[str, object]:
-    """A past call; templates expect its arguments as an object."""
-    arguments = arguments_of(call.function)
+def past_call(call_id: str, function: CalledFunction, param: str) -> dict[str, object]:
+    """A past call; templates expect its arguments as an object. param: where they stand. Raises: ApiError."""
+    arguments = arguments_of(function)
     if arguments is None:
-        param = f"{place}.function.arguments"
         raise ApiError(400, f"{param}: must be a JSON object, written as a string", code="invalid_value", param=param)
-    return {"id": call.id, "type": "function", "function": {"name": call.function.name, "arguments": arguments}}
+    return {"id": call_id, "type": "function", "function": {"name": function.name, "arguments": arguments}}

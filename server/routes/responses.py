@@ -16,7 +16,8 @@ from server.models import ServedModel
 from server.openapi import EVENTS, GENERATING, Responses
 from server.replies.parts import answered
 from server.replies.responses import finished_response, new_response, response_error_event, response_events
-from server.schemas.chat import JsonObjectFormat, arguments_of
+from server.routes.chat import past_call
+from server.schemas.chat import JsonObjectFormat
 from server.schemas.responses import (
     ChosenFunction,
     FunctionTool,
@@ -118,7 +119,7 @@ def _messages(body: ResponsesRequest) -> list[Mapping[str, object]]:
                 said += turn.ended()
             turn.reasoning += "".join(part.text for part in item.content or ())
         elif isinstance(item, InputCall):
-            turn.calls.append(_call(item, f"input[{number}]"))
+            turn.calls.append(past_call(item.call_id, item, f"input[{number}].arguments"))
         elif isinstance(item, InputMessage) and item.role == "assistant":
             if turn.content is not None and not turn.calls:
                 said += turn.ended()
@@ -162,12 +163,3 @@ class _AssistantTurn:
         is_empty = self.content is None and not self.reasoning and not self.calls
         self.reasoning, self.content, self.calls = "", None, []
         return [] if is_empty else [message]
-
-
-def _call(item: InputCall, place: str) -> dict[str, object]:
-    """A past call; templates expect its arguments as an object."""
-    arguments = arguments_of(item)
-    if arguments is None:
-        param = f"{place}.arguments"
-        raise ApiError(400, f"{param}: must be a JSON object, written as a string", code="invalid_value", param=param)
-    return {"id": item.call_id, "type": "function", "function": {"name": item.name, "arguments": arguments}}

@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genai.answer.answer import AnswerFormat, AnswerParser
-from genai.chat.reasoning import KNOWN_REASONING
-from genai.chat.tool_formats import tool_format_of
+from genai.chat.formats import KNOWN_REASONING, tool_format_of
 from genai.chat.tools import ToolSet
 from tests.chat.tool_models import (
     CHATML,

@@ -77,7 +77,7 @@ SPECIAL = ("<eos>", "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]", "<|python_tag|>", "<|
 ADDED = ("<tool_call>", "</tool_call>", "<think>", "</think>")
 
 
-def tokenizer_with(template: str, *, has_markers: bool = True) -> Tokenizer:
+def tokenizer_with(template: str, *, has_markers: bool = True, special: tuple[str, ...] = SPECIAL) -> Tokenizer:
     """A byte-level tokenizer with a few merges; has_markers: special tokens, and others, for the known markers."""
     vocab = {character: index for index, character in enumerate(byte_alphabet())}
     merges = [
@@ -96,7 +96,7 @@ def tokenizer_with(template: str, *, has_markers: bool = True) -> Tokenizer:
     backend = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=merges))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens(list(SPECIAL if has_markers else SPECIAL[:1]))
+    backend.add_special_tokens(list(special if has_markers else special[:1]))
     backend.add_tokens(list(ADDED if has_markers else ()))
     eos = backend.token_to_id("<eos>")
     return Tokenizer(backend, bos_token_id=None, eos_token_ids=(eos,), chat_template=template)

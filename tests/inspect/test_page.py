@@ -11,8 +11,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from genai.convert.fusions.report import FusionReport, Mismatch, Site
 from genai.inspect import inspect
-from genai.inspect.page import FusedPattern, page
+from genai.inspect.page import page
 from tests.random_model import build_random_model
 from tests.server.playground import chromium
 from tests.server.playground.chromium import Chromium
@@ -57,10 +58,18 @@ def hostile_model(folder: Path) -> Path:
     return path
 
 
-FUSIONS = [
-    FusedPattern(pattern="RotaryEmbedding", matched=3, missed=1, reasons=(f"at {HOSTILE}: found Sub",)),
-    FusedPattern(pattern="RMSNormalization", matched=5, missed=0, present=2),
-]
+FUSIONS = FusionReport(
+    patterns=("RotaryEmbedding", "RMSNormalization"),
+    sites=(
+        *(Site(pattern="RotaryEmbedding", node=f"rotary.{number}") for number in range(3)),
+        Site(
+            pattern="RotaryEmbedding",
+            node=HOSTILE,
+            mismatch=Mismatch(node=HOSTILE, expected="Add", found="Sub"),
+        ),
+        *(Site(pattern="RMSNormalization", node=f"norm.{number}", is_present=number < 2) for number in range(5)),
+    ),
+)
 
 
 def test_what_it_says(tmp_path: Path) -> None:

@@ -16,11 +16,17 @@ from genai.errors import TokenizerError, UnsupportedModelError, WeightsError
 from genai.tokenizer.gguf_tokenizer import merges_from_scores, tokenizer_from_gguf
 from genai.tokenizer.pre_tokenizers import SUPPORTED, pre_tokenizer
 from genai.tokenizer.tokenizer import Tokenizer
-from tests.tokenizer.vocabularies import TORTURE, byte_level_metadata, sentencepiece_metadata, sentencepiece_model
+from tests.tokenizer.vocabularies import (
+    TORTURE,
+    byte_level_metadata,
+    sentencepiece_metadata,
+    sentencepiece_model,
+    tokenizer_of,
+)
 
 
 def build(metadata: dict[str, object]) -> Tokenizer:
-    return Tokenizer.from_files(tokenizer_from_gguf(metadata))
+    return tokenizer_of(tokenizer_from_gguf(metadata))
 
 
 # --- byte-level BPE
@@ -240,7 +246,7 @@ def test_saved_files_give_the_same_tokenizer(tmp_path: Path) -> None:
         )
         assert loaded.has_chat_template == (files.chat_template is not None)
         for text in TORTURE:
-            assert loaded.encode(text) == Tokenizer.from_files(files).encode(text)
+            assert loaded.encode(text) == tokenizer_of(files).encode(text)
 
 
 def test_transformers_reads_the_saved_tokenizer(tmp_path: Path) -> None:
@@ -249,7 +255,7 @@ def test_transformers_reads_the_saved_tokenizer(tmp_path: Path) -> None:
     files = tokenizer_from_gguf(byte_level_metadata())
     files.save(tmp_path)
     theirs = PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "tokenizer.json"))
-    ours = Tokenizer.from_files(files)
+    ours = tokenizer_of(files)
     for text in TORTURE:
         assert theirs.encode(text) == ours.encode(text)
         assert theirs.decode(ours.encode(text), skip_special_tokens=True) == ours.decode(ours.encode(text))
@@ -376,7 +382,7 @@ def test_any_metadata_gives_a_tokenizer_or_one_of_our_errors(
         files = tokenizer_from_gguf(metadata | damage)
     except (TokenizerError, WeightsError, UnsupportedModelError):
         return
-    tokenizer = Tokenizer.from_files(files)
+    tokenizer = tokenizer_of(files)
     ids = tokenizer.encode("a ab  abc<s>▁é")
     assert isinstance(tokenizer.decode(ids), str)
     assert tokenizers.Tokenizer.from_str(files.tokenizer.to_str()).encode("a ab  abc").ids == tokenizer.encode(

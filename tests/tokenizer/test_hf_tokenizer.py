@@ -12,8 +12,13 @@ import pytest
 from genai.errors import TokenizerError
 from genai.tokenizer.gguf_tokenizer import tokenizer_from_gguf
 from genai.tokenizer.hf_tokenizer import tokenizer_from_hf
-from genai.tokenizer.tokenizer import Tokenizer
-from tests.tokenizer.vocabularies import TORTURE, byte_level_metadata, sentencepiece_metadata, sentencepiece_model
+from tests.tokenizer.vocabularies import (
+    TORTURE,
+    byte_level_metadata,
+    sentencepiece_metadata,
+    sentencepiece_model,
+    tokenizer_of,
+)
 
 TEMPLATE = "{{ bos_token }}{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}{% endfor %}"
 
@@ -45,7 +50,7 @@ def test_agrees_with_auto_tokenizer(folder: Path) -> None:
     write(folder, "config.json", model_type="llama", eos_token_id=2)
     theirs = AutoTokenizer.from_pretrained(folder)
     files = tokenizer_from_hf(folder)
-    ours = Tokenizer.from_files(files)
+    ours = tokenizer_of(files)
     assert (files.bos_token_id, files.eos_token_ids, files.pad_token_id) == (1, (2,), 0)
     chat = [{"role": "user", "content": text} for text in TORTURE]
     assert ours.render_chat(chat) == theirs.apply_chat_template(chat, tokenize=False)
@@ -62,7 +67,7 @@ def test_tokenizer_json_says_whether_bos_is_added_as_in_transformers(tmp_path: P
     settings = {"bos_token": "<|im_start|>", "eos_token": {"__type": "AddedToken", "content": "<|im_end|>"}}
     write(tmp_path, "tokenizer_config.json", **settings, add_bos_token=not in_json)
     theirs = PreTrainedTokenizerFast.from_pretrained(tmp_path)
-    ours = Tokenizer.from_files(tokenizer_from_hf(tmp_path))
+    ours = tokenizer_of(tokenizer_from_hf(tmp_path))
     assert ours.encode("x") == theirs.encode("x")
     assert len(ours.encode("x")) == 1 + in_json
     assert ours.eos_token_ids == (theirs.eos_token_id,)
@@ -126,11 +131,9 @@ def test_a_sentencepiece_model_is_converted(tmp_path: Path) -> None:
     write(tmp_path, "tokenizer_config.json", tokenizer_class="LlamaTokenizer", bos_token="<s>", eos_token="</s>")
     files = tokenizer_from_hf(tmp_path)
     assert (files.bos_token_id, files.eos_token_ids) == (1, (2,))
-    ours = Tokenizer.from_files(tokenizer_from_gguf(sentencepiece_metadata(has_dummy_prefix=True)))
+    ours = tokenizer_of(tokenizer_from_gguf(sentencepiece_metadata(has_dummy_prefix=True)))
     text = "the shells she sells, 12 bananas"
-    assert Tokenizer.from_files(files).encode(text, add_special_tokens=False) == ours.encode(
-        text, add_special_tokens=False
-    )
+    assert tokenizer_of(files).encode(text, add_special_tokens=False) == ours.encode(text, add_special_tokens=False)
 
 
 def test_vocab_and_merges_are_converted(tmp_path: Path) -> None:
@@ -143,14 +146,14 @@ def test_vocab_and_merges_are_converted(tmp_path: Path) -> None:
     files = tokenizer_from_hf(tmp_path)
     assert files.eos_token_ids == (0,)
     text = "I'll take the té, 123"
-    assert Tokenizer.from_files(files).encode(text) == Tokenizer.from_files(tokenizer_from_gguf(metadata)).encode(text)
+    assert tokenizer_of(files).encode(text) == tokenizer_of(tokenizer_from_gguf(metadata)).encode(text)
 
 
 def test_transformers_is_imported_only_to_convert(folder: Path) -> None:
     program = (
         "import sys, pathlib; from genai.tokenizer.hf_tokenizer import tokenizer_from_hf; "
         "from genai.tokenizer.tokenizer import Tokenizer; "
-        "Tokenizer.from_files(tokenizer_from_hf(pathlib.Path(sys.argv[1]))).encode('x'); "
+        "tokenizer_of(tokenizer_from_hf(pathlib.Path(sys.argv[1]))).encode('x'); "
         "sys.exit(sum(name in sys.modules for name in ('transformers', 'torch', 'onnxruntime')))"
     )
     assert subprocess.run([sys.executable, "-c", program, str(folder)], check=False).returncode == 0

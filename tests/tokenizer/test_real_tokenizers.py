@@ -13,7 +13,7 @@ from genai.build.gguf.file import GgufFile
 from genai.tokenizer.files import TokenizerFiles
 from genai.tokenizer.gguf_tokenizer import tokenizer_from_gguf
 from genai.tokenizer.tokenizer import Tokenizer
-from tests.tokenizer.vocabularies import TORTURE
+from tests.tokenizer.vocabularies import TORTURE, tokenizer_of
 
 pytestmark = pytest.mark.slow
 
@@ -44,7 +44,7 @@ def test_smollm2_is_its_tokenizer_json(smollm2: tuple[TokenizerFiles, dict[str, 
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
     original.add_special_tokens(tokens[:17])
-    tokenizer = Tokenizer.from_files(files)
+    tokenizer = tokenizer_of(files)
     for text in (*TORTURE, SPOKEN * 20):
         ids = tokenizer.encode(text)
         assert ids == original.encode(text).ids
@@ -61,14 +61,14 @@ def test_smollm2_differs_from_transformers_gguf_reader_only_before_digits(
     theirs = mapping.byte_level_tokenizer(
         {"tokens": metadata["tokenizer.ggml.tokens"], "merges": metadata["tokenizer.ggml.merges"]}
     )
-    tokenizer = Tokenizer.from_files(files)
+    tokenizer = tokenizer_of(files)
     for text in TORTURE:
         plain = "".join(character for character in text if not character.isnumeric()).replace("<|", "< |")
         assert tokenizer.encode(plain) == theirs.backend_tokenizer.encode(plain).ids
 
 
 def test_smollm2_chat(smollm2: tuple[TokenizerFiles, dict[str, object]]) -> None:
-    tokenizer = Tokenizer.from_files(smollm2[0])
+    tokenizer = tokenizer_of(smollm2[0])
     chat = [{"role": "user", "content": "Hi"}]
     assert tokenizer.render_chat(chat) == (
         "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
@@ -84,7 +84,7 @@ def test_gemma_is_sentencepiece(gemma: tuple[TokenizerFiles, dict[str, object]])
     model_pb2 = pytest.importorskip("sentencepiece.sentencepiece_model_pb2")
     files, metadata = gemma
     oracle = sentencepiece_of(metadata, model_pb2)
-    tokenizer = Tokenizer.from_files(files)
+    tokenizer = tokenizer_of(files)
     control = ("<start_of_turn>", "<end_of_turn>")  # spelled in text they become control tokens, as in transformers
     for text in (*TORTURE, SPOKEN * 20):
         if any(token in text for token in control):
@@ -130,7 +130,7 @@ def test_streamed_text_is_the_whole_text(
     smollm2: tuple[TokenizerFiles, dict[str, object]], gemma: tuple[TokenizerFiles, dict[str, object]]
 ) -> None:
     for files in (smollm2[0], gemma[0]):
-        tokenizer = Tokenizer.from_files(files)
+        tokenizer = tokenizer_of(files)
         for text in (*TORTURE, SPOKEN * 20):
             ids = tokenizer.encode(text)
             detokenizer = tokenizer.detokenizer()
@@ -148,7 +148,7 @@ def test_saved_and_read_again(
             eos_token_ids=files.eos_token_ids,
             pad_token_id=files.pad_token_id,
         )
-        tokenizer = Tokenizer.from_files(files)
+        tokenizer = tokenizer_of(files)
         assert loaded.vocab_size == tokenizer.vocab_size
         for text in TORTURE:
             assert loaded.encode(text) == tokenizer.encode(text)

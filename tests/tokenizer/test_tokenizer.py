@@ -11,12 +11,12 @@ import pytest
 from genai.errors import TokenizerError
 from genai.tokenizer.gguf_tokenizer import tokenizer_from_gguf
 from genai.tokenizer.tokenizer import Tokenizer
-from tests.tokenizer.vocabularies import TORTURE, byte_level_metadata, sentencepiece_metadata
+from tests.tokenizer.vocabularies import TORTURE, byte_level_metadata, sentencepiece_metadata, tokenizer_of
 
 
 @pytest.fixture
 def tokenizer() -> Tokenizer:
-    return Tokenizer.from_files(tokenizer_from_gguf(byte_level_metadata()))
+    return tokenizer_of(tokenizer_from_gguf(byte_level_metadata()))
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_a_chat_is_not_given_a_second_bos() -> None:
             }
         )
     )
-    tokenizer = Tokenizer.from_files(files)
+    tokenizer = tokenizer_of(files)
     chat = [{"role": "user", "content": "x"}]
     assert tokenizer.render_chat(chat) == "<|im_start|>x<|im_end|>"
     assert tokenizer.apply_chat_template(chat) == tokenizer.encode("x<|im_end|>")
@@ -144,7 +144,7 @@ def test_the_bytes_of_a_token(tokenizer: Tokenizer) -> None:
     assert tokenizer.token_bytes(tokenizer.token_to_id("ðŁĹ")) == b"\xf0\x9f\x97"
     assert tokenizer.token_bytes(2) == b"<|im_end|>"
     assert tokenizer.token_bytes(10**6) == b""
-    sentencepiece = Tokenizer.from_files(tokenizer_from_gguf(sentencepiece_metadata(has_dummy_prefix=True)))
+    sentencepiece = tokenizer_of(tokenizer_from_gguf(sentencepiece_metadata(has_dummy_prefix=True)))
     assert sentencepiece.token_bytes(sentencepiece.token_to_id("<0xE4>")) == b"\xe4"
     assert sentencepiece.token_bytes(sentencepiece.token_to_id("▁the")) == b" the"
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 from functools import cache
 
+from genai.tokenizer.files import TokenizerFiles
 from genai.tokenizer.gguf_vocabulary import TokenType
 from genai.tokenizer.token_pieces import byte_alphabet
+from genai.tokenizer.tokenizer import Tokenizer
 
 TORTURE = (
     "Hello  world\n\n\n\tHello   world \r\n",
@@ -103,3 +105,14 @@ def sentencepiece_metadata(*, has_dummy_prefix: bool, **changes: object) -> dict
         "tokenizer.ggml.unknown_token_id": model.unk_id(),
         "tokenizer.ggml.add_space_prefix": has_dummy_prefix,
     } | changes
+
+
+def tokenizer_of(files: TokenizerFiles) -> Tokenizer:
+    """A tokenizer that has just been built, without writing it first."""
+    return Tokenizer(
+        files.tokenizer,
+        bos_token_id=files.bos_token_id,
+        eos_token_ids=files.eos_token_ids,
+        pad_token_id=files.pad_token_id,
+        chat_template=files.chat_template,
+    )

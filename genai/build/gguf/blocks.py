@@ -44,10 +44,9 @@ def read_block_weight(file: GgufFile, name: str) -> BlockWeight | None:
     Raises: WeightsError if scales or minima are not finite.
     """
     info = file.info(name)
-    known = _FORMATS.get(info.ggml_type)
-    if known is None or len(info.shape) != 2:
+    block = block_weight(file.raw(name), info.ggml_type) if len(info.shape) == 2 else None
+    if block is None:
         return None
-    block = _decoded(file.raw(name), known)
     if not np.isfinite(block.scales).all() or (block.offsets is not None and not np.isfinite(block.offsets).all()):
         raise WeightsError(f"{file.path} is damaged: tensor {name!r} has scales that are infinite or not numbers")
     return block
@@ -55,11 +54,9 @@ def read_block_weight(file: GgufFile, name: str) -> BlockWeight | None:
 
 def block_weight(raw: ByteArray, ggml_type: str) -> BlockWeight | None:
     """Rows of blocks [N, bytes per row] as a `BlockWeight`, or None if the format has no such form."""
-    known = _FORMATS.get(ggml_type)
-    return None if known is None else _decoded(raw, known)
-
-
-def _decoded(raw: ByteArray, form: _Format) -> BlockWeight:
+    form = _FORMATS.get(ggml_type)
+    if form is None:
+        return None
     rows = raw.shape[0]
     blocks = raw.reshape(-1, form.nbytes)
     groups = form.elements // form.block_size

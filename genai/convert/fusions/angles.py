@@ -10,20 +10,11 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from genai.convert.fusions.match import (
-    Array,
-    Differs,
-    constant,
-    described,
-    integer_attribute,
-    is_last_axis,
-    is_op,
-    made_by,
-    only_output,
-    rank,
-    scalar,
-)
+from genai.build.graph import Array
+from genai.convert.fusions.match import Differs, described, integer_attribute, is_last_axis, is_op, made_by, only_output
 from genai.convert.fusions.sizes import axes_of, integers, slice_axes
+from genai.convert.nodes import store
+from genai.convert.values import constant, rank, scalar
 
 _MAX_STEPS = 24
 _ELEMENTWISE = ("Cos", "Sin", "Cast", "Identity")
@@ -82,12 +73,8 @@ class Angles:
         table = self._table(value)
         graph = _graph_of(value)
         assert table is not None
-        tensor = ir.tensor(table, name=f"{value.name}_{self._suffix}")
-        stored = ir.Value(
-            name=tensor.name, shape=ir.Shape(table.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
-        )
-        graph.register_initializer(stored)
-        return stored
+        name = f"{value.name}_{self._suffix}"
+        return store(graph, name, ir.tensor(table, name=name))
 
     def _again(self, wide: ir.Value) -> ir.Value:
         """The step that made a value, repeated on the half of its source."""

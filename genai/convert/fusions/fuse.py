@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
-from genai.convert.fusions import rms, rotary
+from genai.convert.fusions import attention, rms, rotary
 from genai.convert.fusions.layout import clean, fix_slices, name_heads
-from genai.convert.fusions.match import Differs, is_op, layer_of_node, made_by, only_output, users
+from genai.convert.fusions.match import Differs, is_op, made_by, only_output, site_at, users
 from genai.convert.fusions.products import unflatten_products
-from genai.convert.fusions.report import FusionReport, Mismatch, Site
+from genai.convert.fusions.report import FusionReport, Site
+from genai.convert.nodes import Nodes
 from genai.convert.normalize import refine_shapes
 
-ATTENTION = "Attention"
-PATTERNS = (rms.PATTERN, rotary.PATTERN, ATTENTION)
+PATTERNS = (rms.PATTERN, rotary.PATTERN, attention.PATTERN)
 
 _OPERATORS = {
     "RMSNormalization": rms.PATTERN,
     "SimplifiedLayerNormalization": rms.PATTERN,
     "SkipSimplifiedLayerNormalization": rms.PATTERN,
     "RotaryEmbedding": rotary.PATTERN,
-    "Attention": ATTENTION,
-    "GroupQueryAttention": ATTENTION,
-    "MultiHeadAttention": ATTENTION,
+    "Attention": attention.PATTERN,
+    "GroupQueryAttention": attention.PATTERN,
+    "MultiHeadAttention": attention.PATTERN,
 }
 _BEFORE_SOFTMAX = ("Add", "Where", "Mul", "Div", "Cast", "Tanh", "Sub", "Reshape")
 _AFTER_SOFTMAX = ("Where", "Cast", "Dropout", "Reshape")
@@ -36,14 +37,14 @@ def fuse(model: ir.Model) -> FusionReport:
     model: as `genai.convert.normalize.normalize` leaves it. Attention in parts is reported, not changed: what becomes
     of it depends on where its keys come from and what its mask hides, which the conversion finds out.
     """
-    graph = model.graph
+    graph, nodes = model.graph, Nodes(model.graph)
     present = [site for node in graph if (site := _present(node)) is not None]
-    sites = [*_fuse_all(graph, rms.PATTERN, rms.is_anchor, _fuse_rms)]
+    sites = _fuse_all(graph, rms.PATTERN, rms.is_anchor, lambda anchor: rms.fuse(nodes, anchor))
     if name_heads(graph):
         refine_shapes(model)
     fix_slices(graph)
-    sites += _fuse_all(graph, rotary.PATTERN, rotary.is_anchor, rotary.RotaryFusion().fuse)
-    sites += [_site(ATTENTION, node) for node in graph if _attends(node)]
+    sites += _fuse_all(graph, rotary.PATTERN, rotary.is_anchor, rotary.RotaryFusion(nodes).fuse)
+    sites += [site_at(attention.PATTERN, node) for node in graph if _attends(node)]
     passes.RemoveUnusedNodesPass()(model)
     clean(graph)
     unflatten_products(graph)
@@ -62,23 +63,15 @@ def _fuse_all(
             fuse_at(node)
         except Differs as difference:
             mismatch = difference.mismatch
-        sites.append(_site(pattern, node, mismatch))
+        sites.append(site_at(pattern, node, mismatch))
     return sites
-
-
-def _fuse_rms(anchor: ir.Node) -> None:
-    rms.replace(rms.match(anchor))
-
-
-def _site(pattern: str, node: ir.Node, mismatch: Mismatch | None = None) -> Site:
-    return Site(pattern=pattern, node=_name(node), layer=layer_of_node(node), mismatch=mismatch)
 
 
 def _present(node: ir.Node) -> Site | None:
     pattern = _OPERATORS.get(node.op_type)
     if pattern is None:
         return None
-    return Site(pattern=pattern, node=_name(node), layer=layer_of_node(node), is_present=True)
+    return replace(site_at(pattern, node), is_present=True)
 
 
 def _attends(node: ir.Node) -> bool:
@@ -97,7 +90,3 @@ def _is_weighed(value: ir.Value, steps: int = 3) -> bool:
     if any(node.inputs[0] is value for node in users(value, "MatMul")):
         return True
     return steps > 0 and any(_is_weighed(only_output(node), steps - 1) for node in users(value, *_AFTER_SOFTMAX))
-
-
-def _name(node: ir.Node) -> str:
-    return node.name or node.op_type

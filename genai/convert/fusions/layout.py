@@ -10,20 +10,22 @@ import math
 
 import onnx_ir as ir
 
-from genai.convert.fusions.match import constant, is_op, made_by, only_output, rank, size_of
+from genai.convert.fusions.match import is_op, made_by, only_output
 from genai.convert.fusions.sizes import integers, slice_axes
-from genai.convert.fusions.write import Writer, take_over
+from genai.convert.nodes import Nodes, take_over
+from genai.convert.values import constant, rank, size_of
 
 
 def clean(graph: ir.Graph) -> None:
     """Simplify all Transposes and Reshapes; what is dead afterwards is left for the caller."""
+    nodes = Nodes(graph)
     for node in list(graph):
         if is_op(node, ("Transpose",)):
             _join_transposes(node)
         elif is_op(node, ("RMSNormalization",)):
             _norm_before_transpose(node)
         elif is_op(node, ("Reshape",)):
-            _fix_shape(node)
+            _fix_shape(nodes, node)
             _skip_reshape_before(node)
             _drop_idle_reshape(node)
 
@@ -46,13 +48,14 @@ def name_heads(graph: ir.Graph) -> bool:
 
 def fix_slices(graph: ir.Graph) -> None:
     """Constant bounds for slices whose computed bounds are the same in every run, and the sizes that follow."""
+    nodes = Nodes(graph)
     for node in graph:
         if not is_op(node, ("Slice",)):
             continue
         for index, bound in list(enumerate(node.inputs))[1:]:
             numbers = integers(bound)
             if numbers is not None and constant(bound) is None:
-                node.replace_input_with(index, Writer(node).integers(numbers))
+                node.replace_input_with(index, nodes.integers(numbers))
         _name_sliced(node)
 
 
@@ -110,7 +113,7 @@ def _norm_before_transpose(node: ir.Node) -> None:
     result.shape = source.shape
 
 
-def _fix_shape(node: ir.Node) -> None:
+def _fix_shape(nodes: Nodes, node: ir.Node) -> None:
     """A constant in place of a computed shape: 0 copies a dimension, -1 is what remains."""
     source, result = node.inputs[0], only_output(node)
     if source is None or result.shape is None or integers(node.inputs[1]) is not None:
@@ -120,7 +123,7 @@ def _fix_shape(node: ir.Node) -> None:
     if sizes.count(None) + sizes.count(0) > 1 or 0 in sizes:
         return
     target = [0] * copied + [-1 if size is None else size for size in sizes]
-    node.replace_input_with(1, Writer(node).integers(target))
+    node.replace_input_with(1, nodes.integers(target))
     node.attributes.pop("allowzero", None)
 
 

@@ -8,17 +8,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Collection
 
-import numpy as np
-import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
-from genai.convert.fusions.report import Mismatch, layer_of
-
-Array = npt.NDArray[np.generic]
-
-_MAX_CONSTANT = 1 << 26
-"""Elements of the largest constant that is read: a rotary table of 2^19 positions and 128 columns."""
+from genai.convert.fusions.report import Mismatch, Site, layer_of
+from genai.convert.values import rank
 
 
 class Differs(Exception):
@@ -101,38 +95,10 @@ def only_output(node: ir.Node) -> ir.Value:
     return node.outputs[0]
 
 
-def constant(value: ir.Value | None) -> Array | None:
-    """A value that does not depend on the inputs, if it is stored: a weight or a `Constant` node's."""
-    if value is None or value.is_graph_input():
-        return None
-    tensor = ir.convenience.get_const_tensor(value)
-    if tensor is None or tensor.size > _MAX_CONSTANT:
-        return None
-    try:
-        array: Array = tensor.numpy()
-    except (OSError, ValueError):
-        return None  # external data that is not there: what it holds is not known
-    return array
-
-
-def scalar(value: ir.Value | None) -> float | None:
-    """A constant of one element."""
-    array = constant(value)
-    return float(array.reshape(-1)[0]) if array is not None and array.size == 1 else None
-
-
 def integer_attribute(node: ir.Node, name: str, default: int) -> int:
     """An attribute's value, or the operator's default for it."""
     attribute = node.attributes.get(name)
     return default if attribute is None else attribute.as_int()
-
-
-def rank(value: ir.Value) -> int | None:
-    """The number of dimensions, where it is known."""
-    if value.shape is not None:
-        return len(value.shape)
-    tensor = value.const_value
-    return None if tensor is None else len(tensor.shape)
 
 
 def is_last_axis(axis: int, value: ir.Value) -> bool:
@@ -141,20 +107,12 @@ def is_last_axis(axis: int, value: ir.Value) -> bool:
     return axis == -1 or (dimensions is not None and axis == dimensions - 1)
 
 
-def size_of(value: ir.Value, axis: int) -> int | None:
-    """A dimension's size, where it is known and the same in every run."""
-    dimensions = rank(value)
-    if value.shape is None or dimensions is None or not -dimensions <= axis < dimensions:
-        return None
-    size = value.shape[axis]
-    return size if isinstance(size, int) else None
-
-
-def layer_of_node(node: ir.Node) -> int | None:
-    """The layer a node belongs to, by its name, by what the exporter noted on it, or by its weights."""
+def site_at(pattern: str, node: ir.Node, mismatch: Mismatch | None = None) -> Site:
+    """A site found by a node; its layer by the node's name, by what the exporter noted on it, or by its weights."""
     noted = [text for key, text in node.metadata_props.items() if "scope" in key or "namespace" in key]
     names = [node.name or "", *noted, *(value.name or "" for value in node.inputs if value is not None)]
-    return next((layer for layer in map(layer_of, names) if layer is not None), None)
+    layer = next((layer for layer in map(layer_of, names) if layer is not None), None)
+    return Site(pattern=pattern, node=node.name or node.op_type, layer=layer, mismatch=mismatch)
 
 
 def _origin(value: ir.Value) -> str | None:

@@ -8,24 +8,21 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from genai.convert.fusions.match import is_op, made_by, only_output, rank, size_of, users
-from genai.convert.fusions.write import Writer, dims_of, take_over
+from genai.convert.fusions.match import is_op, made_by, only_output, users
+from genai.convert.nodes import Nodes, take_over
+from genai.convert.values import is_plain_gemm, rank, size_of
 
 
 def unflatten_products(graph: ir.Graph) -> None:
     """Products of rows that were flattened for Gemm work on [B, T, K] again."""
+    nodes = Nodes(graph)
     for node in list(graph):
-        if is_op(node, ("Gemm",)) and _is_plain(node):
-            _unflatten(node)
+        if is_op(node, ("Gemm",)) and is_plain_gemm(node) and not node.attributes.get_int("transB", 0):
+            with nodes.before(node):
+                _unflatten(nodes, node)
 
 
-def _is_plain(node: ir.Node) -> bool:
-    attributes = node.attributes
-    factors = attributes.get_float("alpha", 1.0), attributes.get_float("beta", 1.0)
-    return factors == (1.0, 1.0) and not attributes.get_int("transA", 0) and not attributes.get_int("transB", 0)
-
-
-def _unflatten(node: ir.Node) -> None:
+def _unflatten(nodes: Nodes, node: ir.Node) -> None:
     flat, weight = node.inputs[:2]
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     before, after = made_by(flat, "Reshape"), users(only_output(node), "Reshape")
@@ -35,11 +32,9 @@ def _unflatten(node: ir.Node) -> None:
     result = only_output(after[0])
     if rank(source) != 3 or not _keeps_rows(source, result, weight) or (bias is not None and rank(bias) != 1):
         return
-    write = Writer(node)
-    dims = dims_of(result, 3)
-    product = write.op("MatMul", source, weight, shape=dims)
+    product = nodes.typed("MatMul", source, weight, dtype=source.dtype, shape=result.shape)
     if bias is not None:
-        product = write.op("Add", product, bias, shape=dims)
+        product = nodes.typed("Add", product, bias, dtype=source.dtype, shape=result.shape)
     take_over(result, product)
 
 

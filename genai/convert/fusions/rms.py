@@ -23,14 +23,12 @@ from genai.convert.fusions.match import (
     made_by,
     only_output,
     other_input,
-    rank,
-    scalar,
-    size_of,
     user,
     users,
 )
 from genai.convert.fusions.sizes import axes_of
-from genai.convert.fusions.write import take_over
+from genai.convert.nodes import Nodes, take_over
+from genai.convert.values import rank, scalar, size_of
 
 PATTERN = "RMSNormalization"
 
@@ -69,21 +67,16 @@ def match(mean: ir.Node) -> RmsMatch:
     return _scaled(x, normalized, epsilon)
 
 
-def replace(found: RmsMatch) -> None:
-    """Put the operator in place of its parts, which are dead afterwards."""
+def fuse(nodes: Nodes, mean: ir.Node) -> None:
+    """Put the operator in place of the normalization around an anchor, whose parts are dead then. Raises: Differs."""
+    found = match(mean)
     last = found.result.producer()
     assert last is not None
-    scale = found.scale or _ones(found.x, last)
-    node = ir.node(
-        PATTERN,
-        [found.x, scale],
-        attributes={"axis": -1, "epsilon": found.epsilon, "stash_type": int(ir.DataType.FLOAT)},
-        name=f"{last.name}_rms",
-    )
-    result = only_output(node)
-    result.shape, result.type = found.result.shape, found.result.type
-    node.metadata_props.update(last.metadata_props)
-    last.prepend(node)
+    with nodes.before(last):
+        result = nodes.typed(
+            PATTERN, found.x, found.scale or _ones(nodes, found.x), axis=-1, epsilon=found.epsilon,
+            stash_type=int(ir.DataType.FLOAT), dtype=found.result.dtype, shape=found.result.shape,
+        )  # fmt: skip
     take_over(found.result, result)
 
 
@@ -155,16 +148,10 @@ def _scaled(x: ir.Value, normalized: ir.Value, epsilon: float) -> RmsMatch:
     return RmsMatch(x=x, scale=None, epsilon=epsilon, result=normalized)
 
 
-def _ones(x: ir.Value, before: ir.Node) -> ir.Value:
+def _ones(nodes: Nodes, x: ir.Value) -> ir.Value:
     size = size_of(x, -1)
     assert size is not None, "checked when it matched"
-    dtype = np.float32 if x.dtype is None else x.dtype.numpy()
-    tensor = ir.tensor(np.ones(size, dtype), name=f"{before.name}_ones")
-    node = ir.node("Constant", [], attributes={"value": tensor}, name=f"{before.name}_scale")
-    value = only_output(node)
-    value.shape, value.type = ir.Shape([size]), ir.TensorType(tensor.dtype)
-    before.prepend(node)
-    return value
+    return nodes.constant(np.ones(size), np.float32 if x.dtype is None else x.dtype.numpy())
 
 
 def _users(value: ir.Value) -> str:

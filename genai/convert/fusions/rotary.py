@@ -27,13 +27,12 @@ from genai.convert.fusions.match import (
     only_output,
     other_input,
     producer,
-    rank,
-    size_of,
     user,
     users,
 )
 from genai.convert.fusions.sizes import axes_of, integers, slice_axes
-from genai.convert.fusions.write import Writer, dims_of, take_over
+from genai.convert.nodes import Dims, Nodes, take_over
+from genai.convert.values import rank, size_of
 
 PATTERN = "RotaryEmbedding"
 
@@ -71,7 +70,8 @@ class _Part:
 class RotaryFusion:
     """Fuses the rotations of a graph, whose layers share cosines and sines."""
 
-    def __init__(self) -> None:
+    def __init__(self, nodes: Nodes) -> None:
+        self._nodes = nodes
         self._halves = Angles(pairs=False)
         self._pairs = Angles(pairs=True)
         self._tables: dict[tuple[ir.Value, int], ir.Value] = {}
@@ -83,20 +83,21 @@ class RotaryFusion:
         halves = [angles.half(_without_heads(value, found.heads_axis)) for value in (found.cos, found.sin)]
         last = found.result.producer()
         assert last is not None
-        write = Writer(last)
-        cos, sin = (self._table(half, found, write) for half in halves)
-        _replace(found, cos, sin, write)
+        with self._nodes.before(last):
+            cos, sin = (self._table(half, found) for half in halves)
+            _replace(self._nodes, found, cos, sin)
 
-    def _table(self, half: ir.Value, found: RotaryMatch, write: Writer) -> ir.Value:
+    def _table(self, half: ir.Value, found: RotaryMatch) -> ir.Value:
         """Cosines or sines [B, T, size / 2] from their half, which may have an axis of heads or a single row."""
-        key = (half, found.heads_axis)
+        key, nodes = (half, found.heads_axis), self._nodes
         if key not in self._tables:
             table = half
             if rank(half) == 4:
-                dims = dims_of(half, 4)
-                shape = [*dims[: found.heads_axis], *dims[found.heads_axis + 1 :]]
-                table = write.op("Squeeze", half, write.integers([found.heads_axis]), shape=shape)
-            self._tables[key] = _for_all_rows(table, found.x, write)
+                shape = list(_dims_of(half, 4))
+                del shape[found.heads_axis]
+                axes = nodes.integers([found.heads_axis])
+                table = nodes.typed("Squeeze", half, axes, dtype=half.dtype, shape=shape)
+            self._tables[key] = _for_all_rows(nodes, table, found.x)
         return self._tables[key]
 
 
@@ -134,22 +135,22 @@ def match(concat: ir.Node) -> RotaryMatch:
     )  # fmt: skip
 
 
-def _replace(found: RotaryMatch, cos: ir.Value, sin: ir.Value, write: Writer) -> None:
-    heads, size = found.num_heads, found.head_size
-    dims = dims_of(found.x, 4)
+def _replace(nodes: Nodes, found: RotaryMatch, cos: ir.Value, sin: ir.Value) -> None:
+    heads, size, dtype = found.num_heads, found.head_size, found.x.dtype
+    dims = _dims_of(found.x, 4)
     batch, length = dims[0], dims[2 if found.heads_axis == 1 else 1]
     flat, split = [batch, length, heads * size], [batch, length, heads, size]
     x = found.x
     if found.heads_axis == 1:
-        x = write.op("Transpose", x, perm=[0, 2, 1, 3], shape=split)
-    x = write.op("Reshape", x, write.integers([0, 0, heads * size]), shape=flat)
-    x = write.op(
+        x = nodes.typed("Transpose", x, perm=[0, 2, 1, 3], dtype=dtype, shape=split)
+    x = nodes.typed("Reshape", x, nodes.integers([0, 0, heads * size]), dtype=dtype, shape=flat)
+    x = nodes.typed(
         PATTERN, x, cos, sin, num_heads=heads, interleaved=int(found.interleaved),
-        rotary_embedding_dim=found.rotated_size, shape=flat,
+        rotary_embedding_dim=found.rotated_size, dtype=dtype, shape=flat,
     )  # fmt: skip
-    x = write.op("Reshape", x, write.integers([0, 0, heads, size]), shape=split)
+    x = nodes.typed("Reshape", x, nodes.integers([0, 0, heads, size]), dtype=dtype, shape=split)
     if found.heads_axis == 1:
-        x = write.op("Transpose", x, perm=[0, 2, 1, 3], shape=dims)
+        x = nodes.typed("Transpose", x, perm=[0, 2, 1, 3], dtype=dtype, shape=dims)
     take_over(found.result, x)
 
 
@@ -257,12 +258,16 @@ def _without_heads(value: ir.Value, axis: int) -> ir.Value:
     return source if source is not None and axes is not None and [a % 4 for a in axes] == [axis] else value
 
 
-def _for_all_rows(table: ir.Value, x: ir.Value, write: Writer) -> ir.Value:
+def _for_all_rows(nodes: Nodes, table: ir.Value, x: ir.Value) -> ir.Value:
     """A table [1 or B, T, size / 2] with a row for each of x: the operator does not broadcast."""
-    dims, rows = dims_of(table, 3), dims_of(x, 4)[0]
+    dims, rows = _dims_of(table, 3), _dims_of(x, 4)[0]
     if dims[0] == rows and rows is not None and not (isinstance(rows, ir.SymbolicDim) and rows.value is None):
         return table
-    batch = write.op("Shape", x, start=0, end=1, shape=[1])
-    batch.type = ir.TensorType(ir.DataType.INT64)
-    shape = write.op("Concat", batch, write.integers([1, 1]), axis=0, shape=[3])
-    return write.op("Expand", table, shape, shape=[rows, *dims[1:]])
+    batch = nodes.typed("Shape", x, start=0, end=1, dtype=ir.DataType.INT64, shape=[1])
+    shape = nodes.typed("Concat", batch, nodes.integers([1, 1]), axis=0, dtype=ir.DataType.INT64, shape=[3])
+    return nodes.typed("Expand", table, shape, dtype=table.dtype, shape=[rows, *dims[1:]])
+
+
+def _dims_of(value: ir.Value, count: int) -> Dims:
+    """The dimensions of a value with this many; those that are not known are None."""
+    return [None] * count if value.shape is None or len(value.shape) != count else list(value.shape)

@@ -13,7 +13,8 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
-from genai.convert.fusions.match import constant, is_op, rank, size_of
+from genai.convert.fusions.match import is_op
+from genai.convert.values import constant, rank, size_of
 
 _MAX_DEPTH = 12
 _MAX_NUMBERS = 16

@@ -14,9 +14,9 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from genai import contract
-from genai.convert.nodes import Nodes
+from genai.convert.fusions.attention import token_dependent
+from genai.convert.nodes import Nodes, store
 from genai.convert.normalize import infer_shapes
-from genai.convert.sites import token_dependent
 from genai.errors import ConfigError
 
 _WIDE = {
@@ -78,9 +78,8 @@ class _Narrowing:
         logits = self._graph.outputs[0]
         if logits in self.narrowed:
             logits.name = f"{contract.LOGITS}.narrow"
-            wide = self._nodes.op("Cast", logits, to=int(_FLOAT))
-            wide.name, wide.shape, wide.dtype = contract.LOGITS, logits.shape, _FLOAT
-            self._graph.outputs[0] = wide
+            self._graph.outputs[0] = wide = self._nodes.cast(logits, _FLOAT)
+            wide.name = contract.LOGITS
 
     def _narrow_outputs(self, node: ir.Node) -> None:
         if node.op_type == "Attention":
@@ -123,7 +122,4 @@ class _Narrowing:
             return ir.tensor(array.astype(ml_dtypes.bfloat16), name=name)
 
         shape = ir.Shape(list(tensor.shape.numpy()))
-        lazy = ir.LazyTensor(read, dtype=dtype, shape=shape, name=name)
-        new = ir.Value(name=name, shape=shape, type=ir.TensorType(dtype), const_value=lazy)
-        self._graph.register_initializer(new)
-        return new
+        return store(self._graph, name, ir.LazyTensor(read, dtype=dtype, shape=shape, name=name))

@@ -17,8 +17,9 @@ import onnx_ir.passes.common as passes
 
 from genai.build.graph import CONTRIB
 from genai.build.quantize import Bits, pack, quantize
-from genai.convert.nodes import Nodes, constant_values
+from genai.convert.nodes import Nodes, store, take_over
 from genai.convert.probing import Part
+from genai.convert.values import constant_values, is_plain_gemm
 from genai.errors import GenAIError
 
 FloatArray = npt.NDArray[np.float32]
@@ -79,15 +80,9 @@ def _products(graph: ir.Graph) -> Iterator[_Product]:
             continue
         if node.op_type == "MatMul":
             yield _Product(node=node, x=x, weight=weight)
-        elif _is_plain(node):
+        elif is_plain_gemm(node):
             is_transposed = node.attributes.get_int("transB", 0) == 1
             yield _Product(node=node, x=x, weight=weight, is_transposed=is_transposed, bias=bias)
-
-
-def _is_plain(node: ir.Node) -> bool:
-    attributes = node.attributes
-    factors = attributes.get_float("alpha", 1.0), attributes.get_float("beta", 1.0)
-    return factors == (1.0, 1.0) and attributes.get_int("transA", 0) == 0
 
 
 def _dims(value: ir.Value) -> list[int]:
@@ -116,18 +111,11 @@ def _packed(
     name = product.weight.name or product.node.name or "weight"
     x_type = product.x.dtype or ir.DataType.FLOAT
     values = [
-        _initializer(graph, f"{name}.{part}", array)
+        store(graph, f"{name}.{part}", ir.tensor(array, name=f"{name}.{part}"))
         for part, array in (("blocks", data), ("scales", scales.astype(x_type.numpy())))
     ]
     info = QuantizedWeight(name=name, bits=bits, block_size=size, error=error)
     return values[0], values[1], info
-
-
-def _initializer(graph: ir.Graph, name: str, array: npt.NDArray[np.generic]) -> ir.Value:
-    tensor = ir.tensor(array, name=name)
-    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-    graph.register_initializer(value)
-    return value
 
 
 def _replace(nodes: Nodes, product: _Product, data: ir.Value, scales: ir.Value, info: QuantizedWeight) -> None:
@@ -140,6 +128,5 @@ def _replace(nodes: Nodes, product: _Product, data: ir.Value, scales: ir.Value, 
     if product.bias is not None:
         result = nodes.op("Add", result, product.bias)
     old = product.node.outputs[0]
-    name, result.type, result.shape = old.name, old.type, old.shape
-    old.replace_all_uses_with(result, replace_graph_outputs=True)
-    old.name, result.name = f"{name}.float", name
+    result.type, result.shape = old.type, old.shape
+    take_over(old, result)

@@ -18,14 +18,14 @@ from genai import contract
 from genai.build.checkpoint_config import CONFIG_FILE as HF_CONFIG
 from genai.config import EngineConfig
 from genai.convert.emit import ContractGraph, Heads
-from genai.convert.nodes import dimension
 from genai.convert.normalize import normalize
 from genai.convert.package import read_facts
 from genai.convert.probing import Array
 from genai.convert.rewritten import FloatArray, ModelFacts, Rewritten
 from genai.convert.sources.onnxruntime_genai.config import CONFIG_FILE as GENAI_CONFIG
-from genai.convert.sources.onnxruntime_genai.config import facts_of, read_genai_config
+from genai.convert.sources.onnxruntime_genai.config import read_genai_config
 from genai.convert.sources.onnxruntime_genai.rotary import CONTRIB
+from genai.convert.values import size_of
 from genai.errors import UnsupportedModelError
 from genai.runtime.session import Session
 
@@ -109,12 +109,12 @@ def understand(model: ir.Model) -> StaticCacheGraph:
     first = inputs[contract.key_cache(0)]
     for name in caches:
         shape = inputs[name].shape
-        if shape is None or len(shape) != 3 or dimension(inputs[name], 2) != dimension(first, 2):
+        if shape is None or len(shape) != 3 or size_of(inputs[name], 2) != size_of(first, 2):
             raise UnsupportedModelError(f"the cache {name} has shape {shape}; all must be [B, S, Hkv*D] of one size")
     return StaticCacheGraph(
         caches={name: inputs[name] for name in caches},
         heads=heads.pop(),
-        capacity=dimension(first, 1),
+        capacity=size_of(first, 1),
         num_positions=_table_rows(inputs.get(contract.POSITION_IDS)),
     )
 
@@ -173,7 +173,7 @@ def _heads(node: ir.Node, inputs: dict[str, ir.Value]) -> Heads:
     for cache, index in ((contract.key_cache, 1), (contract.value_cache, 2)):
         _check_write(node, given[index], {cache(layer) for layer in range(len(inputs))}, inputs)
     num_heads, num_kv_heads = (node.attributes.get_int(name, 0) for name in ("q_num_heads", "kv_num_heads"))
-    size = dimension(inputs[contract.key_cache(0)], 2)
+    size = size_of(inputs[contract.key_cache(0)], 2)
     if size is None or num_heads < 1 or num_kv_heads < 1 or size % num_kv_heads:
         raise UnsupportedModelError(f"{node.name} has {num_heads} and {num_kv_heads} heads for keys of {size} elements")
     return Heads(num_heads=num_heads, num_kv_heads=num_kv_heads, head_dim=size // num_kv_heads)
@@ -211,13 +211,13 @@ def _table_rows(position_ids: ir.Value | None) -> int | None:
     if position_ids is None:
         return None
     tables = [node.inputs[0] for node in position_ids.consumers() if node.op_type == "Gather"]
-    return min((rows for table in tables if table is not None and (rows := dimension(table, 0))), default=None)
+    return min((rows for table in tables if table is not None and (rows := size_of(table, 0))), default=None)
 
 
 def _facts(found: StaticCacheGraph, folder: Path, max_seq_len: int | None) -> ModelFacts:
     """What the folder's configuration says; no more positions than the graph's tables have."""
     if (folder / GENAI_CONFIG).is_file():
-        facts = facts_of(read_genai_config(folder))
+        facts = read_genai_config(folder).facts
     else:
         longest = None if (folder / HF_CONFIG).is_file() else found.num_positions
         facts = read_facts(folder, found.heads, max_seq_len or longest)

@@ -51,24 +51,29 @@ def test_read(folder: Path) -> None:
     config = read_genai_config(folder)
     check_inputs(config)
     assert config.graph == folder / "model.onnx"
-    assert (config.num_layers, config.num_heads, config.num_kv_heads, config.head_size) == (3, 4, 2, 16)
-    assert (config.hidden_size, config.max_position) == (64, 256)
-    assert (config.eos_token_ids, config.bos_token_id, config.pad_token_id) == ((2, 7), 1, 0)
+    assert (config.num_layers, config.facts.num_heads, config.facts.num_kv_heads, config.facts.head_dim) == (
+        3,
+        4,
+        2,
+        16,
+    )
+    assert (config.facts.hidden_size, config.facts.max_position) == (64, 256)
+    assert (config.facts.eos_token_ids, config.facts.bos_token_id, config.facts.pad_token_id) == ((2, 7), 1, 0)
     assert (config.names.input_ids, config.names.position_ids, config.names.logits) == ("tokens", None, "scores")
     assert (config.names.past_key, config.names.present_value) == ("past.%d.k", "present.%d.value")
-    assert config.generation == {"do_sample": True, "temperature": 0.7, "top_k": 40}
+    assert config.facts.generation == {"do_sample": True, "temperature": 0.7, "top_k": 40}
     assert config.unused == ()
 
 
 def test_a_single_end_token(folder: Path) -> None:
     change_config(folder, model__eos_token_id=5, model__pad_token_id=-1, model__bos_token_id=None)
     config = read_genai_config(folder)
-    assert (config.eos_token_ids, config.bos_token_id, config.pad_token_id) == ((5,), None, None)
+    assert (config.facts.eos_token_ids, config.facts.bos_token_id, config.facts.pad_token_id) == ((5,), None, None)
 
 
 def test_no_search_section_means_no_defaults(folder: Path) -> None:
     change_config(folder, search=...)
-    assert read_genai_config(folder).generation == {}
+    assert read_genai_config(folder).facts.generation == {}
 
 
 @pytest.mark.parametrize(

@@ -297,9 +297,9 @@ def test_a_wrong_conversion_is_not_written(
     export: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the rewriting gets wrong, the comparison finds."""
-    from genai.convert.sources import past_present
+    from genai.convert.sources.past_present.scores import Sampler
 
-    monkeypatch.setattr(past_present.Sampler, "number", lambda *_: 2.0)
+    monkeypatch.setattr(Sampler, "number", lambda *_: 2.0)
     with pytest.raises(ModelError, match="does not agree"):
         convert(export("llama"), tmp_path / "package")
     assert not (tmp_path / "package").exists()

@@ -11,14 +11,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import onnx_ir as ir
 
 from genai.convert.emit import ContractGraph, Heads
 from genai.convert.flat import as_flat
-from genai.convert.nodes import dimension
 from genai.convert.sources.onnxruntime_genai.config import GenaiConfig
 from genai.convert.sources.onnxruntime_genai.rotary import CONTRIB, RotaryTables
+from genai.convert.values import size_of
 from genai.errors import UnsupportedModelError
 
 OPERATORS = ("GroupQueryAttention", "MultiHeadAttention")
@@ -117,8 +116,8 @@ class AttentionRewriter:
         num_heads = node.attributes.get_int("num_heads", 0)
         heads = Heads(
             num_heads=num_heads,
-            num_kv_heads=dimension(layer.past_key, 1) or num_heads,
-            head_dim=self._config.head_size,
+            num_kv_heads=size_of(layer.past_key, 1) or num_heads,
+            head_dim=self._config.facts.head_dim,
             scale=node.attributes.get_float("scale", 0.0) or None,
             window=layer.mask_window,
         )
@@ -135,10 +134,10 @@ class AttentionRewriter:
         return Heads(
             num_heads=node.attributes.get_int("num_heads", 0),
             num_kv_heads=node.attributes.get_int("kv_num_heads", 0),
-            head_dim=self._config.head_size,
+            head_dim=self._config.facts.head_dim,
             scale=node.attributes.get_float("scale", 0.0) or None,
             softcap=node.attributes.get_float("softcap", 0.0) or None,
-            window=window if 0 < window < self._config.max_position else None,
+            window=window if 0 < window < self._config.facts.max_position else None,
         )
 
     def _split(
@@ -151,11 +150,11 @@ class AttentionRewriter:
         sizes = [heads.num_heads * heads.head_dim, heads.kv_size, heads.kv_size]
         if k is not None and v is not None:
             return q, k, v
-        if dimension(q, -1) not in (None, sum(sizes)):
+        if size_of(q, -1) not in (None, sum(sizes)):
             raise UnsupportedModelError(
-                f"{node.name} gets queries, keys and values of {dimension(q, -1)} elements; {sum(sizes)} are expected"
+                f"{node.name} gets queries, keys and values of {size_of(q, -1)} elements; {sum(sizes)} are expected"
             )
-        parts = self._nodes.ops("Split", q, self._nodes.constant(sizes, np.int64), num_outputs=3, axis=-1)
+        parts = self._nodes.ops("Split", q, self._nodes.integers(sizes), num_outputs=3, axis=-1)
         for part in parts:
             part.type = q.type
         return parts[0], parts[1], parts[2]
@@ -165,12 +164,10 @@ class AttentionRewriter:
         if weight is None:
             return x
         nodes, size = self._nodes, heads.head_dim
-        split = nodes.op("Reshape", x, nodes.constant([0, 0, num_heads, size], np.int64))
+        split = nodes.op("Reshape", x, nodes.integers([0, 0, num_heads, size]))
         epsilon = node.attributes.get_float("qk_norm_epsilon", 1e-6)
         normed = nodes.op("RMSNormalization", split, weight, axis=-1, epsilon=epsilon, stash_type=1)
-        result = nodes.op("Reshape", normed, nodes.constant([0, 0, num_heads * size], np.int64))
-        result.type = x.type
-        return result
+        return nodes.typed("Reshape", normed, nodes.integers([0, 0, num_heads * size]), dtype=x.dtype)
 
     def _before_repetition(self, value: ir.Value, past: ir.Value, heads: Heads) -> ir.Value:
         """New keys or values [B, T, kv_size] as they are before past is put before them and heads are repeated."""
@@ -211,7 +208,7 @@ def rewrite_rotary_operators(graph: ir.Graph, tables: RotaryTables, position_ids
             raise UnsupportedModelError(f"{node.name} does not turn by position_ids: not supported")
         if node.attributes.get_float("scale", 1.0) != 1.0 or node.attributes.get_int("is_packed_batching", 0) != 0:
             raise UnsupportedModelError(f"{node.name} scales, or packs its batch: not supported")
-        size = dimension(x, -1)
+        size = size_of(x, -1)
         if size is None or size % head_dim:
             raise UnsupportedModelError(f"{node.name} turns values of shape {x.shape}: heads have {head_dim} elements")
         interleaved = bool(node.attributes.get_int("interleaved", 0))

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TypeGuard
 
+from genai.build.checkpoint_config import read_json_object
 from genai.build.source import JSON
 from genai.convert.rewritten import ModelFacts
 from genai.errors import ConfigError, ModelError, UnsupportedModelError
@@ -19,7 +20,6 @@ from genai.options.generation_config import GenerationConfig
 
 CONFIG_FILE = "genai_config.json"
 
-_MAX_BYTES = 16 << 20
 _MAX_NUMBER = 2**31
 _TOKENS = ("input_ids", "attention_mask", "position_ids")
 _PARTS = ("encoder", "embedding", "vision", "speech", "audio")
@@ -58,25 +58,15 @@ class TensorNames:
 class GenaiConfig:
     """A `genai_config.json` that can be converted.
 
-    graph: the decoder's file; inputs: what its inputs mean, as the file's keys; max_position: the longest sequence;
-    generation: its search defaults as `GenerationConfig.updated` takes them; unused: `key=value` of what conversion
-    leaves behind.
+    graph: the decoder's file; facts: what a package says of the model, search defaults included; inputs: what its
+    inputs mean, as the file's keys; unused: `key=value` of what conversion leaves behind.
     """
 
     graph: Path
-    model_type: str
+    facts: ModelFacts
     inputs: tuple[str, ...]
     names: TensorNames
     num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    head_size: int
-    hidden_size: int
-    max_position: int
-    eos_token_ids: tuple[int, ...]
-    bos_token_id: int | None
-    pad_token_id: int | None
-    generation: Mapping[str, int | float | bool] = field(default_factory=dict)
     unused: tuple[str, ...] = ()
 
 
@@ -85,43 +75,18 @@ def read_genai_config(folder: Path) -> GenaiConfig:
 
     Raises: ModelError if it is damaged, UnsupportedModelError for what cannot be converted, naming it.
     """
-    root = _Section(_parsed(folder / CONFIG_FILE), CONFIG_FILE)
+    root = _Section(read_json_object(folder / CONFIG_FILE), CONFIG_FILE)
     model = root.section("model")
     _refuse_parts(model)
     decoder = model.section("decoder")
     inputs = decoder.section("inputs", optional=True).values
     return GenaiConfig(
         graph=folder / _plain_name(decoder),
-        model_type=model.text("type"),
+        facts=_facts(root, model, decoder),
         inputs=tuple(key for key, value in inputs.items() if value is not None),
         names=_names(decoder),
         num_layers=decoder.size("num_hidden_layers"),
-        num_heads=decoder.size("num_attention_heads"),
-        num_kv_heads=decoder.size("num_key_value_heads"),
-        head_size=decoder.size("head_size"),
-        hidden_size=decoder.size("hidden_size"),
-        max_position=model.size("context_length"),
-        eos_token_ids=model.token_ids("eos_token_id"),
-        bos_token_id=next(iter(model.token_ids("bos_token_id")), None),
-        pad_token_id=next(iter(model.token_ids("pad_token_id")), None),
-        generation=_generation(root.section("search", optional=True)),
         unused=tuple(_unused(root)),
-    )
-
-
-def facts_of(config: GenaiConfig) -> ModelFacts:
-    """What a package says of the model."""
-    return ModelFacts(
-        model_type=config.model_type,
-        hidden_size=config.hidden_size,
-        num_heads=config.num_heads,
-        num_kv_heads=config.num_kv_heads,
-        head_dim=config.head_size,
-        max_position=config.max_position,
-        eos_token_ids=config.eos_token_ids,
-        bos_token_id=config.bos_token_id,
-        pad_token_id=config.pad_token_id,
-        generation=config.generation,
     )
 
 
@@ -187,16 +152,19 @@ class _Section:
         return ModelError(f"{CONFIG_FILE} is damaged: {where} is {_shown(self.values.get(key))}, not {wanted}")
 
 
-def _parsed(path: Path) -> dict[str, JSON]:
-    try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise ModelError(f"{path} has {path.stat().st_size:,} bytes; at most {_MAX_BYTES:,} are read")
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path} cannot be read: {str(error)[:200]}") from None
-    if not isinstance(values, dict):
-        raise ModelError(f"{path} is damaged: it holds {_shown(values)}, not an object")
-    return values
+def _facts(root: _Section, model: _Section, decoder: _Section) -> ModelFacts:
+    return ModelFacts(
+        model_type=model.text("type"),
+        hidden_size=decoder.size("hidden_size"),
+        num_heads=decoder.size("num_attention_heads"),
+        num_kv_heads=decoder.size("num_key_value_heads"),
+        head_dim=decoder.size("head_size"),
+        max_position=model.size("context_length"),
+        eos_token_ids=model.token_ids("eos_token_id"),
+        bos_token_id=next(iter(model.token_ids("bos_token_id")), None),
+        pad_token_id=next(iter(model.token_ids("pad_token_id")), None),
+        generation=_generation(root.section("search", optional=True)),
+    )
 
 
 def _refuse_parts(model: _Section) -> None:

@@ -26,10 +26,12 @@ from genai.convert.sources.onnxruntime_genai.attention import (
     Layer,
     rewrite_rotary_operators,
 )
-from genai.convert.sources.onnxruntime_genai.config import CONFIG_FILE, GenaiConfig, check_inputs, facts_of
+from genai.convert.sources.onnxruntime_genai.config import CONFIG_FILE, GenaiConfig, check_inputs
 from genai.convert.sources.onnxruntime_genai.original import SharedBufferModel, WholePromptModel
 from genai.convert.sources.onnxruntime_genai.rotary import CONTRIB, RotaryTables
 from genai.convert.sources.past_present.interface import PastPresent, interface_of
+from genai.convert.sources.past_present.scores import causal
+from genai.convert.values import scalar
 from genai.errors import UnsupportedModelError
 from genai.runtime.session import Session
 
@@ -64,9 +66,9 @@ def understand(model: ir.Model, config: GenaiConfig) -> GenaiFolder:
     for layer in layers:
         for past in (layer.past_key, layer.past_value):
             batch, heads, length = list(past.shape or [None] * 4)[:3]
-            past.shape = ir.Shape([batch, heads, length, config.head_size])
+            past.shape = ir.Shape([batch, heads, length, config.facts.head_dim])
     interface = interface_of(model, _presents(config))
-    longest = config.max_position - 1
+    longest = config.facts.max_position - 1
     layers = tuple(replace(layer, mask_window=_mask_window(layer, model, interface, longest)) for layer in layers)
     return GenaiFolder(config=config, interface=interface, layers=layers)
 
@@ -77,8 +79,9 @@ def convert_genai(model: ir.Model, config: GenaiConfig, max_seq_len: int | None 
     max_seq_len: the longest sequence, None for the configuration's own. Raises: UnsupportedModelError for what has no
     equivalent.
     """
-    if max_seq_len is not None:
-        config = replace(config, max_position=min(config.max_position, max_seq_len))
+    facts = config.facts
+    facts = replace(facts, max_position=min(facts.max_position, max_seq_len or facts.max_position))
+    config = replace(config, facts=facts)
     graph, names = model.graph, config.names
     found = understand(model, config)
     has_norms = any(layer.has_norms for layer in found.layers)  # asked now: a node that is replaced loses its inputs
@@ -89,11 +92,11 @@ def convert_genai(model: ir.Model, config: GenaiConfig, max_seq_len: int | None 
         input_ids=by_name[names.input_ids],
         position_ids=by_name.get(names.position_ids),
         num_layers=config.num_layers,
-        kv_size=config.num_kv_heads * config.head_size,
+        kv_size=facts.num_kv_heads * facts.head_dim,
         cache_dtype=found.layers[0].past_key.dtype or ir.DataType.FLOAT,
     )
-    tables = RotaryTables(target.nodes, target.position_ids, config.max_position)
-    rewrite_rotary_operators(graph, tables, target.position_ids, config.head_size)
+    tables = RotaryTables(target.nodes, target.position_ids, facts.max_position)
+    rewrite_rotary_operators(graph, tables, target.position_ids, facts.head_dim)
     rewriter = AttentionRewriter(target, tables, config)
     for layer in found.layers:
         with target.nodes.layer(layer.index):
@@ -105,8 +108,8 @@ def convert_genai(model: ir.Model, config: GenaiConfig, max_seq_len: int | None 
     return Rewritten(
         kind="onnxruntime-genai folder",
         facts=replace(
-            facts_of(config),
-            max_position=min(config.max_position, tables.num_rows),
+            facts,
+            max_position=min(facts.max_position, tables.num_rows),
             sliding_window=min(rewriter.windows, default=None),
         ),
         original=lambda: _original(found, tables.min_capacity, has_norms),
@@ -207,9 +210,7 @@ def _mask_window(layer: Layer, model: ir.Model, interface: PastPresent, longest:
     count = int(seen(1, longest).sum())
     window = None if count == longest + 1 else count
     for num_tokens, past in ((6, 0), (1, 7), (1, longest)):
-        queries, keys = np.arange(past, past + num_tokens)[:, None], np.arange(past + num_tokens)
-        wanted = (keys <= queries) & (keys > queries - (window or longest + 2))
-        if not np.array_equal(seen(num_tokens, past), wanted):
+        if not np.array_equal(seen(num_tokens, past), causal(num_tokens, past, window)):
             raise UnsupportedModelError(
                 f"{layer.node.name} has a mask that hides other keys than those in the future or outside of a window"
             )
@@ -231,9 +232,8 @@ def _all_positions(graph: ir.Graph, logits: ir.Value) -> None:
         gather = node.inputs[0].producer() if node.op_type == "Unsqueeze" and node.inputs[0] is not None else None
         if gather is None or gather.op_type != "Gather" or gather.attributes.get_int("axis", 0) != 1:
             continue
-        index = ir.convenience.get_const_tensor(gather.inputs[1]) if gather.inputs[1] is not None else None
         hidden = gather.inputs[0]
-        if index is not None and index.size == 1 and index.numpy().item() == -1 and hidden is not None:
+        if scalar(gather.inputs[1]) == -1 and hidden is not None:
             node.outputs[0].replace_all_uses_with(hidden)
 
 

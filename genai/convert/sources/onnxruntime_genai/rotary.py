@@ -7,10 +7,10 @@ queries, keys ────────► RotaryEmbedding ─► …            
 
 from __future__ import annotations
 
-import numpy as np
 import onnx_ir as ir
 
-from genai.convert.nodes import Nodes, dimension
+from genai.convert.nodes import Nodes
+from genai.convert.values import scalar, size_of
 from genai.errors import UnsupportedModelError
 
 CONTRIB = "com.microsoft"
@@ -43,21 +43,19 @@ class RotaryTables:
         tables: cosines and sines, [positions, R / 2] each; R elements of each head are turned.
         """
         cos, sin = (self._table(table) for table in tables)
-        size = 2 * (dimension(cos, 1) or 0)
+        size = 2 * (size_of(cos, 1) or 0)
         if not 0 < size <= head_dim:
             raise UnsupportedModelError(f"the rotary table {cos.name!r} has shape {cos.shape}, for heads of {head_dim}")
-        result = self._nodes.op(
+        return self._nodes.typed(
             "RotaryEmbedding", x, self._taken(cos, x.dtype), self._taken(sin, x.dtype), num_heads=num_heads,
             interleaved=int(interleaved), rotary_embedding_dim=size if size != head_dim else None,
+            dtype=x.dtype, shape=x.shape,
         )  # fmt: skip
-        result.type, result.shape = x.type, x.shape
-        return result
 
     def _taken(self, table: ir.Value, dtype: ir.DataType | None) -> ir.Value:
         """A table's rows at the step's positions, in the type of what they turn."""
         if (table, dtype) not in self._rows:
-            rows = self._nodes.op("Gather", table, self._position_ids, axis=0)
-            rows.type = table.type
+            rows = self._nodes.typed("Gather", table, self._position_ids, axis=0, dtype=table.dtype)
             self._rows[table, dtype] = rows if dtype is None else self._nodes.cast(rows, dtype)
         return self._rows[table, dtype]
 
@@ -66,7 +64,7 @@ class RotaryTables:
         if value not in self._chosen:
             node = value.producer()
             self._chosen[value] = self._of_branch(node, value) if node is not None and node.op_type == "If" else value
-            self.num_rows = min(self.num_rows, dimension(self._chosen[value], 0) or _MAX_ROWS)
+            self.num_rows = min(self.num_rows, size_of(self._chosen[value], 0) or _MAX_ROWS)
         return self._chosen[value]
 
     def _of_branch(self, node: ir.Node, value: ir.Value) -> ir.Value:
@@ -89,9 +87,7 @@ class RotaryTables:
 def _switching_length(node: ir.Node) -> int:
     """The number of tokens above which an If takes the tables for long texts."""
     condition = node.inputs[0].producer() if node.inputs[0] is not None else None
-    limit = None
-    if condition is not None and condition.op_type == "Greater" and condition.inputs[1] is not None:
-        limit = ir.convenience.get_const_tensor(condition.inputs[1])
-    if limit is None or limit.size != 1 or not {"then_branch", "else_branch"} <= node.attributes.keys():
+    limit = scalar(condition.inputs[1]) if condition is not None and condition.op_type == "Greater" else None
+    if limit is None or not {"then_branch", "else_branch"} <= node.attributes.keys():
         raise UnsupportedModelError(f"the rotary tables are chosen by {node.name!r} in a way that is not known")
-    return int(np.asarray(limit.numpy()).reshape(()))
+    return int(limit)

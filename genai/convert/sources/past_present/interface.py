@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from genai.convert.nodes import dimension
-from genai.convert.probing import Array
+from genai.convert.probing import Array, Part, try_call
+from genai.convert.values import size_of
 from genai.errors import UnsupportedModelError
 from genai.runtime.session import Session
 
@@ -51,6 +51,18 @@ class PastPresent:
     def samples(self, shape: tuple[int, int, int], extra: Mapping[str, Array] | None = None) -> Samples:
         """Sample inputs for (rows, new tokens, past); extra: further arrays, or others than the samples."""
         return Samples(self, shape, extra or {})
+
+    def on_samples(
+        self, model: ir.Model, value: ir.Value, shapes: Sequence[tuple[int, int, int]]
+    ) -> list[Array] | None:
+        """A value in samples of these shapes, or None if it cannot be had without running the model."""
+        part, results = Part(model, self.presents(model.graph), [value]), []
+        for shape in shapes:
+            got = try_call(part, self.samples(shape))
+            if got is None:
+                return None
+            results.append(got[0])
+        return results
 
     def feeds(self, tokens: npt.NDArray[np.int64], past: int) -> dict[str, Array]:
         """All inputs: new tokens [B, T] after `past` tokens whose keys and values are zero."""
@@ -169,7 +181,7 @@ def _role(value: ir.Value) -> str | None:
 
 
 def _cache_input(value: ir.Value, present: str) -> CacheInput:
-    num_heads, size = dimension(value, 1), dimension(value, 3)
+    num_heads, size = size_of(value, 1), size_of(value, 3)
     if value.dtype not in _FLOATS or not num_heads or not size or num_heads < 0 or size < 0:
         raise UnsupportedModelError(
             f"the cache input {value.name!r} has shape {value.shape} and type {value.dtype}; it must be a float tensor "

@@ -12,8 +12,8 @@ import numpy as np
 import onnx_ir as ir
 
 from genai.convert.emit import ContractGraph
-from genai.convert.probing import Array, Part, ancestors, try_call
-from genai.convert.sites import token_dependent
+from genai.convert.fusions.attention import token_dependent
+from genai.convert.probing import Array, ancestors
 from genai.convert.sources.past_present.interface import PastPresent
 from genai.errors import UnsupportedModelError
 
@@ -59,16 +59,7 @@ class _Samples:
     def of(self, value: ir.Value) -> list[Array] | None:
         """A value's samples, or None if it cannot be had without running the model."""
         source = self._values.get(value.name)
-        if source is None:
-            return None
-        part = Part(self._pristine, self._interface.presents(self._pristine.graph), [source])
-        results = []
-        for shape in SAMPLE_SHAPES:
-            got = try_call(part, self._interface.samples(shape))
-            if got is None:
-                return None
-            results.append(got[0])
-        return results
+        return None if source is None else self._interface.on_samples(self._pristine, source, SAMPLE_SHAPES)
 
 
 def _tainted(graph: ir.Graph, old: set[ir.Value]) -> list[ir.Value]:
@@ -107,11 +98,9 @@ def _positions(target: ContractGraph, samples: Sequence[Array]) -> ir.Value | No
     axes = [axis for axis in range(1, samples[0].ndim) if samples[0].shape[axis] == 1]
     result = target.position_ids
     if axes:
-        result = nodes.op("Unsqueeze", result, nodes.constant(axes, np.int64))
-        result.dtype = ir.DataType.INT64
+        result = nodes.typed("Unsqueeze", result, nodes.integers(axes), dtype=ir.DataType.INT64)
     if shift:
-        result = nodes.op("Add", result, nodes.constant(int(shift), np.int64))
-        result.dtype = ir.DataType.INT64
+        result = nodes.typed("Add", result, nodes.constant(int(shift), np.int64), dtype=ir.DataType.INT64)
     return result
 
 
@@ -126,7 +115,7 @@ def _sizes(target: ContractGraph, samples: Sequence[Array]) -> ir.Value | None:
     for column in table.T:
         axis = next((axis for axis in (0, 1) if np.array_equal(column, shapes[:, axis])), None)
         if axis is not None:
-            parts.append(nodes.op("Gather", whole, nodes.constant([axis], np.int64)))
+            parts.append(nodes.op("Gather", whole, nodes.integers([axis])))
         elif (column == column[0]).all():
             parts.append(nodes.constant([int(column[0])], np.int64))
         else:

@@ -17,14 +17,15 @@ import onnx_ir as ir
 
 from genai.convert.emit import ContractGraph, Heads, as_heads, as_split
 from genai.convert.flat import as_flat
+from genai.convert.fusions.attention import AttentionSite, attention_sites, token_dependent
 from genai.convert.fusions.layout import clean
-from genai.convert.nodes import Nodes, constant_values
+from genai.convert.nodes import Nodes
 from genai.convert.normalize import infer_shapes, normalize
-from genai.convert.probing import Array, Part, ancestors, try_call
-from genai.convert.sites import AttentionSite, attention_sites, token_dependent
+from genai.convert.probing import Array, ancestors
 from genai.convert.sources.past_present.interface import PastPresent, interface_of
 from genai.convert.sources.past_present.leftovers import SAMPLE_SHAPES, replace_leftovers
 from genai.convert.sources.past_present.scores import Sampler
+from genai.convert.values import constant_values, size_of
 from genai.errors import UnsupportedModelError
 
 _LONGEST = 8192
@@ -247,8 +248,8 @@ def _replace_result(nodes: Nodes, site: AttentionSite, result: ir.Value, heads: 
 
 
 def _static(value: ir.Value, axis: int) -> int:
-    size = None if value.shape is None else value.shape[axis]
-    if not isinstance(size, int):
+    size = size_of(value, axis)
+    if size is None:
         raise UnsupportedModelError(
             f"{value.name!r} has shape {value.shape}: its dimension {axis} must be a fixed number"
         )
@@ -285,9 +286,7 @@ def _settle_sizes(model: ir.Model, interface: PastPresent) -> bool:
 
 
 def _same_always(model: ir.Model, interface: PastPresent, value: ir.Value) -> Array | None:
-    part = Part(model, interface.presents(model.graph), [value])
-    results = [try_call(part, interface.samples(shape)) for shape in SAMPLE_SHAPES]
-    first = results[0]
-    if first is None or first[0].size > 8:
+    results = interface.on_samples(model, value, SAMPLE_SHAPES)
+    if results is None or results[0].size > 8:
         return None
-    return first[0] if all(got is not None and np.array_equal(got[0], first[0]) for got in results) else None
+    return results[0] if all(np.array_equal(result, results[0]) for result in results) else None

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from genai.convert.probing import Part, try_call
+from genai.convert.probing import Part
 from genai.convert.sources.past_present.interface import PastPresent
 from genai.errors import GraphRunError, UnsupportedModelError
 
@@ -77,13 +77,11 @@ class Sampler:
 
     def number(self, value: ir.Value) -> float | None:
         """The number that a value is whatever the shapes are, or None if it is something else."""
-        results = []
-        for shape in _SHAPES:
-            got = try_call(self._part([], value), self._interface.samples(shape))
-            if got is None or got[0].size != 1:
-                return None
-            results.append(float(got[0].reshape(-1)[0]))
-        return results[0] if len(set(results)) == 1 else None
+        results = self._interface.on_samples(self._model, value, _SHAPES)
+        if results is None or any(result.size != 1 for result in results):
+            return None
+        numbers = {float(result.reshape(-1)[0]) for result in results}
+        return numbers.pop() if len(numbers) == 1 else None
 
     def scores(self, raw: ir.Value, scores: ir.Value, num_heads: int) -> Scores:
         """What happens between the products [B, H, T, S] and the softmax. Raises: UnsupportedModelError."""
@@ -120,7 +118,7 @@ class Sampler:
         _, num_tokens, past = shape
         hidden: BoolArray = np.zeros((1, 1, num_tokens, past + num_tokens), np.bool_)
         if is_causal:
-            hidden = hidden | ~_causal(num_tokens, past)
+            hidden = hidden | ~causal(num_tokens, past)
         if part is None:
             return hidden
         values = part(self._interface.samples(shape))[0]
@@ -160,7 +158,7 @@ class Sampler:
         window = None if seen == past + num_tokens else seen
         for shape in (*_SHAPES, (1, num_tokens, past)):
             _, num_tokens, past = shape
-            wanted = ~_causal(num_tokens, past, window)
+            wanted = ~causal(num_tokens, past, window)
             actual = hidden(shape)
             if not np.array_equal(np.broadcast_to(wanted, actual.shape), actual):
                 name = "no mask" if mask is None else f"the mask {mask.name!r}"
@@ -185,7 +183,7 @@ class Sampler:
         return Part(self._model, [*given, *self._interface.presents(self._model.graph)], [wanted])
 
 
-def _causal(num_tokens: int, past: int, window: int | None = None) -> BoolArray:
+def causal(num_tokens: int, past: int, window: int | None = None) -> BoolArray:
     """[T, S]: which keys a query sees."""
     queries = np.arange(past, past + num_tokens)[:, None]
     keys = np.arange(past + num_tokens)

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from genai.convert.fusions.report import Mismatch, Site, layer_of
+from genai.convert.fusions.match import site_at
+from genai.convert.fusions.report import Mismatch, Site
 
 PATTERN = "Attention"
 _PASSED = {"Cast", "Dropout", "Identity", "Where"}
@@ -119,10 +120,7 @@ def _product_before(value: ir.Value, flowing: set[ir.Value]) -> ir.Node | None:
 
 
 def _missed(node: ir.Node, expected: str, found: str) -> Site:
-    name = node.name or node.op_type
-    return Site(
-        pattern=PATTERN, node=name, layer=layer_of(name), mismatch=Mismatch(node=name, expected=expected, found=found)
-    )
+    return site_at(PATTERN, node, Mismatch(node=node.name or node.op_type, expected=expected, found=found))
 
 
 def _consumers(value: ir.Value) -> str:
