@@ -2,7 +2,8 @@
 
     GenAIError
     ├── ConfigError          an option, config file or request field is wrong
-    │   └── CapacityError    what was asked for cannot fit in memory or in the model's context
+    │   ├── CapacityError    what was asked for cannot fit in memory or in the model's context
+    │   └── RequestError     a field of a request, which it names
     ├── QueueFullError       too many requests wait, or the engine is shutting down
     ├── ModelError           a model cannot be used
     │   ├── ModelNotFoundError   no such model, file or folder
@@ -29,6 +30,15 @@ class ConfigError(GenAIError, ValueError):
 
 class CapacityError(ConfigError):
     """What was asked for does not fit in memory or in the model's context."""
+
+
+class RequestError(ConfigError):
+    """A request asks for what cannot be done. param: the field at fault; code: a short name of the error."""
+
+    def __init__(self, message: str, *, code: str | None = None, param: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.param = param
 
 
 class QueueFullError(GenAIError):

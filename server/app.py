@@ -24,8 +24,9 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from genai.errors import ConfigError, GenAIError
+from genai.requests.base import invalid
 from server.auth import ApiKeys, AuthMiddleware, load_api_keys
-from server.errors import ApiError, api_error, error_response, invalid
+from server.errors import ApiError, api_error, error_response
 from server.lifecycle import DrainMiddleware, Lifecycle
 from server.limits import BodyMiddleware, ConcurrencyMiddleware, ConnectionsMiddleware, HostMiddleware, allowed_hosts
 from server.logs import RequestMiddleware
@@ -161,7 +162,7 @@ async def _on_error(request: Request, error: Exception) -> Response:
 
 async def _on_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    return error_response(invalid(error.errors(), error.body), request.url.path)
+    return error_response(api_error(invalid(error.errors(), error.body)), request.url.path)
 
 
 async def _on_http(request: Request, error: Exception) -> Response:

@@ -7,15 +7,22 @@ A path whose clients expect another form has it in `SHAPES`.
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from genai.errors import CapacityError, ConfigError, GenAIError, ModelNotFoundError, QueueFullError, TokenizerError
+from genai.errors import (
+    CapacityError,
+    ConfigError,
+    GenAIError,
+    ModelNotFoundError,
+    QueueFullError,
+    RequestError,
+    TokenizerError,
+)
 from server.context import request_info
 
 _log = logging.getLogger(__name__)
@@ -76,6 +83,8 @@ def api_error(error: Exception, *, param: str | None = None) -> ApiError:
     """How any exception is told. What nobody foresaw is logged here, and told without details."""
     if isinstance(error, ApiError):
         return error
+    if isinstance(error, RequestError):
+        return ApiError(400, str(error), code=error.code, param=error.param)
     for kind, status, code in _TABLE:
         if isinstance(error, kind):
             return ApiError(status, str(error), code=code, param=param)
@@ -109,69 +118,3 @@ def error_response(error: ApiError, path: str) -> Response:
 async def send_error(error: ApiError, scope: Scope, receive: Receive, send: Send) -> None:
     """Answer a request with an error."""
     await error_response(error, scope["path"])(scope, receive, send)
-
-
-def invalid(errors: Sequence[Mapping[str, object]], body: object) -> ApiError:
-    """What a validation found, told by the field that is at fault.
-
-    Of the errors of a union's branches those that lie deepest say most.
-    """
-    places = [_place(error, body) for error in errors]
-    chosen = max(range(len(errors)), key=lambda index: (len(places[index]), -index))
-    error, place = errors[chosen], places[chosen]
-    param = _path(place)
-    kind, value = error["type"], _shown(error.get("input"))
-    if kind == "extra_forbidden":
-        return ApiError(400, f"{param} is not supported", code="unsupported_parameter", param=param)
-    if kind == "missing":
-        return ApiError(400, f"{param} is missing", code="missing_required_parameter", param=param)
-    reasons = dict.fromkeys(_reason(str(each["msg"])) for each, at in zip(errors, places, strict=True) if at == place)
-    message = " or ".join(reasons).replace(" or must be ", " or ")
-    code = "invalid_type" if str(kind).endswith("_type") else "invalid_value"
-    return ApiError(400, f"{param}={value}: {message}" if param else message, code=code, param=param or None)
-
-
-def _place(error: Mapping[str, object], body: object) -> tuple[str | int, ...]:
-    """Where in the body an error is: pydantic's location without the names of union branches."""
-    place: list[str | int] = []
-    location = error["loc"]
-    parts = list(location) if isinstance(location, tuple | list) else []
-    parts = parts[1:] if parts[:1] in (["body"], ["query"], ["path"]) else parts
-    for part, following in itertools.zip_longest(parts, parts[1:]):
-        if _has(body, part):
-            inner = body[part]  # type: ignore[index]
-            if _has(body, following) and not _has(inner, following):
-                continue  # a branch that is called like a field: {"type": "text", "text": "…"}
-            body = inner
-            place.append(part)
-    if error["type"] == "missing":
-        place.append(parts[-1])
-    return tuple(place)
-
-
-def _has(value: object, part: object) -> bool:
-    """Whether a value has something there."""
-    if isinstance(value, Mapping):
-        return part in value
-    return isinstance(value, list) and isinstance(part, int) and part < len(value)
-
-
-def _path(place: Sequence[str | int]) -> str:
-    text = ""
-    for part in place:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
-    return _shortened(text, 100)
-
-
-def _reason(message: str) -> str:
-    message = message.removeprefix("Value error, ").replace("Input should", "must").replace("should have", "must have")
-    return message[:1].lower() + message[1:]
-
-
-def _shown(value: object) -> str:
-    """A value in a message, cut short."""
-    return _shortened(json.dumps(value, ensure_ascii=False, default=str), 60)
-
-
-def _shortened(text: str, length: int) -> str:
-    return text if len(text) <= length else f"{text[: length - 1]}…"

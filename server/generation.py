@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, TypeVar
 from starlette.requests import Request
 
 from genai.errors import CapacityError, ConfigError, QueueFullError, TokenizerError
+from genai.requests.generation import field_of
 from server.context import request_info
 from server.errors import ApiError, ClientGoneError, api_error
 from server.lifecycle import draining
-from server.schemas.generation import GenerationRequest
 from server.state import ServerState
 
 if TYPE_CHECKING:
@@ -23,35 +23,6 @@ if TYPE_CHECKING:
     from genai.llm.prepare import Prompt
     from genai.llm.results import Chunk, Generation
     from server.models import ServedModel
-
-_OPTIONS = {
-    "n": "n",
-    "seed": "rng_seed",
-    "stop": "stop_strings",
-    "temperature": "temperature",
-    "top_p": "top_p",
-    "frequency_penalty": "frequency_penalty",
-    "presence_penalty": "presence_penalty",
-    "top_k": "top_k",
-    "min_p": "min_p",
-    "typical_p": "typical_p",
-    "repetition_penalty": "repetition_penalty",
-    "no_repeat_ngram_size": "no_repeat_ngram_size",
-    "xtc_probability": "xtc_probability",
-    "xtc_threshold": "xtc_threshold",
-    "dry_multiplier": "dry_multiplier",
-    "dry_base": "dry_base",
-    "dry_allowed_length": "dry_allowed_length",
-    "min_tokens": "min_new_tokens",
-    "stop_token_ids": "stop_token_ids",
-    "ignore_eos": "ignore_eos",
-    "bad_words": "bad_words",
-    "allowed_token_ids": "allowed_token_ids",
-    "regex": "regex",
-    "grammar": "lark",
-    "choices": "choices",
-}
-"""Request fields and the generation options that they are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,48 +41,20 @@ class Work:
     template_options: Mapping[str, object] | None = None
     renamed: Mapping[str, str] = field(default_factory=dict)
 
-
-def options_of(body: GenerationRequest) -> dict[str, object]:
-    """The generation options of a request's common fields; what it leaves out is the model's own default."""
-    given = {ours: value for name, ours in _OPTIONS.items() if (value := getattr(body, name)) is not None}
-    if body.logit_bias:
-        given["logit_bias"] = {_token_id(token): bias for token, bias in body.logit_bias.items()}
-    return given
-
-
-def _token_id(text: str) -> int:
-    if not text.isdecimal() or not text.isascii() or len(text) > 10:
-        message = f"logit_bias maps token ids to numbers; {text[:40]!r} is no token id"
-        raise ApiError(400, message, code="invalid_value", param="logit_bias")
-    return int(text)
-
-
-def check_stream_options(body: GenerationRequest) -> None:
-    """Refuse options of a stream for an answer that is none. Raises: ApiError."""
-    if body.stream_options is not None and not body.stream:
-        message = "stream_options are only for stream=true"
-        raise ApiError(400, message, code="invalid_value", param="stream_options")
-
-
-_FIELDS = {ours: field for field, ours in _OPTIONS.items()} | {
-    "max_new_tokens": "max_tokens",
-    "logit_bias": "logit_bias",
-    "logprobs": "logprobs",
-    "top_logprobs": "top_logprobs",
-    "json_schema": "response_format",
-    "tools": "tools",
-    "tool_choice": "tool_choice",
-    "template_options": "chat_template_kwargs",
-}
+    @property
+    def num_choices(self) -> int:
+        """How many texts each prompt gets."""
+        return max(int(str(self.options.get("n", 1))), 1)
 
 
 def _param(error: Exception, work: Work) -> str | None:
     """The field that an error of generation is about: its message begins with an option, or is about the prompt."""
     if isinstance(error, CapacityError):
         return work.param
-    option = re.split(r"[^a-z_]", str(error), maxsplit=1)[0]
-    param = _FIELDS.get(option, work.param if option in ("the", "token") else None)
-    return None if param is None else work.renamed.get(param, param)
+    param = field_of(error)
+    if param is None:
+        return work.param if re.match(r"the |token ", str(error)) else None
+    return work.renamed.get(param, param)
 
 
 _BLAMED = (ConfigError, TokenizerError)
@@ -169,7 +112,7 @@ class Running:
 
 async def start(model: ServedModel, work: Work, state: ServerState) -> Running:
     """Queue a request's prompts. Raises: ApiError; nothing is queued then."""
-    num_texts = len(work.prompts) * max(int(str(work.options.get("n", 1))), 1)
+    num_texts = len(work.prompts) * work.num_choices
     if num_texts > state.settings.max_choices:
         message = f"{num_texts} texts are asked for (prompts times n); at most {state.settings.max_choices} are made"
         raise ApiError(400, message, code="invalid_value", param="n")

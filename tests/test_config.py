@@ -39,7 +39,7 @@ def test_none_means_the_default() -> None:
         ({"temperatur": 1}, "unknown generation option 'temperatur'; allowed: .*temperature"),
         ({"temperature": -1}, "temperature=-1: must be above 0"),
         ({"temperature": float("nan")}, "temperature=nan"),
-        ({"temperature": "hot"}, "wrong type"),
+        ({"temperature": "hot"}, "temperature=.hot.: must be a number"),
         ({"top_k": -2}, "top_k=-2: must be at least 0"),
         ({"top_p": -0.1}, "top_p=-0.1: must be above 0"),
         ({"top_p": 1.5}, "top_p=1.5"),

@@ -23,7 +23,6 @@ from typing import BinaryIO, Self
 from genai.batch.answer import answer
 from genai.batch.request import (
     JSON,
-    BadLineError,
     BatchRequest,
     complaint,
     custom_id_of,
@@ -32,7 +31,7 @@ from genai.batch.request import (
     status_of,
 )
 from genai.engine.sequence import Job, TokenEvent
-from genai.errors import ConfigError, GenAIError
+from genai.errors import ConfigError, GenAIError, RequestError
 from genai.llm.llm import LLM
 from genai.llm.prepare import Prepared
 from genai.options.generation_config import GenerationConfig
@@ -141,7 +140,7 @@ class BatchFile:
     def _key_of_record(self, line: bytes, number: int) -> str:
         try:
             record = read_line(line)
-        except BadLineError:
+        except RequestError:
             record = {}
         custom_id, name = record.get("custom_id"), record.get("id")
         if not isinstance(name, str) or not isinstance(custom_id, str | None) or "response" not in record:
@@ -165,7 +164,7 @@ class _Line:
     number: int
     custom_id: str | None = None
     data: dict[str, JSON] = field(default_factory=dict)
-    error: BadLineError | None = None
+    error: RequestError | None = None
 
     @property
     def name(self) -> str:
@@ -227,9 +226,9 @@ class _Run:
         if line.error is not None:
             raise line.error
         request = request_of(line.data, self.models)
-        chat = dict(request.chat)
+        chat = request.chat
         if request.kind == "chat" and self.settings.template_options:
-            chat["template_options"] = {**self.settings.template_options, **chat.get("template_options", {})}
+            chat |= {"template_options": {**self.settings.template_options, **chat.get("template_options", {})}}
         prepared = self.llm.prepare(
             request.prompt, self.defaults, **chat, draft=self.settings.draft, options=request.options
         )
@@ -279,7 +278,7 @@ def _numbered(file: BinaryIO) -> Iterator[_Line]:
         while is_too_long and (rest := file.readline(MAX_LINE_BYTES)) and not rest.endswith(b"\n"):
             pass
         if is_too_long:
-            yield _Line(number=number, error=BadLineError(f"the line is longer than {MAX_LINE_BYTES:,} bytes"))
+            yield _Line(number=number, error=RequestError(f"the line is longer than {MAX_LINE_BYTES:,} bytes"))
         elif raw.strip():
             yield _line(number, raw)
 
@@ -288,7 +287,7 @@ def _line(number: int, raw: bytes) -> _Line:
     try:
         data = read_line(raw)
         return _Line(number=number, custom_id=custom_id_of(data), data=data)
-    except BadLineError as error:
+    except RequestError as error:
         return _Line(number=number, error=error)
 
 

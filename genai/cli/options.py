@@ -1,8 +1,7 @@
 """Options that several commands share.
 
-Those of generation are tables that `taking` adds to a command: what is given becomes keyword arguments of
-`LLM.generate`, under its own names; what is not given is the model's own default. Values are checked where every
-caller's are.
+Those of generation come from the table of options, and `taking` adds them to a command: what is given becomes keyword
+arguments of `LLM.generate`; what is not given is the model's own default. Values are checked where every caller's are.
 """
 
 from __future__ import annotations
@@ -18,6 +17,9 @@ import typer
 
 from genai.config import Device, Precision
 from genai.errors import ConfigError
+from genai.options.generation_config import OPTIONS
+from genai.options.option import Entry, Flag, FlagGroup
+from genai.options.rules import Number, OneOf, Whole, strings, switch, words
 
 Model = Annotated[
     str,
@@ -61,19 +63,6 @@ Flags: TypeAlias = Mapping[str, object]
 """Options by their Python names, each the annotated type that typer reads."""
 
 
-def _number(help_text: str, *names: str, low: float | None = None, high: float | None = None) -> object:
-    option = typer.Option(*names, min=low, max=high, metavar="X", help=help_text, show_default=False)
-    return Annotated[float | None, option]
-
-
-def _whole(help_text: str, *names: str, low: int = 0) -> object:
-    return Annotated[int | None, typer.Option(*names, min=low, metavar="N", help=help_text, show_default=False)]
-
-
-def _switch(help_text: str, name: str) -> object:
-    return Annotated[bool | None, typer.Option(name, help=help_text, show_default=False)]
-
-
 def _text(help_text: str, *names: str, metavar: str = "TEXT") -> object:
     return Annotated[str | None, typer.Option(*names, metavar=metavar, help=help_text, show_default=False)]
 
@@ -83,50 +72,43 @@ def _texts(help_text: str, *names: str, metavar: str = "TEXT") -> object:
     return Annotated[list[str] | None, typer.Option(*names, metavar=metavar, help=help_text, show_default=False)]
 
 
+def _flag(entry: Entry) -> object:
+    """The flag of an option of generation."""
+    flag, rule = entry.option.flag or Flag(), entry.option.rule
+    names = [f"--{entry.flag_name.replace('_', '-')}", *([flag.short] if flag.short else ())]
+    told: dict[str, Any] = {"help": flag.says or entry.option.says, "show_default": False}
+    if rule is switch:
+        return Annotated[bool | None, typer.Option(*names, **told)]
+    if rule in (strings, words):
+        return _texts(told["help"], *names)
+    match rule:
+        case Number():
+            low = rule.above if rule.least is None else rule.least
+            return Annotated[float | None, typer.Option(*names, min=low, max=rule.most, metavar="X", **told)]
+        case Whole():
+            return Annotated[int | None, typer.Option(*names, min=rule.least, metavar="N", **told)]
+        case OneOf():
+            return Annotated[Literal[rule.words] | None, typer.Option(*names, **told)]
+    return _text(told["help"], *names, metavar=flag.metavar or "TEXT")
+
+
+_FLAGS = {entry.flag_name: entry for entry in OPTIONS.values() if entry.option.flag is not None}
+
+
+def _group(group: FlagGroup) -> Flags:
+    return {name: _flag(entry) for name, entry in _FLAGS.items() if (entry.option.flag or Flag()).group == group}
+
+
 GENERATION: Flags = {
-    "min_new_tokens": _whole("No end before so many tokens."),
-    "ignore_eos": _switch("Go on past the end (for benchmarks).", "--ignore-eos"),
-    "stop": _texts("End before this text"),
-    "temperature": _number("Above 0: sample; 0: the most probable token.", "--temperature", "-t", low=0),
-    "top_k": _whole("Sample from the k most probable."),
-    "top_p": _number("Sample from the smallest set this probable.", low=0, high=1),
-    "min_p": _number("Drop what is less probable than this share of the best.", low=0, high=1),
-    "typical_p": _number("Locally typical sampling.", low=0, high=1),
-    "xtc_probability": _number("How often top choices are left out.", low=0, high=1),
-    "seed": _whole("Makes sampling repeatable."),
-    "repetition_penalty": _number("Above 1: make repeated tokens less probable.", low=0),
-    "presence_penalty": _number("Taken from tokens that the text has."),
-    "frequency_penalty": _number("The same, for each time."),
-    "no_repeat_ngram_size": _whole("No sequence of so many tokens comes twice."),
-    "dry_multiplier": _number("How much prolonging a repetition costs.", low=0),
-    "bad_word": _texts("This must not come"),
-    "num_beams": _whole("Beam search with so many beams.", low=1),
-    "length_penalty": _number("Of beams: above 0 favours long texts."),
-    "json_schema": _text("The text is JSON that follows this schema.", metavar="JSON|@FILE"),
-    "json_object": _switch("The text is a JSON object.", "--json-object"),
-    "regex": _text("The text matches this.", metavar="PATTERN"),
-    "lark": _text("The text follows this Lark grammar.", metavar="GRAMMAR|@FILE"),
-    "choice": _texts("The text is this, or another --choice"),
-    "speculative": Annotated[
-        Literal["prompt_lookup"] | None,
-        typer.Option(help="Where drafts come from; the text stays the same.", show_default=False),
-    ],
-    "draft_length": _whole("Most tokens in a draft.", low=1),
+    **_group("text"),
     "set": _texts("Any other option of docs/options.md; VALUE is JSON or text", "--set", metavar="NAME=VALUE"),
 }
 """What every text can be asked for."""
 
-SEVERAL: Flags = {
-    "n": _whole("How many texts, each with a random stream of its own.", "--n", low=1),
-    "num_return_sequences": _whole("How many of the beams.", low=1),
-    "logprobs": _whole("Report log probabilities, and those of the N likeliest tokens."),
-}
+SEVERAL = _group("several")
 """What a conversation has no place for."""
 
-PROMPT: Flags = {
-    "prompt_logprobs": _whole("Report log probabilities of the prompt, as --logprobs does of the text."),
-    "echo": _switch("Begin the text with the prompt.", "--echo"),
-}
+PROMPT = _group("prompt")
 """What is told of the prompt."""
 
 CHAT: Flags = {
@@ -149,6 +131,9 @@ TOOLS: Flags = {
 """Functions; a script has to answer the calls."""
 
 
+_FROM_FILES = {"tools"} | {
+    entry.name for entry in _FLAGS.values() if entry.option.flag and entry.option.flag.metavar.endswith("@FILE")
+}
 _EVERY: Flags = {**GENERATION, **SEVERAL, **PROMPT, **CHAT, **TOOLS}
 
 
@@ -182,19 +167,15 @@ def taking(*groups: Flags, max_new_tokens: int) -> Callable[[Callable[..., None]
 
 def generation_of(flags: Mapping[str, Any]) -> Keywords:
     """Keyword arguments from a command's flags; those that were not given are None. Raises: ConfigError."""
-    options = given(**flags)
-    for flag, name in {"bad_word": "bad_words", "choice": "choices"}.items():
-        if flag in options:
-            options[name] = options.pop(flag)
-    for name in ("json_schema", "lark", "tools"):
-        if name in options:
-            options[name] = _inline(f"--{name.replace('_', '-')}", options[name])
+    options = {_FLAGS[name].name if name in _FLAGS else name: value for name, value in given(**flags).items()}
+    for name in _FROM_FILES & options.keys():
+        options[name] = _inline(f"--{name.replace('_', '-')}", options[name])
     if "tools" in options:
         options["tools"] = _json("--tools", options["tools"])
     if "tool_choice" in options:
         options["tool_choice"] = _tool_choice(options["tool_choice"])
-    if "logprobs" in options:
-        options |= {"logprobs": True, "top_logprobs": options["logprobs"]}
+    if "top_logprobs" in options:
+        options["logprobs"] = True
     if "template_option" in options:
         options["template_options"] = _pairs("--template-option", options.pop("template_option"))
     others = _pairs("--set", options.pop("set", ()))

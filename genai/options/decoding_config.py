@@ -2,41 +2,49 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from genai.errors import ConfigError
-from genai.options.values import (
+from genai.options.option import EVERYBODY, Flag, Option, Served, check_options, option, part
+from genai.options.rules import (
     SIZE_MAX,
+    Number,
+    OneOf,
+    TokenIds,
+    Whole,
+    biases,
+    json_text,
     require,
-    set_defaults,
-    set_field,
-    size,
     strings,
-    token_ids,
-    unlimited,
-    whole,
+    switch,
+    text,
+    words,
 )
 
 StopCriteria: TypeAlias = Literal["EARLY", "HEURISTIC", "NEVER"]
 ConstraintKind: TypeAlias = Literal["json_schema", "regex", "lark", "choices"]
+
+_NOT_OPENAI = ("same", "same", "same", "–")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class XtcConfig:
     """Exclude top choices: with `probability`, drop all but the least probable of the tokens above `threshold`.
 
-    probability: 0 switches it off. Source: github.com/oobabooga/text-generation-webui, pull request 6335.
+    Source: github.com/oobabooga/text-generation-webui, pull request 6335.
     """
 
-    probability: float = 0.0
-    threshold: float = 0.1
+    # fmt: off
+    probability: float = option(0.0, Number(least=0, most=1, off=0), "How often top choices are left out.",
+        flag=Flag(), served=Served(), samples=True)
+    threshold: float = option(0.1, Number(least=0, most=1), "What counts as a top choice.",
+        served=Served(), samples=True)
+    # fmt: on
 
     def __post_init__(self) -> None:
-        require(0 <= self.probability <= 1, "xtc_probability", self.probability, "between 0 and 1 (0: off)")
-        require(0 <= self.threshold <= 1, "xtc_threshold", self.threshold, "between 0 and 1")
+        check_options(self, "xtc_")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,24 +52,22 @@ class DryConfig:
     """Don't repeat yourself: lower tokens that would prolong a repetition of what stands in the text already.
 
     A repetition of n ≥ allowed_length tokens costs multiplier * base ** (n - allowed_length). multiplier: 0 switches it
-    off; window: tokens looked back at, None for all; sequence_breakers: repetitions do not reach across tokens with
-    one of these. Source: github.com/oobabooga/text-generation-webui, pull request 5677.
+    off. Source: github.com/oobabooga/text-generation-webui, pull request 5677.
     """
 
-    multiplier: float = 0.0
-    base: float = 1.75
-    allowed_length: int = 2
-    window: int | None = None
-    sequence_breakers: tuple[str, ...] = ("\n", ":", '"', "*")
+    # fmt: off
+    multiplier: float = option(0.0, Number(least=0), "How much prolonging a repetition costs.",
+        unset="off", flag=Flag(), served=Served(most=100))
+    base: float = option(1.75, Number(least=1), "How that grows with their length.", served=Served(most=100))
+    allowed_length: int = option(2, Whole(least=1), "Repetitions that cost nothing.",
+        served=Served(most=1000))
+    window: int | None = option(None, Whole(least=1, is_limit=True), "Tokens looked back at.", unset="all")
+    sequence_breakers: tuple[str, ...] = option(("\n", ":", '"', "*"), strings,
+        "Repetitions do not reach across tokens with one of these.")
+    # fmt: on
 
     def __post_init__(self) -> None:
-        require(
-            math.isfinite(self.multiplier) and self.multiplier >= 0, "dry_multiplier", self.multiplier, "at least 0"
-        )
-        require(math.isfinite(self.base) and self.base >= 1, "dry_base", self.base, "at least 1")
-        require(self.allowed_length >= 1, "dry_allowed_length", self.allowed_length, "at least 1")
-        set_field(self, "window", unlimited(self.window, "dry_window"))
-        set_field(self, "sequence_breakers", strings(self.sequence_breakers, "dry_sequence_breakers"))
+        check_options(self, "dry_")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,67 +79,52 @@ class SamplingConfig:
     typical-p, top-p, min-p, XTC. None, 0 and SIZE_MAX switch a filter off, and so does a top_p, typical_p or
     repetition_penalty of 1.
 
-    do_sample: False takes the most probable token; rng_seed: None for a different text each time; presence_penalty and
-    frequency_penalty count generated tokens, repetition_penalty also those of the prompt; bad_words: strings or lists
-    of token ids that must not come; allowed_token_ids: None for all.
+    do_sample: False takes the most probable token; presence_penalty and frequency_penalty count generated tokens,
+    repetition_penalty also those of the prompt.
     """
 
-    do_sample: bool = False
-    rng_seed: int | None = None
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    typical_p: float = 1.0
-    repetition_penalty: float = 1.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    no_repeat_ngram_size: int = 0
-    logit_bias: Mapping[int, float] = field(default_factory=dict)
-    bad_words: tuple[str | tuple[int, ...], ...] = ()
-    allowed_token_ids: tuple[int, ...] | None = None
-    xtc: XtcConfig = field(default_factory=XtcConfig)
-    dry: DryConfig = field(default_factory=DryConfig)
+    # fmt: off
+    do_sample: bool = option(False, switch, "Draw the tokens, instead of taking the most probable ones.",
+        unset="False; True once a sampling option is given", peers=_NOT_OPENAI)
+    temperature: float = option(1.0, Number(above=0), "Above 0: sample; 0: the most probable token.",
+        peers=EVERYBODY, flag=Flag(short="-t"), served=Served(is_extension=False, least=0, most=2), samples=True)
+    top_k: int = option(0, Whole(off=0), "Sample from the k most probable.",
+        peers=("same", "same", "same", "same (−1: off)"), flag=Flag(), samples=True,
+        served=Served(says="Sample from the k most probable; 0: all."))
+    top_p: float = option(1.0, Number(above=0, most=1, off=1), "Sample from the smallest set this probable.",
+        peers=EVERYBODY, flag=Flag(), served=Served(is_extension=False), samples=True)
+    min_p: float = option(0.0, Number(least=0, most=1, off=0),
+        "Drop what is less probable than this share of the best.",
+        peers=("same", "same", "–", "same"), flag=Flag(), served=Served(), samples=True)
+    typical_p: float = option(1.0, Number(above=0, most=1, off=1), "Locally typical sampling.",
+        peers=("same", "–", "–", "–"), flag=Flag(), served=Served(), samples=True)
+    xtc: XtcConfig = part(XtcConfig, "xtc_")
+    rng_seed: int | None = option(None, Whole(most=SIZE_MAX), "Makes sampling repeatable.",
+        unset="a new text each time", aliases=("seed", "random_seed"), peers=("–", "same", "`random_seed`", "`seed`"),
+        flag=Flag(name="seed"), served=Served(name="seed", is_extension=False, below=1 << 63), samples=True)
+    repetition_penalty: float = option(1.0, Number(above=0, off=1), "Above 1: make repeated tokens less probable.",
+        aliases=("repeat_penalty",), peers=("same", "same", "same", "same; `repeat_penalty` in llama.cpp"),
+        flag=Flag(), served=Served(most=100))
+    presence_penalty: float = option(0.0, Number(off=0), "Taken from tokens that the text has.",
+        peers=("–", "same", "–", "same"), flag=Flag(), served=Served(is_extension=False, least=-2, most=2))
+    frequency_penalty: float = option(0.0, Number(off=0), "The same, for each time.",
+        peers=("–", "same", "–", "same"), flag=Flag(), served=Served(is_extension=False, least=-2, most=2))
+    no_repeat_ngram_size: int = option(0, Whole(off=0), "No sequence of so many tokens comes twice.",
+        peers=_NOT_OPENAI, flag=Flag(), served=Served(most=1000))
+    dry: DryConfig = part(DryConfig, "dry_")
+    logit_bias: Mapping[int, float] = option({}, biases, "Added to the logits of these token ids.",
+        peers=("`sequence_bias`", "–", "–", "same"), served=Served(is_extension=False, least=-100, most=100))
+    bad_words: tuple[str | tuple[int, ...], ...] = option((), words,
+        "Strings (or lists of token ids) that must not come.",
+        aliases=("bad_words_ids",), peers=("`bad_words_ids`", "–", "–", "same"),
+        flag=Flag(name="bad_word", says="This must not come"),
+        served=Served(says="Strings that must not come.", most=1000))
+    allowed_token_ids: tuple[int, ...] | None = option(None, TokenIds(least=1), "No other tokens come.",
+        unset="all", peers=("–", "–", "–", "same"), served=Served(most=1 << 18))
+    # fmt: on
 
     def __post_init__(self) -> None:
-        set_defaults(self)
-        for name in ("top_k", "no_repeat_ngram_size"):
-            set_field(self, name, size(getattr(self, name), name))
-        for name in ("top_p", "typical_p", "repetition_penalty"):
-            if getattr(self, name) == 0:
-                set_field(self, name, 1.0)
-        require(self.temperature > 0 and math.isfinite(self.temperature), "temperature", self.temperature, "above 0")
-        require(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1 (1: off)")
-        require(0 < self.typical_p <= 1, "typical_p", self.typical_p, "above 0 and at most 1 (1: off)")
-        require(0 <= self.min_p <= 1, "min_p", self.min_p, "between 0 and 1 (0: off)")
-        penalty = self.repetition_penalty
-        require(penalty > 0 and math.isfinite(penalty), "repetition_penalty", penalty, "above 0 (1: off)")
-        for name in ("presence_penalty", "frequency_penalty"):
-            require(math.isfinite(getattr(self, name)), name, getattr(self, name), "a finite number (0: off)")
-        if self.rng_seed is not None:
-            set_field(self, "rng_seed", whole(self.rng_seed, "rng_seed", 0, "between 0 and 2**64 - 1"))
-            require(self.rng_seed <= SIZE_MAX, "rng_seed", self.rng_seed, "between 0 and 2**64 - 1")
-        self._normalize_tokens()
-
-    def _normalize_tokens(self) -> None:
-        if not isinstance(self.logit_bias, Mapping):
-            raise ConfigError("logit_bias maps token ids to what is added to their logits")
-        try:
-            bias = {int(token): float(value) for token, value in self.logit_bias.items()}
-        except (TypeError, ValueError):
-            raise ConfigError("logit_bias maps token ids to what is added to their logits") from None
-        for token, value in bias.items():
-            require(value < math.inf, f"logit_bias[{token}]", value, "a number below infinity")
-        set_field(self, "logit_bias", bias)
-        given: object = self.bad_words
-        words = (given,) if isinstance(given, str) else self.bad_words
-        words = tuple(word if isinstance(word, str) else token_ids(word, "bad_words") for word in words)
-        set_field(self, "bad_words", words)
-        if any(not word for word in self.bad_words):
-            raise ConfigError("bad_words: every one is a non-empty string or list of token ids")
-        if self.allowed_token_ids is not None:
-            set_field(self, "allowed_token_ids", token_ids(self.allowed_token_ids, "allowed_token_ids"))
-            require(bool(self.allowed_token_ids), "allowed_token_ids", [], "None for all, or at least one token")
+        check_options(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,32 +136,32 @@ class BeamSearchConfig:
     when num_beams texts have ended, "HEURISTIC" when no better one is likely, "NEVER" when none is possible.
     """
 
-    num_beams: int = 1
-    num_beam_groups: int = 1
-    diversity_penalty: float = 0.0
-    length_penalty: float = 1.0
-    num_return_sequences: int = 1
-    no_repeat_ngram_size: int = 0
-    stop_criteria: StopCriteria = "HEURISTIC"
+    # fmt: off
+    num_beams: int = option(1, Whole(least=1), "Beam search with so many beams.",
+        unset="1 (off)", peers=_NOT_OPENAI, flag=Flag())
+    num_beam_groups: int = option(1, Whole(least=1), "Groups of beams that differ.",
+        peers=("same (up to version 4)", "same", "–", "–"))
+    diversity_penalty: float = option(0.0, Number(least=0), "How much they have to.",
+        peers=("same (up to version 4)", "same", "–", "–"))
+    length_penalty: float = option(1.0, Number(), "Of beams: above 0 favours long texts.",
+        peers=_NOT_OPENAI, flag=Flag())
+    num_return_sequences: int = option(1, Whole(least=1), "How many of the beams.",
+        peers=_NOT_OPENAI, flag=Flag(group="several"))
+    no_repeat_ngram_size: int = option(0, Whole(off=0), "As for samples, of beams.")
+    stop_criteria: StopCriteria = option("HEURISTIC",
+        OneOf(("EARLY", "HEURISTIC", "NEVER"), "EARLY, HEURISTIC or NEVER"),
+        "When the search ends: EARLY, HEURISTIC or NEVER.", aliases=("early_stopping",),
+        peers=('`early_stopping` True, False, "never"', "same", "`early_stopping`", "–"))
+    # fmt: on
 
     def __post_init__(self) -> None:
-        set_defaults(self)
-        for name in ("num_beams", "num_beam_groups", "num_return_sequences"):
-            set_field(self, name, whole(getattr(self, name), name, 1, "at least 1"))
-        set_field(self, "no_repeat_ngram_size", size(self.no_repeat_ngram_size, "no_repeat_ngram_size"))
-        for name in ("diversity_penalty", "length_penalty"):
-            require(math.isfinite(getattr(self, name)), name, getattr(self, name), "a finite number")
-        require(self.diversity_penalty >= 0, "diversity_penalty", self.diversity_penalty, "at least 0")
-        require(self.stop_criteria in _STOP_CRITERIA, "stop_criteria", self.stop_criteria, "EARLY, HEURISTIC or NEVER")
+        check_options(self)
         if self.num_beams % self.num_beam_groups:
             raise ConfigError(f"num_beams={self.num_beams} cannot be shared by num_beam_groups={self.num_beam_groups}")
         if self.num_return_sequences > self.num_beams:
             raise ConfigError(f"num_return_sequences={self.num_return_sequences} is above num_beams={self.num_beams}")
         if self.diversity_penalty and self.num_beam_groups == 1:
             raise ConfigError("diversity_penalty tells groups apart: set num_beam_groups above 1")
-
-
-_STOP_CRITERIA = ("EARLY", "HEURISTIC", "NEVER")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,11 +177,26 @@ class ConstraintConfig:
 
     def __post_init__(self) -> None:
         require(self.kind in _KINDS, "kind", self.kind, f"one of {', '.join(_KINDS)}")
-        if self.kind == "choices":
-            set_field(self, "grammar", strings(self.grammar, "choices"))
-            require(bool(self.grammar), "choices", [], "one text at least")
-        elif not isinstance(self.grammar, str):
-            raise ConfigError(f"{self.kind} is a string, not {self.grammar!r}")
+        object.__setattr__(self, "grammar", CONSTRAINTS[self.kind].rule(self.grammar, self.kind))
+        require(bool(self.grammar) or self.kind != "choices", "choices", [], "one text at least")
 
 
 _KINDS = ("json_schema", "regex", "lark", "choices")
+_STRUCTURED = ("–", "`structured_output_config`", "`guidance_type`")
+
+# fmt: off
+CONSTRAINTS: Mapping[str, Option] = {
+    "json_schema": Option(json_text, "The text is JSON that follows this schema.",
+        peers=(*_STRUCTURED, "`response_format`"), flag=Flag(metavar="JSON|@FILE")),
+    "json_object": Option(switch, "The text is a JSON object.",
+        peers=(*_STRUCTURED, "`response_format`"), flag=Flag()),
+    "regex": Option(text, "The text matches this.", peers=(*_STRUCTURED, "`guided_regex`"),
+        flag=Flag(metavar="PATTERN"), served=Served(says="The text matches this (Rust's syntax).")),
+    "lark": Option(text, "The text follows this Lark grammar.", peers=(*_STRUCTURED, "`guided_grammar`"),
+        flag=Flag(metavar="GRAMMAR|@FILE"),
+        served=Served(name="grammar", says="The text follows this Lark grammar (llguidance's).")),
+    "choices": Option(strings, "The text is one of these.", peers=("–", "–", "–", "`guided_choice`"),
+        flag=Flag(name="choice", says="The text is this, or another --choice"), served=Served(least=1, most=1000)),
+}
+# fmt: on
+"""The ways to write a constraint: a text follows one of them at most."""

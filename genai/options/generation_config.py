@@ -12,13 +12,13 @@ flat, and so it does those of transformers, OpenVINO GenAI, onnxruntime-genai an
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, TypeVar, cast
 
 from genai.errors import ConfigError
 from genai.options.decoding_config import (
+    CONSTRAINTS,
     BeamSearchConfig,
     ConstraintConfig,
     ConstraintKind,
@@ -27,10 +27,13 @@ from genai.options.decoding_config import (
     StopCriteria,
     XtcConfig,
 )
-from genai.options.values import SIZE_MAX, require, set_defaults, set_field, strings, token_ids, unlimited, whole
+from genai.options.option import Entry, Flag, Served, check_options, entries_of, option, part
+from genai.options.rules import SIZE_MAX, OneOf, TokenIds, Whole, strings, switch
 
 __all__ = [
     "ALIASES",
+    "FLAT_NAMES",
+    "OPTIONS",
     "SIZE_MAX",
     "BeamSearchConfig",
     "ConstraintConfig",
@@ -43,7 +46,6 @@ __all__ = [
     "XtcConfig",
     "config_from_data",
     "constraint_of",
-    "flat_names",
     "names_of",
     "replaced",
 ]
@@ -53,58 +55,67 @@ Speculation: TypeAlias = Literal["prompt_lookup"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationConfig:
-    """How one prompt is continued.
+    """How one prompt is continued. Every option says what it does; beside that:
 
-    max_new_tokens: at most this many tokens are generated (0: none; the prompt is only run); max_length: at most this
-    many with the prompt; None for both: until the context is full. min_new_tokens, min_length: no end of sequence
-    before. eos_token_ids: tokens that end the text; None: the model's own. ignore_eos: go on past them (benchmarks).
-    stop_token_ids: tokens that end it beside those, ignore_eos or not. stop_strings: the text ends before the first of
-    these. n: how many texts, each with a random stream of its own. logprobs, top_logprobs: report the log probability
-    of each generated token, and of so many of the most probable ones, before any sampling option; prompt_logprobs: the
-    same for the prompt's tokens (0: only their own; None: off). echo: the result's text begins with the prompt's.
-    speculative: "prompt_lookup" takes drafts from the text so far; draft_length: most tokens in a draft; neither
-    changes the result.
+    The text ends at eos_token_ids (None: the model's own) and stop_token_ids, and before the first of stop_strings;
+    ignore_eos lets only stop_token_ids end it. Without max_new_tokens and max_length it goes on until the context is
+    full. Each of n texts has a random stream of its own. Log probabilities are those before any sampling option.
+    speculative and draft_length change nothing in the result.
     """
 
-    max_new_tokens: int | None = None
-    max_length: int | None = None
-    min_new_tokens: int = 0
-    min_length: int = 0
-    eos_token_ids: tuple[int, ...] | None = None
-    ignore_eos: bool = False
-    stop_token_ids: tuple[int, ...] = ()
-    stop_strings: tuple[str, ...] = ()
-    n: int = 1
-    logprobs: bool = False
-    top_logprobs: int = 0
-    prompt_logprobs: int | None = None
-    echo: bool = False
-    speculative: Speculation | None = None
-    draft_length: int = 10
-    constraint: ConstraintConfig | None = None
-    sampling_config: SamplingConfig = field(default_factory=SamplingConfig)
-    beam_search_config: BeamSearchConfig = field(default_factory=BeamSearchConfig)
+    # fmt: off
+    max_new_tokens: int | None = option(None, Whole(is_limit=True),
+        "Tokens to generate at most; 0 only runs the prompt.",
+        unset="until full", aliases=("max_tokens", "max_completion_tokens"),
+        peers=("same", "same", "–", "`max_tokens`, `max_completion_tokens`"))
+    max_length: int | None = option(None, Whole(least=1, is_limit=True), "The same, with the prompt's.",
+        unset="until full", peers=("same", "same", "same", "–"))
+    min_new_tokens: int = option(0, Whole(), "No end before so many tokens.",
+        aliases=("min_tokens",), peers=("same", "same", "–", "`min_tokens`"), flag=Flag(),
+        served=Served(name="min_tokens"))
+    min_length: int = option(0, Whole(), "The same, with the prompt's.", peers=("same", "–", "same", "–"))
+    eos_token_ids: tuple[int, ...] | None = option(None, TokenIds(),
+        "Tokens that end the text instead of the model's own.",
+        unset="the model's", aliases=("eos_token_id",), peers=("`eos_token_id`", "`eos_token_id`", "–", "–"))
+    ignore_eos: bool = option(False, switch, "Go on past the end (for benchmarks).",
+        peers=("–", "same", "–", "same"), flag=Flag(), served=Served())
+    stop_token_ids: tuple[int, ...] = option((), TokenIds(),
+        "Tokens that end the text beside the model's own, `ignore_eos` or not.",
+        peers=("–", "same", "–", "same"), served=Served(most=1024))
+    stop_strings: tuple[str, ...] = option((), strings, "The text ends before the first of these.",
+        aliases=("stop",), peers=("same", "same", "–", "`stop`"), flag=Flag(name="stop", says="End before this text"),
+        served=Served(name="stop", is_extension=False, most=16, longest=1000, takes_one=True))
+    n: int = option(1, Whole(least=1), "How many texts, each with a random stream of its own.",
+        peers=("`num_return_sequences`", "`num_return_sequences`", "`num_return_sequences`", "same"),
+        flag=Flag(group="several"), served=Served(is_extension=False, most=128))
+    sampling_config: SamplingConfig = part(SamplingConfig)
+    beam_search_config: BeamSearchConfig = part(BeamSearchConfig)
+    constraint: ConstraintConfig | None = field(default=None, metadata={"forms": CONSTRAINTS})
+    speculative: Speculation | None = option(None, OneOf(("prompt_lookup",), "'prompt_lookup' or None"),
+        "Where drafts come from; the text stays the same.",
+        peers=("`prompt_lookup_num_tokens`", "`prompt_lookup`", "–", "–"), flag=Flag())
+    draft_length: int = option(10, Whole(least=1), "Most tokens in a draft.",
+        aliases=("num_assistant_tokens", "prompt_lookup_num_tokens"),
+        peers=("`num_assistant_tokens`", "`num_assistant_tokens`", "–", "–"), flag=Flag())
+    logprobs: bool = option(False, switch, "Report the log probability of each token.",
+        peers=("`output_logits`", "same", "–", "same"))
+    top_logprobs: int = option(0, Whole(), "And those of so many likely others.",
+        peers=("–", "–", "–", "same"),
+        flag=Flag(name="logprobs", group="several",
+                  says="Report log probabilities, and those of the N likeliest tokens."),
+        served=Served(is_extension=False, most=20), bodies=("chat",))
+    prompt_logprobs: int | None = option(None, Whole(is_limit=True),
+        "The same of the prompt's tokens; 0: only their own.",
+        unset="off", peers=("–", "–", "–", "same"),
+        flag=Flag(says="Report log probabilities of the prompt, as --logprobs does of the text.", group="prompt"),
+        bodies=())
+    echo: bool = option(False, switch, "Begin the text with the prompt.",
+        peers=("–", "same", "–", "same"), flag=Flag(group="prompt"), served=Served(is_extension=False),
+        bodies=("completion",))
+    # fmt: on
 
     def __post_init__(self) -> None:
-        set_defaults(self)
-        set_field(self, "max_new_tokens", unlimited(self.max_new_tokens, "max_new_tokens", at_least=0))
-        set_field(self, "max_length", unlimited(self.max_length, "max_length"))
-        for name in ("min_new_tokens", "min_length", "top_logprobs"):
-            set_field(self, name, whole(getattr(self, name), name, 0, "at least 0"))
-        for name in ("n", "draft_length"):
-            set_field(self, name, whole(getattr(self, name), name, 1, "at least 1"))
-        if self.prompt_logprobs is not None:
-            set_field(self, "prompt_logprobs", whole(self.prompt_logprobs, "prompt_logprobs", 0, "at least 0, or None"))
-        set_field(self, "stop_strings", strings(self.stop_strings, "stop_strings"))
-        if self.eos_token_ids is not None:
-            set_field(self, "eos_token_ids", token_ids(self.eos_token_ids, "eos_token_ids"))
-        set_field(self, "stop_token_ids", token_ids(self.stop_token_ids, "stop_token_ids"))
-        known = (None, "prompt_lookup")
-        require(self.speculative in known, "speculative", self.speculative, "'prompt_lookup' or None")
-        for name, kind in _NESTED.items():
-            value = getattr(self, name)
-            if not isinstance(value, kind):
-                raise ConfigError(f"{name} is a {kind.__name__}, not {type(value).__name__}")
+        check_options(self)
         if not isinstance(self.constraint, ConstraintConfig | None):
             raise ConfigError(f"constraint is a ConstraintConfig, not {type(self.constraint).__name__}")
         self._refuse_contradictions()
@@ -130,22 +141,16 @@ class GenerationConfig:
         A sampling option given without `do_sample` switches sampling on; `temperature=0` switches it off.
         Raises: ConfigError for an unknown name, a bad value or a contradiction.
         """
-        options = _with_own_names(options)
-        parts = {name: options.pop(name) for name in list(options) if name in _PARTS}
-        own = {name: options.pop(name) for name in list(options) if name in names_of(GenerationConfig)}
-        if "num_return_sequences" in options and not self._will_use_beams(options):
-            own["n"] = options.pop("num_return_sequences")
-        sampling = {name: options.pop(name) for name in list(options) if name in names_of(SamplingConfig)}
-        beams = {name: options.pop(name) for name in list(options) if name in names_of(BeamSearchConfig)}
-        if options:
-            raise ConfigError(f"unknown generation option {min(options)!r}; allowed: {', '.join(sorted(flat_names()))}")
-        chosen = own.pop("sampling_config", None) or self.sampling_config
-        searched = own.pop("beam_search_config", None) or self.beam_search_config
-        if isinstance(chosen, SamplingConfig):  # what is none is refused with the others
-            chosen = _sampling(chosen, sampling, parts)
-        if isinstance(searched, BeamSearchConfig):
-            searched = replaced(searched, **beams)
-        return replaced(self, sampling_config=chosen, beam_search_config=searched, **own)
+        if unknown := options.keys() - FLAT_NAMES:
+            raise ConfigError(f"unknown generation option {min(unknown)!r}; allowed: {', '.join(sorted(FLAT_NAMES))}")
+        changes = _with_own_names(options)
+        if "num_return_sequences" in changes and not self._will_use_beams(changes):
+            changes["n"] = changes.pop("num_return_sequences")
+        if changes.get("temperature") == 0:
+            changes |= {"temperature": 1.0, "do_sample": False}
+        elif changes.keys() & _SAMPLING_SWITCHES:
+            changes.setdefault("do_sample", True)
+        return _with(self, changes)
 
     def _will_use_beams(self, options: Mapping[str, object]) -> bool:
         return options.get("num_beams", self.beam_search_config.num_beams) not in (None, 1)
@@ -174,7 +179,6 @@ class GenerationConfig:
                 raise ConfigError(f"{name} cannot be had with num_beams above 1: {_WHY[name]}")
 
 
-_NESTED: dict[str, type] = {"sampling_config": SamplingConfig, "beam_search_config": BeamSearchConfig}
 _WHY = {
     "do_sample": "beams are the most probable texts, samples are not; leave one out",
     "n": "it counts samples; num_return_sequences says how many beams to return",
@@ -183,37 +187,23 @@ _WHY = {
     "speculative": "beams fork at every token, which no draft foresees",
 }
 
-ALIASES: Mapping[str, str] = {
-    "bad_words_ids": "bad_words",
-    "eos_token_id": "eos_token_ids",
-    "max_completion_tokens": "max_new_tokens",
-    "max_tokens": "max_new_tokens",
-    "min_tokens": "min_new_tokens",
-    "num_assistant_tokens": "draft_length",
-    "random_seed": "rng_seed",
-    "repeat_penalty": "repetition_penalty",
-    "seed": "rng_seed",
-    "stop": "stop_strings",
-}
-"""Other libraries' names for options that mean the same."""
-_PARTS = {
-    "xtc_probability": ("xtc", "probability"),
-    "xtc_threshold": ("xtc", "threshold"),
-    "dry_multiplier": ("dry", "multiplier"),
-    "dry_base": ("dry", "base"),
-    "dry_allowed_length": ("dry", "allowed_length"),
-    "dry_window": ("dry", "window"),
-    "dry_sequence_breakers": ("dry", "sequence_breakers"),
-}
-_CONSTRAINTS: tuple[str, ...] = ("json_schema", "json_object", "regex", "lark", "choices")
+
+def _table() -> dict[str, Entry]:
+    table: dict[str, Entry] = {}
+    for entry in entries_of(GenerationConfig):
+        table.setdefault(entry.name, entry)
+    return table
+
+
+OPTIONS: Mapping[str, Entry] = _table()
+"""Every option by its flat name. A name that samples and beams share is that of samples; beams' is set nested."""
+ALIASES: Mapping[str, str] = {alias: name for name, entry in OPTIONS.items() for alias in entry.option.aliases}
+"""Other libraries' names for options, and ours."""
+_PARTS = {step for entry in OPTIONS.values() for step in entry.path[:-1]} | {"constraint"}
+FLAT_NAMES = frozenset(OPTIONS.keys() | ALIASES.keys() | _PARTS)
+"""Every name that `GenerationConfig.updated` takes."""
+_SAMPLING_SWITCHES = {name for entry in OPTIONS.values() if entry.option.samples for name in (entry.name, *entry.path)}
 _EARLY_STOPPING: Mapping[object, StopCriteria] = {True: "EARLY", False: "HEURISTIC", "never": "NEVER"}
-_SAMPLING_SWITCHES = {"temperature", "top_k", "top_p", "min_p", "typical_p", "rng_seed", "xtc"}
-
-
-def flat_names() -> set[str]:
-    """Every name that `GenerationConfig.updated` takes."""
-    own = names_of(GenerationConfig) | names_of(SamplingConfig) | names_of(BeamSearchConfig)
-    return own | ALIASES.keys() | _PARTS.keys() | {*_CONSTRAINTS, "early_stopping", "prompt_lookup_num_tokens"}
 
 
 def constraint_of(options: Mapping[str, object]) -> ConstraintConfig | None:
@@ -221,40 +211,31 @@ def constraint_of(options: Mapping[str, object]) -> ConstraintConfig | None:
 
     Raises: ConfigError for several at once, or a grammar of the wrong type.
     """
-    given = [name for name in _CONSTRAINTS if options.get(name) not in (None, False)]
+    given = [name for name in CONSTRAINTS if options.get(name) not in (None, False)]
     if not given:
         return None
     if len(given) > 1:
         raise ConfigError(f"{' and '.join(given)} cannot be had together: a text follows one constraint")
-    (name,), value = given, options[given[0]]
+    (name,) = given
+    grammar = CONSTRAINTS[name].rule(options[name], name)
     if name == "json_object":
-        if value is not True:
-            raise ConfigError(f"json_object={value!r}: True or False")
-        return ConstraintConfig(kind="json_schema", grammar='{"type": "object"}')
-    if name == "json_schema" and isinstance(value, Mapping | bool):
-        return ConstraintConfig(kind="json_schema", grammar=json.dumps(value))
-    if name == "choices":
-        return ConstraintConfig(kind="choices", grammar=strings(value, "choices"))
-    if not isinstance(value, str):
-        raise ConfigError(f"{name} is a string{' or an object' if name == 'json_schema' else ''}, not {value!r}")
-    return ConstraintConfig(kind=cast(ConstraintKind, name), grammar=value)
+        name, grammar = "json_schema", '{"type": "object"}'
+    return ConstraintConfig(kind=cast(ConstraintKind, name), grammar=cast(str, grammar))
 
 
 def _with_own_names(options: Mapping[str, object]) -> dict[str, object]:
     """Options under the names of the fields. Raises: ConfigError for the same option under two names."""
     result: dict[str, object] = {}
-    for given, raw in options.items():
-        if given in _CONSTRAINTS:
+    for given, value in options.items():
+        if given in CONSTRAINTS:
             continue
-        name, value = ALIASES.get(given, given), raw
-        if given == "early_stopping":
-            name, value = "stop_criteria", _early_stopping(raw)
-        elif given == "prompt_lookup_num_tokens":
-            name, result["speculative"] = "draft_length", None if raw is None else "prompt_lookup"
+        name = ALIASES.get(given, given)
         if name in result or (name != given and name in options):
             raise ConfigError(f"{given} and {name} are the same option; give it once")
-        result[name] = value
-    if any(name in options for name in _CONSTRAINTS):
+        result[name] = _early_stopping(value) if given == "early_stopping" else value
+        if given == "prompt_lookup_num_tokens":
+            result["speculative"] = None if value is None else "prompt_lookup"
+    if any(name in options for name in CONSTRAINTS):
         result["constraint"] = constraint_of(options)
     return result
 
@@ -268,19 +249,20 @@ def _early_stopping(value: object) -> StopCriteria | None:
     return _EARLY_STOPPING[value]
 
 
-def _sampling(base: SamplingConfig, options: dict[str, object], parts: Mapping[str, object]) -> SamplingConfig:
-    """A sampling configuration with options set, and those of its parts; `do_sample` follows from them if not given."""
-    for given, value in parts.items():
-        part, name = _PARTS[given]
-        options[part] = replaced(options.get(part) or getattr(base, part), **{name: value})
-    if options.get("temperature") == 0:
-        options |= {"temperature": 1.0, "do_sample": False}
-    elif options.keys() & _SAMPLING_SWITCHES:
-        options.setdefault("do_sample", True)
-    return replaced(base, **options)
-
-
 Config = TypeVar("Config")
+
+
+def _with(config: Config, changes: dict[str, object], prefix: str = "") -> Config:
+    """A copy with options set, in it and in its parts; they are taken out of `changes`."""
+    own: dict[str, object] = {}
+    for item in dataclasses.fields(cast(Any, config)):
+        name = prefix + item.name
+        if (kind := item.metadata.get("part")) is not None:
+            whole = changes.pop(name, None) or getattr(config, item.name)
+            own[item.name] = _with(whole, changes, item.metadata["prefix"]) if isinstance(whole, kind) else whole
+        elif name in changes:
+            own[item.name] = changes.pop(name)
+    return replaced(config, **own)
 
 
 def replaced(config: Config, **changes: object) -> Config:
@@ -297,18 +279,17 @@ def replaced(config: Config, **changes: object) -> Config:
 
 def config_from_data(data: Mapping[str, object]) -> GenerationConfig:
     """A configuration from `dataclasses.asdict` of one, as JSON gives it back. Raises: ConfigError, TypeError."""
-    parts = dict(data)
-    sampling = dict(cast(Mapping[str, object], parts.pop("sampling_config")))
-    sampling["xtc"] = replaced(XtcConfig(), **cast(Mapping[str, object], sampling["xtc"]))
-    sampling["dry"] = replaced(DryConfig(), **cast(Mapping[str, object], sampling["dry"]))
-    constraint = cast("Mapping[str, Any] | None", parts.pop("constraint"))
-    return replaced(
-        GenerationConfig(),
-        sampling_config=replaced(SamplingConfig(), **sampling),
-        beam_search_config=replaced(BeamSearchConfig(), **cast(Mapping[str, object], parts.pop("beam_search_config"))),
-        constraint=None if constraint is None else ConstraintConfig(**constraint),
-        **parts,
-    )
+    constraint = cast("Mapping[str, Any] | None", data["constraint"])
+    return _from_data(GenerationConfig, {**data, "constraint": constraint and ConstraintConfig(**constraint)})
+
+
+def _from_data(kind: Callable[[], Config], data: Mapping[str, object]) -> Config:
+    """A configuration whose parts are data too."""
+    values = dict(data)
+    for item in dataclasses.fields(cast(Any, kind)):
+        if "part" in item.metadata:
+            values[item.name] = _from_data(item.metadata["part"], cast(Mapping[str, object], data[item.name]))
+    return replaced(kind(), **values)
 
 
 def names_of(kind: type) -> set[str]:

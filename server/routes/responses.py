@@ -9,6 +9,8 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from genai.requests.chat import JsonObjectFormat
+from genai.requests.messages import past_call
 from server.body import StrictRoute
 from server.errors import ApiError
 from server.generation import Work, start, unless_gone
@@ -16,8 +18,6 @@ from server.models import ServedModel
 from server.openapi import EVENTS, GENERATING, Responses
 from server.replies.parts import answered
 from server.replies.responses import finished_response, new_response, response_error_event, response_events
-from server.routes.chat import past_call
-from server.schemas.chat import JsonObjectFormat
 from server.schemas.responses import (
     ChosenFunction,
     FunctionTool,

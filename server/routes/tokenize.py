@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from fastapi import APIRouter
 
 from genai.errors import ConfigError
+from genai.requests.messages import template_messages
 from server.body import StrictRoute
 from server.openapi import GENERATING
 from server.replies.common import token_text
-from server.routes.chat import template_messages
 from server.schemas.tokenize import Detokenized, DetokenizeRequest, Tokenized, TokenizeRequest
 from server.state import State
 

@@ -6,8 +6,9 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from server.schemas.chat import Name
-from server.schemas.common import JsonObject, ModelName, Request, Response
+from genai.requests.base import JsonObject, ModelName, Request
+from genai.requests.messages import Name
+from server.schemas.common import Response
 
 _CACHED = "Changes nothing: prompts that begin alike share what is cached, marked or not."
 

@@ -7,9 +7,11 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Discriminator, Field, JsonValue, StringConstraints, Tag
 
-from server.schemas.chat import CalledFunction, JsonObjectFormat, JsonSchema, Name, TextFormat
-from server.schemas.common import JsonObject, ModelName, Request, Response
-from server.schemas.generation import ChatTemplateOptions
+from genai.requests.base import JsonObject, ModelName, Request
+from genai.requests.chat import JsonObjectFormat, JsonSchema, TextFormat
+from genai.requests.generation import ChatTemplateOptions
+from genai.requests.messages import CalledFunction, Name
+from server.schemas.common import Response
 
 ItemStatus: TypeAlias = Literal["in_progress", "completed", "incomplete"]
 _STATUS = "What became of it; changes nothing."

@@ -6,9 +6,11 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from server.schemas.chat import Messages, Tools
-from server.schemas.common import ModelName, Request, Response, TokenIds
-from server.schemas.generation import ChatTemplateOptions
+from genai.requests.base import ModelName, Request, TokenIds
+from genai.requests.chat import Tools
+from genai.requests.generation import ChatTemplateOptions
+from genai.requests.messages import Messages
+from server.schemas.common import Response
 
 
 class TokenizeRequest(Request):

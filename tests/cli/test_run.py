@@ -45,8 +45,8 @@ def test_options_are_handed_on(run_genai: Genai, llm: FakeLLM) -> None:
         "top_p": 0.9,
         "min_p": 0.1,
         "repetition_penalty": 1.1,
-        "seed": 7,
-        "stop": ["a", "b"],
+        "rng_seed": 7,
+        "stop_strings": ["a", "b"],
     }
     assert llm.loaded[0][1] == {"precision": "int8", "device": "cpu", "num_threads": 2, "max_seq_len": 99}
 

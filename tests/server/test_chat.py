@@ -175,16 +175,6 @@ async def test_fields_become_options() -> None:
     assert 599 < (submission.timeout or 0) <= 600
 
 
-async def test_every_option_is_one_that_generation_knows() -> None:
-    from genai.options.generation_config import flat_names
-    from server.generation import _OPTIONS
-    from server.schemas.generation import GenerationRequest
-
-    assert set(_OPTIONS.values()) <= flat_names()
-    elsewhere = {"model", "stream", "stream_options", "logit_bias", "user"}
-    assert set(_OPTIONS) == GenerationRequest.model_fields.keys() - elsewhere, "a field that nothing reads"
-
-
 @pytest.mark.parametrize(
     ("given", "options"),
     [
@@ -207,7 +197,7 @@ async def test_constraints(given: dict[str, object], options: dict[str, object])
 
 
 async def test_null_is_as_good_as_left_out() -> None:
-    from server.schemas.chat import ChatRequest
+    from genai.requests.chat import ChatRequest
 
     model = FakeModel()
     model.will_say(*said("a"))

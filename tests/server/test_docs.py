@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from server.schemas.chat import ChatRequest
-from server.schemas.completions import CompletionRequest
+from genai.requests.chat import ChatRequest
+from genai.requests.completions import CompletionRequest
 from server.settings import Settings
 from tests.server.fakes import FakeModel, app_with
 

@@ -18,9 +18,9 @@ from genai.errors import (
     QueueFullError,
     TokenizerError,
 )
+from genai.requests.base import Request, invalid
 from server.context import request_context
-from server.errors import ApiError, api_error, error_json, invalid
-from server.schemas.common import Request
+from server.errors import ApiError, api_error, error_json
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ class Owner(Request):
 def complaint(body: object) -> ApiError:
     with pytest.raises(ValidationError) as caught:
         TypeAdapter(Owner).validate_python(body)
-    return invalid(caught.value.errors(), body)
+    return api_error(invalid(caught.value.errors(), body))
 
 
 @pytest.mark.parametrize(
