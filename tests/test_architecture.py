@@ -32,7 +32,8 @@ ALLOWED = {
     "genai.llm": LEAVES
     | STRINGS
     | {"genai.decoding", "genai.engine", "genai.grammar", "genai.models", "genai.runtime"},
-    "genai.batch": LEAVES | STRINGS | {"genai.decoding", "genai.engine", "genai.llm"},
+    "genai.requests": {"genai.errors", "genai.options"},
+    "genai.batch": LEAVES | STRINGS | {"genai.decoding", "genai.engine", "genai.llm", "genai.requests"},
     "genai.bench": LEAVES | {"genai", "genai.llm", "genai.engine", "genai.runtime", "genai.models"},
     "genai.pipelines": LEAVES | STRINGS | {"genai.llm", "genai.runtime"},
 }

@@ -93,13 +93,13 @@ class GenerationConfig:
     constraint: ConstraintConfig | None = field(default=None, metadata={"forms": CONSTRAINTS})
     speculative: Speculation | None = option(None, OneOf(("prompt_lookup",), "'prompt_lookup' or None"),
         "Where drafts come from; the text stays the same.",
-        peers=("`prompt_lookup_num_tokens`", "`prompt_lookup`", "–", "–"), flag=Flag())
+        unset="off", peers=("`prompt_lookup_num_tokens`", "`prompt_lookup`", "–", "–"), flag=Flag())
     draft_length: int = option(10, Whole(least=1), "Most tokens in a draft.",
         aliases=("num_assistant_tokens", "prompt_lookup_num_tokens"),
         peers=("`num_assistant_tokens`", "`num_assistant_tokens`", "–", "–"), flag=Flag())
     logprobs: bool = option(False, switch, "Report the log probability of each token.",
         peers=("`output_logits`", "same", "–", "same"))
-    top_logprobs: int = option(0, Whole(), "And those of so many likely others.",
+    top_logprobs: int = option(0, Whole(), "Beside `logprobs`, those of so many likely others.",
         peers=("–", "–", "–", "same"),
         flag=Flag(name="logprobs", group="several",
                   says="Report log probabilities, and those of the N likeliest tokens."),

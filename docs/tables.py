@@ -1,0 +1,97 @@
+"""Writes what pages tell of the options of generation, from their table: `python -m docs.tables`, or `make docs`.
+
+A table stands between `<!-- options: NAME -->` and `<!-- end -->`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from genai.options.generation_config import OPTIONS
+from genai.options.option import Entry
+from genai.requests.chat import ChatRequest
+from genai.requests.completions import CompletionRequest
+from genai.requests.generation import served
+
+PAGES = tuple(Path(__file__).with_name(name) for name in ("options.md", "server.md"))
+_PLACES = {
+    "sampling_config": "how a token is chosen (`sampling_config`)",
+    "beam_search_config": "how texts are compared (`beam_search_config`)",
+    "constraint": "what the text must look like (`constraint`; [constraints](constraints.md))",
+}
+
+
+def every_option() -> str:
+    """All options: what they do, their defaults, and what others call them."""
+    head = ("option", "", "default", "transformers", "OpenVINO GenAI", "onnxruntime-genai", "OpenAI, vLLM", "flag")
+    rows, place = [head, ("---",) * len(head)], ""
+    for entry in OPTIONS.values():
+        here = entry.path[0] if entry.path[0] in _PLACES else "GenerationConfig"
+        if here != place and rows[2:]:
+            rows.append((f"**{_PLACES.get(here, 'how it is run, and what is told')}**", *[""] * (len(head) - 1)))
+        place = here
+        flag = f"`--{entry.flag_name.replace('_', '-')}`" if entry.option.flag else ""
+        rows.append((f"`{entry.name}`", entry.option.says, _default(entry), *entry.option.peers, flag))
+    return _table(rows)
+
+
+def request_fields() -> str:
+    """The options that requests have fields of, within which bounds."""
+    rows: list[tuple[str, ...]] = [("field", "", "", "chat", "completions"), ("---", "---", "---", ":---:", ":---:")]
+    models = {"chat": ChatRequest, "completion": CompletionRequest}
+    kinds = {kind: served(kind) for kind in models}
+    for name in {**kinds["chat"], **kinds["completion"]}:
+        told = [kind for kind in models if name in kinds[kind]]
+        field = models[told[0]].model_fields[name]
+        schema = models[told[0]].model_json_schema()["properties"][name]["anyOf"]
+        marks = ("✓" if kind in told else "" for kind in models)
+        rows.append((f"`{name}`", field.description or "", ", or ".join(filter(None, map(_bounds, schema))), *marks))
+    return _table(rows)
+
+
+def _default(entry: Entry) -> str:
+    default, rule = entry.default, entry.option.rule
+    if entry.option.unset:
+        return entry.option.unset
+    if default is not None and default == getattr(rule, "off", None):
+        return "off"
+    if default in (None, (), {}):
+        return "none"
+    if isinstance(default, tuple):
+        return " ".join(f"`{json.dumps(each)}`" for each in default)
+    return f"{default:g}" if isinstance(default, float) else str(default)
+
+
+def _bounds(schema: Mapping[str, object]) -> str:
+    """The bounds of one of a field's types."""
+    low, above = schema.get("minimum"), schema.get("exclusiveMinimum")
+    high, most = schema.get("maximum"), schema.get("maxItems")
+    if most is not None:
+        return f"at most {most}"
+    start = f"from {low:g}" if isinstance(low, int | float) else f"above {above:g}" if above is not None else ""
+    return f"{start} to {high:g}".strip() if isinstance(high, int | float) else start
+
+
+def _table(rows: Iterable[tuple[str, ...]]) -> str:
+    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |\n" for row in rows)
+
+
+TABLES: Mapping[str, Callable[[], str]] = {"all": every_option, "fields": request_fields}
+
+
+def written(page: str) -> str:
+    """A page with its tables as they are now."""
+    return re.sub(
+        r"(<!-- options: (\w+) -->\n\n?).*?(\n?<!-- end -->)",
+        lambda found: f"<!-- options: {found[2]} -->\n\n{TABLES[found[2]]()}\n<!-- end -->",
+        page,
+        flags=re.DOTALL,
+    )
+
+
+if __name__ == "__main__":
+    for path in PAGES:
+        path.write_text(written(path.read_text(encoding="utf-8")), encoding="utf-8")
