@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from starlette.requests import Request
 
 from genai.errors import CapacityError, ConfigError, QueueFullError, TokenizerError
+from genai.requests.chat import ChatArguments
 from genai.requests.generation import field_of
 from server.context import request_info
 from server.errors import ApiError, ClientGoneError, api_error
@@ -29,16 +30,14 @@ if TYPE_CHECKING:
 class Work:
     """What a request asks a model for.
 
-    param: the field that holds the prompt, for errors; renamed: what this API calls fields that are chat completions'.
+    param: the field that holds the prompt, for errors; chat: what goes with messages; renamed: what this API calls
+    fields that are chat completions'.
     """
 
     prompts: Sequence[Prompt]
     options: Mapping[str, object]
     param: str
-    tools: Sequence[Mapping[str, object]] | None = None
-    tool_choice: object = None
-    parallel_tool_calls: bool | None = None
-    template_options: Mapping[str, object] | None = None
+    chat: ChatArguments = field(default_factory=ChatArguments)
     renamed: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -124,11 +123,8 @@ async def start(model: ServedModel, work: Work, state: ServerState) -> Running:
             stream = await model.llm.submit(
                 prompt,
                 None,
-                tools=work.tools,
-                tool_choice=work.tool_choice,
-                parallel_tool_calls=work.parallel_tool_calls,
-                template_options=work.template_options,
                 timeout=timeout,
+                **work.chat,
                 **work.options,  # type: ignore[arg-type]  # none of them is called like an argument
             )
             streams.append(stream)

@@ -220,6 +220,8 @@ class _Run:
                 self._submit(line)
             except GenAIError as error:
                 refused.append(self._failed(line, error))
+            except RecursionError:
+                refused.append(self._failed(line, RequestError("the line is nested too deep")))
         return refused
 
     def _submit(self, line: _Line) -> None:
@@ -228,7 +230,7 @@ class _Run:
         request = request_of(line.data, self.models)
         chat = request.chat
         if request.kind == "chat" and self.settings.template_options:
-            chat |= {"template_options": {**self.settings.template_options, **chat.get("template_options", {})}}
+            chat |= {"template_options": {**self.settings.template_options, **(chat.get("template_options") or {})}}
         prepared = self.llm.prepare(
             request.prompt, self.defaults, **chat, draft=self.settings.draft, options=request.options
         )

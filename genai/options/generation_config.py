@@ -168,24 +168,18 @@ class GenerationConfig:
                     instead = "; for several samples set n" if item.name == "num_return_sequences" else ""
                     raise ConfigError(f"{item.name}={value!r} needs num_beams above 1{instead}")
             return
-        for name, is_set in {
-            "do_sample": self.sampling_config.do_sample,
-            "n": self.n > 1,
-            "stop_strings": bool(self.stop_strings),
-            "logprobs": self.logprobs,
-            "speculative": self.speculative is not None,
+        for name, (is_set, why) in {
+            "do_sample": (
+                self.sampling_config.do_sample,
+                "beams are the most probable texts, samples are not; leave one out",
+            ),
+            "n": (self.n > 1, "it counts samples; num_return_sequences says how many beams to return"),
+            "stop_strings": (self.stop_strings, "beams are compared token by token; eos_token_ids ends them"),
+            "logprobs": (self.logprobs, "a beam is told by its score"),
+            "speculative": (self.speculative, "beams fork at every token, which no draft foresees"),
         }.items():
             if is_set:
-                raise ConfigError(f"{name} cannot be had with num_beams above 1: {_WHY[name]}")
-
-
-_WHY = {
-    "do_sample": "beams are the most probable texts, samples are not; leave one out",
-    "n": "it counts samples; num_return_sequences says how many beams to return",
-    "stop_strings": "beams are compared token by token; eos_token_ids ends them",
-    "logprobs": "a beam is told by its score",
-    "speculative": "beams fork at every token, which no draft foresees",
-}
+                raise ConfigError(f"{name} cannot be had with num_beams above 1: {why}")
 
 
 def _table() -> dict[str, Entry]:

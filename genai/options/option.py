@@ -92,14 +92,12 @@ class Entry:
     @property
     def flag_name(self) -> str:
         """What the command line calls it, in Python's spelling."""
-        assert self.option.flag is not None, "asked of options that have a flag"
-        return self.option.flag.name or self.name
+        return (self.option.flag and self.option.flag.name) or self.name
 
     @property
     def field_name(self) -> str:
         """What the server's requests call it."""
-        assert self.option.served is not None, "asked of options that are served"
-        return self.option.served.name or self.name
+        return (self.option.served and self.option.served.name) or self.name
 
 
 T = TypeVar("T")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal, TypeAlias, TypedDict
 
 from pydantic import Field
@@ -96,25 +96,21 @@ class ChatRequest(GenerationRequest):
 class ChatArguments(TypedDict, total=False):
     """Arguments of `LLM.prepare` that go with messages."""
 
-    tools: list[dict[str, object]]
+    tools: Sequence[Mapping[str, object]] | None
     tool_choice: object
-    parallel_tool_calls: bool
-    template_options: Mapping[str, object]
+    parallel_tool_calls: bool | None
+    template_options: Mapping[str, object] | None
 
 
 def chat_arguments(body: ChatRequest) -> ChatArguments:
-    """What goes with a request's messages, as far as it says; functions are checked where everybody's are."""
-    given = ChatArguments()
-    if body.tools:
-        given["tools"] = [tool.model_dump(exclude_none=True) for tool in body.tools]
-    if body.tool_choice is not None:
-        choice = body.tool_choice
-        given["tool_choice"] = choice.model_dump() if isinstance(choice, NamedTool) else choice
-    if body.parallel_tool_calls is not None:
-        given["parallel_tool_calls"] = body.parallel_tool_calls
-    if body.chat_template_kwargs:
-        given["template_options"] = body.chat_template_kwargs
-    return given
+    """What goes with a request's messages; functions are checked where everybody's are."""
+    choice = body.tool_choice
+    return ChatArguments(
+        tools=[tool.model_dump(exclude_none=True) for tool in body.tools] if body.tools else None,
+        tool_choice=choice.model_dump() if isinstance(choice, NamedTool) else choice,
+        parallel_tool_calls=body.parallel_tool_calls,
+        template_options=body.chat_template_kwargs,
+    )
 
 
 def chat_options(body: ChatRequest, given: Mapping[str, object]) -> dict[str, object]:

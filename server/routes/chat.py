@@ -51,5 +51,5 @@ def _work(body: ChatRequest, settings: Settings) -> Work:
         prompts=[template_messages(body.messages)],
         options=defaults | chat_options(body, given),
         param="messages",
-        **chat_arguments(body),
+        chat=chat_arguments(body),
     )

@@ -9,6 +9,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from genai.requests.chat import ChatArguments
 from server.body import StrictRoute
 from server.errors import SHAPES, ApiError
 from server.generation import Work, start, unless_gone
@@ -111,10 +112,12 @@ def _work(body: MessagesRequest, model: ServedModel) -> Work:
         prompts=[_conversation(body)],
         options=options,
         param="messages",
-        tools=_tools(body),
-        tool_choice=_choice(body),
-        parallel_tool_calls=_is_parallel(body),
-        template_options=_template_options(body, model),
+        chat=ChatArguments(
+            tools=_tools(body),
+            tool_choice=_choice(body),
+            parallel_tool_calls=_is_parallel(body),
+            template_options=_template_options(body, model),
+        ),
     )
 
 

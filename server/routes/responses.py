@@ -9,7 +9,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from genai.requests.chat import JsonObjectFormat
+from genai.requests.chat import ChatArguments, JsonObjectFormat
 from genai.requests.messages import past_call
 from server.body import StrictRoute
 from server.errors import ApiError
@@ -70,16 +70,18 @@ async def _whole(response: ResponseObject, model: ServedModel, work: Work, state
 
 
 def _work(body: ResponsesRequest, settings: Settings) -> Work:
-    """What to run. Raises: ApiError."""
+    """What to run. Raises: RequestError."""
     choice = body.tool_choice
     return Work(
         prompts=[_messages(body)],
         options=_options(body, settings),
         param="input",
-        tools=[_tool(tool) for tool in body.tools] if body.tools else None,
-        tool_choice=_chosen(choice) if isinstance(choice, ChosenFunction) else choice,
-        parallel_tool_calls=body.parallel_tool_calls,
-        template_options=body.chat_template_kwargs,
+        chat=ChatArguments(
+            tools=[_tool(tool) for tool in body.tools] if body.tools else None,
+            tool_choice=_chosen(choice) if isinstance(choice, ChosenFunction) else choice,
+            parallel_tool_calls=body.parallel_tool_calls,
+            template_options=body.chat_template_kwargs,
+        ),
         renamed=_RENAMED,
     )
 
@@ -106,7 +108,7 @@ def _chosen(choice: ChosenFunction) -> dict[str, object]:
 
 
 def _messages(body: ResponsesRequest) -> list[Mapping[str, object]]:
-    """The conversation as chat templates know it. Raises: ApiError for a past call whose arguments are no object."""
+    """The conversation as chat templates know it. Raises: RequestError for a past call without an object."""
     said: list[dict[str, object]] = []
     if body.instructions is not None:
         said.append({"role": "system", "content": body.instructions})

@@ -341,6 +341,17 @@ def test_bad_lines_are_answered_with_what_is_wrong_and_the_others_as_ever(llm: L
         assert text_of(good)
 
 
+@pytest.mark.parametrize("field", ["top_k", "json_schema", "metadata", "colour"])
+def test_a_line_of_any_depth_is_answered(llm: LLM, tmp_path: Path, field: str) -> None:
+    lines: list[object] = []
+    for depth in range(880, 1010):
+        deep = b'{"a":' * depth + b"1" + b"}" * depth
+        lines.append(json.dumps(plain(f"{depth}", **{field: "DEEP"})).encode().replace(b'"DEEP"', deep))
+    records, summary = answered(llm, tmp_path, lines)
+    assert len(records) == summary.failed == len(lines)
+    assert {record["response"]["status_code"] for record in records} == {400}
+
+
 def test_errors_say_which_field(llm: LLM, tmp_path: Path) -> None:
     records, _ = answered(llm, tmp_path, [chat("a", n=0.5), plain("b", "a" * 2100), chat("c", model="x")])
     errors = [record["response"]["body"]["error"] for record in records]

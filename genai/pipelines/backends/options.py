@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import importlib
 from collections.abc import Iterator, Set
 from contextlib import contextmanager
@@ -10,7 +10,8 @@ from dataclasses import replace
 from types import ModuleType
 
 from genai.errors import ConfigError, GenAIError, RuntimeUnavailableError
-from genai.options.generation_config import BeamSearchConfig, GenerationConfig, SamplingConfig
+from genai.options.generation_config import GenerationConfig
+from genai.options.option import entries_of
 from genai.pipelines.text2text import Streamer
 
 
@@ -30,15 +31,11 @@ def with_preview_seed(config: GenerationConfig) -> GenerationConfig:
 
 def options_set(config: GenerationConfig) -> dict[str, object]:
     """The options that differ from their defaults; those of a part as `sampling_config.top_k`."""
-    parts: dict[str, GenerationConfig | SamplingConfig | BeamSearchConfig]
-    parts = {"": config, "sampling_config.": config.sampling_config, "beam_search_config.": config.beam_search_config}
-    plain = {"": GenerationConfig(), "sampling_config.": SamplingConfig(), "beam_search_config.": BeamSearchConfig()}
-    result: dict[str, object] = {}
-    for prefix, part in parts.items():
-        for item in dataclasses.fields(part):
-            value = getattr(part, item.name)
-            if f"{item.name}." not in parts and value != getattr(plain[prefix], item.name):
-                result[prefix + item.name] = value
+    plain, result = GenerationConfig(), dict[str, object]()
+    for path in (entry.path[:2] for entry in entries_of(GenerationConfig)):
+        value, default = (functools.reduce(getattr, path, each) for each in (config, plain))
+        if value != default:
+            result[".".join(path)] = value
     return result
 
 
