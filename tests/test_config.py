@@ -8,7 +8,7 @@ import pytest
 
 from genai.config import EngineConfig, ModelConfig, Provenance
 from genai.errors import ConfigError, ContractError
-from genai.options.generation_config import GenerationConfig, SamplingConfig, replaced
+from genai.options.generation_config import GenerationConfig, SamplingConfig, XtcConfig, replaced
 
 
 def test_flat_options_reach_their_place() -> None:
@@ -25,6 +25,8 @@ def test_sampling_is_switched_on_by_its_options_and_off_by_temperature_zero() ->
     assert not GenerationConfig().updated(temperature=0).sampling_config.do_sample
     assert not GenerationConfig().updated(repetition_penalty=1.1).sampling_config.do_sample
     assert not GenerationConfig().updated(max_new_tokens=3).sampling_config.do_sample
+    assert not GenerationConfig().updated(sampling_config=SamplingConfig(top_k=3)).sampling_config.do_sample
+    assert GenerationConfig().updated(xtc=XtcConfig(probability=0.5)).sampling_config.do_sample
 
 
 def test_none_means_the_default() -> None:

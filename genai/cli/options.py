@@ -72,9 +72,9 @@ def _texts(help_text: str, *names: str, metavar: str = "TEXT") -> object:
     return Annotated[list[str] | None, typer.Option(*names, metavar=metavar, help=help_text, show_default=False)]
 
 
-def _flag(entry: Entry) -> object:
+def _typed(entry: Entry, flag: Flag) -> object:
     """The flag of an option of generation."""
-    flag, rule = entry.option.flag or Flag(), entry.option.rule
+    rule = entry.option.rule
     names = [f"--{entry.flag_name.replace('_', '-')}", *([flag.short] if flag.short else ())]
     told: dict[str, Any] = {"help": flag.says or entry.option.says, "show_default": False}
     if rule is switch:
@@ -92,11 +92,11 @@ def _flag(entry: Entry) -> object:
     return _text(told["help"], *names, metavar=flag.metavar or "TEXT")
 
 
-_FLAGS = {entry.flag_name: entry for entry in OPTIONS.values() if entry.option.flag is not None}
+_FLAGS = {entry.flag_name: (entry, entry.option.flag) for entry in OPTIONS.values() if entry.option.flag}
 
 
 def _group(group: FlagGroup) -> Flags:
-    return {name: _flag(entry) for name, entry in _FLAGS.items() if (entry.option.flag or Flag()).group == group}
+    return {name: _typed(entry, flag) for name, (entry, flag) in _FLAGS.items() if flag.group == group}
 
 
 GENERATION: Flags = {
@@ -131,9 +131,7 @@ TOOLS: Flags = {
 """Functions; a script has to answer the calls."""
 
 
-_FROM_FILES = {"tools"} | {
-    entry.name for entry in _FLAGS.values() if entry.option.flag and entry.option.flag.metavar.endswith("@FILE")
-}
+_FROM_FILES = {"tools"} | {entry.name for entry, flag in _FLAGS.values() if flag.metavar.endswith("@FILE")}
 _EVERY: Flags = {**GENERATION, **SEVERAL, **PROMPT, **CHAT, **TOOLS}
 
 
@@ -167,7 +165,7 @@ def taking(*groups: Flags, max_new_tokens: int) -> Callable[[Callable[..., None]
 
 def generation_of(flags: Mapping[str, Any]) -> Keywords:
     """Keyword arguments from a command's flags; those that were not given are None. Raises: ConfigError."""
-    options = {_FLAGS[name].name if name in _FLAGS else name: value for name, value in given(**flags).items()}
+    options = {_FLAGS[name][0].name if name in _FLAGS else name: value for name, value in given(**flags).items()}
     for name in _FROM_FILES & options.keys():
         options[name] = _inline(f"--{name.replace('_', '-')}", options[name])
     if "tools" in options:

@@ -196,7 +196,9 @@ ALIASES: Mapping[str, str] = {alias: name for name, entry in OPTIONS.items() for
 _PARTS = {step for entry in OPTIONS.values() for step in entry.path[:-1]} | {"constraint"}
 FLAT_NAMES = frozenset(OPTIONS.keys() | ALIASES.keys() | _PARTS)
 """Every name that `GenerationConfig.updated` takes."""
-_SAMPLING_SWITCHES = {name for entry in OPTIONS.values() if entry.option.samples for name in (entry.name, *entry.path)}
+_SAMPLING_SWITCHES = {
+    name for entry in OPTIONS.values() if entry.option.samples for name in (entry.name, *entry.path[1:-1])
+}
 _EARLY_STOPPING: Mapping[object, StopCriteria] = {True: "EARLY", False: "HEURISTIC", "never": "NEVER"}
 
 

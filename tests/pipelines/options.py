@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
+from genai.errors import ConfigError
+from genai.options.generation_config import BeamSearchConfig, GenerationConfig
+from genai.options.option import Entry, entries_of
 
-from genai.options.generation_config import BeamSearchConfig, GenerationConfig, SamplingConfig
-
-GIVEN: dict[str, dict[str, object]] = {
+BY_HAND: dict[str, dict[str, object]] = {
     "max_new_tokens": {"max_new_tokens": 7},
     "max_length": {"max_length": 70},
     "min_new_tokens": {"min_new_tokens": 3},
@@ -51,13 +51,21 @@ GIVEN: dict[str, dict[str, object]] = {
 }
 
 
+def _other(entry: Entry) -> dict[str, object]:
+    """An option that has no value here yet, with one that is not its default."""
+    for value in (True, 3, 0.5, ("q",), (101,)):
+        try:
+            if entry.option.rule(value, entry.name) != entry.default:
+                return {entry.name: value}
+        except ConfigError:
+            continue
+    raise AssertionError(f"{entry.name}: give it a value by hand")
+
+
+_ENTRIES = {".".join(entry.path[:2]): entry for entry in entries_of(GenerationConfig)}
+GIVEN = BY_HAND | {name: _other(entry) for name, entry in _ENTRIES.items() if name not in BY_HAND}
+
+
 def config_with(name: str) -> GenerationConfig:
     """A configuration in which an option is set."""
     return GenerationConfig().updated(**GIVEN[name])
-
-
-def all_options() -> set[str]:
-    """Every option that there is, parts of a whole with the whole's name before a dot."""
-    parts = {"sampling_config": SamplingConfig, "beam_search_config": BeamSearchConfig}
-    own = {item.name for item in dataclasses.fields(GenerationConfig)} - parts.keys()
-    return own | {f"{name}.{item.name}" for name, kind in parts.items() for item in dataclasses.fields(kind)}
