@@ -101,7 +101,10 @@ def request_of(data: Mapping[str, JSON], models: tuple[str, ...]) -> BatchReques
 
 def _request(kind: Body, given: Mapping[str, JSON], models: tuple[str, ...]) -> BatchRequest:
     model, names = _model(given, models), _OPTIONS[kind]
-    by_name: dict[str, object] = {names[name]: value for name, value in given.items() if name in names}
+    by_name: dict[str, object] = {}
+    for name, value in given.items():
+        if name in names and by_name.setdefault(names[name], value) != value:
+            raise RequestError(f"{name} and {names[name]} are the same option; give it once", param=name)
     body = read(_BODIES[kind], {name: value for name, value in given.items() if name not in names})
     if body.stream:
         raise RequestError("stream=true is not supported: answers are whole", param="stream")
@@ -115,9 +118,9 @@ def _request(kind: Body, given: Mapping[str, JSON], models: tuple[str, ...]) -> 
         if others:
             raise RequestError("prompt: a line has one; give each its own line", param="prompt")
         options = completion_options(body, by_name)
-    for name, value in by_name.items():
-        if options[name] != value:
-            raise RequestError(f"{name}={_shown(value)}: another field asks for {_shown(options[name])}", param=name)
+    for name, wanted in by_name.items():
+        if options[name] != wanted:
+            raise RequestError(f"{name}={_shown(wanted)}: another field asks for {_shown(options[name])}", param=name)
     return BatchRequest(kind=kind, model=model, prompt=prompt, options=options, chat=chat)
 
 

@@ -125,5 +125,8 @@ async def test_what_is_wrong_is_told_alike(wrong: dict[str, object]) -> None:
 def test_batch_files_take_options_by_any_name_and_without_the_apis_bounds() -> None:
     line = batched("/v1/completions", {"prompt": "Hi", "temperature": 9.0, "logprobs": 50, "num_beams": 3, "n": 500})
     assert line.options == {"temperature": 9.0, "logprobs": True, "top_logprobs": 50, "num_beams": 3, "n": 500}
+    for twice in ({"seed": 1, "rng_seed": 2}, {"rng_seed": 2, "seed": 1}, {"grammar": "a", "lark": "b"}):
+        with pytest.raises(RequestError, match="are the same option; give it once"):
+            batched("/v1/completions", {"prompt": "Hi", **twice})
     with pytest.raises(RequestError, match="max_new_tokens=5: another field asks for 6"):
         batched("/v1/completions", {"prompt": "Hi", "max_tokens": 6, "max_new_tokens": 5})
