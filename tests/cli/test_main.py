@@ -131,7 +131,10 @@ def test_plugins(run_genai: Genai, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_start_imports_nothing_heavy() -> None:
-    heavy = ("numpy", "onnx", "onnxruntime", "tokenizers", "transformers", "torch", "huggingface_hub", "rich", "jinja2")
+    heavy = (
+        *("numpy", "onnx", "onnxruntime", "tokenizers", "transformers", "torch", "huggingface_hub", "rich", "jinja2"),
+        "pydantic",
+    )
     code = (
         "import sys; from genai.cli.main import exit_code; code = exit_code(['--help']); "
         f"print([name for name in {heavy!r} if name in sys.modules], file=sys.stderr); sys.exit(code)"
