@@ -133,7 +133,7 @@ def past_call(call_id: str | None, function: CalledFunction, param: str) -> dict
     """A past call; templates expect its arguments as an object. param: where they stand. Raises: RequestError."""
     try:
         arguments = json.loads(function.arguments) if isinstance(function.arguments, str) else function.arguments
-    except ValueError:
+    except (ValueError, RecursionError):
         arguments = None
     if not isinstance(arguments, dict):
         message = f"{param}: must be a JSON object, written as a string"
