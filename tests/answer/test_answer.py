@@ -115,6 +115,7 @@ GET = ("get", "{}")
         (MISTRAL_NAMED, f"[TOOL_CALLS]get_weather{ARGUMENTS}", "", [WEATHER]),
         (MISTRAL_NAMED, "[TOOL_CALLS]get_time[ARGS]{}", "[TOOL_CALLS]get_time[ARGS]{}", []),
         (MISTRAL_NAMED, "[TOOL_CALLS]get[ARGS][1]", "[TOOL_CALLS]get[ARGS][1]", []),
+        (MISTRAL_NAMED, "[TOOL_CALLS]get[CALL_ID]x{}", "[TOOL_CALLS]get[CALL_ID]x{}", []),
         (CHATML, CALL, "", [WEATHER]),
         (CHATML, f"\n [{CALL},{OTHER}]\n", "", [WEATHER, GET]),
         (CHATML, f"{CALL}\n{OTHER}", "", [WEATHER, GET]),

@@ -152,7 +152,7 @@ def test_vocab_and_merges_are_converted(tmp_path: Path) -> None:
 def test_transformers_is_imported_only_to_convert(folder: Path) -> None:
     program = (
         "import sys, pathlib; from genai.tokenizer.hf_tokenizer import tokenizer_from_hf; "
-        "from genai.tokenizer.tokenizer import Tokenizer; "
+        "from tests.tokenizer.vocabularies import tokenizer_of; "
         "tokenizer_of(tokenizer_from_hf(pathlib.Path(sys.argv[1]))).encode('x'); "
         "sys.exit(sum(name in sys.modules for name in ('transformers', 'torch', 'onnxruntime')))"
     )
