@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,8 +12,7 @@ from genai.cli.options import GENERATION, PROMPT, SEVERAL
 from genai.errors import ConfigError
 from genai.options.generation_config import ALIASES, OPTIONS, GenerationConfig
 from genai.options.rules import TokenIds, biases
-
-ROOT = Path(__file__).parents[2]
+from tests.source_copy import answers, changed_copy
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
@@ -106,17 +102,10 @@ sys.exit(exit_code(["run", "--help"]))
 
 def test_an_option_is_declared_once(tmp_path: Path) -> None:
     """A copy of the code with one more option, and nothing else changed."""
-    for package in ("genai", "server", "docs"):
-        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__", "*.png"))
-    config = tmp_path / "genai" / "options" / "decoding_config.py"
-    before, sampling, after = config.read_text(encoding="utf-8").partition("    typical_p: ")
-    config.write_text(before + DECLARED + sampling + after, encoding="utf-8")
-    run = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", ASKED], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
-    answers, _, help_text = run.stdout.partition("\n")
+    changed_copy(tmp_path, "genai/options/decoding_config.py", "    typical_p: ", DECLARED)
+    told, _, help_text = answers(tmp_path, ASKED).partition("\n")
     assert "--sparkle X                     How much it sparkles.  [0<=x<=1]" in help_text
-    assert json.loads(answers) == {
+    assert json.loads(told) == {
         "config": [0.25, True],
         "check": "sparkle=2: must be between 0 and 1 (0: off)",
         "served": {"sparkle": 0.5},
