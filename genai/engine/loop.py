@@ -67,7 +67,7 @@ class _Call:
 class EngineLoop:
     """An engine and its runner, for any number of threads. drafting: the same model as another one's drafter.
 
-    It ends by `close` or `abandon`, or with the process.
+    It ends by `close` or `abandon`, or with the process. Until there is a request, there is no thread.
     """
 
     def __init__(self, engine: Engine, runner: Runner) -> None:

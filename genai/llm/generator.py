@@ -51,9 +51,9 @@ class Generator:
         }.items():
             if is_set:
                 raise ConfigError(f"{name}: {why}")
-        _ = llm.engine
+        _ = llm.engine  # a closed model's is refused
         self.config = config
-        self._llm = llm  # a model that nobody has any more is closed
+        self._llm = llm  # which is closed when nobody has it any more
         self._loop = llm.loop
         self._preparer = preparer
         self._job: Job | None = None

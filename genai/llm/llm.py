@@ -58,9 +58,7 @@ class LLM:
     """A model package, loaded. Use as a context manager, or call `close`.
 
     Any number of threads may use it at once, and coroutines through `AsyncLLM`: all texts run in one batch, on a thread
-    of the model's own. Raises: ContractError, CapacityError, RuntimeUnavailableError.
-
-    loop: runs this model's requests.
+    of the model's own, its loop. Raises: ContractError, CapacityError, RuntimeUnavailableError.
     """
 
     def __init__(self, path: Path, config: EngineConfig | None = None, *, name: str | None = None) -> None:

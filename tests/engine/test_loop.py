@@ -256,10 +256,9 @@ def test_owners_who_take_their_time_keep_no_thread_awake() -> None:
         loop.settle()
 
 
-def test_a_job_is_told_to_be_over_once_and_then_never_again() -> None:
-    sequence = Request(prompt=[1], config=GenerationConfig())
+def test_what_has_ended_stays_so() -> None:
     with loop_of() as (loop, _):
-        waiter = Waiter.of(loop, replace(sequence, config=GenerationConfig(max_new_tokens=3)))
+        waiter = Waiter.of(loop, request([1], 3))
         waiter.text()
         first = waiter.job.first
         for state in State:
