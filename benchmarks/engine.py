@@ -22,6 +22,7 @@ import genai
 from benchmarks.measure import interleaved
 from genai.engine.request import Request
 from genai.engine.sequence import Sequence as Text
+from genai.engine.sequence import State
 from genai.llm.llm import LLM
 from genai.options.generation_config import GenerationConfig
 
@@ -93,7 +94,10 @@ def groups(llm: LLM, rounds: int) -> Row:
 
     def seconds(kind: str) -> float:
         for text in everything:
-            text.is_paused = (text is long) if kind == "short" else (text is not long) if kind == "long" else False
+            if kind == ("long" if text is not long else "short"):
+                text.pause(State.HELD)
+            else:
+                text.resume()
         llm.engine.step()
         started = time.perf_counter()
         for _ in range(4):

@@ -1,4 +1,4 @@
-"""Minutes of random load on the asyncio engine, with readers that leave and runs that fail: nothing leaks or hangs.
+"""Minutes of random load from coroutines, with readers that leave and runs that fail: nothing leaks or hangs.
 
     python -m benchmarks.soak [--minutes 10] [--model MODEL] [--clients 24]
 
@@ -24,9 +24,9 @@ from dataclasses import dataclass, field
 import psutil
 
 import genai
-from genai.engine.async_engine import AsyncEngine, Stream
 from genai.engine.request import Request
 from genai.engine.sequence import Sequence
+from genai.engine.streams import Stream, Streams
 from genai.errors import GenAIError, GraphRunError
 from genai.llm.llm import LLM
 from genai.llm.results import Chunk
@@ -56,12 +56,12 @@ class Load:
         default_factory=lambda: [[random.Random(n).randrange(200) for _ in range(96)] for n in range(4)]
     )
 
-    async def client(self, engine: AsyncEngine, number: int) -> None:
+    async def client(self, streams: Streams, number: int) -> None:
         """Requests, one after another, until the time is up."""
         rng, ends = random.Random(number), time.monotonic() + self.seconds
         while time.monotonic() < ends:
             request = self._request(rng)
-            stream = engine.submit(request, JobWriter([TextWriter(self.llm.tokenizer, request.config)]))
+            stream = streams.submit(request, JobWriter([TextWriter(self.llm.tokenizer, request.config)]))
             self.submitted += 1
             sequence, is_dropped = stream.job.first, rng.random() < DROPS
             if not is_dropped:
@@ -147,13 +147,13 @@ async def report(load: Load, resident: list[int]) -> None:
 async def soak(llm: LLM, seconds: float, num_clients: int) -> tuple[Load, list[int]]:
     """Run the load; returns it and resident memory over time. Raises: AssertionError for a leak or a stuck request."""
     inject_failures(llm)
-    engine, load, resident = AsyncEngine(llm.engine), Load(llm, seconds), []
+    streams, load, resident = Streams(llm.loop), Load(llm, seconds), []
     reporter = asyncio.create_task(report(load, resident))
-    clients = [load.client(engine, number) for number in range(num_clients)]
+    clients = [load.client(streams, number) for number in range(num_clients)]
     await asyncio.wait_for(asyncio.gather(*clients), seconds + 60)
     reporter.cancel()
-    assert await engine.drain(10), "a request is stuck"
-    engine.close()
+    assert await streams.drain(10), "a request is stuck"
+    streams.close()
     assert llm._runner.cache.rows == (), "a row leaked"
     assert sum(load.ended.values()) == load.submitted, "a request never ended"
     load.texts.clear()

@@ -25,7 +25,7 @@ import numpy as np
 from genai.config import EngineConfig
 from genai.engine.request import Request
 from genai.engine.sequence import Sequence as Text
-from genai.engine.sequence import TokenEvent
+from genai.engine.sequence import State, TokenEvent
 from genai.errors import CapacityError, ConfigError
 from genai.llm.llm import LLM
 from genai.options.generation_config import GenerationConfig
@@ -184,10 +184,11 @@ class Stepper:
         while not all(text.generated for text in self._texts):
             self.llm.engine.step()
             for text in self._texts:
-                text.is_paused = bool(text.generated)
+                if text.generated:
+                    text.pause(State.HELD)
         seconds = time.perf_counter() - started
         for text in self._texts:
-            text.is_paused = False
+            text.resume()
         return seconds
 
     def step(self) -> StepTime:

@@ -20,7 +20,7 @@ from server.lifecycle import draining
 from server.state import ServerState
 
 if TYPE_CHECKING:
-    from genai.engine.async_engine import Stream
+    from genai.engine.streams import Stream
     from genai.llm.prepare import Prompt
     from genai.llm.results import Chunk, Generation
     from server.models import ServedModel
@@ -125,7 +125,7 @@ async def start(model: ServedModel, work: Work, state: ServerState) -> Running:
                 None,
                 timeout=timeout,
                 **work.chat,
-                **work.options,  # type: ignore[arg-type]  # none of them is called like an argument
+                **work.options,
             )
             streams.append(stream)
     except BaseException as error:

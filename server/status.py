@@ -47,7 +47,7 @@ def server_status(state: ServerState) -> ServerStatus:
 def _model_status(model: ServedModel) -> ModelStatus:
     if model.state != "ready":
         return ModelStatus(state=model.state)
-    llm, engine = model.llm.llm, model.llm.engine.engine
+    llm, engine = model.llm.llm, model.llm.engine
     cache = engine.cache_status
     generated = _counted(llm, "genai_generated_tokens_total", model.name)
     return ModelStatus(

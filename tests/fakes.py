@@ -84,6 +84,9 @@ class FakeRunner:
     def prefill(self, row: int, tokens: Sequence[int]) -> np.ndarray:
         return self.prefill_chunk(row, tokens)
 
+    def score(self, row: int, tokens: Sequence[int]) -> np.ndarray:
+        return self.run_row(row, tokens, len(tokens))
+
     def run_row(self, row: int, tokens: Sequence[int], num_logits: int) -> np.ndarray:
         self._count(len(tokens))
         self.cache.reserve(row, self.cache.valid(row) + len(tokens))

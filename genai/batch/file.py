@@ -13,12 +13,14 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import Any, BinaryIO, Self
 
 from genai.batch.answer import answer
 from genai.batch.request import (
@@ -30,7 +32,8 @@ from genai.batch.request import (
     request_of,
     status_of,
 )
-from genai.engine.sequence import Job, TokenEvent
+from genai.engine.sequence import Job
+from genai.engine.streams import Follower
 from genai.errors import ConfigError, GenAIError, RequestError
 from genai.llm.llm import LLM
 from genai.llm.prepare import Prepared
@@ -96,7 +99,7 @@ class BatchFile:
         self._out.close()
 
     def run(self, llm: LLM, models: tuple[str, ...], settings: Settings, progress: Progress = silent) -> Summary:
-        """Answer what is not answered yet; nobody else uses the model meanwhile.
+        """Answer what is not answered yet.
 
         models: the names that lines may call it by.
         Raises: ConfigError if a setting is wrong, or OUT cannot be written.
@@ -106,9 +109,12 @@ class BatchFile:
         run = _Run(llm=llm, models=models, settings=settings, defaults=defaults, summary=summary)
         with self._opened() as file:
             pending = (line for line in _numbered(file) if line.key not in self._done)
-            for records in run.answers(pending):
-                self._out.append(b"".join(records))
-                progress("requests", self.num_done + summary.answered, self.num_requests)
+            try:
+                for records in run.answers(pending):
+                    self._out.append(b"".join(records))
+                    progress("requests", self.num_done + summary.answered, self.num_requests)
+            finally:
+                run.cancel()
         return summary
 
     def _checked(self) -> set[str]:
@@ -183,37 +189,48 @@ class _Pending:
     line: _Line
     request: BatchRequest
     prepared: Prepared
+    job: Job
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Run:
-    """Lines through the engine, a bounded number at a time."""
+    """Lines through the engine, a bounded number at a time. ended: the numbers of those that have their text."""
 
     llm: LLM
     models: tuple[str, ...]
     settings: Settings
     defaults: GenerationConfig
     summary: Summary
-    jobs: dict[Job, _Pending] = field(default_factory=dict)
+    pending: dict[int, _Pending] = field(default_factory=dict)
+    ended: SimpleQueue[int] = field(default_factory=SimpleQueue)
 
     def answers(self, lines: Iterator[_Line]) -> Iterator[list[bytes]]:
         """Records of OUT as they come, some at a time."""
-        engine = self.llm.engine
-        try:
-            while True:
-                if refused := self._submitted(lines):
-                    yield refused
-                elif not self.jobs:
-                    return
-                elif ended := _ended(engine.step()):
-                    yield [self._finished(job) for job in ended]
-        finally:
-            engine.cancel_all()
+        while True:
+            if refused := self._submitted(lines):
+                yield refused
+            elif self.pending:
+                yield [self._finished(number) for number in self._awaited()]
+            else:
+                return
+
+    def cancel(self) -> None:
+        """End what is in the engine."""
+        for each in self.pending.values():
+            self.llm.loop.cancel(each.job)
+        self.llm.loop.settle()
+
+    def _awaited(self) -> list[int]:
+        """Those that have ended, at least one."""
+        numbers = [self.ended.get()]
+        while not self.ended.empty():
+            numbers.append(self.ended.get())
+        return numbers
 
     def _submitted(self, lines: Iterator[_Line]) -> list[bytes]:
         """Fill the engine up; returns the records of lines that it cannot take."""
         refused: list[bytes] = []
-        while len(self.jobs) + len(refused) < _QUEUED * self.llm.engine.limits.max_batch:
+        while len(self.pending) + len(refused) < _QUEUED * self.llm.engine_config.max_batch:
             if (line := next(lines, None)) is None:
                 break
             try:
@@ -231,16 +248,16 @@ class _Run:
         chat = request.chat
         if request.kind == "chat" and self.settings.template_options:
             chat |= {"template_options": {**self.settings.template_options, **(chat.get("template_options") or {})}}
-        prepared = self.llm.prepare(
-            request.prompt, self.defaults, **chat, draft=self.settings.draft, options=request.options
-        )
-        job = self.llm.engine.submit(prepared.request)
-        self.jobs[job] = _Pending(line=line, request=request, prepared=prepared)
+        arguments: dict[str, Any] = {**chat, **request.options, "draft": self.settings.draft}
+        prepared = self.llm.prepare(request.prompt, self.defaults, **arguments)
+        follower = Follower(prepared.writer, partial(self.ended.put, line.number))
+        job = self.llm.loop.submit(prepared.request, follower)
+        self.pending[line.number] = _Pending(line=line, request=request, prepared=prepared, job=job)
 
-    def _finished(self, job: Job) -> bytes:
-        pending = self.jobs.pop(job)
+    def _finished(self, number: int) -> bytes:
+        pending = self.pending.pop(number)
         try:
-            result = pending.prepared.writer.result(job)
+            result = pending.prepared.writer.result(pending.job)
         except GenAIError as error:
             return self._failed(pending.line, error)
         self.summary.answered += 1
@@ -253,12 +270,6 @@ class _Run:
         self.summary.answered += 1
         self.summary.failed += 1
         return _record(line, status_of(error), complaint(error))
-
-
-def _ended(events: Iterable[TokenEvent]) -> list[Job]:
-    """The jobs that ended with these events."""
-    jobs = [event.sequence.job for event in events if event.finish_reason is not None]
-    return [job for job in dict.fromkeys(jobs) if job is not None and job.is_over]
 
 
 def _record(line: _Line, status: int, body: dict[str, JSON]) -> bytes:

@@ -18,17 +18,19 @@ import numpy as np
 from genai.decoding.beam_search import BeamSearch, Branch
 from genai.decoding.processors import FloatArray
 from genai.decoding.sampler import scores
-from genai.engine.sequence import FinishReason, Sequence
+from genai.engine.sequence import FinishReason, Sequence, State
 from genai.errors import CapacityError
 from genai.runtime.cache import KVCache
 
 
 class BeamRun:
-    """The beams of one job.
+    """The beams of one job; a `Consumer` of their logits.
 
     beams: the sequences that run, in the order of the search; spare: those that wait to become a beam again, with
     the rows they had; results: the sequences that get the texts in the end.
     """
+
+    can_draft = False
 
     def __init__(self, search: BeamSearch, beams: abc.Sequence[Sequence], results: abc.Sequence[Sequence]) -> None:
         self.search = search
@@ -42,10 +44,10 @@ class BeamRun:
         """Whether every beam has its logits."""
         return len(self._logits) == len(self.beams)
 
-    def take(self, beam: Sequence, logits: FloatArray) -> None:
+    def take(self, sequence: Sequence, logits: FloatArray) -> State | None:
         """Keep the logits [V] that follow a beam; it pauses."""
-        self._logits[beam] = logits.copy()
-        beam.is_paused = True
+        self._logits[sequence] = logits.copy()
+        return State.BEAMS_BEHIND
 
     def advance(self, cache: KVCache) -> list[Sequence]:
         """Choose how the beams go on and lay out their rows; returns beams whose row could not be made to fit.
@@ -95,7 +97,7 @@ class BeamRun:
         for beam, token in forked:
             beam.tokens.append(token)
             beam.sampler.accept(token)
-            beam.is_paused = False
+            beam.resume()
         self.beams, self.spare = news, free
         return homeless
 

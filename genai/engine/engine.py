@@ -1,31 +1,30 @@
-"""The decoding loop: plan → give rows → prefill a chunk → decode each group → choose tokens → report them.
+"""What a step does: plan → give rows → prefill a chunk → decode each group → choose tokens → report them.
 
 One step runs at most one chunk of one prompt and one decode step of everything that runs. Strings are not known here:
 a job's sink turns tokens into text and says when a stop string has come.
 
-Any thread may submit and cancel; one thread at a time may step.
+Any thread may submit and cancel; everything else is for the one that steps (`loop.py`).
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import time
-from collections import Counter, abc, deque
-
-import numpy as np
+from collections import abc, deque
 
 from genai.decoding.logprobs import token_logprob
 from genai.decoding.processors import FloatArray
-from genai.decoding.sampler import choose
 from genai.engine.beams import BeamRun
+from genai.engine.choosing import Chooser
 from genai.engine.decode_step import DecodeStep, Outcome, Work
 from genai.engine.events import Events
 from genai.engine.prefix_cache import Bytes, PrefixCache
 from genai.engine.request import ModelLimits, Request, check, job_of
 from genai.engine.rows import CacheStatus, Rows, row_of
 from genai.engine.scheduler import Limits, Pace, Plan, Scheduler
-from genai.engine.sequence import FinishReason, Job, Sequence, TokenEvent
-from genai.errors import CapacityError, ConfigError, GenAIError, GraphRunError, QueueFullError
+from genai.engine.sequence import FinishReason, Job, Sequence, State, TokenEvent
+from genai.errors import CapacityError, ConfigError, GenAIError, QueueFullError
 from genai.metrics import EngineMetrics
 from genai.runtime.runner import Runner
 
@@ -57,14 +56,27 @@ class Engine:
         self._rows = Rows(runner.cache, prefixes)
         self._events = Events(self._scheduler, self._rows, metrics)
         self._pace = Pace()
+        self._chooser = Chooser(self._rows, self._events, self._pace, metrics)
         self._inbox: deque[tuple[Sequence | Job, FinishReason | None]] = deque()
-        self._is_draining = False
         self.is_stalled = False
 
     @property
     def has_work(self) -> bool:
         """Whether a step would do anything."""
         return bool(self._inbox or self._scheduler.waiting or self._scheduler.running)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether all that there is waits for its owner, however long that takes."""
+        return not self._inbox and all(
+            each.state is State.HELD and each.deadline is None
+            for each in (*self._scheduler.waiting, *self._scheduler.running)
+        )
+
+    @property
+    def jobs(self) -> tuple[Job, ...]:
+        """The accepted jobs that are not over, as of the last step."""
+        return tuple(self._events.jobs)
 
     @property
     def running(self) -> tuple[Sequence, ...]:
@@ -85,11 +97,9 @@ class Engine:
         """Queue a request.
 
         Raises: ConfigError for what is invalid, CapacityError for a prompt that never fits, QueueFullError when too
-        many wait or the engine is draining.
+        many wait.
         """
         check(request, self._model)
-        if self._is_draining:
-            raise QueueFullError("the engine is shutting down and takes no new requests")
         if self.limits.max_waiting is not None and self.num_waiting >= self.limits.max_waiting:
             raise QueueFullError(f"{self.num_waiting} requests are waiting, the most allowed; try again later")
         job, first = job_of(request, self._model)
@@ -131,38 +141,49 @@ class Engine:
         if self._metrics:
             self._metrics.saw_step(len(plan.decoding), len(self._scheduler.running), self.num_waiting, self._rows.usage)
 
-    def drain(self) -> None:
-        """Refuse new requests from now on; those accepted go on."""
-        self._is_draining = True
-
-    def reopen(self) -> None:
-        """Take requests again after a drain."""
-        self._is_draining = False
-
     def cancel_all(self) -> list[TokenEvent]:
         """End everything that waits or runs."""
         self._read_inbox()
-        for job in tuple(self._events.jobs):
+        for job in self.jobs:
             self._events.end_job(job, "cancelled")
         return self._events.taken_events()
 
     def fail_all(self, error: GenAIError) -> list[TokenEvent]:
-        """End everything that waits or runs with an error."""
-        for job in tuple(self._events.jobs):
-            self._events.end_job(job, "error", error)
+        """End everything that waits or runs with an error, each job with its own: many threads may raise them."""
+        for job in self.jobs:
+            self._events.end_job(job, "error", copy.copy(error))
         return self._events.taken_events()
+
+    def caught_up(self, job: Job) -> None:
+        """The reader of a job wants more."""
+        for sequence in job.sequences:
+            if sequence.state is State.READER_BEHIND:
+                sequence.resume()
+
+    def score(self, tokens: abc.Sequence[int]) -> FloatArray:
+        """The logits that follow each token, [len(tokens), V], in a row beside all others. Raises: CapacityError."""
+        try:
+            row = self._cache.allocate(len(tokens))
+        except CapacityError as error:
+            raise CapacityError(
+                f"{len(tokens)} tokens find no room beside the texts that run ({error}); wait until some have ended"
+            ) from None
+        try:
+            return self._runner.score(row, tokens)
+        finally:
+            self._cache.free(row)
+
+    def demand(self, sequence: Sequence) -> bool:
+        """Let a manual sequence run until its logits are there; whether that needs no more steps."""
+        if sequence.is_over or (sequence.logits is not None and sequence.row is not None):
+            return True
+        sequence.logits = None  # a row that was lost to others is run again
+        sequence.resume()
+        return False
 
     def pick(self, sequence: Sequence) -> int:
         """Choose the next token of a manual sequence from the logits that it keeps. Raises: GenAIError."""
-        assert sequence.logits is not None, "it has logits"
-        logits, sequence.logits = sequence.logits, None
-        (token,) = _chosen([Outcome(sequence=sequence, logits=logits[None])], 0)
-        if isinstance(token, GenAIError):
-            self._events.fail(sequence, token)
-            raise token
-        with self._events.failures_end(sequence):
-            self._advance(sequence, logits, token)
-        return token
+        return self._chooser.pick(sequence)
 
     def append(self, sequence: Sequence, tokens: abc.Sequence[int]) -> None:
         """Add tokens to a manual sequence, all or none. Raises: ConfigError, CapacityError."""
@@ -196,8 +217,9 @@ class Engine:
             raise ConfigError(f"the session's logits are {logits.size}, not {self._model.vocab_size}")
         self._check_room(sequence)
         self._rows.restore(sequence, list(cache))
-        sequence.logits, sequence.is_paused = logits, True
         self._scheduler.adopt(sequence)
+        sequence.pause(State.HELD)
+        sequence.logits = logits
         self._events.jobs.add(job)
         return job
 
@@ -218,7 +240,7 @@ class Engine:
             what, reason = self._inbox.popleft()
             if isinstance(what, Job):
                 self._events.end_job(what, reason or "cancelled")
-            elif what.finish_reason is None:
+            elif not what.is_over:
                 self._scheduler.add(what)
                 if what.job is not None:
                     self._events.jobs.add(what.job)
@@ -236,7 +258,7 @@ class Engine:
         for sequence in plan.exhausted:
             self._events.end(sequence, "length")
         for sequence in plan.admitted:
-            if sequence.finish_reason is not None:  # a beam whose search has just been exhausted
+            if sequence.is_over:  # a beam whose search has just been exhausted
                 continue
             with self._events.failures_end(sequence):
                 self._give_row(sequence)
@@ -279,12 +301,27 @@ class Engine:
             forks = self._fork(sequence)
             self._choose([Outcome(sequence=each, logits=logits[None]) for each in (sequence, *forks)])
 
+    def _choose(self, outcomes: abc.Sequence[Outcome]) -> None:
+        """Choose tokens from what was run, and how beams go on whose search has all its logits now."""
+        self._chooser.choose(outcomes)
+        for run in dict.fromkeys(each.sequence.search for each in outcomes):
+            if run is not None and run.is_ready:
+                self._advance_beams(run)
+
+    def _advance_beams(self, run: BeamRun) -> None:
+        with self._events.failures_end(run.beams[0]):
+            for beam in run.advance(self._cache):
+                self._scheduler.preempt(beam)
+                self._rows.release(beam)
+            if run.search.is_done:
+                self._events.end(run.beams[0], "length")
+
     def _fork(self, sequence: Sequence) -> list[Sequence]:
         """Copies of a row whose prompt is complete, for those that wait for it; who finds no room is queued."""
         forks, sequence.forks = sequence.forks, []
         ready: list[Sequence] = []
         for fork in forks:
-            if fork.finish_reason is not None:
+            if fork.is_over:
                 continue
             fork.prompt_logprobs = sequence.prompt_logprobs
             try:
@@ -326,7 +363,7 @@ class Engine:
     def _draft(self, sequence: Sequence) -> abc.Sequence[int]:
         """What is expected to follow a sequence's newest token, never beyond its end."""
         room = sequence.max_tokens - len(sequence.tokens) - 1
-        if room < 1 or sequence.search is not None or sequence.is_manual:
+        if room < 1 or not sequence.consumer.can_draft:
             return ()
         forced = sequence.sampler.forced()
         if forced:
@@ -334,122 +371,6 @@ class Engine:
         if sequence.drafter is None:
             return ()
         return sequence.drafter.draft(sequence.tokens, room, self._pace.draft_cost)
-
-    def _choose(self, outcomes: abc.Sequence[Outcome]) -> None:
-        """Choose tokens from logits, position by position: a draft's next position counts if the draft was right.
-
-        Beams and manual sequences keep their logits instead. Rows are freed only by sequences that end.
-        """
-        for outcome in outcomes:
-            sequence = outcome.sequence
-            sequence.num_computed = min(sequence.num_computed, len(sequence.tokens) - 1)
-        accepted: Counter[Sequence] = Counter()
-        alive = list(outcomes)
-        position = 0
-        while alive:
-            ready = [each for each in alive if self._is_to_choose(each.sequence, each.logits[position])]
-            alive = []
-            for outcome, token in zip(ready, _chosen(ready, position), strict=True):
-                sequence = outcome.sequence
-                if isinstance(token, GenAIError):
-                    self._events.fail(sequence, token)
-                    continue
-                with self._events.failures_end(sequence):
-                    self._advance(sequence, outcome.logits[position], token)
-                if position < len(outcome.draft) and outcome.draft[position] == token:
-                    accepted[sequence] += 1
-                    if sequence.finish_reason is None:
-                        alive.append(outcome)
-            position += 1
-        for outcome in outcomes:
-            self._settle_draft(outcome, accepted[outcome.sequence])
-        for run in {each.sequence.search for each in outcomes if each.sequence.search is not None}:
-            if run.is_ready:
-                self._advance_beams(run)
-
-    def _is_to_choose(self, sequence: Sequence, logits: FloatArray) -> bool:
-        """Count the token that was run; whether a token is to be chosen from these logits now."""
-        sequence.num_computed += 1
-        if sequence.finish_reason is not None:
-            return False
-        if sequence.search is not None:
-            sequence.search.take(sequence, logits)
-        elif sequence.is_manual:
-            sequence.logits = logits.copy()
-            sequence.is_paused = True
-        elif len(sequence.tokens) >= sequence.max_tokens:  # no token was asked for
-            self._events.end(sequence, "length")
-        elif sequence.sampler.is_complete:
-            self._events.end(sequence, "stop")
-        else:
-            return True
-        return False
-
-    def _settle_draft(self, outcome: Outcome, num_accepted: int) -> None:
-        """Forget what a row holds of a draft beyond what came true, and learn from it."""
-        sequence = outcome.sequence
-        if outcome.draft:
-            self._rows.truncate(sequence)
-        if sequence.drafter is not None:
-            num_drafted = sequence.drafter.settle(len(outcome.draft), num_accepted, self._pace.draft_cost)
-            if self._metrics and num_drafted:
-                self._metrics.saw_draft(num_drafted, num_accepted)
-
-    def _advance_beams(self, run: BeamRun) -> None:
-        """All beams of a job have their logits: choose how they go on, or end."""
-        with self._events.failures_end(run.beams[0]):
-            for beam in run.advance(self._cache):
-                self._scheduler.preempt(beam)
-                self._rows.release(beam)
-            if run.search.is_done:
-                self._events.end(run.beams[0], "length")
-
-    def _advance(self, sequence: Sequence, logits: FloatArray, token: int) -> None:
-        """Add a chosen token to a sequence and see whether it ends there."""
-        sequence.tokens.append(token)
-        sequence.sampler.accept(token)
-        logprob = None
-        if sequence.config.logprobs:
-            logprob = token_logprob(logits, token, sequence.config.top_logprobs)
-            sequence.logprobs.append(logprob)
-        now, timeline = time.perf_counter(), sequence.timeline
-        if self._metrics and timeline.first_token:
-            self._metrics.saw_next_token(now - timeline.last_token)
-        elif self._metrics:
-            self._saw_first_token(sequence, now)
-        timeline.first_token = timeline.first_token or now
-        timeline.last_token = now
-        reason: FinishReason | None = None
-        if token in sequence.eos_token_ids:
-            reason = "stop"
-        elif len(sequence.tokens) >= sequence.max_tokens:
-            reason = "length"
-        self._events.happened(TokenEvent(sequence=sequence, token=token, finish_reason=reason, logprob=logprob))
-
-    def _saw_first_token(self, sequence: Sequence, now: float) -> None:
-        """A text has its first token; only the first of a request's texts tells how long the request waited for one."""
-        assert self._metrics is not None, "who calls has looked"
-        assert sequence.job is not None, "what runs belongs to a job"
-        if any(each.timeline.first_token for each in sequence.job.sequences):
-            self._metrics.saw_tokens(1)
-        else:
-            self._metrics.saw_first_token(now - sequence.timeline.submitted)
-
-
-def _chosen(outcomes: abc.Sequence[Outcome], position: int) -> list[int | GenAIError]:
-    """The next token of each, or why there is none."""
-    logits = [outcome.logits[position] for outcome in outcomes]
-    if not all(np.isfinite(row.max()) for row in logits):
-        message = "the model's logits are not finite numbers; a package of higher precision may help"
-        bad = [GraphRunError(message) if not np.isfinite(row.max()) else None for row in logits]
-        good = iter(_chosen([each for each, error in zip(outcomes, bad, strict=True) if error is None], position))
-        return [error or next(good) for error in bad]
-    try:
-        return list(choose([outcome.sequence.sampler for outcome in outcomes], logits))
-    except GenAIError as error:
-        if len(outcomes) == 1:
-            return [error]
-        return [_chosen([outcome], position)[0] for outcome in outcomes]
 
 
 def _note_prompt_logprobs(sequence: Sequence, logits: FloatArray) -> None:

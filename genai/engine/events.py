@@ -7,15 +7,27 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from genai.engine.beams import BeamRun
 from genai.engine.rows import Rows
 from genai.engine.scheduler import Scheduler
-from genai.engine.sequence import FinishReason, Job, Sequence, TokenEvent
+from genai.engine.sequence import FinishReason, Job, Sequence, State, TokenEvent
 from genai.errors import GenAIError
 from genai.metrics import EngineMetrics
 
 _log = logging.getLogger(__name__)
+
+E = TypeVar("E", bound=GenAIError | None)
+
+
+def bare(error: E) -> E:
+    """An error without the frames that it came from: whoever keeps it would keep the graph and the cache."""
+    cause: BaseException | None = error
+    while cause is not None:
+        cause.__traceback__ = None
+        cause = cause.__cause__ or cause.__context__
+    return error
 
 
 class Events:
@@ -60,7 +72,7 @@ class Events:
     def _blame(sequence: Sequence, error: Exception) -> FinishReason:
         """A sink failed: its sequence ends, unless it has ended already."""
         _log.error("a sequence ends because its sink failed", exc_info=error)
-        if sequence.finish_reason is None:
+        if not sequence.is_over:
             sequence.error = GenAIError(f"a sequence's sink failed: {type(error).__name__}: {error}")
         return "error"
 
@@ -84,12 +96,12 @@ class Events:
 
     def end(self, sequence: Sequence, reason: FinishReason, error: GenAIError | None = None) -> None:
         """End a sequence without a further token; a beam ends its whole search. Ending twice does nothing."""
-        if sequence.finish_reason is not None:
+        if sequence.is_over:
             return
         if sequence.search is not None:
             self._end_search(sequence.search, reason, error)
             return
-        sequence.error = sequence.error or error
+        sequence.error = sequence.error or bare(error)
         self._finished(sequence, reason)
         self.happened(TokenEvent(sequence=sequence, token=None, finish_reason=reason))
 
@@ -97,12 +109,12 @@ class Events:
         """The beams go, and those who asked get the best texts as they are."""
         for beam in (*run.beams, *run.spare):
             beam.forks = []
-            beam.finish_reason = reason
+            beam.become(State(reason))
             self._scheduler.remove(beam)
             self._rows.release(beam)
         endings = run.finish(reason) if error is None else [reason] * len(run.results)
         for result in run.results:
-            result.error, result.search = error, None  # from now on a text like any other
+            result.error, result.search = bare(error), None  # from now on a text like any other
         for result, ending in zip(run.results, endings, strict=True):
             self._tell(result, ending)
         if self._metrics and (num_tokens := sum(len(result.generated) for result in run.results)):
@@ -116,16 +128,16 @@ class Events:
         for token in tokens[:-1]:
             result.tokens.append(token)
             self.happened(TokenEvent(sequence=result, token=token, finish_reason=None))
-            if result.finish_reason is not None:
+            if result.is_over:
                 return
         result.tokens += tokens[-1:]
         self.happened(TokenEvent(sequence=result, token=tokens[-1] if tokens else None, finish_reason=ending))
 
     def _finished(self, sequence: Sequence, reason: FinishReason) -> None:
         """Free what an ended sequence holds. The first reason stays."""
-        if sequence.finish_reason is not None:
+        if sequence.is_over:
             return
-        sequence.finish_reason = reason
+        sequence.become(State(reason))
         sequence.timeline.finished = time.perf_counter()
         self._scheduler.remove(sequence)
         if sequence.row is not None and reason in {"stop", "length"}:

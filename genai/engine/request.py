@@ -11,9 +11,10 @@ from genai.decoding.beam_search import BeamSearch
 from genai.decoding.constraint import Constraint
 from genai.decoding.sampler import Sampler
 from genai.engine.beams import BeamRun
+from genai.engine.consumers import Keep, Sample
 from genai.engine.drafting.draft_model import DraftModel
 from genai.engine.drafting.drafts import Drafter, LookupProposer
-from genai.engine.sequence import Job, Sequence, Sink
+from genai.engine.sequence import Job, Sequence, Sink, State
 from genai.errors import CapacityError, ConfigError
 from genai.options.generation_config import GenerationConfig, SamplingConfig, replaced
 
@@ -24,8 +25,8 @@ class Request:
 
     priority: lower runs first; timeout: seconds from submission until it ends with "timeout"; sink: who follows it;
     bad_words, dry_breakers: what the strings in the configuration are as tokens; newline_tokens: those that XTC leaves
-    as it does ends; constraint: what every text has to
-    match, fresh; draft_model: foresees tokens; is_manual: keep each step's logits until a token is asked for.
+    as it does ends; constraint: what every text has to match, fresh; draft_model: foresees tokens; is_manual: run when
+    logits are asked for, and keep them until a token is.
     Raises: ConfigError.
     """
 
@@ -111,7 +112,7 @@ def job_of(request: Request, model: ModelLimits) -> tuple[Job, Sequence]:
         result.timeline = first.timeline
     run = BeamRun(BeamSearch(search, first.eos_token_ids, first.max_tokens - first.num_prompt), beams, results)
     for sequence in (*beams, *results):
-        sequence.search = run
+        sequence.search = sequence.consumer = run
     return job, first
 
 
@@ -148,11 +149,13 @@ def _sequence(request: Request, model: ModelLimits, index: int) -> Sequence:
             newline_tokens=request.newline_tokens,
             constraint=None if request.constraint is None else request.constraint.copy(),
         ),
+        consumer=Keep() if request.is_manual else Sample(),
         index=index,
         priority=request.priority,
-        is_manual=request.is_manual,
         drafter=_drafter(request),
     )
+    if request.is_manual:
+        sequence.pause(State.HELD)  # nothing is run before its logits are asked for
     if request.timeout is not None:
         sequence.deadline = sequence.timeline.submitted + request.timeout
     return sequence

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from genai.engine.sequence import Sequence
+from genai.engine.sequence import Sequence, State
 
 AGING_SECONDS = 10.0
 """After waiting this long a sequence counts as one priority level higher."""
@@ -113,11 +113,14 @@ class Scheduler:
         self.waiting.append(sequence)
 
     def adopt(self, sequence: Sequence) -> None:
-        """Run a sequence that has been given a row outside of a plan: a fork."""
+        """Run a sequence: it has been promised a row, or given one outside of a plan."""
+        sequence.become(State.RUNNING)
         self.running.append(sequence)
 
     def preempt(self, sequence: Sequence) -> None:
-        """Send a running sequence back to wait for a row."""
+        """Send a running sequence back to wait for a row; a pause goes on."""
+        if not sequence.is_paused:
+            sequence.become(State.WAITING)
         self.running.remove(sequence)
         self.waiting.append(sequence)
 
@@ -172,9 +175,8 @@ class Scheduler:
         """
         preempted: list[Sequence] = []
         admitted: list[Sequence] = []
-        # Looked at once: readers resume what is paused at any time.
         idle = sorted((each for each in self.running if each.is_paused), key=lambda each: self._rank(each, now))
-        busy = [each for each in self.running if each not in idle]
+        busy = [each for each in self.running if not each.is_paused]
         while not any(each.is_prefilling for each in busy):
             ready = [each for each in self.waiting if not each.is_paused]
             if not ready:
@@ -186,7 +188,7 @@ class Scheduler:
                 self.preempt(idle[-1])
                 preempted.append(idle.pop())
             self.waiting.remove(first)
-            self.running.append(first)
+            self.adopt(first)
             busy.append(first)
             admitted.append(first)
         return preempted, admitted

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from enum import Enum
+from typing import TYPE_CHECKING, Literal, Protocol, cast
 
 from genai.decoding.logprobs import TokenLogprob
 from genai.decoding.processors import FloatArray
@@ -19,10 +20,47 @@ from genai.options.generation_config import GenerationConfig
 
 if TYPE_CHECKING:
     from genai.engine.beams import BeamRun
+    from genai.engine.consumers import Consumer
     from genai.engine.drafting.drafts import Drafter
 
 FinishReason = Literal["stop", "length", "cancelled", "timeout", "error"]
 """stop: an end-of-sequence token or the sink's word; length: a limit; timeout: its deadline; error: a failed run."""
+
+
+class State(Enum):
+    """Where a sequence is on its way; what has ended stays so.
+
+        WAITING ──► RUNNING ──► an end      RUNNING prefills, then decodes: `Sequence.is_prefilling`
+           ▲ ▲        │  ▲
+           │ └preempt─┘  │
+           └──resume── a pause              without a row it waits for one again
+
+    What is paused does not run, and keeps its row only while nobody else needs it.
+    """
+
+    WAITING = "waits for a row"
+    RUNNING = "runs"
+    READER_BEHIND = "its reader has much to read"
+    HELD = "its owner has not asked for more"
+    BEAMS_BEHIND = "other beams of its search have no logits yet"
+    STOP = "stop"
+    LENGTH = "length"
+    CANCELLED = "cancelled"
+    TIMEOUT = "timeout"
+    ERROR = "error"
+
+    def __init__(self, _: str) -> None:
+        self.is_pause = self.name in {"READER_BEHIND", "HELD", "BEAMS_BEHIND"}
+        self.is_end = not self.is_pause and self.name not in {"WAITING", "RUNNING"}
+
+    @property
+    def finish_reason(self) -> FinishReason | None:
+        """The reason that this end is."""
+        return cast(FinishReason, self.value) if self.is_end else None
+
+    def may_become(self, state: State) -> bool:
+        """Whether this is a step on the way: an end is the last, and of two pauses each has its own end."""
+        return state is not self and not self.is_end and not (self.is_pause and state.is_pause)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -43,8 +81,8 @@ class Sequence:
 
     tokens: prompt and generated tokens; max_tokens: the length at which it ends; index: its place in the job;
     priority: lower runs first; deadline: `time.perf_counter()` seconds; row: its row while it runs; num_computed: how
-    many of its tokens the row holds; num_cached: prompt tokens whose keys and values were found; is_paused: keeps its
-    row, does not run; forks: begin with its prompt; is_manual: keeps its logits until someone asks for a token.
+    many of its tokens the row holds; num_cached: prompt tokens whose keys and values were found; forks: begin with its
+    prompt; consumer: takes the logits that follow it; logits: those that `Keep` kept.
     """
 
     tokens: list[int]
@@ -53,25 +91,54 @@ class Sequence:
     config: GenerationConfig
     eos_token_ids: frozenset[int]
     sampler: Sampler
+    consumer: Consumer
     index: int = 0
     priority: int = 0
     deadline: float | None = None
-    is_manual: bool = False
     job: Job | None = None
     forks: list[Sequence] = field(default_factory=list)
     drafter: Drafter | None = None
     search: BeamRun | None = None
+    state: State = State.WAITING
     row: int | None = None
     num_computed: int = 0
     num_cached: int = 0
-    is_paused: bool = False
     logits: FloatArray | None = None
     logprobs: list[TokenLogprob] = field(default_factory=list)
     prompt_logprobs: list[TokenLogprob | None] = field(default_factory=list)
     score: float | None = None
-    finish_reason: FinishReason | None = None
     error: GenAIError | None = None
     timeline: Timeline = field(default_factory=Timeline)
+
+    def become(self, state: State) -> None:
+        """Go on to another state: here and nowhere else."""
+        assert self.state.may_become(state), f"{self.state} cannot become {state}"
+        self.state = state
+
+    def pause(self, state: State) -> None:
+        """Do not run until `resume`. Pausing twice for one reason does nothing."""
+        if self.state is not state:
+            self.become(state)
+
+    def resume(self) -> None:
+        """Run again, or wait for a row if it was lost meanwhile; what is not paused goes on as it does."""
+        if self.state.is_pause:
+            self.become(State.WAITING if self.row is None else State.RUNNING)
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether it does not run though it could."""
+        return self.state.is_pause
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has had its end."""
+        return self.state.is_end
+
+    @property
+    def finish_reason(self) -> FinishReason | None:
+        """How it ended."""
+        return self.state.finish_reason
 
     @property
     def generated(self) -> list[int]:
@@ -115,7 +182,7 @@ class Job:
     @property
     def is_over(self) -> bool:
         """Whether all its texts have ended."""
-        return all(sequence.finish_reason is not None for sequence in self.sequences)
+        return all(sequence.is_over for sequence in self.sequences)
 
     @property
     def error(self) -> GenAIError | None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections import abc
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
-from genai.engine.async_engine import AsyncEngine, Stream
+from genai.engine.engine import Engine
+from genai.engine.streams import Stream, Streams
 from genai.errors import QueueFullError
 from genai.llm.llm import LLM
 from genai.llm.prepare import Prompt
@@ -20,60 +19,35 @@ _PREPARING_THREADS = 2
 
 
 class AsyncLLM:
-    """Takes a model's engine over: `LLM.generate` and its like are refused until this is closed."""
+    """A model's requests from coroutines; they run in one batch with whatever else it is asked for meanwhile."""
 
     def __init__(self, llm: LLM) -> None:
         self.llm = llm
-        self._is_closed = False
+        self._streams = Streams(llm.loop)
         self._preparing = ThreadPoolExecutor(_PREPARING_THREADS, thread_name_prefix="genai-prepare")
-        self.engine = AsyncEngine(llm.lend())
 
-    async def submit(
-        self,
-        prompt: Prompt,
-        config: GenerationConfig | None = None,
-        *,
-        tools: abc.Sequence[Mapping[str, object]] | None = None,
-        tool_choice: object = None,
-        parallel_tool_calls: bool | None = None,
-        template_options: Mapping[str, object] | None = None,
-        draft: LLM | None = None,
-        priority: int = 0,
-        timeout: float | None = None,
-        **options: object,
-    ) -> Stream[Chunk]:
+    @property
+    def engine(self) -> Engine:
+        """The model's engine, to look at. Raises: ConfigError once the model is closed."""
+        return self.llm.engine
+
+    async def submit(self, prompt: Prompt, config: GenerationConfig | None = None, **options: object) -> Stream[Chunk]:
         """Queue a prompt; returns its pieces as they come. Arguments are those of `LLM.generate`.
 
         Leaving the stream early, or its `cancel`, ends the request and frees its rows. Raises: as `LLM.generate`, and
-        QueueFullError, after `close` too; what fails later is raised by the stream.
+        QueueFullError after `close`; what fails later is raised by the stream.
         """
-        if self._is_closed:
+        if self._streams.is_closed:
             raise QueueFullError("this AsyncLLM is closed and takes no new requests; make another one")
-        prepare = functools.partial(
-            self.llm.prepare,
-            prompt,
-            config,
-            tools=tools,
-            tool_choice=tool_choice,
-            parallel_tool_calls=parallel_tool_calls,
-            template_options=template_options,
-            draft=draft,
-            priority=priority,
-            timeout=timeout,
-            options=options,
-        )
+        prepare = functools.partial(self.llm.prepare, prompt, config, **options)  # type: ignore[arg-type]  # checked there
         prepared = await asyncio.get_running_loop().run_in_executor(self._preparing, prepare)
-        return self.engine.submit(prepared.request, prepared.writer)
+        return self._streams.submit(prepared.request, prepared.writer, keeps=(self, options.get("draft")))
 
     async def drain(self, timeout: float | None = None) -> bool:
-        """Refuse new requests and wait for the accepted ones; True if all ended within `timeout` seconds."""
-        return await self.engine.drain(timeout)
+        """Refuse new requests here and wait for the accepted ones; True if all ended within `timeout` seconds."""
+        return await self._streams.drain(timeout)
 
     def close(self) -> None:
-        """End every request and give the engine back. Closing twice does nothing."""
-        if self._is_closed:  # the model may be lent again
-            return
-        self._is_closed = True
-        self.engine.close()
-        self._preparing.shutdown(wait=False)  # those under way find the engine closed
-        self.llm.take_back()
+        """End the requests that were made here; the model stays loaded. Closing twice does nothing."""
+        self._streams.close()
+        self._preparing.shutdown(wait=False)  # those under way find this closed

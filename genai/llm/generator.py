@@ -5,11 +5,9 @@ from __future__ import annotations
 import weakref
 from collections import abc
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from genai.decoding.processors import FloatArray
 from genai.engine.engine import Engine
@@ -19,19 +17,10 @@ from genai.llm.prepare import ChatOptions, Delivery, Preparer, are_tokens
 from genai.llm.session_file import SessionFile
 from genai.options.generation_config import GenerationConfig
 
+if TYPE_CHECKING:
+    from genai.llm.llm import LLM
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Owner:
-    """The model that a generator runs on.
-
-    engine: the engine, as long as it may be used, else ConfigError; alone: makes other threads wait; abandon: ends
-    jobs; identity: what keys and values depend on.
-    """
-
-    engine: Callable[[], Engine]
-    alone: Callable[[], AbstractContextManager[None]]
-    abandon: Callable[[abc.Sequence[Job]], None]
-    identity: str
+T = TypeVar("T")
 
 
 class Generator:
@@ -47,7 +36,7 @@ class Generator:
     generated.
     """
 
-    def __init__(self, owner: Owner, preparer: Preparer, config: GenerationConfig) -> None:
+    def __init__(self, llm: LLM, preparer: Preparer, config: GenerationConfig) -> None:
         for name, (is_set, why) in {
             "n": (config.n > 1, "a generator makes one text; use generate for several"),
             "num_beams": (config.is_beam_search, "a generator makes one text; use generate for several"),
@@ -62,11 +51,13 @@ class Generator:
         }.items():
             if is_set:
                 raise ConfigError(f"{name}: {why}")
-        owner.engine()
+        _ = llm.engine  # a closed model's is refused
         self.config = config
-        self._owner = owner
+        self._llm = llm  # which is closed when nobody has it any more
+        self._loop = llm.loop
         self._preparer = preparer
         self._job: Job | None = None
+        self._forgotten: weakref.finalize[[Job], Generator] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -87,8 +78,12 @@ class Generator:
     @property
     def logits(self) -> FloatArray:
         """The logits that follow the last token, [V] float32, before any processing; a copy. Raises: GenAIError."""
-        with self._owner.alone():
-            return self._with_logits().copy()
+
+        def copied(engine: Engine, sequence: Sequence) -> FloatArray:
+            assert sequence.logits is not None, "they are there"
+            return sequence.logits.copy()
+
+        return self._with_logits(copied)
 
     def append_input_tokens(self, token_ids: abc.Sequence[int]) -> None:
         """Add tokens to the text, after its end too; they are run when logits are needed.
@@ -98,29 +93,28 @@ class Generator:
         if not are_tokens(token_ids) or not len(token_ids):
             raise ConfigError("append_input_tokens takes a list of token ids, at least one")
         tokens = [int(token) for token in token_ids]
-        with self._owner.alone():
-            if self._job is None:
-                self._begin(tokens)
-                return
-            if self._sequence.error is not None:
-                raise self._sequence.error
-            if self._job.is_over:
-                self._reopen(len(self._sequence.tokens))
-            elif not self._sequence.generated:  # what was run of it comes back from the prefix cache
-                old, forgotten = self._job, self._forgotten
-                self._begin([*self._sequence.tokens, *tokens])
-                forgotten.detach()
-                self._owner.abandon([old])
-                return
-            self._owner.engine().append(self._sequence, tokens)
+        if self._job is None:
+            self._begin(tokens)
+            return
+        sequence = self._sequence
+        if sequence.error is not None:
+            raise sequence.error
+        if sequence.is_over:
+            sequence = self._reopen(len(sequence.tokens))
+        elif not sequence.generated:  # what was run of it comes back from the prefix cache
+            self._begin([*sequence.tokens, *tokens])
+            return
+        self._loop.call(lambda engine: engine.append(sequence, tokens))
 
     def generate_next_token(self) -> int:
         """Choose the next token and add it to the text. Raises: ConfigError if the text has ended; GenAIError."""
-        with self._owner.alone():
-            self._with_logits()
-            if self._sequence.is_full:
+
+        def pick(engine: Engine, sequence: Sequence) -> int:
+            if sequence.is_full:
                 raise ConfigError("the text has ended: no token may follow; rewind_to goes back, close begins anew")
-            return self._owner.engine().pick(self._sequence)
+            return engine.pick(sequence)
+
+        return self._with_logits(pick)
 
     def rewind_to(self, num_tokens: int) -> None:
         """Forget the tokens after so many; the random stream goes on. Raises: ConfigError."""
@@ -129,58 +123,60 @@ class Generator:
             raise ConfigError(f"rewind_to({num_tokens}): the text has {count} tokens")
         if num_tokens == 0:
             self.close()
-            return
-        with self._owner.alone():
-            if num_tokens < count:
-                if self._sequence.finish_reason is not None or num_tokens < self._sequence.num_prompt:
-                    self._reopen(num_tokens)
-                else:
-                    self._owner.engine().rewind(self._sequence, num_tokens)
+        elif num_tokens < count:
+            sequence = self._sequence
+            if sequence.is_over or num_tokens < sequence.num_prompt:
+                self._reopen(num_tokens)
+            else:
+                self._loop.call(lambda engine: engine.rewind(sequence, num_tokens))
 
     def save(self, path: str | Path) -> None:
         """Write keys, values, tokens and the random stream to a safetensors file. Raises: ConfigError, GenAIError."""
-        with self._owner.alone():
-            self._with_logits()
-            cache = self._owner.engine().export(self._sequence)
-            SessionFile.of(self._sequence, cache, self._owner.identity).write(Path(path))
+
+        def taken(engine: Engine, sequence: Sequence) -> SessionFile:
+            return SessionFile.of(sequence, engine.export(sequence), self._llm.identity)
+
+        self._with_logits(taken).write(Path(path))
 
     def restore(self, saved: SessionFile) -> None:
         """Take up a saved text. Raises: ConfigError, CapacityError."""
-        prepared = self._preparer.prepare(saved.prompt, self.config, ChatOptions(), Delivery(is_manual=True))
-        with self._owner.alone():
-            self._own(self._owner.engine().resume(prepared.request, saved.generated, saved.logits, saved.cache))
-            try:
-                self._sequence.sampler.restore(saved.sampler)
-            except (KeyError, TypeError, ValueError, OverflowError) as error:
-                self.close()
-                raise ConfigError(f"the session's random stream is damaged: {error!r}; save it again") from None
+        request = self._preparer.prepare(saved.prompt, self.config, ChatOptions(), Delivery(is_manual=True)).request
+        self._own(self._loop.call(lambda engine: engine.resume(request, saved.generated, saved.logits, saved.cache)))
+        try:
+            self._sequence.sampler.restore(saved.sampler)
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            self.close()
+            raise ConfigError(f"the session's random stream is damaged: {error!r}; save it again") from None
 
     def close(self) -> None:
         """Free the row; the generator can then begin another text."""
-        if self._job is not None:
-            self._forgotten.detach()
-            self._owner.abandon([self._job])
-            self._job = None
+        if self._forgotten is not None:
+            self._forgotten()
+            self._job = self._forgotten = None
+            self._loop.settle()
 
     def _begin(self, prompt: abc.Sequence[int]) -> None:
-        """Begin a text."""
-        prepared = self._preparer.prepare(prompt, self.config, ChatOptions(), Delivery(is_manual=True))
-        self._own(self._owner.engine().submit(prepared.request))
+        """Begin a text, in place of the one that there is."""
+        request = self._preparer.prepare(prompt, self.config, ChatOptions(), Delivery(is_manual=True)).request
+        self._own(self._loop.call(lambda engine: engine.submit(request)))
 
     def _own(self, job: Job) -> None:
         """Follow a job, which ends with this generator even if nobody closes it."""
+        if self._forgotten is not None:
+            self._forgotten()
         self._job = job
-        self._forgotten = weakref.finalize(self, self._owner.engine().cancel, job)
+        self._forgotten = weakref.finalize(self, self._loop.cancel, job)
         self._forgotten.atexit = False
 
-    def _reopen(self, num_tokens: int) -> None:
+    def _reopen(self, num_tokens: int) -> Sequence:
         """Begin the same text again, up to so many tokens; what the prefix cache does not have is run again."""
         old = self._sequence
         num_prompt = min(num_tokens, old.num_prompt)
-        self.close()
         self._begin(old.tokens[:num_prompt])
-        self._owner.engine().append(self._sequence, old.tokens[num_prompt:num_tokens])
-        self._sequence.sampler.restore(old.sampler.state())
+        new = self._sequence
+        self._loop.call(lambda engine: engine.append(new, old.tokens[num_prompt:num_tokens]))
+        new.sampler.restore(old.sampler.state())
+        return new
 
     @property
     def _sequence(self) -> Sequence:
@@ -188,20 +184,20 @@ class Generator:
             raise ConfigError("the text is empty; append_input_tokens first")
         return self._job.sequences[0]
 
-    def _with_logits(self) -> FloatArray:
-        """Run what has not been run; with the engine to oneself.
+    def _with_logits(self, work: Callable[[Engine, Sequence], T]) -> T:
+        """Run what has not been run, beside all other texts, and then do some work with the logits.
 
         Raises: ConfigError if there is nothing, or the text has ended.
         """
         sequence = self._sequence
-        while sequence.logits is None or sequence.row is None:
-            sequence.logits = None  # a row that was lost to others is run again
+
+        def done(engine: Engine) -> T:
             if sequence.error is not None:
                 raise sequence.error
-            if sequence.finish_reason is not None:
+            if sequence.is_over:
                 raise ConfigError(
                     f"the text has ended ({sequence.finish_reason}); rewind_to goes back, close begins anew"
                 )
-            sequence.is_paused = False
-            self._owner.engine().step()
-        return sequence.logits
+            return work(engine, sequence)
+
+        return self._loop.call(done, lambda engine: engine.demand(sequence))

@@ -6,27 +6,27 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import abc
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 from typing import Self, overload
-from weakref import WeakSet
 
 from genai.config import EngineConfig, ModelConfig, Precision
 from genai.decoding.processors import FloatArray
 from genai.engine.drafting.draft_model import DraftModel
 from genai.engine.engine import Engine
+from genai.engine.loop import EngineLoop
 from genai.engine.prefix_cache import PrefixCache
 from genai.engine.scheduler import Limits
 from genai.engine.sequence import Job
+from genai.engine.streams import Feed, Follower
 from genai.errors import CapacityError, ConfigError
-from genai.llm.generator import Generator, Owner
+from genai.llm.generator import Generator
 from genai.llm.prepare import ChatOptions, Delivery, Prepared, Preparer, Prompt, are_tokens, as_list
 from genai.llm.results import Chunk, Generation
 from genai.llm.session_file import SessionFile
-from genai.llm.writer import JobWriter
 from genai.metrics import EngineMetrics
 from genai.options.generation_config import GenerationConfig, replaced
 from genai.progress import Progress, silent
@@ -57,8 +57,8 @@ def load(
 class LLM:
     """A model package, loaded. Use as a context manager, or call `close`.
 
-    Methods may be called from several threads; they take turns. Raises: ContractError, CapacityError,
-    RuntimeUnavailableError.
+    Any number of threads may use it at once, and coroutines through `AsyncLLM`: all texts run in one batch, on a thread
+    of the model's own, its loop. Raises: ContractError, CapacityError, RuntimeUnavailableError.
     """
 
     def __init__(self, path: Path, config: EngineConfig | None = None, *, name: str | None = None) -> None:
@@ -76,14 +76,11 @@ class LLM:
             eos_token_ids=self.config.eos_token_ids,
             pad_token_id=self.config.pad_token_id,
         )
-        self._engine: Engine | None = self._new_engine(loaded.prefix_cache_bytes)
+        self.loop = EngineLoop(self._new_engine(loaded.prefix_cache_bytes), self._runner)
+        weakref.finalize(self, self.loop.abandon).atexit = False
         self._preparer = Preparer(self.tokenizer, self.config.vocab_size, self.config.eos_token_ids)
         self.generation_config = GenerationConfig().updated(**self.config.generation)
-        self._lock = threading.RLock()
-        self._depth = 0  # how often the thread that has the lock has taken it
-        self._is_lent = False
-        self._drafting = DraftModel(self._runner, self._unless_busy)
-        self._known_drafts: WeakSet[LLM] = WeakSet()  # models whose vocabulary was found to be the same
+        self._known_drafts: weakref.WeakSet[LLM] = weakref.WeakSet()  # models whose vocabulary was found to be the same
 
     def _new_engine(self, prefix_cache_bytes: int) -> Engine:
         limits = Limits(
@@ -99,111 +96,38 @@ class LLM:
 
     @overload
     def generate(  # type: ignore[overload-overlap]  # a string is a sequence of strings too
-        self,
-        prompt: Prompt,
-        config: GenerationConfig | None = None,
-        *,
-        tools: abc.Sequence[Mapping[str, object]] | None = None,
-        tool_choice: object = None,
-        parallel_tool_calls: bool | None = None,
-        template_options: Mapping[str, object] | None = None,
-        draft: LLM | None = None,
-        priority: int = 0,
-        timeout: float | None = None,
-        **options: object,
+        self, prompt: Prompt, config: GenerationConfig | None = None, **options: object
     ) -> Generation: ...
 
     @overload
     def generate(
-        self,
-        prompt: abc.Sequence[Prompt],
-        config: GenerationConfig | None = None,
-        *,
-        tools: abc.Sequence[Mapping[str, object]] | None = None,
-        tool_choice: object = None,
-        parallel_tool_calls: bool | None = None,
-        template_options: Mapping[str, object] | None = None,
-        draft: LLM | None = None,
-        priority: int = 0,
-        timeout: float | None = None,
-        **options: object,
+        self, prompt: abc.Sequence[Prompt], config: GenerationConfig | None = None, **options: object
     ) -> list[Generation]: ...
 
     def generate(
-        self,
-        prompt: Prompt | abc.Sequence[Prompt],
-        config: GenerationConfig | None = None,
-        *,
-        tools: abc.Sequence[Mapping[str, object]] | None = None,
-        tool_choice: object = None,
-        parallel_tool_calls: bool | None = None,
-        template_options: Mapping[str, object] | None = None,
-        draft: LLM | None = None,
-        priority: int = 0,
-        timeout: float | None = None,
-        **options: object,
+        self, prompt: Prompt | abc.Sequence[Prompt], config: GenerationConfig | None = None, **options: object
     ) -> Generation | list[Generation]:
         """Continue one prompt, or several in one batch: a string, token ids, chat messages, or a list of those.
 
-        config: None for the model's defaults; options: `GenerationConfig.updated`'s, set on top. With messages: tools
-        that the model may call, tool_choice and parallel_tool_calls (all in OpenAI's form), template_options (variables
-        for the chat template). draft: a smaller model with the same vocabulary that foresees tokens; priority: lower
-        runs first; timeout: seconds after which each ends as it is.
-        Raises: ConfigError, CapacityError, TokenizerError, GraphRunError.
+        config: None for the model's defaults; options: `prepare`'s, which are `GenerationConfig.updated`'s and more.
+        Raises: ConfigError, also when the model is closed meanwhile; CapacityError, QueueFullError, TokenizerError,
+        GraphRunError.
         """
         prompts, is_batch = as_list(prompt)
-        prepared = [
-            self.prepare(
-                one,
-                config,
-                tools=tools,
-                tool_choice=tool_choice,
-                parallel_tool_calls=parallel_tool_calls,
-                template_options=template_options,
-                draft=draft,
-                priority=priority,
-                timeout=timeout,
-                options=options,
-            )
-            for one in prompts
-        ]
-        results = self._generate(prepared)
+        results = self._generate([self._prepared(one, config, options) for one in prompts])
         return results if is_batch else results[0]
 
     def stream(
-        self,
-        prompt: Prompt,
-        config: GenerationConfig | None = None,
-        *,
-        tools: abc.Sequence[Mapping[str, object]] | None = None,
-        tool_choice: object = None,
-        parallel_tool_calls: bool | None = None,
-        template_options: Mapping[str, object] | None = None,
-        draft: LLM | None = None,
-        priority: int = 0,
-        timeout: float | None = None,
-        **options: object,
+        self, prompt: Prompt, config: GenerationConfig | None = None, **options: object
     ) -> abc.Generator[Chunk, None, None]:
         """Continue one prompt, piece by piece; the pieces' texts joined are the whole text.
 
-        Arguments are `generate`'s. Closing the iterator ends the text.
+        Arguments are `generate`'s. Closing the iterator ends the text; one that is not read on pauses it.
         Raises: as `generate`, when called, before the first piece.
         """
         if as_list(prompt)[1]:
             raise ConfigError("stream takes one prompt; use generate for several")
-        prepared = self.prepare(
-            prompt,
-            config,
-            tools=tools,
-            tool_choice=tool_choice,
-            parallel_tool_calls=parallel_tool_calls,
-            template_options=template_options,
-            draft=draft,
-            priority=priority,
-            timeout=timeout,
-            options=options,
-        )
-        pieces = self._streamed(self.engine.submit(prepared.request), prepared.writer)
+        pieces = self._streamed(self._prepared(prompt, config, options), options.get("draft"))
         next(pieces)  # of a generator that has not begun, closing runs nothing
         return pieces
 
@@ -219,10 +143,14 @@ class LLM:
         draft: LLM | None = None,
         priority: int = 0,
         timeout: float | None = None,
-        options: Mapping[str, object] = MappingProxyType({}),
+        **options: object,
     ) -> Prepared:
-        """A prompt encoded and its settings made, ready for an engine. Arguments as for `generate`; any thread may.
+        """A prompt encoded and its settings made, ready for the loop. Any thread may.
 
+        With messages: tools that the model may call, tool_choice and parallel_tool_calls (all in OpenAI's form),
+        template_options (variables for the chat template). draft: a smaller model with the same vocabulary that
+        foresees tokens; priority: lower runs first; timeout: seconds after which each text ends as it is; options:
+        `GenerationConfig.updated`'s, set on top of `config`.
         Raises: ConfigError, TokenizerError.
         """
         settings = (config or self.generation_config).updated(**options)
@@ -246,49 +174,38 @@ class LLM:
     def generator(self, config: GenerationConfig | None = None, **options: object) -> Generator:
         """Generate step by step, with the logits at hand. Raises: ConfigError."""
         settings = (config or self.generation_config).updated(**options)
-        return Generator(self._owner(), self._preparer, settings)
+        return Generator(self, self._preparer, settings)
 
     def restore(self, path: str | Path) -> Generator:
         """Go on where `Generator.save` was called, without running anything of it again.
 
         Raises: ConfigError if the file is damaged, or of another model, precision or version; CapacityError.
         """
-        saved = SessionFile.read(Path(path), self._identity())
-        generator = Generator(self._owner(), self._preparer, saved.config)
+        saved = SessionFile.read(Path(path), self.identity)
+        generator = Generator(self, self._preparer, saved.config)
         generator.restore(saved)
         return generator
 
     def logits(self, token_ids: abc.Sequence[int]) -> FloatArray:
-        """The logits that follow each token, teacher-forced: [T, V] float32. Raises: ConfigError, CapacityError."""
+        """The logits that follow each token, teacher-forced: [T, V] float32; texts that run wait for them.
+
+        Raises: ConfigError; CapacityError if there is no room beside those texts.
+        """
         if not are_tokens(token_ids):
             raise ConfigError("logits() takes a list of token ids; llm.tokenizer.encode makes one of a text")
         if not len(token_ids) or min(token_ids) < 0 or max(token_ids) >= self.config.vocab_size:
             raise ConfigError(f"token ids between 0 and {self.config.vocab_size - 1} are needed, at least one")
         if len(token_ids) > self.max_seq_len:
             raise CapacityError(f"{len(token_ids)} tokens; at most {self.max_seq_len} fit (max_seq_len)")
-        with self._alone():
-            self.engine.settle()
-            if self.engine.running:
-                raise ConfigError("logits() needs the cache to itself; wait until the running texts have ended")
-            row = self._runner.cache.allocate(len(token_ids))
-            try:
-                return self._runner.score(row, [int(token) for token in token_ids])
-            finally:
-                self._runner.cache.free(row)
+        return self.loop.call(lambda engine: engine.score([int(token) for token in token_ids]))
 
     def close(self) -> None:
-        """Free the graph and its cache; texts in the making are cancelled. Closing twice does nothing.
+        """Free the graph, its cache and its thread; who waits for a text meanwhile gets a ConfigError.
 
-        Raises: ConfigError while an AsyncLLM runs it.
+        Any thread may. Closing twice does nothing.
         """
-        with self._alone():
-            if self._is_lent:
-                raise ConfigError("this model is run by an AsyncLLM; close that first")
-            if self._engine is not None:
-                self._engine.cancel_all()
-                self._runner.release()
-                self._engine = None
-                del self._runner
+        self.loop.close()
+        self.__dict__.pop("_runner", None)
 
     def __enter__(self) -> Self:
         return self
@@ -298,35 +215,19 @@ class LLM:
 
     @property
     def engine(self) -> Engine:
-        """The engine that runs this model. Raises: ConfigError once the model is closed, or while another steps it."""
-        if self._engine is None:
-            raise ConfigError("this model is closed; load it again")
-        if self._is_lent:
-            raise ConfigError("this model is run by an AsyncLLM; use that, or close it first")
-        return self._engine
+        """The engine: to look at, or to step by hand as long as nothing else has been asked of the model.
+
+        Raises: ConfigError once the model is closed.
+        """
+        return self.loop.engine
 
     @property
     def graph_seconds(self) -> float:
         """Seconds spent inside runs of the graph since the model was loaded."""
         return self._runner.graph_seconds
 
-    def lend(self) -> Engine:
-        """The engine, for someone else to step until `take_back`; this model's own methods are refused meanwhile.
-
-        Raises: ConfigError if the model is closed or lent already.
-        """
-        with self._alone():
-            engine = self.engine
-            self._is_lent = True
-            return engine
-
-    def take_back(self) -> None:
-        """End a loan."""
-        self._is_lent = False
-        if self._engine is not None:
-            self._engine.reopen()
-
-    def _identity(self) -> str:
+    @property
+    def identity(self) -> str:
         """What keys and values depend on: the package they were computed with."""
         return f"{self.config.provenance!r} {self.config.cache_dtype} contract {self.config.contract_version}"
 
@@ -334,83 +235,42 @@ class LLM:
         """Another model as this one's drafter. Raises: ConfigError if it has another vocabulary, or is this model."""
         if draft is self:
             raise ConfigError("draft is this model itself; give a smaller one with the same vocabulary")
-        if draft._engine is None:
+        if draft.loop.is_closed:
             raise ConfigError("the draft model is closed; load it again")
-        if draft._is_lent:
-            raise ConfigError("the draft model is run by an AsyncLLM; close that first")
         if draft not in self._known_drafts:
             if draft.tokenizer.backend.get_vocab() != self.tokenizer.backend.get_vocab():
                 raise ConfigError(f"the draft model {draft.path.name} has another vocabulary than {self.path.name}")
             self._known_drafts.add(draft)
-        return draft._drafting
+        return draft.loop.drafting
+
+    def _prepared(self, prompt: Prompt, config: GenerationConfig | None, options: Mapping[str, object]) -> Prepared:
+        return self.prepare(prompt, config, **options)  # type: ignore[arg-type]  # checked where they are used
 
     def _generate(self, prepared: abc.Sequence[Prepared]) -> list[Generation]:
+        ends = [threading.Event() for _ in prepared]
         jobs: list[Job] = []
         try:
-            jobs.extend(self.engine.submit(each.request) for each in prepared)
-            while True:
-                with self._alone():
-                    if all(job.is_over for job in jobs):
-                        return [each.writer.result(job) for job, each in zip(jobs, prepared, strict=True)]
-                    self.engine.step()
+            for each, end in zip(prepared, ends, strict=True):
+                jobs.append(self.loop.submit(each.request, Follower(each.writer, end.set)))
+            for end in ends:
+                self.loop.wait(end)
+            return [each.writer.result(job) for job, each in zip(jobs, prepared, strict=True)]
         finally:
-            self._abandon(jobs)
+            for job in jobs:
+                self.loop.cancel(job)
 
-    def _streamed(self, job: Job, writer: JobWriter) -> abc.Generator[Chunk, None, None]:
-        """An empty piece at once, which `stream` takes, and then those of the texts."""
+    def _streamed(self, prepared: Prepared, draft: object) -> abc.Generator[Chunk, None, None]:
+        """An empty piece at once, which `stream` takes, and then those of the texts. draft: to be there meanwhile."""
+        arrived = threading.Event()
+        feed = Feed(prepared.writer, arrived.set)
+        job = self.loop.submit(prepared.request, feed)
         try:
             yield Chunk(token_ids=[])
-            while not job.is_over or writer.num_unread:
-                yield from writer.take()
-                with self._alone():
-                    if not writer.num_unread and not job.is_over:  # another thread's step may have brought some
-                        self.engine.step()
+            while feed.has_more:
+                self.loop.wait(arrived)
+                arrived.clear()
+                yield from feed.take(self.loop, job)
             if job.error is not None:
                 raise job.error
         finally:
-            self._abandon([job])
-
-    def _abandon(self, jobs: abc.Sequence[Job]) -> None:
-        """Free the rows of jobs that nobody waits for any more."""
-        if (engine := self._engine) is None:
-            return
-        for job in jobs:
-            if not job.is_over:
-                engine.cancel(job)
-        # A stream may be collected as garbage in the middle of a step, where rows must not move, or in a thread that
-        # has another model's lock: whoever has this one, or comes next, frees them then.
-        if self._lock.acquire(blocking=False):
-            try:
-                if self._depth == 0 and self._engine is not None and not self._is_lent:
-                    engine.settle()
-            finally:
-                self._lock.release()
-
-    def _owner(self) -> Owner:
-        return Owner(engine=lambda: self.engine, alone=self._alone, abandon=self._abandon, identity=self._identity())
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Have the engine and its cache to oneself; other threads wait for their turn, and no row is one of drafts."""
-        with self._lock:
-            self._depth += 1
-            try:
-                if self._depth == 1:  # inside, who drafts with them may be in the middle of it
-                    self._drafting.free_all()
-                yield
-            finally:
-                self._depth -= 1
-
-    @contextmanager
-    def _unless_busy(self) -> Iterator[bool]:
-        """Whether the cache may be drafted in meanwhile: nobody else is at it, and there is no text of this model's."""
-        if not self._lock.acquire(blocking=False):
-            yield False
-            return
-        self._depth += 1
-        try:
-            engine = None if self._is_lent or self._depth > 1 else self._engine
-            yield engine is not None and not engine.has_work
-        finally:
-            self._depth -= 1
-            self._lock.release()
+            self.loop.cancel(job)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections import abc
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeAlias, TypeGuard, cast
 
@@ -52,7 +52,7 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """A request ready for an engine, and its sink; a manual request has none."""
+    """A request ready for an engine, and who is to follow it; a manual request is followed by nobody."""
 
     request: Request
     writer: JobWriter
@@ -106,8 +106,6 @@ class Preparer:
             is_manual=delivery.is_manual,
         )
         writer = JobWriter([self._writer(config, encoded, tools) for _ in range(config.num_choices)])
-        if not delivery.is_manual:
-            request = replace(request, sink=writer)
         return Prepared(request=request, writer=writer)
 
     def _encode(self, prompt: Prompt, tools: ToolSet, chat: ChatOptions) -> _Encoded:

@@ -134,10 +134,6 @@ class Runner:
             self.cache.extend(row, len(new))
         return step.logits
 
-    def release(self) -> None:
-        """Drop all buffers and bindings."""
-        self._shapes.clear()
-
     def _run(self, step: BoundShape) -> None:
         """Run a step whose tokens and write indices are set."""
         np.add(step.write_indices[:, None], step.offsets, out=step.position_ids)

@@ -13,7 +13,7 @@ from genai.engine.engine import Engine
 from genai.engine.prefix_cache import PrefixCache
 from genai.engine.request import Request
 from genai.engine.scheduler import Limits
-from genai.engine.sequence import Sequence, TokenEvent
+from genai.engine.sequence import Sequence, State, TokenEvent
 from genai.errors import CapacityError, ConfigError, QueueFullError
 from genai.metrics import EngineMetrics
 from genai.options.generation_config import GenerationConfig
@@ -218,16 +218,13 @@ def test_deadlines_end_waiting_and_running_sequences() -> None:
     assert runner.cache.rows == ()
 
 
-def test_a_full_queue_refuses_and_a_draining_engine_too() -> None:
+def test_a_full_queue_refuses() -> None:
     engine, _ = engine_with(max_batch=1, max_waiting=2)
     accepted = [submit(engine, [n], config(3)) for n in range(2)]
     with pytest.raises(QueueFullError, match="2 requests are waiting"):
         submit(engine, [5], config(3))
     engine.step()
     accepted.append(submit(engine, [5], config(3)))
-    engine.drain()
-    with pytest.raises(QueueFullError, match="shutting down"):
-        submit(engine, [6], config(3))
     assert run(engine) == accepted
 
 
@@ -246,14 +243,14 @@ def test_a_paused_sequence_keeps_its_row_and_does_not_run() -> None:
     paused, other = submit(engine, [1] * 20, config(20)), submit(engine, [2] * 20, config(20))
     for _ in range(6):
         engine.step()
-    paused.is_paused = True
+    paused.pause(State.READER_BEHIND)
     length = len(paused.tokens)
     while other.finish_reason is None:
         engine.step()
     assert len(paused.tokens) == length
     engine.step()
     assert engine.is_stalled
-    paused.is_paused = False
+    paused.resume()
     run(engine)
     assert paused.generated == greedy_continuation([1] * 20, 20)
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 
+from genai.engine.consumers import Keep
 from genai.engine.drafting.drafts import Drafter
 from genai.engine.request import Request
-from genai.engine.sequence import FinishReason, Job, Sequence, TokenEvent
+from genai.engine.sequence import FinishReason, Job, Sequence, State, TokenEvent
 from genai.options.generation_config import GenerationConfig
 from genai.runtime.capacity import CapacityPolicy
 from tests.engine.drafting.test_drafts import Oracle
@@ -76,15 +77,15 @@ class Witness:
 
     def deliver(self, event: TokenEvent) -> None:
         self.events.setdefault(event.sequence.index, []).append(event)
-        if self.rng is not None and event.finish_reason is None:
-            event.sequence.is_paused = self.rng.random() < 0.05
+        if self.rng is not None and event.finish_reason is None and self.rng.random() < 0.05:
+            event.sequence.pause(State.READER_BEHIND)
 
     def check(self, job: Job) -> None:
         for sequence in job.sequences:
             events = self.events[sequence.index]
             assert [event.finish_reason for event in events[:-1]] == [None] * (len(events) - 1), "one end, the last"
             assert events[-1].finish_reason == sequence.finish_reason is not None
-            if not sequence.is_manual:  # nor rewound
+            if not isinstance(sequence.consumer, Keep):  # nor rewound
                 assert [event.token for event in events if event.token is not None] == sequence.generated
 
 
@@ -194,10 +195,10 @@ class Mix:
                     self.engine.rewind(sequence, self.rng.randint(sequence.num_prompt, len(sequence.tokens)))
                 else:
                     self.engine.pick(sequence)
-            elif sequence.logits is None or sequence.row is None:
-                sequence.logits, sequence.is_paused = None, False
-        elif sequence.is_paused and self.rng.random() < 0.3:
-            sequence.is_paused = False
+            else:
+                self.engine.demand(sequence)
+        elif sequence.state is State.READER_BEHIND and self.rng.random() < 0.3:
+            sequence.resume()
 
     def interfere(self) -> None:
         """Cancel a job, or let its time be up."""

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from genai.decoding.sampler import Sampler
+from genai.engine.consumers import Sample
 from genai.engine.scheduler import AGING_SECONDS, MIN_CHUNK, STALL, Limits, Pace, Plan, Scheduler
-from genai.engine.sequence import Sequence, Timeline
+from genai.engine.sequence import Sequence, State, Timeline
 from genai.options.generation_config import GenerationConfig, SamplingConfig
 
 DECODE, PREFILL_TOKEN = 0.02, 0.001
@@ -33,6 +34,7 @@ def text(
         config=GenerationConfig(),
         eos_token_ids=frozenset(),
         sampler=Sampler(SamplingConfig(), [], 1),
+        consumer=Sample(),
         priority=priority,
         deadline=deadline,
         timeline=Timeline(submitted=submitted),
@@ -145,6 +147,7 @@ class Machine:
                 self.capacity = dict(self.asked)
                 rounded = sequence.need
             self.capacity[sequence] = rounded
+        sequence.row = id(sequence)
         self.asked[sequence] = sequence.need
         assert sum(self.capacity.values()) <= self.num_slots
 
@@ -160,6 +163,7 @@ class Machine:
         self._free(sequence)
 
     def _free(self, sequence: Sequence) -> None:
+        sequence.row = None
         self.capacity.pop(sequence, None)
         self.asked.pop(sequence, None)
 
@@ -308,7 +312,7 @@ def test_paused_texts_do_not_keep_others_from_running() -> None:
         for _ in range(5):
             machine.step()
         for sequence in slow:
-            sequence.is_paused = True
+            sequence.pause(State.READER_BEHIND)
         other = machine.add(text(30, 20, submitted=3.0))
         while other not in machine.ended:
             machine.step()
@@ -316,7 +320,7 @@ def test_paused_texts_do_not_keep_others_from_running() -> None:
         assert slow[1].timeline.num_preemptions == 1
         assert not machine.step().admitted, "what is paused does not come back before it may run"
         for sequence in slow:
-            sequence.is_paused = False
+            sequence.resume()
         machine.run()
         assert set(machine.ended.values()) == {"length"}
 
@@ -325,13 +329,13 @@ def test_memory_that_runs_out_takes_what_is_paused_before_what_runs() -> None:
     machine = Machine(120, bucket=1)
     slow = machine.add(text(30, 50))
     machine.step()
-    slow.is_paused = True
+    slow.pause(State.READER_BEHIND)
     young = machine.add(text(20, 70, submitted=1.0, priority=1))
     while young not in machine.ended:
         machine.step()
     assert slow.timeline.num_preemptions == 1
     assert young.timeline.num_preemptions == 0
-    slow.is_paused = False
+    slow.resume()
     machine.run()
 
 
@@ -339,7 +343,7 @@ def test_a_paused_text_keeps_its_row_while_there_is_room() -> None:
     machine = Machine()
     slow = machine.add(text(20, 40))
     machine.step()
-    slow.is_paused = True
+    slow.pause(State.READER_BEHIND)
     machine.add(text(20, 40, submitted=1.0))
     for _ in range(100):
         machine.step()
@@ -382,7 +386,10 @@ class Scheduling(RuleBasedStateMachine):
 
     @rule(sequence=texts, is_paused=st.booleans())
     def pause(self, sequence: Sequence, is_paused: bool) -> None:
-        sequence.is_paused = is_paused
+        if not is_paused:
+            sequence.resume()
+        elif not sequence.is_over:
+            sequence.pause(State.READER_BEHIND)
 
     @rule(sequence=consumes(texts))
     def cancel(self, sequence: Sequence) -> None:
@@ -396,7 +403,7 @@ class Scheduling(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         for sequence in self.accepted:
-            sequence.is_paused = False
+            sequence.resume()
         self.machine.run()
         assert set(self.machine.ended) == set(self.accepted)
         assert "exhausted" not in self.machine.ended.values()

@@ -39,6 +39,7 @@ def device(request: pytest.FixtureRequest) -> Iterator[Device]:
 def llm(folder: Path, device: Device) -> Iterator[LLM]:
     with LLM(folder, EngineConfig(device=device, max_batch=4, num_threads=1, max_seq_len=200)) as loaded:
         yield loaded
+        loaded.loop.settle()
         assert loaded._runner.cache.rows == ()
 
 
@@ -281,7 +282,8 @@ def test_a_generator_of_a_closed_model_is_refused(folder: Path, device: Device) 
         generator.generate_next_token()
     with pytest.raises(ConfigError, match="closed"):
         empty.append_input_tokens([1])
-    with pytest.raises(ConfigError, match="ended"):
+    assert generator.is_done
+    with pytest.raises(ConfigError, match="closed"):
         generator.generate_next_token()
     with pytest.raises(ConfigError, match="closed"):
         generator.append_input_tokens([1])
@@ -299,32 +301,28 @@ def test_a_forgotten_generator_frees_its_row(llm: LLM) -> None:
     assert not llm.engine.has_work
 
 
-def test_a_lent_model_is_nobody_elses(folder: Path, device: Device) -> None:
+def test_coroutines_run_beside_generators_and_end_nobody_elses_text(folder: Path, device: Device) -> None:
     with LLM(folder, EngineConfig(device=device, num_threads=1, max_seq_len=64)) as llm:
-        generator, kept = begun(llm), begun(llm)
+        expected = llm.generate(PROMPT, **SAMPLED).token_ids
+        kept = begun(llm)
         tokens = continued(kept, 3)
 
-        async def lent() -> None:
+        async def beside() -> None:
             model = AsyncLLM(llm)
-            for call in (generator.generate_next_token, lambda: kept.append_input_tokens([1]), llm.close):
-                with pytest.raises(ConfigError, match="AsyncLLM"):
-                    call()
-            generator.close()
             other = await model.submit("x", max_new_tokens=2)
             assert [chunk.result async for chunk in other][-1] is not None
-            model.close()
+            left = await model.submit("y", max_new_tokens=40, ignore_eos=True)
             again = AsyncLLM(llm)
-            model.close()  # ends no loan but its own
-            with pytest.raises(ConfigError, match="AsyncLLM"):
-                llm.generate("x")
+            model.close()
+            assert [chunk.finish_reason async for chunk in left][-1] in {"cancelled", "length"}
             with pytest.raises(QueueFullError, match="closed"):
                 await model.submit("x")
+            assert [chunk.result async for chunk in await again.submit("x", max_new_tokens=2)][-1] is not None
             again.close()
 
-        asyncio.run(lent())
-        assert kept.is_done, "closing an AsyncLLM ends every text"
-        assert kept.token_ids == PROMPT + tokens
-        assert llm.generate("x", max_new_tokens=2).finish_reason == "length"
+        asyncio.run(beside())
+        assert tokens + continued(kept) == expected
+        kept.close()
         assert llm._runner.cache.rows == ()
 
 

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from genai.decoding.logprobs import TokenLogprob
 from genai.decoding.sampler import Sampler
-from genai.engine.sequence import FinishReason, Job, Sequence, Timeline, TokenEvent
+from genai.engine.consumers import Sample
+from genai.engine.sequence import FinishReason, Job, Sequence, State, Timeline, TokenEvent
 from genai.errors import GraphRunError
 from genai.llm.results import Chunk
 from genai.llm.writer import JobWriter, TextWriter
@@ -28,6 +29,7 @@ def sequence_of(config: GenerationConfig) -> Sequence:
         config=config,
         eos_token_ids=frozenset() if config.ignore_eos else frozenset({END_ID}),
         sampler=Sampler(SamplingConfig(), [], 1),
+        consumer=Sample(),
     )
     sequence.job = Job(sequences=(sequence,))
     return sequence
@@ -59,7 +61,8 @@ def tell(writer: JobWriter, sequence: Sequence, token: int | None, reason: Finis
     event = TokenEvent(sequence=sequence, token=token, finish_reason=reason)
     if writer.accept(event):
         reason = "stop"
-    sequence.finish_reason = reason
+    if reason is not None:
+        sequence.become(State(reason))
     writer.deliver(TokenEvent(sequence=sequence, token=token, finish_reason=reason))
     return reason is not None
 

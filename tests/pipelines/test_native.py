@@ -80,6 +80,7 @@ def test_a_streamer_ends_a_text(llm: LLM, pipeline: NativePipeline) -> None:
     assert result.finish_reason == "cancelled"
     assert (result.text, len(pieces)) == ("".join(pieces), 2)
     assert len(result.token_ids) < 12
+    llm.loop.settle()
     assert not llm.engine.running
 
 

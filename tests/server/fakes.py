@@ -139,7 +139,7 @@ class FakeModel:
         cache = CacheStatus(
             rows=(RowStatus(valid=40, capacity=48),), used_bytes=320, total_bytes=4096, prefix_bytes=256
         )
-        self.engine = SimpleNamespace(engine=SimpleNamespace(running=(), num_waiting=0, cache_status=cache))
+        self.engine = SimpleNamespace(running=(), num_waiting=0, cache_status=cache)
         self.scripts: list[Sequence[Chunk | asyncio.Event | Exception] | Exception] = []
         self.submissions: list[Submission] = []
         self.is_closed = False

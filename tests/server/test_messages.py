@@ -569,7 +569,7 @@ def test_leaving_a_stream_ends_it(live: LiveServer, api: anthropic.Anthropic) ->
     before = num_cancelled(live)
     with api.messages.stream(model="tiny", max_tokens=4000, messages=HI) as stream:
         next(iter(stream))
-    while model.llm.engine.engine.running:
+    while model.llm.engine.running:
         threading.Event().wait(0.005)
     assert num_cancelled(live) == before + 1
 

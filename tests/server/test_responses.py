@@ -532,7 +532,7 @@ def test_leaving_a_stream_ends_it(live: LiveServer) -> None:
     before = num_cancelled(live)
     with live.openai.responses.stream(model="tiny", input="Hi", max_output_tokens=4000) as stream:
         next(iter(stream))
-    while model.llm.engine.engine.running:
+    while model.llm.engine.running:
         threading.Event().wait(0.005)
     assert num_cancelled(live) == before + 1
 

@@ -2,7 +2,7 @@
 
 Its cache is its own engine's, whose scheduler knows nothing of rows for drafts. So its own texts come first: they take
 such rows away, and while there are any nothing is drafted. Nobody waits for it either: two models that draft for each
-other in two threads would wait for ever. A draft that is not made costs time and changes no text.
+other would wait for ever. A draft that is not made costs time and changes no text.
 """
 
 from __future__ import annotations
@@ -21,11 +21,10 @@ from genai.runtime.runner import Runner
 class DraftModel:
     """A model that drafts, with a row of its cache for each sequence that it drafts for.
 
-    unless_busy: a context that says whether the runner is one's own for as long as it lasts; it never waits.
+    unless_busy: a context with the runner, which is one's own for as long as it lasts, or None; it never waits.
     """
 
-    def __init__(self, runner: Runner, unless_busy: Callable[[], AbstractContextManager[bool]]) -> None:
-        self.runner = runner
+    def __init__(self, unless_busy: Callable[[], AbstractContextManager[Runner | None]]) -> None:
         self.unless_busy = unless_busy
         self._users: set[ModelProposer] = set()
 
@@ -37,18 +36,18 @@ class DraftModel:
         """Remember who has a row."""
         self._users.add(user)
 
-    def free_ended(self) -> None:
+    def free_ended(self, runner: Runner) -> None:
         """Free the rows of sequences that ended while the runner was busy; with the runner to oneself."""
-        self._free([user for user in self._users if user.has_ended])
+        self._free([user for user in self._users if user.has_ended], runner)
 
-    def free_all(self) -> None:
+    def free_all(self, runner: Runner) -> None:
         """Free every row; with the runner to oneself. Whoever had one begins anew."""
-        self._free([*self._users])
+        self._free([*self._users], runner)
 
-    def _free(self, users: abc.Sequence[ModelProposer]) -> None:
+    def _free(self, users: abc.Sequence[ModelProposer], runner: Runner) -> None:
         for user in users:
             self._users.remove(user)
-            user.free()
+            user.free(runner)
 
 
 class ModelProposer:
@@ -63,38 +62,38 @@ class ModelProposer:
     def propose(self, tokens: abc.Sequence[int], max_tokens: int) -> abc.Sequence[int]:
         """Run what the row does not hold yet, then one token after another; [] where it is busy or its cache full."""
         draft: list[int] = []
-        with self._model.unless_busy() as is_free:
-            if not is_free:
+        with self._model.unless_busy() as runner:
+            if runner is None:
                 return draft
-            self._model.free_ended()
+            self._model.free_ended(runner)
             try:
-                row, logits = self._catch_up(tokens, max_tokens)
+                row, logits = self._catch_up(runner, tokens, max_tokens)
                 while True:
                     draft.append(int(logits.argmax()))
                     if len(draft) == max_tokens:
                         return draft
-                    logits = self._model.runner.prefill_chunk(row, draft[-1:])
+                    logits = runner.prefill_chunk(row, draft[-1:])
                     self._held.append(draft[-1])
             except CapacityError:
-                self.free()
+                self.free(runner)
                 return draft
 
     def close(self) -> None:
         """Free the row, or leave that to who uses the model next."""
         self.has_ended = True
-        with self._model.unless_busy() as is_free:
-            if is_free:
-                self._model.free_ended()
+        with self._model.unless_busy() as runner:
+            if runner is not None:
+                self._model.free_ended(runner)
 
-    def free(self) -> None:
+    def free(self, runner: Runner) -> None:
         """Free the row; with the runner to oneself."""
         if self._row is not None:
-            self._model.runner.cache.free(self._row)
+            runner.cache.free(self._row)
             self._row, self._held = None, []
 
-    def _catch_up(self, tokens: abc.Sequence[int], max_tokens: int) -> tuple[int, FloatArray]:
+    def _catch_up(self, runner: Runner, tokens: abc.Sequence[int], max_tokens: int) -> tuple[int, FloatArray]:
         """The row, and the logits [V] that follow `tokens`; what it holds beyond what they share is dropped."""
-        cache = self._model.runner.cache
+        cache = runner.cache
         if self._row is None:
             self._row = cache.allocate(len(tokens) + max_tokens)
             self._model.took_row(self)
@@ -103,4 +102,4 @@ class ModelProposer:
         shared = int(differs.argmax()) if differs.any() else limit
         cache.truncate(self._row, shared)
         self._held = list(tokens)
-        return self._row, self._model.runner.prefill(self._row, tokens[shared:])
+        return self._row, runner.prefill(self._row, tokens[shared:])

@@ -114,16 +114,16 @@ def test_prompt_lookup_finds_what_repeats() -> None:
     assert runner.num_runs < num_plain / 2
 
 
-def free() -> contextlib.nullcontext[bool]:
-    """Of a draft model that nobody else uses."""
-    return contextlib.nullcontext(True)
+def draft_model(runner: FakeRunner | None, is_free: abc.Callable[[], bool] = lambda: True) -> DraftModel:
+    """One that nobody else uses, or now and then."""
+    return DraftModel(lambda: contextlib.nullcontext(runner if is_free() else None))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("num_slots", [4096, 70])
 def test_a_draft_model_gives_the_same_text(num_slots: int) -> None:
     engine, runner = engine_with()
     other = FakeRunner(num_slots)
-    model = DraftModel(other, free)  # type: ignore[arg-type]
+    model = draft_model(other)
     texts = [submit(engine, prompt, config(30), draft_model=model) for prompt in prompts(5, 20)]
     run(engine)
     assert [text.generated for text in texts] == [greedy_continuation(prompt, 30) for prompt in prompts(5, 20)]
@@ -135,7 +135,7 @@ def test_a_draft_model_gives_the_same_text(num_slots: int) -> None:
 
 def test_a_proposer_drops_what_did_not_come_true() -> None:
     runner = FakeRunner(400)
-    proposer = ModelProposer(DraftModel(runner, free))  # type: ignore[arg-type]
+    proposer = ModelProposer(draft_model(runner))
     assert proposer.propose([1, 2, 3], 4) == greedy_continuation([1, 2, 3], 4)
     assert proposer.propose([1, 2, 3, 50, 51], 3) == greedy_continuation([1, 2, 3, 50, 51], 3)
     assert proposer.propose([9], 2) == greedy_continuation([9], 2)
@@ -147,20 +147,20 @@ def test_a_draft_model_that_is_busy_now_and_then_changes_nothing_and_leaks_no_ro
     engine, _ = engine_with()
     other, chance, asked = FakeRunner(4096), random.Random(0), list[bool]()
 
-    def maybe() -> contextlib.nullcontext[bool]:
+    def maybe() -> bool:
         asked.append(chance.random() < 0.5)
-        return contextlib.nullcontext(asked[-1])
+        return asked[-1]
 
-    model = DraftModel(other, maybe)  # type: ignore[arg-type]
+    model = draft_model(other, maybe)
     texts = [submit(engine, prompt, config(30), draft_model=model) for prompt in prompts(5, 20)]
     while engine.has_work:
         engine.step()
         if chance.random() < 0.2:
-            model.free_all()  # its own texts come first
+            model.free_all(other)  # type: ignore[arg-type]  # its own texts come first
             assert other.cache.rows == ()
     assert [text.generated for text in texts] == [greedy_continuation(prompt, 30) for prompt in prompts(5, 20)]
     assert {True, False} == set(asked)
-    model.free_ended()
+    model.free_ended(other)  # type: ignore[arg-type]
     assert other.cache.rows == (), "those that ended while it was busy are freed by who comes next"
 
 

@@ -1,4 +1,4 @@
-"""Streams for asyncio: alone = many at once, slow and vanished readers, deadlines, draining, closing, a free loop."""
+"""Streams of coroutines: alone = many at once, slow and vanished readers, deadlines, draining, closing, a free loop."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from pathlib import Path
 
 import pytest
 
-from genai.engine import async_engine
-from genai.engine.async_engine import MAX_UNREAD, AsyncEngine, Stream
+from genai.engine import loop as engine_loop
 from genai.engine.engine import Engine
+from genai.engine.loop import EngineLoop
 from genai.engine.prefix_cache import PrefixCache
 from genai.engine.request import Request
 from genai.engine.scheduler import Limits
 from genai.engine.sequence import FinishReason, TokenEvent
+from genai.engine.streams import MAX_UNREAD, Stream, Streams
 from genai.errors import ConfigError, GenAIError, GraphRunError, QueueFullError
 from genai.options.generation_config import GenerationConfig
 from tests.fakes import SHAPE, VOCAB_SIZE, FakeRunner, greedy_continuation
@@ -92,17 +93,20 @@ class Reader:
 @contextmanager
 def engine_of(
     *, seconds: float = 0.0, num_slots: int = 4096, max_batch: int = 4, max_waiting: int | None = None
-) -> Iterator[tuple[AsyncEngine, SlowRunner]]:
+) -> Iterator[tuple[Streams, SlowRunner]]:
     runner = SlowRunner(num_slots, seconds)
     limits = Limits(max_batch=max_batch, max_seq_len=500, prefill_chunk=32, max_waiting=max_waiting)
     prefixes = PrefixCache(b"fake", SHAPE.slot_bytes, SHAPE.num_buffers, 10**5)
-    engine = AsyncEngine(CountingEngine(runner, limits, (), prefixes))  # type: ignore[arg-type]
+    counting = CountingEngine(runner, limits, (), prefixes)  # type: ignore[arg-type]
+    loop = EngineLoop(counting, runner)  # type: ignore[arg-type]
+    streams = Streams(loop)
     try:
-        yield engine, runner
+        yield streams, runner
     finally:
-        engine.close()
-        assert not engine.engine.has_work
+        streams.close()
+        assert not counting.has_work
         assert runner.cache.rows == (), "every row is freed"
+        loop.close()
 
 
 def request(prompt: list[int], num_tokens: int = 20, *, timeout: float | None = None, priority: int = 0) -> Request:
@@ -182,7 +186,7 @@ def test_readers_at_any_pace_lose_nothing() -> None:
 
 
 def test_a_reader_that_has_caught_up_is_served_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(async_engine, "_LOOK_SECONDS", 100.0)
+    monkeypatch.setattr(engine_loop, "_LOOK_SECONDS", 100.0)
 
     async def main() -> None:
         with engine_of() as (engine, _):
@@ -403,11 +407,12 @@ def test_what_is_submitted_while_closing_is_refused_or_ended() -> None:
 def test_an_engine_that_nobody_closed_is_closed_when_the_interpreter_ends() -> None:
     code = """if True:
         import asyncio, atexit
-        from tests.engine.test_async_engine import *
-        atexit.register(lambda: print("running" if engine._thread.is_alive() else "closed"))
+        from tests.engine.test_streams import *
+        atexit.register(lambda: print("running" if engine.loop._is_alive else "closed"))
         limits = Limits(max_batch=4, max_seq_len=500, prefill_chunk=32)
         prefixes = PrefixCache(b"fake", SHAPE.slot_bytes, SHAPE.num_buffers, 0)
-        engine = AsyncEngine(Engine(SlowRunner(4096, 0.01), limits, (), prefixes))
+        runner = SlowRunner(4096, 0.01)
+        engine = Streams(EngineLoop(Engine(runner, limits, (), prefixes), runner))
 
         async def main():
             async for _ in engine.submit(request([1], 400), Reader()):
@@ -474,7 +479,7 @@ def test_the_event_loop_stays_free_while_the_graph_runs() -> None:
 def test_nothing_spins_when_there_is_nothing_to_run() -> None:
     async def main() -> None:
         with engine_of() as (engine, _):
-            counting = engine.engine
+            counting = engine.loop.engine
             assert isinstance(counting, CountingEngine)
             await asyncio.sleep(0.2)
             assert counting.num_steps == 0, "idle"
@@ -590,7 +595,7 @@ def test_random_cancels_and_failures_leak_nothing() -> None:
                     await asyncio.sleep(0.01)
             reasons = Counter(await asyncio.gather(*tasks))
             assert {None, "length", "error"} <= reasons.keys()
-            await until(lambda: not engine.engine.has_work)
+            await until(lambda: not engine.loop.engine.has_work)
             assert runner.cache.rows == ()
 
     run(main())
