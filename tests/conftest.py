@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import resource
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -73,3 +75,9 @@ def pytest_configure() -> None:
     """Tests interrupt programs: that must reach them also where this run was started in the background."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Memory is a figure too."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    terminalreporter.write_line(f"peak memory of this process: {peak / 1e9:.1f} GB")
