@@ -18,41 +18,29 @@ def serve(
         typer.Argument(
             metavar="[MODEL]...",
             help="Models to serve, as `genai run` takes them; NAME=MODEL serves one under another name.",
-            show_default=False,
         ),
     ] = None,
     *,
     config: Annotated[
-        Path | None,
-        typer.Option("--config", "-c", metavar="FILE", help="A TOML file with settings.", show_default=False),
+        Path | None, typer.Option("--config", "-c", metavar="FILE", help="A TOML file with settings.")
     ] = None,
-    host: Annotated[
-        str | None, typer.Option(metavar="HOST", help="Address to listen on. [default: 127.0.0.1]", show_default=False)
-    ] = None,
+    host: Annotated[str | None, typer.Option(metavar="HOST", help="Address to listen on. [default: 127.0.0.1]")] = None,
     port: Annotated[
-        int | None,
-        typer.Option(min=0, max=65535, metavar="N", help="Port to listen on. [default: 8000]", show_default=False),
+        int | None, typer.Option(min=0, max=65535, metavar="N", help="Port to listen on. [default: 8000]")
     ] = None,
     api_keys_file: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Keys that clients must give, one a line.", show_default=False),
+        Path | None, typer.Option(metavar="FILE", help="Keys that clients must give, one a line.")
     ] = None,
     precision: Annotated[
-        Precision | None,
-        typer.Option("--precision", "-p", help="Weights' precision, of every model.", show_default=False),
+        Precision | None, typer.Option("--precision", "-p", help="Weights' precision, of every model.")
     ] = None,
-    device: Annotated[Device | None, typer.Option(help="Where to run.", show_default=False)] = None,
+    device: Annotated[Device | None, typer.Option(help="Where to run.")] = None,
     threads: options.Threads = None,
     max_seq_len: options.MaxSeqLen = None,
-    max_batch: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Requests that run together.", show_default=False)
-    ] = None,
-    log_format: Annotated[
-        Literal["console", "json"] | None, typer.Option(help="How the log is written.", show_default=False)
-    ] = None,
+    max_batch: Annotated[int | None, typer.Option(min=1, metavar="N", help="Requests that run together.")] = None,
+    log_format: Annotated[Literal["console", "json"] | None, typer.Option(help="How the log is written.")] = None,
     setting: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Any other setting (docs/server.md).", show_default=False),
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any other setting (docs/server.md).")
     ] = None,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print the settings in effect, without secrets, and leave.")

@@ -30,8 +30,7 @@ def bench(
     device: options.DeviceOption = "auto",
     threads: options.Threads = None,
     max_seq_len: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="The cache's limit. [default: as long as needed]", show_default=False),
+        int | None, typer.Option(min=1, metavar="N", help="The cache's limit. [default: as long as needed]")
     ] = None,
     json_output: options.Json = False,
 ) -> None:

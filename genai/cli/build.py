@@ -13,15 +13,10 @@ from genai.cli.bars import bars
 
 def build(
     source: Annotated[
-        str,
-        typer.Argument(
-            metavar="SOURCE", help="A .gguf file, a Hugging Face folder, a known name or a hub id.", show_default=False
-        ),
+        str, typer.Argument(metavar="SOURCE", help="A .gguf file, a Hugging Face folder, a known name or a hub id.")
     ],
     *,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="The package folder to write.", show_default=False)
-    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The package folder to write.")],
     precision: options.PrecisionOption = "auto",
     device: options.DeviceOption = "auto",
     max_seq_len: options.MaxSeqLen = None,

@@ -17,30 +17,20 @@ def convert(
     source: Annotated[
         Path,
         typer.Argument(
-            metavar="SOURCE",
-            help="An .onnx file, or a folder with one, its configuration and its tokenizer.",
-            show_default=False,
+            metavar="SOURCE", help="An .onnx file, or a folder with one, its configuration and its tokenizer."
         ),
     ],
-    output: Annotated[Path, typer.Argument(metavar="OUT", help="The package folder to write.", show_default=False)],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="The package folder to write.")],
     *,
-    quantize: Annotated[
-        Quantization | None,
-        typer.Option(help="Round float weights to blocks of 4 or 8 bits.", show_default=False),
-    ] = None,
-    dtype: Annotated[
-        FloatType | None,
-        typer.Option(help="Weights, activations and caches in 16 bits.", show_default=False),
-    ] = None,
+    quantize: Annotated[Quantization | None, typer.Option(help="Round float weights to blocks of 4 or 8 bits.")] = None,
+    dtype: Annotated[FloatType | None, typer.Option(help="Weights, activations and caches in 16 bits.")] = None,
     scatter_nd: Annotated[
         bool, typer.Option("--scatter-nd", help="Write the caches by ScatterND, for providers without TensorScatter.")
     ] = False,
     max_seq_len: options.MaxSeqLen = None,
     hf_folder: Annotated[
         Path | None,
-        typer.Option(
-            metavar="DIR", help="Where config.json and the tokenizer are, if not beside the model.", show_default=False
-        ),
+        typer.Option(metavar="DIR", help="Where config.json and the tokenizer are, if not beside the model."),
     ] = None,
     json_output: options.Json = False,
 ) -> None:

@@ -17,18 +17,14 @@ from genai.progress import Progress
 
 
 def export(
-    source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="A Hugging Face folder, or a hub id.", show_default=False)
-    ],
-    output: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.", show_default=False)],
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A Hugging Face folder, or a hub id.")],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
     *,
     dtype: Annotated[Dtype, typer.Option(help="Type of weights, activations and caches.")] = "f32",
     accumulate: Annotated[
         Accumulate, typer.Option(help="Where 16-bit models add up: in 32 bits, or as the hardware does.")
     ] = "f32",
-    quantize: Annotated[
-        Quantization | None, typer.Option(help="Round weights to blocks of 4 or 8 bits.", show_default=False)
-    ] = None,
+    quantize: Annotated[Quantization | None, typer.Option(help="Round weights to blocks of 4 or 8 bits.")] = None,
     max_seq_len: options.MaxSeqLen = None,
     plain: Annotated[
         bool, typer.Option("--plain", help="Stop at the ONNX model with past and present caches: no package.")

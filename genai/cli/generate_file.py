@@ -20,23 +20,11 @@ if TYPE_CHECKING:
 
 @options.taking(options.GENERATION, options.SEVERAL, options.CHAT, max_new_tokens=512)
 def generate_file(
-    source: Annotated[
-        Path, typer.Argument(metavar="IN.jsonl", help="Requests, one JSON object a line.", show_default=False)
-    ],
-    target: Annotated[
-        Path,
-        typer.Argument(metavar="OUT.jsonl", help="Answers; a file that is there is continued.", show_default=False),
-    ],
+    source: Annotated[Path, typer.Argument(metavar="IN.jsonl", help="Requests, one JSON object a line.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT.jsonl", help="Answers; a file that is there is continued.")],
     *,
     model: Annotated[
-        str,
-        typer.Option(
-            "--model",
-            "-m",
-            metavar="MODEL",
-            help="A known name, a folder, a .gguf file, or a hub id.",
-            show_default=False,
-        ),
+        str, typer.Option("--model", "-m", metavar="MODEL", help="A known name, a folder, a .gguf file, or a hub id.")
     ],
     generation: options.Keywords,
     draft: options.Draft = None,

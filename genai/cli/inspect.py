@@ -20,18 +20,13 @@ if TYPE_CHECKING:
 
 
 def inspect(
-    model: Annotated[
-        str,
-        typer.Argument(metavar="MODEL", help="A package folder, any .onnx file, or a known name.", show_default=False),
-    ],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A package folder, any .onnx file, or a known name.")],
     *,
     batch: Annotated[int, typer.Option(min=1, metavar="N", help="Rows, for the size of the cache.")] = 1,
     length: Annotated[
         int, typer.Option(min=1, metavar="N", help="Tokens of each row, for the size of the cache.")
     ] = 2048,
-    html: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Also write the report as a page.", show_default=False)
-    ] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the report as a page.")] = None,
     fusions: Annotated[
         bool, typer.Option("--fusions", help="Also say which decomposed operators could be fused, and why others not.")
     ] = False,

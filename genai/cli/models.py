@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 
 def models(
     *,
-    remove: Annotated[
-        str | None, typer.Option(help="Delete a model's weights and packages.", metavar="NAME", show_default=False)
-    ] = None,
+    remove: Annotated[str | None, typer.Option(help="Delete a model's weights and packages.", metavar="NAME")] = None,
     json_output: options.Json = False,
 ) -> None:
     """List the known models and the built packages."""

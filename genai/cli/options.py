@@ -22,12 +22,7 @@ from genai.options.option import Entry, Flag, FlagGroup
 from genai.options.rules import Number, OneOf, Whole, strings, switch, words
 
 Model = Annotated[
-    str,
-    typer.Argument(
-        metavar="MODEL",
-        help="A known name (see `genai models`), a folder, a .gguf file, or a hub id.",
-        show_default=False,
-    ),
+    str, typer.Argument(metavar="MODEL", help="A known name (see `genai models`), a folder, a .gguf file, or a hub id.")
 ]
 PrecisionOption = Annotated[
     Precision, typer.Option("--precision", "-p", help="Weights' precision; auto: as the weights come, on a CPU.")
@@ -35,25 +30,13 @@ PrecisionOption = Annotated[
 DeviceOption = Annotated[
     Device, typer.Option(help="Where to run; auto: CUDA if ONNX Runtime has it (not yet run on a device).")
 ]
-Threads = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="CPU threads. [default: one per core]", show_default=False)
-]
+Threads = Annotated[int | None, typer.Option(min=1, metavar="N", help="CPU threads. [default: one per core]")]
 MaxSeqLen = Annotated[
-    int | None,
-    typer.Option(
-        min=1, metavar="N", help="Longest sequence, in tokens. [default: the model's own]", show_default=False
-    ),
+    int | None, typer.Option(min=1, metavar="N", help="Longest sequence, in tokens. [default: the model's own]")
 ]
-System = Annotated[
-    str | None, typer.Option("--system", "-s", metavar="TEXT", help="A system message.", show_default=False)
-]
-Draft = Annotated[
-    str | None,
-    typer.Option("--draft", metavar="MODEL", help="A smaller model that foresees tokens.", show_default=False),
-]
-Timeout = Annotated[
-    float | None, typer.Option(min=0, metavar="SECONDS", help="End the text after so long.", show_default=False)
-]
+System = Annotated[str | None, typer.Option("--system", "-s", metavar="TEXT", help="A system message.")]
+Draft = Annotated[str | None, typer.Option("--draft", metavar="MODEL", help="A smaller model that foresees tokens.")]
+Timeout = Annotated[float | None, typer.Option(min=0, metavar="SECONDS", help="End the text after so long.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -64,19 +47,19 @@ Flags: TypeAlias = Mapping[str, object]
 
 
 def _text(help_text: str, *names: str, metavar: str = "TEXT") -> object:
-    return Annotated[str | None, typer.Option(*names, metavar=metavar, help=help_text, show_default=False)]
+    return Annotated[str | None, typer.Option(*names, metavar=metavar, help=help_text)]
 
 
 def _texts(help_text: str, *names: str, metavar: str = "TEXT") -> object:
     help_text += "; may be given several times."
-    return Annotated[list[str] | None, typer.Option(*names, metavar=metavar, help=help_text, show_default=False)]
+    return Annotated[list[str] | None, typer.Option(*names, metavar=metavar, help=help_text)]
 
 
 def _typed(entry: Entry, flag: Flag) -> object:
     """The flag of an option of generation."""
     rule = entry.option.rule
     names = [f"--{entry.flag_name.replace('_', '-')}", *([flag.short] if flag.short else ())]
-    told: dict[str, Any] = {"help": flag.says or entry.option.says, "show_default": False}
+    told: dict[str, Any] = {"help": flag.says or entry.option.says}
     if rule is switch:
         return Annotated[bool | None, typer.Option(*names, **told)]
     if rule in (strings, words):
@@ -121,11 +104,7 @@ TOOLS: Flags = {
     "tool_choice": _text("auto, none, required, or a function's name."),
     "parallel_tool_calls": Annotated[
         bool | None,
-        typer.Option(
-            "--parallel-tool-calls/--single-tool-call",
-            help="Whether several may be called at once.",
-            show_default=False,
-        ),
+        typer.Option("--parallel-tool-calls/--single-tool-call", help="Whether several may be called at once."),
     ],
 }
 """Functions; a script has to answer the calls."""

@@ -10,9 +10,7 @@ from genai.cli.bars import bars
 
 
 def pull(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A known name (see `genai models`), or a hub id.", show_default=False)
-    ],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A known name (see `genai models`), or a hub id.")],
 ) -> None:
     """Fetch a model's weights and print where they are.
 

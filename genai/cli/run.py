@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 def run(
     model: options.Model,
     prompt: Annotated[
-        str | None,
-        typer.Argument(metavar="[PROMPT]", help="The prompt; `-` or nothing: read standard input.", show_default=False),
+        str | None, typer.Argument(metavar="[PROMPT]", help="The prompt; `-` or nothing: read standard input.")
     ] = None,
     *,
     raw: Annotated[bool, typer.Option("--raw", help="Continue the prompt as plain text: no chat template.")] = False,
