@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,9 @@ from genai.pipelines.backends.options import (
 from genai.pipelines.device import Device, only_device
 from genai.pipelines.registry import Backend
 from genai.pipelines.text2text import GenerationInput, GenerationResult, Streamer
+
+if TYPE_CHECKING:
+    import onnxruntime_genai as og
 
 NAME = "onnxruntime-genai"
 _MAX_SEED = 2**31 - 1
@@ -103,7 +106,7 @@ class OnnxRuntimeGenaiGenerator:
         self._limit = 0
         self._has_ended = False
         self._is_behind = False
-        self._handle: _Handle | None = None
+        self._handle: og.Generator | None = None
 
     @property
     def token_ids(self) -> list[int]:
@@ -217,7 +220,7 @@ class OnnxRuntimeGenaiModel:
             raise CapacityError(f"the prompt has {num_prompt} tokens; at most {limit - 1} leave room for an answer")
         return limit if config.max_new_tokens is None else min(limit, num_prompt + config.max_new_tokens)
 
-    def begin(self, num_prompt: int, config: GenerationConfig) -> _Handle:
+    def begin(self, num_prompt: int, config: GenerationConfig) -> og.Generator:
         """Its generator for a prompt of so many tokens. Raises: CapacityError, ConfigError."""
         limit = self.limit(num_prompt, config)
         with peer_errors(NAME, ConfigError):
@@ -225,7 +228,7 @@ class OnnxRuntimeGenaiModel:
             params.set_search_options(**search_options(config, num_prompt, limit, self._vocab_size))
             if config.constraint is not None:
                 params.set_guidance(_GUIDANCE[config.constraint.kind], config.constraint.grammar)
-            handle: _Handle = self._og.Generator(self._model, params)
+            handle: og.Generator = self._og.Generator(self._model, params)
             return handle
 
     def beams(self, prompt: list[int], config: GenerationConfig) -> GenerationResult:
@@ -276,17 +279,6 @@ class OnnxRuntimeGenaiModel:
         return config
 
 
-class _Handle(Protocol):
-    """Its generator, which has no types."""
-
-    def append_tokens(self, tokens: npt.NDArray[np.int32], /) -> None: ...
-    def generate_next_token(self) -> None: ...
-    def get_logits(self) -> npt.NDArray[np.float32]: ...
-    def get_next_tokens(self) -> npt.NDArray[np.int32]: ...
-    def get_sequence(self, index: int, /) -> npt.NDArray[np.int32]: ...
-    def is_done(self) -> bool: ...
-
-
 def search_options(
     config: GenerationConfig, num_prompt: int, limit: int, vocab_size: int
 ) -> dict[str, bool | int | float]:
@@ -324,7 +316,7 @@ def enumerate_devices() -> list[Device]:
     return [*([Device("GPU", {"ep": "cuda"})] if og.is_cuda_available() else []), Device("CPU", {"ep": "cpu"})]
 
 
-def _use_device(config: _Config, device: Device | None) -> None:
+def _use_device(config: og.Config, device: Device | None) -> None:
     """Set the execution provider that a device asks for; without one the folder's own stays."""
     if device is None:
         return
@@ -338,14 +330,6 @@ def _use_device(config: _Config, device: Device | None) -> None:
     config.append_provider(provider)
     for name, value in options.items():
         config.set_provider_option(provider, name, value)
-
-
-class _Config(Protocol):
-    """Its configuration of a model, which has no types."""
-
-    def clear_providers(self) -> None: ...
-    def append_provider(self, name: str, /) -> None: ...
-    def set_provider_option(self, provider: str, name: str, value: str, /) -> None: ...
 
 
 def _continued(

@@ -8,10 +8,10 @@ by step. Written against version 2026.4.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn, Protocol
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
@@ -29,6 +29,9 @@ from genai.pipelines.backends.options import (
 from genai.pipelines.device import Device, only_device
 from genai.pipelines.registry import Backend
 from genai.pipelines.text2text import GenerationInput, GenerationResult, Streamer
+
+if TYPE_CHECKING:
+    import openvino_genai as ov
 
 NAME = "openvino-genai"
 _CONSTRAINTS = ("json_schema", "regex")
@@ -56,7 +59,7 @@ class OpenVinoGenaiPipeline:
         with peer_errors(NAME, ModelError):
             pipeline = self._ov.LLMPipeline(str(models_path), name, properties)
             self._tokenizer = pipeline.get_tokenizer()
-            self._loaded: _LlmPipeline | None = pipeline
+            self._loaded: ov.LLMPipeline | None = pipeline
             self._config = self._own_config()
 
     def __call__(self, source: GenerationInput | str, streamer: Streamer | None = None) -> GenerationResult:
@@ -114,12 +117,12 @@ class OpenVinoGenaiPipeline:
             return [int(token) for token in tokens.input_ids.data[0]]
 
     @property
-    def _pipeline(self) -> _LlmPipeline:
+    def _pipeline(self) -> ov.LLMPipeline:
         if self._loaded is None:
             raise ConfigError("this pipeline is closed; create another")
         return self._loaded
 
-    def _options(self, config: GenerationConfig, num_prompt: int) -> _Options:
+    def _options(self, config: GenerationConfig, num_prompt: int) -> ov.GenerationConfig:
         """Its configuration, from its model's own and ours."""
         options = self._pipeline.get_generation_config()
         for name, value in generation_options(config, num_prompt).items():
@@ -159,38 +162,6 @@ class _Reader:
         except Exception as error:  # it would come back as an error of theirs
             self.error, self.has_ended = error, True
         return self.has_ended
-
-
-class _Named(Protocol):
-    """A value of one of its enumerations."""
-
-    name: str
-
-
-class _Options(Protocol):
-    """Its generation configuration, which has no types; the others of its attributes are set by name."""
-
-    num_beams: int
-    stop_criteria: _Named
-    stop_strings: set[str]
-    stop_token_ids: set[int]
-    structured_output_config: object
-
-    def validate(self) -> None: ...
-
-
-class _Results(Protocol):
-    """What it gives back."""
-
-    tokens: Sequence[Sequence[int]]
-    finish_reasons: Sequence[object]
-
-
-class _LlmPipeline(Protocol):
-    """Its pipeline."""
-
-    def get_generation_config(self) -> _Options: ...
-    def generate(self, tokens: object, options: _Options, reader: Callable[[str], bool] | None, /) -> _Results: ...
 
 
 def create(models_path: Path, devices: Sequence[Device]) -> OpenVinoGenaiPipeline:
