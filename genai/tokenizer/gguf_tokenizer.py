@@ -193,26 +193,19 @@ def _strips_right(vocabulary: GgufVocabulary, token: str) -> bool:
 
 
 def _post_processor(vocabulary: GgufVocabulary, ids: Mapping[str, int]) -> processors.PostProcessor:
+    """What puts BOS before a text and EOS after it, where the file wants them."""
     adds_bos = vocabulary.flags.get("add_bos_token")
     if adds_bos is None:
         adds_bos = pre_tokenizer(vocabulary.pre).adds_bos if vocabulary.model == "gpt2" else True
         adds_bos = adds_bos and "bos" in ids
     wanted = {"bos": adds_bos, "eos": vocabulary.flags.get("add_eos_token", False)}
-    for name, is_wanted in wanted.items():
-        if is_wanted and name not in ids:
+    named = [name for name, is_wanted in wanted.items() if is_wanted]
+    for name in named:
+        if name not in ids:
             raise TokenizerError(f"tokenizer.ggml.add_{name}_token is true, but {name}_token_id is missing")
-    return _special_token_template(
-        bos=(ids["bos"], vocabulary.tokens[ids["bos"]]) if wanted["bos"] else None,
-        eos=(ids["eos"], vocabulary.tokens[ids["eos"]]) if wanted["eos"] else None,
-    )
-
-
-def _special_token_template(
-    *, bos: tuple[int, str] | None, eos: tuple[int, str] | None
-) -> processors.TemplateProcessing:
-    """The post-processor that puts BOS before a text and EOS after it, each given as (id, token) or None."""
-    single = [*(["bos:0"] if bos else []), "$A:0", *(["eos:0"] if eos else [])]
-    pair = [*single, *(["bos:1"] if bos else []), "$B:1", *(["eos:1"] if eos else [])]
-    named = [(name, token) for name, token in (("bos", bos), ("eos", eos)) if token]
-    tokens = [{"id": name, "ids": [token_id], "tokens": [text]} for name, (token_id, text) in named]
-    return processors.TemplateProcessing(single=single, pair=pair, special_tokens=tokens)
+    parts = [
+        [f"{name}:{part}" for name in ("bos", letter, "eos") if name in (*named, letter)]
+        for part, letter in enumerate(("$A", "$B"))
+    ]
+    tokens = [{"id": name, "ids": [ids[name]], "tokens": [vocabulary.tokens[ids[name]]]} for name in named]
+    return processors.TemplateProcessing(single=parts[0], pair=parts[0] + parts[1], special_tokens=tokens)

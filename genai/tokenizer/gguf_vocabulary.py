@@ -54,7 +54,7 @@ class GgufVocabulary:
     @classmethod
     def read(cls, metadata: Mapping[str, object]) -> GgufVocabulary:
         """Read a file's key-value pairs. Raises: TokenizerError, naming the key that is wrong."""
-        tokens = _tokens(metadata)
+        tokens, template = _tokens(metadata), "tokenizer.chat_template"
         return cls(
             model=_text(metadata, "tokenizer.ggml.model"),
             pre=_text(metadata, "tokenizer.ggml.pre", "default"),
@@ -65,7 +65,7 @@ class GgufVocabulary:
             merges=_merges(metadata),
             special_ids=_special_ids(metadata, len(tokens)),
             flags=_flags(metadata),
-            chat_template=_chat_template(metadata),
+            chat_template=_text(metadata, template) if template in metadata else None,
         )
 
 
@@ -146,11 +146,6 @@ def _flags(metadata: Mapping[str, object]) -> dict[str, bool]:
             raise TokenizerError(f"tokenizer.ggml.{name} is {_shown(value)}, not true or false")
         found[name] = value
     return found
-
-
-def _chat_template(metadata: Mapping[str, object]) -> str | None:
-    key = "tokenizer.chat_template"
-    return _text(metadata, key) if key in metadata else None
 
 
 def _text(metadata: Mapping[str, object], key: str, default: str | None = None) -> str:

@@ -16,13 +16,14 @@ import math
 import mmap
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
+from gguf.gguf_reader import GGUFReader
 
 from genai.build.source import FloatArray
 from genai.errors import ModelNotFoundError, UnsupportedModelError, WeightsError
@@ -35,20 +36,7 @@ MAX_DIMENSIONS = 4
 DEFAULT_ALIGNMENT = 32
 MAX_NAME_BYTES = 65_535
 
-_STRING, _ARRAY = 8, 9
-_SCALARS: dict[int, str] = {
-    0: "<u1",
-    1: "<i1",
-    2: "<u2",
-    3: "<i2",
-    4: "<u4",
-    5: "<i4",
-    6: "<f4",
-    7: "?",
-    10: "<u8",
-    11: "<i8",
-    12: "<f8",
-}
+_SCALARS = {int(kind): np.dtype(kept).newbyteorder("<") for kind, kept in GGUFReader.gguf_scalar_to_np.items()}
 _PLAIN_TYPES = {"F32": "<f4", "F16": "<f2", "F64": "<f8", "I8": "<i1", "I16": "<i2", "I32": "<i4", "I64": "<i8"}
 _LENGTH = struct.Struct("<Q")
 _CHUNK_ELEMENTS = 1 << 18
@@ -217,26 +205,26 @@ class _Cursor:
         return values
 
     def numbers(self, kind: int, count: int, what: str) -> NumberArray:
-        dtype = np.dtype(_SCALARS[kind])
+        dtype = _SCALARS[kind]
         start = self.take(count * dtype.itemsize, what)
         stored = np.dtype("<u1") if dtype == np.bool_ else dtype
         values = np.frombuffer(self.data[start : self.position], dtype=stored)
         return values != 0 if dtype == np.bool_ else values
 
     def value(self, kind: int, what: str) -> MetadataValue:
-        if kind == _STRING:
+        if kind == GGUFValueType.STRING:
             return self.strings(1, what)[0]
         if kind in _SCALARS:
             number: bool | int | float = self.numbers(kind, 1, what)[0].item()
             return number
-        if kind != _ARRAY:
+        if kind != GGUFValueType.ARRAY:
             raise self.damaged(f"{what} has the unknown type {kind}")
         return self.array(what)
 
     def array(self, what: str) -> MetadataValue:
         kind = self.u32(what)
         count = self.u64(what)
-        if kind == _STRING:
+        if kind == GGUFValueType.STRING:
             if count > (self.end - self.position) // 8:
                 raise self.damaged(f"{what} claims {count} strings")
             return self.strings(count, what)
@@ -314,13 +302,4 @@ def _located(cursor: _Cursor, entries: Mapping[str, TensorInfo], alignment: int)
         used = entry.offset + entry.nbytes
         if used > cursor.end - data_start:
             raise cursor.damaged(f"tensor {entry.name!r} ends {used - (cursor.end - data_start)} bytes past the end")
-    return {
-        name: TensorInfo(
-            name=name,
-            shape=entry.shape,
-            ggml_type=entry.ggml_type,
-            offset=data_start + entry.offset,
-            nbytes=entry.nbytes,
-        )
-        for name, entry in entries.items()
-    }
+    return {name: replace(entry, offset=data_start + entry.offset) for name, entry in entries.items()}
