@@ -13,11 +13,11 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import numpy as np
@@ -153,7 +153,7 @@ class Stepper:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -221,14 +221,14 @@ def measure(path: Path, plan: Plan, config: EngineConfig, *, progress: Progress 
     _forget_peak()
     with Stepper(path, config) as stepper:
         stepper.check_fits(max(plan.batches), plan.max_seq_len)
-        prompts = _Prompts(stepper.llm.config.vocab_size)
-        stepper.start(prompts.batch(1, min(plan.lengths)))  # the first run of all warms up threads and memory
+        prompts = partial(_prompts, np.random.default_rng(0), stepper.llm.config.vocab_size)
+        stepper.start(prompts(1, min(plan.lengths)))  # the first run of all warms up threads and memory
         total, done = plan.repeats * len(decode), 0
         for _ in range(plan.repeats):
             for length in plan.lengths:
-                prefill[length].append(stepper.start(prompts.batch(1, length)))
+                prefill[length].append(stepper.start(prompts(1, length)))
                 for batch in plan.batches:
-                    decode[length, batch] += _steps(stepper, prompts.batch(batch, length), plan.new_tokens)
+                    decode[length, batch] += _steps(stepper, prompts(batch, length), plan.new_tokens)
                     done += 1
                     progress("measuring", done, total)
         return Report(
@@ -238,7 +238,7 @@ def measure(path: Path, plan: Plan, config: EngineConfig, *, progress: Progress 
             plan=plan,
             load_seconds=stepper.load_seconds,
             peak_memory=peak_memory(),
-            prefill=tuple(_prefill_result(length, seconds) for length, seconds in prefill.items()),
+            prefill=tuple(PrefillResult(length=each, seconds=statistics.median(prefill[each])) for each in prefill),
             decode=tuple(_decode_result(length, batch, steps) for (length, batch), steps in decode.items()),
         )
 
@@ -282,16 +282,10 @@ def _forget_peak() -> None:
         Path("/proc/self/clear_refs").write_text("5")
 
 
-class _Prompts:
+def _prompts(random: np.random.Generator, vocab_size: int, rows: int, length: int) -> list[list[int]]:
     """Random prompts, never the same one twice: no cache of prefixes can help with them."""
-
-    def __init__(self, vocab_size: int) -> None:
-        self._random = np.random.default_rng(0)
-        self._vocab_size = vocab_size
-
-    def batch(self, rows: int, length: int) -> list[list[int]]:
-        drawn: list[list[int]] = self._random.integers(0, self._vocab_size, (rows, length)).tolist()
-        return drawn
+    drawn: list[list[int]] = random.integers(0, vocab_size, (rows, length)).tolist()
+    return drawn
 
 
 def _steps(stepper: Stepper, prompts: Sequence[Sequence[int]], num_steps: int) -> list[StepTime]:
@@ -299,10 +293,6 @@ def _steps(stepper: Stepper, prompts: Sequence[Sequence[int]], num_steps: int) -
     stepper.start(prompts)
     times = [stepper.step() for _ in range(WARM_UP + num_steps)]
     return times[WARM_UP:]
-
-
-def _prefill_result(length: int, seconds: Iterable[float]) -> PrefillResult:
-    return PrefillResult(length=length, seconds=statistics.median(seconds))
 
 
 def _decode_result(length: int, batch: int, steps: Sequence[StepTime]) -> DecodeResult:

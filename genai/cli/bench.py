@@ -102,12 +102,7 @@ def _as_json(model: str, report: Report) -> dict[str, JSON]:
         "model": model,
         "precision": report.precision,
         "machine": {**report.machine},
-        "plan": {
-            "lengths": list(report.plan.lengths),
-            "batches": list(report.plan.batches),
-            "new_tokens": report.plan.new_tokens,
-            "repeats": report.plan.repeats,
-        },
+        "plan": dataclasses.asdict(report.plan),
         "load_seconds": report.load_seconds,
         "peak_memory_bytes": report.peak_memory,
         "prefill": [

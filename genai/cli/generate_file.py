@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import time
@@ -58,15 +59,7 @@ def generate_file(
 
 def _report(batch: BatchFile, summary: Summary, seconds: float, *, json_output: bool) -> None:
     if json_output:
-        numbers = {
-            "answered": summary.answered,
-            "failed": summary.failed,
-            "skipped": summary.skipped,
-            "prompt_tokens": summary.prompt_tokens,
-            "completion_tokens": summary.completion_tokens,
-            "seconds": seconds,
-        }
-        print(json.dumps(numbers))
+        print(json.dumps({**dataclasses.asdict(summary), "seconds": seconds}))
         return
     parts = [f"{summary.answered} of {batch.num_requests} requests answered in {seconds:.1f} s"]
     if summary.failed:
