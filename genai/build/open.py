@@ -28,9 +28,7 @@ def source_digest(path: str | Path) -> str:
     configuration and weight files.
     """
     place = _located(Path(path))
-    if place.is_file():
-        return _file_digest(place)
-    return files_digest([place / CONFIG_FILE, *weight_files(place)])
+    return files_digest([place] if place.is_file() else [place / CONFIG_FILE, *weight_files(place)])
 
 
 def files_digest(files: Iterable[Path]) -> str:

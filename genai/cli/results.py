@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
@@ -86,14 +87,10 @@ def as_json(result: Generation, tokenizer: Tokenizer) -> dict[str, JSON]:
         "choices": choices,
         "usage": dataclasses.asdict(result.usage),
         "timings": dataclasses.asdict(result.timings),
+        "prompt_logprobs": _logprobs(result.prompt_logprobs, tokenizer),
+        "drafts": None if result.drafts is None else dataclasses.asdict(result.drafts),
     }
-    if result.prompt_logprobs is not None:
-        told["prompt_logprobs"] = [
-            None if each is None else _logprob(each, tokenizer) for each in result.prompt_logprobs
-        ]
-    if result.drafts is not None:
-        told["drafts"] = dataclasses.asdict(result.drafts)
-    return told
+    return {name: value for name, value in told.items() if value is not None}
 
 
 def _choice(choice: Choice, tokenizer: Tokenizer) -> dict[str, JSON]:
@@ -102,18 +99,17 @@ def _choice(choice: Choice, tokenizer: Tokenizer) -> dict[str, JSON]:
         "text": choice.text,
         "token_ids": list(choice.token_ids),
         "finish_reason": choice.finish_reason,
+        "stop_string": choice.stop_string,
+        "reasoning": choice.reasoning or None,
+        "tool_calls": [dataclasses.asdict(call) for call in choice.tool_calls] or None,
+        "score": choice.score,
+        "logprobs": _logprobs(choice.logprobs, tokenizer),
     }
-    if choice.stop_string is not None:
-        told["stop_string"] = choice.stop_string
-    if choice.reasoning:
-        told["reasoning"] = choice.reasoning
-    if choice.tool_calls:
-        told["tool_calls"] = [dataclasses.asdict(call) for call in choice.tool_calls]
-    if choice.score is not None:
-        told["score"] = choice.score
-    if choice.logprobs is not None:
-        told["logprobs"] = [_logprob(each, tokenizer) for each in choice.logprobs]
-    return told
+    return {name: value for name, value in told.items() if value is not None}
+
+
+def _logprobs(entries: Iterable[TokenLogprob | None] | None, tokenizer: Tokenizer) -> JSON:
+    return None if entries is None else [None if each is None else _logprob(each, tokenizer) for each in entries]
 
 
 def _logprob(entry: TokenLogprob, tokenizer: Tokenizer) -> dict[str, JSON]:

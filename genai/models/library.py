@@ -257,18 +257,15 @@ def _build(source: Path, label: str, options: _BuildOptions, progress: Progress)
     from genai.build.open import source_digest
     from genai.build.package import build_package, package_key
 
-    precision, device, max_seq_len = options.precision, options.device, options.max_seq_len
-    digest = source_digest(source)
-    key = package_key(source, precision=precision, device=device, max_seq_len=max_seq_len, sha256=digest)
-    name = f"{store.label_of(label)}-{precision}-{key}"
+    chosen = dataclasses.asdict(options)
+    key = package_key(source, **chosen, sha256=source_digest(source))
+    name = f"{store.label_of(label)}-{options.precision}-{key}"
     target = store.packages_folder() / name
     with store.locked(name, progress):
         for leftover in store.packages_folder().glob(f".{name}.*"):  # of builds that were killed
             shutil.rmtree(leftover, ignore_errors=True)
         if not is_package(target):
-            build_package(
-                source, target, precision=precision, device=device, max_seq_len=max_seq_len, progress=progress
-            )
+            build_package(source, target, **chosen, progress=progress)
     return name
 
 

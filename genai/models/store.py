@@ -94,20 +94,12 @@ def recall(key: str, stamp: str) -> str | None:
 def remember(key: str, stamp: str, value: str) -> None:
     """Remember a value under a key and a stamp. Losing one in a race, or to a full disk, only costs time later."""
     path = _index_path()
-    try:
+    with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            "w", dir=path.parent, prefix=".index-", suffix=".tmp", delete=False, encoding="utf-8"
-        ) as file:
-            try:
-                json.dump({**_index(), key: [stamp, value]}, file, indent=1)
-                file.close()
-                os.replace(file.name, path)
-            except BaseException:
-                Path(file.name).unlink(missing_ok=True)
-                raise
-    except OSError:
-        return
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".index-", ignore_cleanup_errors=True) as folder:
+            written = Path(folder, path.name)
+            written.write_text(json.dumps({**_index(), key: [stamp, value]}, indent=1), encoding="utf-8")
+            os.replace(written, path)
 
 
 def _index_path() -> Path:

@@ -62,7 +62,7 @@ class OnnxRuntimeGenaiPipeline:
             return self._model.beams(prompt, config)
         generator = OnnxRuntimeGenaiGenerator(self._model, config)
         generator.append_input_tokens(prompt)
-        return _continued(generator, len(prompt), config.stop_strings, streamer or _ignore)
+        return _continued(generator, len(prompt), config.stop_strings, streamer)
 
     def get_generation_config(self) -> GenerationConfig:
         """The configuration in force."""
@@ -333,7 +333,7 @@ def _use_device(config: og.Config, device: Device | None) -> None:
 
 
 def _continued(
-    generator: OnnxRuntimeGenaiGenerator, num_prompt: int, stop_strings: Sequence[str], streamer: Streamer
+    generator: OnnxRuntimeGenaiGenerator, num_prompt: int, stop_strings: Sequence[str], streamer: Streamer | None
 ) -> GenerationResult:
     """Run a generator to its end, a stop string, or until the streamer has enough."""
     stops = StopStrings(stop_strings)
@@ -346,7 +346,7 @@ def _continued(
         elif generator.is_done():
             text += stops.finish()
         texts.append(text)
-        if text and streamer(text) is True and not generator.is_done():
+        if text and streamer is not None and streamer(text) is True and not generator.is_done():
             reason = reason or "cancelled"
     whole, tokens = "".join(texts), tuple(generator.token_ids[num_prompt:])
     reason = reason or generator.finish_reason
@@ -356,10 +356,6 @@ def _continued(
 
 def _ids(tokens: npt.NDArray[np.int32]) -> list[int]:
     return [int(token) for token in tokens]
-
-
-def _ignore(text: str) -> None:
-    """A streamer that does not look."""
 
 
 BACKEND = Backend(create_text2text=create, enumerate_devices=enumerate_devices)
