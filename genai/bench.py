@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 
@@ -137,7 +136,7 @@ class _Detokenized:
         """Nobody reads along."""
 
 
-class Stepper:
+class Stepper(contextlib.AbstractContextManager["Stepper"]):
     """A model package driven one decode step at a time, as `generate` drives it, without the cache of earlier prompts.
 
     Use as a context manager, or call `close`. Raises: as `LLM`.
@@ -149,9 +148,6 @@ class Stepper:
         self.load_seconds = time.perf_counter() - started
         self._runner = self.llm._runner
         self._texts: list[Text] = []
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

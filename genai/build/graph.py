@@ -6,9 +6,9 @@ Values are plain strings (ONNX value names). Nothing here knows about decoders.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import BinaryIO, Self, TypeAlias
+from typing import BinaryIO, TypeAlias
 
 import ml_dtypes
 import numpy as np
@@ -26,15 +26,12 @@ CONTRIB = "com.microsoft"
 _ALIGNMENT = 4096  # ONNX Runtime maps external data by pages
 
 
-class ExternalData:
+class ExternalData(AbstractContextManager["ExternalData"]):
     """The file beside `model.onnx` that holds the weights, written once, front to back."""
 
     def __init__(self, path: Path) -> None:
         self._name = path.name
         self._file: BinaryIO = path.open("wb")
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._file.close()

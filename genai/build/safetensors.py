@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, cast
 
 import ml_dtypes  # noqa: F401 (without it safetensors has no bfloat16)
 import numpy as np
@@ -69,17 +70,18 @@ class SafetensorsFile:
         return values
 
 
-class SafetensorsSource:
+class SafetensorsSource(AbstractContextManager["SafetensorsSource"]):
     """A Hugging Face folder: `config.json` with `model.safetensors`, or with an index and its shards.
 
     Of a multimodal Gemma 3 only the language model is shown, under the names it would have alone.
+    config: the keys of `config.json`, the language model's if there are several.
     Raises: ModelNotFoundError, WeightsError, UnsupportedModelError (quantized checkpoints among others).
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.path = Path(folder)
         stored_config = read_json_object(self.path / CONFIG_FILE)
-        self._config = text_config(stored_config, self.path)
+        self.config: Mapping[str, JSON] = text_config(stored_config, self.path)
         self._shards: dict[str, SafetensorsFile] = {}
         try:
             self._places = self._open_shards()
@@ -89,9 +91,6 @@ class SafetensorsSource:
             self.close()
             raise
 
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(self, *_: object) -> None:
         self.close()
 
@@ -99,11 +98,6 @@ class SafetensorsSource:
         """Let the files go."""
         for shard in self._shards.values():
             shard.close()
-
-    @property
-    def config(self) -> Mapping[str, JSON]:
-        """The keys of `config.json`, the language model's if there are several."""
-        return self._config
 
     def names(self) -> Collection[str]:
         """Every tensor's name."""

@@ -8,7 +8,7 @@ that a build's peak memory stays near the size of what it writes.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeAlias
 
 import numpy as np
@@ -45,13 +45,7 @@ class BlockWeight:
     def take_rows(self, rows: npt.NDArray[np.int64] | slice) -> BlockWeight:
         """The same weight with only these rows, in this order."""
         offsets = None if self.offsets is None else self.offsets[rows]
-        return BlockWeight(
-            values=self.values[rows],
-            scales=self.scales[rows],
-            bits=self.bits,
-            block_size=self.block_size,
-            offsets=offsets,
-        )
+        return replace(self, values=self.values[rows], scales=self.scales[rows], offsets=offsets)
 
 
 class WeightSource(Protocol):

@@ -18,7 +18,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -56,7 +56,7 @@ class TensorInfo:
     nbytes: int
 
 
-class GgufFile:
+class GgufFile(contextlib.AbstractContextManager["GgufFile"]):
     """An open GGUF file: `metadata` and `tensors` are in memory, tensor data is mapped and read on demand.
 
     Numbers in `metadata` are Python numbers, arrays of numbers NumPy arrays, arrays of strings lists. Bytes of a
@@ -75,9 +75,6 @@ class GgufFile:
         except BaseException:
             self.close()
             raise
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

@@ -3,37 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 
 from genai.build.gguf import names
 from genai.build.gguf.blocks import read_block_weight
-from genai.build.gguf.file import GgufFile, MetadataValue
+from genai.build.gguf.file import GgufFile
 from genai.build.source import JSON, BlockWeight, FloatArray
 from genai.errors import UnsupportedModelError, WeightsError
 
 
-class GgufSource:
-    """A GGUF file under Hugging Face names and conventions; `metadata` holds the rest, the tokenizer above all.
+class GgufSource(AbstractContextManager["GgufSource"]):
+    """A GGUF file under Hugging Face names and conventions.
 
+    path: the file; config: the keys of Hugging Face's `config.json`, see `names.config_from_gguf`; metadata: all of the
+    file's metadata under its own keys (`tokenizer.ggml.tokens`, `tokenizer.chat_template`, …).
     Raises: ModelNotFoundError, WeightsError, UnsupportedModelError.
     """
 
     def __init__(self, path: str | Path) -> None:
         self._file = GgufFile(path)
+        self.path, self.metadata = self._file.path, self._file.metadata
         try:
             _refuse_parts(self._file)
             self._arch = names.architecture_of(self._file)
             self._stored = _stored_names(self._file, self._arch)
-            self._config = names.config_from_gguf(self._file)
+            self.config: Mapping[str, JSON] = names.config_from_gguf(self._file)
         except BaseException:
             self._file.close()
             raise
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -41,21 +41,6 @@ class GgufSource:
     def close(self) -> None:
         """Let the file go."""
         self._file.close()
-
-    @property
-    def path(self) -> Path:
-        """The file."""
-        return self._file.path
-
-    @property
-    def config(self) -> Mapping[str, JSON]:
-        """The keys of Hugging Face's `config.json`; see `names.config_from_gguf`."""
-        return self._config
-
-    @property
-    def metadata(self) -> Mapping[str, MetadataValue]:
-        """All of the file's metadata under its own keys (`tokenizer.ggml.tokens`, `tokenizer.chat_template`, …)."""
-        return self._file.metadata
 
     def names(self) -> Collection[str]:
         """Every tensor's name, in the file's order."""
@@ -70,13 +55,13 @@ class GgufSource:
         weight = self._file.read(self._stored_name(name))
         if offset := names.norm_offset(self._arch, name):
             weight -= np.float32(offset)
-        heads = names.paired_heads(self._arch, name, self._config)
+        heads = names.paired_heads(self._arch, name, self.config)
         return weight if heads is None else weight[names.unpaired_rows(len(weight), heads)]
 
     def read_blocks(self, name: str) -> BlockWeight | None:
         """The tensor's own integer blocks, exact, or None if the file does not hold it so."""
         block = read_block_weight(self._file, self._stored_name(name))
-        heads = names.paired_heads(self._arch, name, self._config)
+        heads = names.paired_heads(self._arch, name, self.config)
         if block is None or heads is None:
             return block
         return block.take_rows(names.unpaired_rows(len(block.values), heads))
