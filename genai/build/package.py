@@ -80,16 +80,12 @@ def build_package(
         )
         with ExternalData(folder / f"{MODEL_FILE}.data") as data:
             weights = Weights(GraphBuilder(data), checkpoint, plan)
-            model = build_decoder(spec, weights, _metadata(config.provenance), progress)
+            metadata = {name: getattr(config.provenance, name) for name in ("source", "sha256", "precision")}
+            model = build_decoder(spec, weights, metadata, progress)
         onnx.save(model, folder / MODEL_FILE)
         tokenizer.save(folder)
         config.write(folder)
     return output
-
-
-def _metadata(provenance: Provenance) -> dict[str, str]:
-    """What the model file itself says about its origin."""
-    return {"source": provenance.source, "sha256": provenance.sha256, "precision": provenance.precision}
 
 
 def _model_config(

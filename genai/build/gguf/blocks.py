@@ -54,7 +54,7 @@ def read_block_weight(file: GgufFile, name: str) -> BlockWeight | None:
 
 def block_weight(raw: ByteArray, ggml_type: str) -> BlockWeight | None:
     """Rows of blocks [N, bytes per row] as a `BlockWeight`, or None if the format has no such form."""
-    form = _FORMATS.get(ggml_type)
+    form = BLOCK_FORMATS.get(ggml_type)
     if form is None:
         return None
     rows = raw.shape[0]
@@ -195,7 +195,7 @@ def _iq4_xs(blocks: ByteArray) -> Decoded:
     return _flat(values), _half(blocks, 0) * scales, None
 
 
-_FORMATS: dict[str, _Format] = {
+BLOCK_FORMATS: dict[str, _Format] = {
     "Q4_0": _Format(bits=4, block_size=32, elements=32, nbytes=18, decode=_q4_0),
     "Q4_1": _Format(bits=4, block_size=32, elements=32, nbytes=20, decode=_q4_1, has_offsets=True),
     "Q5_0": _Format(bits=8, block_size=32, elements=32, nbytes=22, decode=_q5_0),
@@ -209,7 +209,4 @@ _FORMATS: dict[str, _Format] = {
     "IQ4_NL": _Format(bits=8, block_size=32, elements=32, nbytes=18, decode=_iq4_nl),
     "IQ4_XS": _Format(bits=8, block_size=32, elements=256, nbytes=136, decode=_iq4_xs),
 }
-"""Formats whose blocks have an exact integer form; all others are read as float32."""
-
-BLOCK_FORMATS = frozenset(_FORMATS)
-"""The names of those formats."""
+"""Formats whose blocks have an exact integer form, by name; all others are read as float32."""

@@ -36,7 +36,7 @@ def random_blocks(name: str, rows: int, blocks_per_row: int) -> np.ndarray:
 
 
 def test_every_format_is_tested() -> None:
-    assert frozenset(FORMS) == BLOCK_FORMATS
+    assert FORMS.keys() == BLOCK_FORMATS.keys()
 
 
 @pytest.mark.parametrize("name", FORMS)
