@@ -27,11 +27,14 @@ _FLOAT = int(onnx.TensorProto.FLOAT)
 class Context:
     """What the parts of one decoder are written with.
 
-    residual: the residual stream's type; angles: (cos, sin) by frequencies and masks by window, which layers share.
+    graph: where to write; dtype, residual: the types of activations and of the residual stream; angles: (cos, sin) by
+    frequencies and masks by window, which layers share.
     """
 
     weights: Weights
+    graph: GraphBuilder
     spec: DecoderSpec
+    dtype: np.dtype[np.generic]
     residual: np.dtype[np.generic]
     angles: dict[RotarySpec, tuple[str, str]]
     masks: dict[int, str]
@@ -43,22 +46,13 @@ class Context:
         windows = dict.fromkeys(layer.sliding_window for layer in spec.layers if layer.sliding_window)
         return cls(
             weights=weights,
+            graph=weights.graph,
             spec=spec,
+            dtype=weights.dtype,
             residual=_F32 if spec.has_wide_residual and weights.dtype == np.float16 else weights.dtype,
             angles={rotary: rotary_angles(weights, rotary) for rotary in rotaries},
             masks={window: _window(weights, window) for window in windows},
         )
-
-    @property
-    def graph(self) -> GraphBuilder:
-        """Where to write."""
-        return self.weights.graph
-
-    @property
-    def dtype(self) -> np.dtype[np.generic]:
-        """The activations' type."""
-        dtype: np.dtype[np.generic] = self.weights.dtype
-        return dtype
 
 
 def scaled(graph: GraphBuilder, x: str, factor: float, dtype: np.dtype[np.generic]) -> str:

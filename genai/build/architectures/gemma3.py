@@ -1,21 +1,14 @@
-"""Gemma 3 (text): norms on both sides of each block, per-head query/key norms, windows on most layers."""
+"""Gemma 3 (text): norms on both sides of each block, per-head query/key norms, windows on most layers.
+
+What a published configuration leaves out is filled in where it is read (`checkpoint_config.py`).
+"""
 
 from __future__ import annotations
 
 import dataclasses
 
 from genai.build.architectures.config import ConfigReader
-from genai.build.source import JSON
 from genai.build.spec import SANDWICH_NORM, DecoderSpec
-
-_DEFAULTS: dict[str, JSON] = {
-    "hidden_activation": "gelu_pytorch_tanh",
-    "query_pre_attn_scalar": 256,
-    "rope_theta": 1_000_000.0,
-    "sliding_window": 4096,
-    "sliding_window_pattern": 6,
-    "tie_word_embeddings": True,
-}
 
 
 def decoder_spec(config: ConfigReader) -> DecoderSpec:
@@ -24,7 +17,7 @@ def decoder_spec(config: ConfigReader) -> DecoderSpec:
     Norm weights are stored as `w - 1`; the embedding is scaled by the root of the hidden size. The residual stream
     reaches hundreds of thousands, beyond float16.
     """
-    config = config.with_defaults(_DEFAULTS)
+    config = config.with_defaults({"rope_theta": 1_000_000.0, "sliding_window_pattern": 6})
     config.refuse("use_bidirectional_attention")
     everywhere = dataclasses.replace(
         config.attention(config.rotary("full_attention")),
