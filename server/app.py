@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import cast
 
 from fastapi import FastAPI
@@ -25,10 +26,10 @@ from starlette.types import Receive, Scope, Send
 
 from genai.errors import ConfigError, GenAIError
 from genai.requests.base import invalid
-from server.auth import ApiKeys, AuthMiddleware, load_api_keys
+from server.auth import ApiKeys, authenticated, load_api_keys
 from server.errors import ApiError, api_error, error_response
-from server.lifecycle import DrainMiddleware, Lifecycle
-from server.limits import BodyMiddleware, ConcurrencyMiddleware, ConnectionsMiddleware, HostMiddleware, allowed_hosts
+from server.lifecycle import Lifecycle
+from server.limits import BodyMiddleware, GateMiddleware, KeyLimit, allowed_hosts, connection_limit, known_host
 from server.logs import RequestMiddleware
 from server.metrics import HttpMetrics
 from server.models import ModelPool
@@ -138,11 +139,14 @@ def _middleware(state: ServerState, keys: ApiKeys) -> list[Middleware]:
             allow_headers=["*"],
             expose_headers=["x-request-id", "retry-after"],
         ),
-        Middleware(ConnectionsMiddleware, settings.max_connections, state.lifecycle),
-        Middleware(HostMiddleware, hosts),
-        Middleware(AuthMiddleware, keys, settings.open_paths),
-        Middleware(DrainMiddleware, state.lifecycle),
-        Middleware(ConcurrencyMiddleware, settings.max_concurrent_per_key),
+        Middleware(
+            GateMiddleware,
+            partial(connection_limit, settings.max_connections, state.lifecycle),
+            partial(known_host, hosts),
+            partial(authenticated, keys, settings.open_paths),
+            state.lifecycle.counted,
+            KeyLimit(settings.max_concurrent_per_key),
+        ),
         Middleware(BodyMiddleware, settings.max_body_bytes, settings.body_timeout),
     ]
 

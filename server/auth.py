@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Scope
 
 from genai.config import environment
 from genai.errors import ConfigError
 from server.context import request_info
-from server.errors import ApiError, send_error
+from server.errors import ApiError
 
 KEYS_VARIABLE = "GENAI_API_KEYS"
 
@@ -63,26 +64,16 @@ def _digest(key: bytes) -> bytes:
     return hashlib.sha256(key).digest()
 
 
-class AuthMiddleware:
-    """Lets through who gives a key, as a bearer token or as `x-api-key`; open paths, and all if there are no keys."""
-
-    def __init__(self, app: ASGIApp, keys: ApiKeys, open_paths: Sequence[str]) -> None:
-        self._app = app
-        self._keys = keys
-        self._open = frozenset(open_paths)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        if scope["type"] != "http" or not len(self._keys) or scope["path"] in self._open:
-            await self._app(scope, receive, send)
-            return
+@contextmanager
+def authenticated(keys: ApiKeys, open_paths: Sequence[str], scope: Scope) -> Iterator[None]:
+    """A gate for who gives a key, as a bearer token or as `x-api-key`; open paths, and all if there are no keys."""
+    if len(keys) and scope["path"] not in open_paths:
         given = _given_key(scope)
-        number = None if given is None else self._keys.number_of(given)
+        number = None if given is None else keys.number_of(given)
         if number is None:
-            await send_error(_refusal(given), scope, receive, send)
-            return
+            raise _refusal(given)
         request_info().key = number
-        await self._app(scope, receive, send)
+    yield
 
 
 def _given_key(scope: Scope) -> bytes | None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Scope
 
-from server.errors import ApiError, send_error
+from server.errors import ApiError
 
 _log = logging.getLogger(__name__)
 
@@ -36,6 +37,20 @@ class Lifecycle:
             self._deadline = time.monotonic() + self._drain_timeout
             _log.info("draining: %d requests have %g s to end", self.num_active, self._drain_timeout)
 
+    @contextmanager
+    def counted(self, scope: Scope) -> Iterator[None]:
+        """A gate that counts requests. Raises: ApiError for new ones while the server drains."""
+        if scope["path"] in ALWAYS_ANSWERED:
+            yield
+            return
+        if self.is_draining:
+            raise draining()
+        self.num_active += 1
+        try:
+            yield
+        finally:
+            self.num_active -= 1
+
     @property
     def is_overdue(self) -> bool:
         """Whether requests are being answered longer than draining may take."""
@@ -45,28 +60,6 @@ class Lifecycle:
     def is_over(self) -> bool:
         """Whether draining has left nothing to be answered."""
         return self.is_draining and self.num_active == 0
-
-
-class DrainMiddleware:
-    """Counts requests, and answers new ones with 503 while the server drains."""
-
-    def __init__(self, app: ASGIApp, lifecycle: Lifecycle) -> None:
-        self._app = app
-        self._lifecycle = lifecycle
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        if scope["type"] != "http" or scope["path"] in ALWAYS_ANSWERED:
-            await self._app(scope, receive, send)
-            return
-        if self._lifecycle.is_draining:
-            await send_error(draining(), scope, receive, send)
-            return
-        self._lifecycle.num_active += 1
-        try:
-            await self._app(scope, receive, send)
-        finally:
-            self._lifecycle.num_active -= 1
 
 
 def draining() -> ApiError:

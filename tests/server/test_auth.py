@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -9,8 +10,9 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from genai.errors import ConfigError
-from server.auth import ApiKeys, AuthMiddleware, load_api_keys
+from server.auth import ApiKeys, authenticated, load_api_keys
 from server.context import request_context
+from server.limits import GateMiddleware
 
 
 async def accepted(scope: Scope, receive: Receive, send: Send) -> None:
@@ -19,7 +21,7 @@ async def accepted(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def client(keys: list[str], *open_paths: str) -> httpx.AsyncClient:
-    app = AuthMiddleware(accepted, ApiKeys(keys), open_paths)
+    app = GateMiddleware(accepted, partial(authenticated, ApiKeys(keys), open_paths))
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost")
 
 

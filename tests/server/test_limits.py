@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from functools import partial
 
 import httpx
 import pytest
@@ -12,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.context import request_context
 from server.errors import ClientGoneError
-from server.limits import BodyMiddleware, ConcurrencyMiddleware, HostMiddleware, allowed_hosts
+from server.limits import BodyMiddleware, GateMiddleware, KeyLimit, allowed_hosts, known_host
 
 pytestmark = pytest.mark.anyio
 
@@ -90,7 +91,8 @@ async def test_requests_of_one_key_are_counted() -> None:
         await release.wait()
         await echo(scope, receive, send)
 
-    limited = ConcurrencyMiddleware(wait, 2)
+    limit = KeyLimit(2)
+    limited = GateMiddleware(wait, limit)
 
     async def ask(key: int | None) -> httpx.Response:
         with request_context("") as info:
@@ -100,7 +102,7 @@ async def test_requests_of_one_key_are_counted() -> None:
 
     waiting = [asyncio.create_task(ask(key)) for key in (1, 1, 2, None, None, None)]
     await asyncio.sleep(0)
-    while sum(limited._active.values()) < 3:
+    while sum(limit._active.values()) < 6:
         await asyncio.sleep(0)
     refused = await ask(1)
     assert refused.status_code == 429
@@ -126,7 +128,7 @@ async def test_requests_of_one_key_are_counted() -> None:
     ],
 )
 async def test_names_of_a_server_on_loopback(host: str, is_known: bool) -> None:
-    app = HostMiddleware(echo, allowed_hosts([], is_on_loopback=True, has_keys=False))
+    app = GateMiddleware(echo, partial(known_host, allowed_hosts([], is_on_loopback=True, has_keys=False)))
     async with client(app) as http:
         answer = await http.get("/", headers={"host": host})
     assert answer.status_code == (200 if is_known else 403)
