@@ -99,6 +99,8 @@ class Running:
         try:
             async with aclosing(_merged(self._streams)) as pieces:
                 async for number, chunk in pieces:
+                    if chunk.finish_reason == "cancelled":
+                        raise draining()
                     if chunk.result is not None:
                         check_result(chunk.result)
                         _count(chunk.result)

@@ -33,7 +33,8 @@ ALLOWED = {
     | STRINGS
     | {"genai.decoding", "genai.engine", "genai.grammar", "genai.models", "genai.runtime"},
     "genai.requests": {"genai.errors", "genai.options"},
-    "genai.batch": LEAVES | STRINGS | {"genai.decoding", "genai.engine", "genai.llm", "genai.requests"},
+    "genai.replies": {"genai.decoding", "genai.llm", "genai.tokenizer"},
+    "genai.batch": LEAVES | STRINGS | {"genai.engine", "genai.llm", "genai.replies", "genai.requests"},
     "genai.bench": LEAVES | {"genai", "genai.llm", "genai.engine", "genai.runtime", "genai.models"},
     "genai.pipelines": LEAVES | STRINGS | {"genai.llm", "genai.runtime"},
 }

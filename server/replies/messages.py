@@ -8,11 +8,11 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import TYPE_CHECKING, cast
 
+from genai.replies.openai import finish_reason
 from genai.requests.base import JsonObject
 from server.context import request_info
 from server.errors import ApiError, error_json
 from server.generation import Running
-from server.replies.common import finish_reason
 from server.replies.parts import AnswerParts, Kind, Part, PartEvent, arguments_in, reasoning_tokens
 from server.schemas.messages import (
     AnswerBlock,

@@ -9,10 +9,10 @@ from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Literal
 
+from genai.replies.openai import finish_reason
 from server.context import request_info
 from server.errors import ApiError, api_error
 from server.generation import Running
-from server.replies.common import finish_reason
 from server.replies.parts import AnswerParts, Kind, Part, PartEvent, reasoning_tokens
 from server.schemas.responses import (
     IncompleteDetails,

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from fastapi import APIRouter
 
 from genai.errors import ConfigError
+from genai.replies.openai import token_text
 from genai.requests.messages import template_messages
 from server.body import StrictRoute
 from server.openapi import GENERATING
-from server.replies.common import token_text
 from server.schemas.tokenize import Detokenized, DetokenizeRequest, Tokenized, TokenizeRequest
 from server.state import State
 
@@ -46,7 +46,7 @@ def _tokenized(llm: LLM, body: TokenizeRequest) -> Tokenized:
             tools=[tool.model_dump(exclude_none=True) for tool in body.tools] if body.tools else None,
             **(body.chat_template_kwargs or {}),
         )
-    texts = [token_text(tokenizer, token)[0] for token in tokens] if body.return_token_strs else None
+    texts = [token_text(tokenizer.token_bytes(token)) for token in tokens] if body.return_token_strs else None
     return Tokenized(count=len(tokens), max_model_len=llm.max_seq_len, tokens=tokens, token_strs=texts)
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from server.schemas.common import Response
-from server.schemas.generation import FinishReason, Timings, Usage
+from server.schemas.generation import Timings, Usage
 
 
 class FunctionCall(Response):
@@ -62,7 +62,7 @@ class ChatChoice(Response):
     index: int
     message: AnswerMessage
     logprobs: ChoiceLogprobs | None
-    finish_reason: FinishReason
+    finish_reason: Literal["stop", "length", "tool_calls"]
 
 
 class ChatCompletion(Response):

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
-
 from pydantic import Field
 
 from server.schemas.common import Response
-
-FinishReason: TypeAlias = Literal["stop", "length", "tool_calls"]
 
 
 class PromptTokensDetails(Response):

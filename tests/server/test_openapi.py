@@ -8,8 +8,12 @@ import json
 import pytest
 from fastapi.routing import APIRoute
 
+from genai.answer.tool_calls import ToolCall
+from genai.decoding.logprobs import TokenLogprob
 from server.routes.docs import page
-from tests.server.fakes import FakeModel, app_with, serving
+from server.schemas.chat import ChatCompletion
+from server.schemas.completions import Completion
+from tests.server.fakes import FakeModel, app_with, choice, chunk, generation, serving
 
 pytestmark = pytest.mark.anyio
 
@@ -42,6 +46,22 @@ def test_extensions_are_marked() -> None:
     for name in ("top_k", "min_p", "typical_p", "repetition_penalty", "regex", "grammar", "choices"):
         assert str(fields[name]["description"]).startswith("Extension."), name  # type: ignore[index]
     assert document()["components"]["schemas"]["ChatRequest"]["additionalProperties"] is False
+
+
+async def test_whole_replies_are_as_described() -> None:
+    entries = (TokenLogprob(token_id=ord("a"), logprob=-0.5, top=((ord("b"), float("-inf")),)),)
+    call = ToolCall(id="call_1", name="add", arguments="{}")
+    told = choice("a", logprobs=entries, reasoning="hm", tool_calls=(call,))
+    whole = generation(told, prompt_logprobs=[None, *entries])
+    model = FakeModel()
+    async with serving(app_with(model)) as http:
+        for path, body, kind in (
+            ("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi"}]}, ChatCompletion),
+            ("/v1/completions", {"prompt": "Hi", "echo": True, "logprobs": 1}, Completion),
+        ):
+            model.will_say(chunk(finish_reason="stop", result=whole))
+            answer = await http.post(path, json=body)
+            assert kind.model_validate_json(answer.content).model_dump(mode="json") == answer.json()
 
 
 async def test_the_page() -> None:

@@ -1,0 +1,1 @@
+"""Results as the parts of an API's replies."""
