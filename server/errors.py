@@ -7,9 +7,11 @@ A path whose clients expect another form has it in `SHAPES`.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeVar
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -68,6 +70,31 @@ class ApiError(Exception):
 
 class ClientGoneError(Exception):
     """The client has hung up: there is nobody to answer."""
+
+
+T = TypeVar("T")
+
+
+async def unless_gone(receive: Receive, work: Awaitable[T]) -> T:
+    """The outcome of work that is broken off when the client hangs up; the request's body has been read.
+
+    Raises: ClientGoneError, and what the work raises.
+    """
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(receive))
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientGoneError
+        return working.result()
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 _TABLE: tuple[tuple[type[GenAIError], int, str], ...] = (

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
-
-from starlette.requests import Request
 
 from genai.errors import CapacityError, ConfigError, QueueFullError, TokenizerError
 from genai.requests.chat import ChatArguments
 from genai.requests.generation import field_of
 from server.context import request_info
-from server.errors import ApiError, ClientGoneError, api_error
+from server.errors import ApiError, api_error
 from server.lifecycle import draining
 from server.state import ServerState
 
@@ -140,25 +138,6 @@ async def start(model: ServedModel, work: Work, state: ServerState) -> Running:
     return running
 
 
-async def finished(model: ServedModel, work: Work, state: ServerState) -> list[Generation]:
-    """The results of a request's prompts. Raises: ApiError, GenAIError."""
-    return await (await start(model, work, state)).results()
-
-
-async def unless_gone(request: Request, work: Awaitable[T]) -> T:
-    """The outcome of work that is broken off when the client hangs up. Raises: ClientGoneError, and what it raises."""
-    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(request))
-    try:
-        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ClientGoneError
-        return working.result()
-    finally:
-        for task in (working, leaving):
-            task.cancel()
-        await asyncio.gather(working, leaving, return_exceptions=True)
-
-
 def check_result(result: Generation) -> None:
     """Refuse to pass on what did not come to its own end and has nothing in it. Raises: ApiError."""
     reasons = {choice.finish_reason for choice in result.choices}
@@ -217,9 +196,3 @@ async def _merged(streams: Sequence[AsyncIterable[T]]) -> AsyncGenerator[tuple[i
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _disconnected(request: Request) -> None:
-    """Return once the client has hung up; its body has been read."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from server.context import request_info
-from server.errors import ApiError, ClientGoneError, api_error, error_json, send_error
+from server.errors import ApiError, ClientGoneError, api_error, error_json, send_error, unless_gone
 
 _MAX_BUFFERED = 1 << 16
 """Bytes that wait for a slow client; then its texts are paused."""
@@ -56,17 +56,11 @@ class EventStream(Response):
         output = _Output((scope, receive, send), self.raw_headers, self._send_timeout)
         buffer = _Buffer()
         making = asyncio.ensure_future(buffer.fill(self._events))
-        sending = asyncio.ensure_future(self._send(buffer, output))
-        leaving = asyncio.ensure_future(_disconnected(receive))
         try:
-            await asyncio.wait((sending, leaving), return_when=asyncio.FIRST_COMPLETED)
-            if not sending.done():
-                raise ClientGoneError
-            sending.result()
+            await unless_gone(receive, self._send(buffer, output))
         finally:
-            for task in (making, sending, leaving):
-                task.cancel()
-            await asyncio.gather(making, sending, leaving, return_exceptions=True)
+            making.cancel()
+            await asyncio.gather(making, return_exceptions=True)
             await self._events.aclose()
 
     async def _send(self, buffer: _Buffer, output: _Output) -> None:
@@ -166,9 +160,3 @@ class _Output:
                 await send(message)
         except TimeoutError:
             raise ClientGoneError from None
-
-
-async def _disconnected(receive: Receive) -> None:
-    """Return once the client has hung up."""
-    while (await receive())["type"] != "http.disconnect":
-        pass

@@ -8,7 +8,6 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import TYPE_CHECKING, cast
 
-from genai.replies.openai import finish_reason
 from genai.requests.base import JsonObject
 from server.context import request_info
 from server.errors import ApiError, error_json
@@ -29,7 +28,6 @@ from server.schemas.messages import (
 from server.sse import event
 
 if TYPE_CHECKING:
-    from genai.llm.results import Generation
     from genai.tokenizer.tokenizer import Tokenizer
     from server.schemas.messages import MessagesRequest
 
@@ -74,14 +72,15 @@ def new_message(model: str) -> AnswerMessage:
 
 
 async def finished_message(
-    message: AnswerMessage, body: MessagesRequest, parts: AnswerParts, result: Generation, tokenizer: Tokenizer
+    message: AnswerMessage, body: MessagesRequest, parts: AnswerParts, tokenizer: Tokenizer
 ) -> AnswerMessage:
     """The answer with all of its content."""
+    result = parts.result
     stop = result.choices[0].stop_string
     return message.model_copy(
         update={
             "content": [_block(part) for part in parts.whole],
-            "stop_reason": "stop_sequence" if stop else _stop_reason(body, parts, result),
+            "stop_reason": "stop_sequence" if stop else _stop_reason(body, parts),
             "stop_sequence": stop,
             "usage": _usage(
                 result.usage.prompt_tokens,
@@ -97,21 +96,17 @@ async def message_events(
     message: AnswerMessage, body: MessagesRequest, running: Running, tokenizer: Tokenizer
 ) -> AsyncGenerator[bytes, None]:
     """An answer as events. Closing the generator ends the request."""
-    parts, result, is_begun = AnswerParts(), None, False
-    async with aclosing(running.chunks()) as pieces:
-        async for _, chunk in pieces:
+    parts, is_begun = AnswerParts(says_something=False), False
+    async with aclosing(parts.follow(running)) as steps:
+        async for step in steps:
             if not is_begun:
                 is_begun = True
                 begun = message.model_copy(update={"usage": _usage(*running.prompt_tokens)})
                 yield _event("message_start", message=begun.model_dump())
                 yield _event("ping")
-            for happened in parts.push(chunk):
+            for happened in step:
                 yield _told(happened)
-            result = chunk.result or result
-    for happened in parts.finish(says_something=False):
-        yield _told(happened)
-    assert result is not None, "a stream ends with its result"
-    whole = await finished_message(message, body, parts, result, tokenizer)
+    whole = await finished_message(message, body, parts, tokenizer)
     delta = {"stop_reason": whole.stop_reason, "stop_sequence": whole.stop_sequence}
     yield _event("message_delta", delta=delta, usage=whole.usage.model_dump())
     yield _event("message_stop")
@@ -140,10 +135,11 @@ def _block(part: Part) -> AnswerBlock:
     return AnswerThinking(thinking=part.text) if part.kind == "reasoning" else AnswerText(text=part.text)
 
 
-def _stop_reason(body: MessagesRequest, parts: AnswerParts, result: Generation) -> StopReason:
+def _stop_reason(body: MessagesRequest, parts: AnswerParts) -> StopReason:
     """Why the text ended, if not by a stop sequence. A deadline cuts it as a limit does."""
-    if finish_reason(result.finish_reason) == "stop":
+    if not parts.is_cut:
         return "tool_use" if parts.has_call else "end_turn"
+    result = parts.result
     is_full = result.finish_reason == "length" and len(result.token_ids) < body.max_tokens
     return "model_context_window_exceeded" if is_full else "max_tokens"
 

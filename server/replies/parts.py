@@ -8,10 +8,12 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, Self, TypeAlias
+
+from genai.replies.openai import finish_reason
 
 if TYPE_CHECKING:
     from genai.llm.results import Chunk, Generation
@@ -56,11 +58,13 @@ class PartEvent:
 
 
 class AnswerParts:
-    """Follows the chunks of one text."""
+    """Follows the chunks of one text. says_something: an answer with neither text nor calls has an empty text."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, says_something: bool) -> None:
         self.parts: list[Part] = []
+        self._says_something = says_something
         self._open: Part | None = None
+        self._result: Generation | None = None
 
     @property
     def whole(self) -> list[Part]:
@@ -72,7 +76,34 @@ class AnswerParts:
         """Whether a tool is called."""
         return any(part.kind == "call" for part in self.whole)
 
-    def push(self, chunk: Chunk) -> Iterator[PartEvent]:
+    @property
+    def result(self) -> Generation:
+        """The whole; known once it is followed to its end."""
+        assert self._result is not None, "a stream ends with its result"
+        return self._result
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the text is known to have ended before its own end."""
+        return self._result is not None and finish_reason(self._result.finish_reason) != "stop"
+
+    async def follow(self, running: Running) -> AsyncGenerator[Iterator[PartEvent], None]:
+        """What each chunk adds and what the end does, to be read one by one. Raises: ApiError, GenAIError."""
+        async with aclosing(running.chunks()) as pieces:
+            async for _, chunk in pieces:
+                yield self._push(chunk)
+                self._result = chunk.result or self._result
+        yield self._finish()
+
+    async def follow_to_the_end(self, running: Running) -> Self:
+        """Itself, whole. Raises: ApiError, GenAIError."""
+        async with aclosing(self.follow(running)) as steps:
+            async for step in steps:
+                for _ in step:
+                    pass
+        return self
+
+    def _push(self, chunk: Chunk) -> Iterator[PartEvent]:
         """What a chunk adds. Of a call that goes on, the rest comes before any text."""
         yield from self._say("reasoning", chunk.reasoning)
         calls = list(chunk.tool_calls)
@@ -83,9 +114,9 @@ class AnswerParts:
             yield from self._begin("call", call_id=call.id or "", name=call.name or "")
             yield from self._add(call.arguments)
 
-    def finish(self, *, says_something: bool) -> Iterator[PartEvent]:
-        """End the last part. says_something: an answer with neither text nor calls has an empty text."""
-        if says_something and all(part.kind == "reasoning" for part in self.whole):
+    def _finish(self) -> Iterator[PartEvent]:
+        """End the last part."""
+        if self._says_something and all(part.kind == "reasoning" for part in self.whole):
             yield from self._begin("text")
         yield from self._end()
 
@@ -112,20 +143,6 @@ class AnswerParts:
         ended, self._open = self._open, None
         if ended is not None:
             yield PartEvent(what="end", part=ended)
-
-
-async def answered(running: Running, *, says_something: bool) -> tuple[AnswerParts, Generation]:
-    """A whole answer, told apart as its stream would be. Raises: ApiError, GenAIError."""
-    parts, result = AnswerParts(), None
-    async with aclosing(running.chunks()) as pieces:
-        async for _, chunk in pieces:
-            for _ in parts.push(chunk):
-                pass
-            result = chunk.result or result
-    for _ in parts.finish(says_something=says_something):
-        pass
-    assert result is not None, "a stream ends with its result"
-    return parts, result
 
 
 def arguments_in(text: str) -> dict[str, object] | None:

@@ -9,7 +9,6 @@ from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Literal
 
-from genai.replies.openai import finish_reason
 from server.context import request_info
 from server.errors import ApiError, api_error
 from server.generation import Running
@@ -74,17 +73,14 @@ def new_response(body: ResponsesRequest, model: str) -> ResponseObject:
     )
 
 
-async def finished_response(
-    response: ResponseObject, parts: AnswerParts, result: Generation, tokenizer: Tokenizer
-) -> ResponseObject:
+async def finished_response(response: ResponseObject, parts: AnswerParts, tokenizer: Tokenizer) -> ResponseObject:
     """The response with all of its output."""
-    is_whole = finish_reason(result.finish_reason) == "stop"
     return response.model_copy(
         update={
-            "status": "completed" if is_whole else "incomplete",
-            "incomplete_details": None if is_whole else IncompleteDetails(reason="max_output_tokens"),
-            "output": _output(parts, is_whole=is_whole),
-            "usage": _usage(result, await reasoning_tokens(result, tokenizer)),
+            "status": "incomplete" if parts.is_cut else "completed",
+            "incomplete_details": IncompleteDetails(reason="max_output_tokens") if parts.is_cut else None,
+            "output": _output(parts, is_whole=not parts.is_cut),
+            "usage": _usage(parts.result, await reasoning_tokens(parts.result, tokenizer)),
         }
     )
 
@@ -93,24 +89,17 @@ async def response_events(
     response: ResponseObject, running: Running, tokenizer: Tokenizer
 ) -> AsyncGenerator[bytes, None]:
     """A response as events. Closing the generator ends the request."""
-    teller = _Teller()
-    parts, result = AnswerParts(), None
+    teller, parts = _Teller(), AnswerParts(says_something=True)
     try:
-        async with aclosing(running.chunks()) as pieces:
-            async for _, chunk in pieces:
+        async with aclosing(parts.follow(running)) as steps:
+            async for step in steps:
                 if not teller.is_begun:
                     yield teller.tell("response.created", response=response.model_dump())
                     yield teller.tell("response.in_progress", response=response.model_dump())
-                for happened in parts.push(chunk):
-                    for data in teller.part(happened, "completed"):
+                for happened in step:
+                    for data in teller.part(happened, "incomplete" if parts.is_cut else "completed"):
                         yield data
-                result = chunk.result or result
-        assert result is not None, "a stream ends with its result"
-        last: ItemStatus = "completed" if finish_reason(result.finish_reason) == "stop" else "incomplete"
-        for happened in parts.finish(says_something=True):
-            for data in teller.part(happened, last):
-                yield data
-        whole = await finished_response(response, parts, result, tokenizer)
+        whole = await finished_response(response, parts, tokenizer)
         yield teller.tell(f"response.{whole.status}", response=whole.model_dump())
     except Exception as error:
         if not teller.is_begun:

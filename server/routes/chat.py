@@ -13,7 +13,8 @@ from genai.requests.chat import ChatRequest, chat_arguments, chat_options
 from genai.requests.generation import check_stream_options, options_of
 from genai.requests.messages import template_messages
 from server.body import StrictRoute
-from server.generation import Work, finished, start, unless_gone
+from server.errors import unless_gone
+from server.generation import Work, start
 from server.openapi import GENERATING, streaming
 from server.replies.chat import chat_completion, chat_events
 from server.replies.common import Head
@@ -31,11 +32,11 @@ async def chat_completions(body: ChatRequest, request: Request, state: State) ->
     work = _work(body, state.settings)
     model = await state.models.get(body.model)
     head, tokenizer = Head.of(model, "chatcmpl"), model.llm.llm.tokenizer
+    running = await start(model, work, state)
     if body.stream:
         has_usage = bool(body.stream_options and body.stream_options.include_usage)
-        running = await start(model, work, state)
         return state.event_stream(chat_events(head, running, tokenizer, has_usage=has_usage))
-    (result,) = await unless_gone(request, finished(model, work, state))
+    (result,) = await unless_gone(request.receive, running.results())
     reply = await asyncio.to_thread(chat_completion, head, result, tokenizer)  # log probabilities may be many
     return Response(reply, media_type="application/json")
 

@@ -14,7 +14,8 @@ from genai.errors import RequestError
 from genai.requests.completions import CompletionRequest, completion_options, prompts_of
 from genai.requests.generation import check_stream_options, options_of
 from server.body import StrictRoute
-from server.generation import Work, finished, start, unless_gone
+from server.errors import unless_gone
+from server.generation import Work, start
 from server.openapi import GENERATING, streaming
 from server.replies.common import Head
 from server.replies.completions import completion, completion_events
@@ -40,14 +41,14 @@ async def completions(body: CompletionRequest, request: Request, state: State) -
     model = await state.models.get(body.model)
     head, tokenizer = Head.of(model, "cmpl"), model.llm.llm.tokenizer
     has_top = bool(body.logprobs)
+    running = await start(model, work, state)
     if body.stream:
         has_usage = bool(body.stream_options and body.stream_options.include_usage)
-        running = await start(model, work, state)
         events = completion_events(
             head, running, tokenizer, num_choices=work.num_choices, has_top=has_top, has_usage=has_usage
         )
         return state.event_stream(events)
-    results = await unless_gone(request, finished(model, work, state))
+    results = await unless_gone(request.receive, running.results())
     firsts: list[int] = []
     if "prompt_logprobs" in work.options:
         firsts = await asyncio.to_thread(_first_tokens, work.prompts, tokenizer)

@@ -11,8 +11,8 @@ from starlette.responses import Response
 
 from genai.requests.chat import ChatArguments
 from server.body import StrictRoute
-from server.errors import SHAPES, ApiError
-from server.generation import Work, start, unless_gone
+from server.errors import SHAPES, ApiError, unless_gone
+from server.generation import Work, start
 from server.models import ServedModel
 from server.openapi import EVENTS, GENERATING, Responses
 from server.replies.messages import (
@@ -22,7 +22,7 @@ from server.replies.messages import (
     message_events,
     new_message,
 )
-from server.replies.parts import answered
+from server.replies.parts import AnswerParts
 from server.schemas.messages import (
     AnswerMessage,
     AnyChoice,
@@ -40,7 +40,7 @@ from server.schemas.messages import (
     ToolUseBlock,
     UserTurn,
 )
-from server.state import ServerState, State
+from server.state import State
 
 router = APIRouter(tags=["generation"], route_class=StrictRoute)
 
@@ -71,11 +71,11 @@ async def messages(body: MessagesRequest, request: Request, state: State) -> Res
     model = await state.models.get(body.model)
     work = _work(body, model)
     message = new_message(model.name)
+    running, tokenizer = await start(model, work, state), model.llm.llm.tokenizer
     if body.stream:
-        running = await start(model, work, state)
-        events = message_events(message, body, running, model.llm.llm.tokenizer)
-        return state.event_stream(events, message_error_event)
-    whole = await unless_gone(request, _whole(message, body, model, work, state))
+        return state.event_stream(message_events(message, body, running, tokenizer), message_error_event)
+    parts = await unless_gone(request.receive, AnswerParts(says_something=False).follow_to_the_end(running))
+    whole = await finished_message(message, body, parts, tokenizer)
     return Response(whole.model_dump_json(), media_type="application/json")
 
 
@@ -84,13 +84,6 @@ async def count_tokens(body: CountTokensRequest, state: State) -> TokenCount:
     """How many tokens a conversation is for the model."""
     model = await state.models.get(body.model)
     return await asyncio.to_thread(_count, body, model)
-
-
-async def _whole(
-    message: AnswerMessage, body: MessagesRequest, model: ServedModel, work: Work, state: ServerState
-) -> AnswerMessage:
-    parts, result = await answered(await start(model, work, state), says_something=False)
-    return await finished_message(message, body, parts, result, model.llm.llm.tokenizer)
 
 
 def _count(body: CountTokensRequest, model: ServedModel) -> TokenCount:

@@ -12,11 +12,10 @@ from starlette.responses import Response
 from genai.requests.chat import ChatArguments, JsonObjectFormat
 from genai.requests.messages import past_call
 from server.body import StrictRoute
-from server.errors import ApiError
-from server.generation import Work, start, unless_gone
-from server.models import ServedModel
+from server.errors import ApiError, unless_gone
+from server.generation import Work, start
 from server.openapi import EVENTS, GENERATING, Responses
-from server.replies.parts import answered
+from server.replies.parts import AnswerParts
 from server.replies.responses import finished_response, new_response, response_error_event, response_events
 from server.schemas.responses import (
     ChosenFunction,
@@ -32,7 +31,7 @@ from server.schemas.responses import (
     ResponsesRequest,
 )
 from server.settings import Settings
-from server.state import ServerState, State
+from server.state import State
 
 router = APIRouter(tags=["generation"], route_class=StrictRoute)
 
@@ -56,17 +55,12 @@ async def responses(body: ResponsesRequest, request: Request, state: State) -> R
     work = _work(body, state.settings)
     model = await state.models.get(body.model)
     response = new_response(body, model.name)
+    running, tokenizer = await start(model, work, state), model.llm.llm.tokenizer
     if body.stream:
-        running = await start(model, work, state)
-        events = response_events(response, running, model.llm.llm.tokenizer)
-        return state.event_stream(events, response_error_event)
-    whole = await unless_gone(request, _whole(response, model, work, state))
+        return state.event_stream(response_events(response, running, tokenizer), response_error_event)
+    parts = await unless_gone(request.receive, AnswerParts(says_something=True).follow_to_the_end(running))
+    whole = await finished_response(response, parts, tokenizer)
     return Response(whole.model_dump_json(), media_type="application/json")
-
-
-async def _whole(response: ResponseObject, model: ServedModel, work: Work, state: ServerState) -> ResponseObject:
-    parts, result = await answered(await start(model, work, state), says_something=True)
-    return await finished_response(response, parts, result, model.llm.llm.tokenizer)
 
 
 def _work(body: ResponsesRequest, settings: Settings) -> Work:
