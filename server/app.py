@@ -34,7 +34,7 @@ from server.logs import RequestMiddleware
 from server.metrics import HttpMetrics
 from server.models import ModelPool
 from server.openapi import describe
-from server.routes import chat, completions, docs, health, messages, playground, responses, tokenize
+from server.routes import chat, completions, health, messages, pages, responses, tokenize
 from server.routes import models as model_routes
 from server.settings import Settings, load_settings
 from server.state import ServerState
@@ -50,8 +50,7 @@ ROUTERS = (
     tokenize.router,
     model_routes.router,
     health.router,
-    playground.router,
-    docs.router,
+    pages.router,
 )
 
 

@@ -17,7 +17,8 @@ _GIVEN_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 class RequestInfo:
     """One HTTP request; filled in on its way.
 
-    id: told to the client as X-Request-ID; key: which API key it came with, by number; error: the error's code.
+    id: told to the client as X-Request-ID; key: which API key it came with, by number; error: the error's code;
+    status: of the answer, once it begins.
     """
 
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -27,6 +28,7 @@ class RequestInfo:
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     error: str | None = None
+    status: int | None = None
 
     @property
     def seconds(self) -> float:

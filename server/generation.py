@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, AsyncIterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from genai.errors import CapacityError, ConfigError, QueueFullError, TokenizerError
 from genai.requests.chat import ChatArguments
@@ -62,9 +62,6 @@ def _blamed(error: Exception, work: Work) -> ApiError:
     return api_error(error, param=_param(error, work))
 
 
-T = TypeVar("T")
-
-
 class Running:
     """The texts of one request, one stream for each prompt. To be closed by `cancel`, which ends what still runs."""
 
@@ -85,12 +82,12 @@ class Running:
 
     async def results(self) -> list[Generation]:
         """All of them, whole, in the order of the prompts. Raises: ApiError, GenAIError."""
-        try:
-            return list(await asyncio.gather(*(_result(stream) for stream in self._streams)))
-        except _BLAMED as error:
-            raise _blamed(error, self._work) from None
-        finally:
-            self.cancel()
+        results: dict[int, Generation] = {}
+        async with aclosing(self.chunks()) as pieces:
+            async for number, chunk in pieces:
+                if chunk.result is not None:
+                    results[number] = chunk.result
+        return [results[number] for number in range(len(self._streams))]
 
     async def chunks(self) -> AsyncGenerator[tuple[int, Chunk], None]:
         """(prompt, piece) as they come; the last of each prompt has its result. Raises: ApiError, GenAIError."""
@@ -148,16 +145,6 @@ def check_result(result: Generation) -> None:
         raise ApiError(503, message, code="deadline_exceeded")
 
 
-async def _result(stream: Stream[Chunk]) -> Generation:
-    result = None
-    async for chunk in stream:
-        result = chunk.result
-    assert result is not None, "a stream ends with its result"
-    check_result(result)
-    _count(result)
-    return result
-
-
 def _count(result: Generation) -> None:
     """Tokens for the log."""
     info = request_info()
@@ -165,15 +152,15 @@ def _count(result: Generation) -> None:
     info.completion_tokens = (info.completion_tokens or 0) + result.usage.completion_tokens
 
 
-async def _merged(streams: Sequence[AsyncIterable[T]]) -> AsyncGenerator[tuple[int, T], None]:
-    """(number, item) of several streams as they come."""
+async def _merged(streams: Sequence[Stream[Chunk]]) -> AsyncGenerator[tuple[int, Chunk], None]:
+    """(number, piece) of several streams as they come."""
     if len(streams) == 1:
         async for item in streams[0]:
             yield 0, item
         return
-    queue: asyncio.Queue[tuple[int, T] | BaseException | None] = asyncio.Queue(maxsize=len(streams))
+    queue: asyncio.Queue[tuple[int, Chunk] | BaseException | None] = asyncio.Queue(maxsize=len(streams))
 
-    async def read(number: int, stream: AsyncIterable[T]) -> None:
+    async def read(number: int, stream: Stream[Chunk]) -> None:
         try:
             async for item in stream:
                 await queue.put((number, item))

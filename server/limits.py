@@ -90,14 +90,10 @@ class BodyMiddleware:
 
 def _replayed(body: bytes, receive: Receive) -> Receive:
     """`receive` that gives the body once, and then what really comes."""
-    is_given = False
+    given: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replay() -> Message:
-        nonlocal is_given
-        if is_given:
-            return await receive()
-        is_given = True
-        return {"type": "http.request", "body": body, "more_body": False}
+        return given.pop() if given else await receive()
 
     return replay
 

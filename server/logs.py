@@ -89,12 +89,9 @@ class RequestMiddleware:
             await self._serve(scope, receive, send, info)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send, info: RequestInfo) -> None:
-        status = 0
-
         async def tell(message: Message) -> None:
-            nonlocal status
             if message["type"] == "http.response.start":
-                status = message["status"]
+                info.status = message["status"]
                 message["headers"] = [*message.get("headers", ()), (b"x-request-id", info.id.encode())]
             await send(message)
 
@@ -104,15 +101,15 @@ class RequestMiddleware:
             info.error = "client_gone"
         except Exception as error:
             problem = api_error(error)
-            if not status:
+            if info.status is None:
                 await send_error(problem, scope, receive, tell)
             info.error = problem.code
         finally:
-            # 499, as nginx writes it: the client left before there was an answer.
-            _report(scope, status or 499, info, self._metrics)
+            _report(scope, info, self._metrics)
 
 
-def _report(scope: Scope, status: int, info: RequestInfo, metrics: HttpMetrics) -> None:
+def _report(scope: Scope, info: RequestInfo, metrics: HttpMetrics) -> None:
+    status = info.status or 499  # as nginx writes it: the client left before there was an answer
     route = getattr(scope.get("route"), "path", None) or "other"
     metrics.saw_request(scope["method"], route, status, info.seconds)
     fields: dict[str, object] = {

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.metrics_core import Metric
@@ -31,14 +31,9 @@ class HttpMetrics:
         )
         self._in_progress = Gauge("genai_http_requests_in_progress", "Requests being answered", registry=self.registry)
 
-    @contextmanager
-    def in_progress(self) -> Iterator[None]:
+    def in_progress(self) -> AbstractContextManager[object]:
         """Count a request while it is being answered."""
-        self._in_progress.inc()
-        try:
-            yield
-        finally:
-            self._in_progress.dec()
+        return self._in_progress.track_inprogress()
 
     def saw_request(self, method: str, route: str, status: int, seconds: float) -> None:
         """A request was answered."""

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import TypeAlias
 
 from fastapi import FastAPI
-from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
 from server.schemas.common import ErrorBody
@@ -27,8 +26,7 @@ _ERRORS = {
 }
 _RETRY = {"Retry-After": {"description": "Seconds after which to try again.", "schema": {"type": "integer"}}}
 
-
-EVENTS = {"text/event-stream": {"schema": {"description": "One event after the other, each with JSON as its data."}}}
+_EVENTS = {"text/event-stream": {"schema": {"description": "One event after the other, each with JSON as its data."}}}
 """The documentation of a stream; tools that read it take the schema for that of an event."""
 
 
@@ -50,33 +48,26 @@ GENERATING = KEYED | errors(400, 404, 415, 500)
 """What an endpoint that runs a model may answer."""
 
 
-def streaming(whole: type[BaseModel]) -> Responses:
-    """The documentation of an answer that is whole, or a stream of events if the request says so."""
-    text = f"Pieces of a {whole.__name__}, one JSON object an event; the last event is `data: [DONE]`."
-    description = f"With `stream` as events: {text[0].lower()}{text[1:]}"
-    return {
-        200: {
-            "model": whole,
-            "content": EVENTS,
-            "description": description,
-        }
-    }
+def streaming(whole: type[BaseModel], told: str | None = None) -> Responses:
+    """The documentation of an answer that is whole, or a stream of events if the request says so.
+
+    told: how the stream goes; None: in pieces of the whole, as OpenAI's first two APIs do.
+    """
+    told = told or f"events: pieces of a {whole.__name__}, one JSON object an event; the last event is `data: [DONE]`."
+    return {200: {"model": whole, "content": _EVENTS, "description": f"With `stream` as {told}"}}
 
 
 def describe(app: FastAPI) -> dict[str, object]:
     """The document, made once."""
-    if app.openapi_schema is None:
-        document = get_openapi(
-            title=app.title, version=app.version, summary=app.summary, description=app.description, routes=app.routes
-        )
+    if app.openapi_schema is None:  # which FastAPI keeps it in
+        document = FastAPI.openapi(app)
         document["components"]["securitySchemes"] = {
             "bearer": {"type": "http", "scheme": "bearer"},
             "x-api-key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
         }
         document["security"] = [{}, {"bearer": []}, {"x-api-key": []}]
         _drop_validation_errors(document)
-        app.openapi_schema = document
-    return app.openapi_schema
+    return FastAPI.openapi(app)
 
 
 def _drop_validation_errors(document: Mapping[str, object]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from genai.errors import ConfigError
 from server.context import request_info
@@ -49,14 +49,8 @@ class TracingMiddleware:
         caller = self._propagator.extract(headers)
         method = str(scope["method"])
         with self._tracer.start_as_current_span(method, context=caller, kind=SpanKind.SERVER) as span:
-
-            async def tell(message: Message) -> None:
-                if message["type"] == "http.response.start":
-                    span.set_attribute("http.response.status_code", message["status"])
-                await send(message)
-
             try:
-                await self._app(scope, receive, tell)
+                await self._app(scope, receive, send)
             finally:
                 _describe(span, scope, method)
 
@@ -69,6 +63,7 @@ def _describe(span: Span, scope: Scope, method: str) -> None:
         span.update_name(f"{method} {route}")
     attributes = {
         "http.request.method": method,
+        "http.response.status_code": info.status,
         "http.route": route,
         "error.type": info.error,
         "gen_ai.request.model": info.model,

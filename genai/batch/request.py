@@ -108,7 +108,7 @@ def _request(kind: Body, given: Mapping[str, JSON], models: tuple[str, ...]) -> 
     body = read(_BODIES[kind], {name: value for name, value in given.items() if name not in names})
     if body.stream:
         raise RequestError("stream=true is not supported: answers are whole", param="stream")
-    check_stream_options(body)
+    check_stream_options(body.stream_options, is_stream=body.stream)
     chat = ChatArguments()
     if isinstance(body, ChatRequest):
         prompt: Prompt = template_messages(body.messages)

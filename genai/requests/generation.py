@@ -40,9 +40,9 @@ class GenerationRequest(Request):
     service_tier: Literal["auto", "default"] | None = None
 
 
-def check_stream_options(body: GenerationRequest) -> None:
+def check_stream_options(options: Request | None, *, is_stream: bool | None) -> None:
     """Refuse options of a stream for an answer that is none. Raises: RequestError."""
-    if body.stream_options is not None and not body.stream:
+    if options is not None and not is_stream:
         message = "stream_options are only for stream=true"
         raise RequestError(message, code="invalid_value", param="stream_options")
 

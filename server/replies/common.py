@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from genai.replies.openai import usage_of
-from server.schemas.generation import Timings
+from server.schemas.common import Timings
 from server.sse import event
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ router = APIRouter(tags=["generation"], route_class=StrictRoute)
 @router.post("/v1/chat/completions", responses=GENERATING | streaming(ChatCompletion))
 async def chat_completions(body: ChatRequest, request: Request, state: State) -> Response:
     """Answer a conversation."""
-    check_stream_options(body)
+    check_stream_options(body.stream_options, is_stream=body.stream)
     work = _work(body, state.settings)
     model = await state.models.get(body.model)
     head, tokenizer = Head.of(model, "chatcmpl"), model.llm.llm.tokenizer

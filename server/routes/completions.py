@@ -36,7 +36,7 @@ DEFAULT_MAX_TOKENS = 16
 @router.post("/v1/completions", responses=GENERATING | streaming(Completion))
 async def completions(body: CompletionRequest, request: Request, state: State) -> Response:
     """Continue one or several texts."""
-    check_stream_options(body)
+    check_stream_options(body.stream_options, is_stream=body.stream)
     work = _work(body, state.settings)
     model = await state.models.get(body.model)
     head, tokenizer = Head.of(model, "cmpl"), model.llm.llm.tokenizer

@@ -14,7 +14,7 @@ from server.body import StrictRoute
 from server.errors import SHAPES, ApiError, unless_gone
 from server.generation import Work, start
 from server.models import ServedModel
-from server.openapi import EVENTS, GENERATING, Responses
+from server.openapi import GENERATING, Responses, streaming
 from server.replies.messages import (
     anthropic_shape,
     finished_message,
@@ -55,13 +55,7 @@ _OPTIONS = {
 """Request fields and the generation options that they are."""
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 _ERRORS: Responses = {status: {**told, "model": MessagesError} for status, told in GENERATING.items()}
-_ANSWER: Responses = {
-    200: {
-        "model": AnswerMessage,
-        "content": EVENTS,
-        "description": "With `stream` as typed events, from `message_start` to `message_stop`.",
-    }
-}
+_ANSWER = streaming(AnswerMessage, "typed events, from `message_start` to `message_stop`.")
 SHAPES.update(dict.fromkeys((_MESSAGES, _COUNT), anthropic_shape))
 
 
@@ -120,12 +114,8 @@ def _tools(body: CountTokensRequest) -> list[dict[str, object]] | None:
 
 
 def _tool(tool: CustomTool) -> dict[str, object]:
-    function: dict[str, object] = {"name": tool.name, "parameters": tool.input_schema}
-    if tool.description is not None:
-        function["description"] = tool.description
-    if tool.strict is not None:
-        function["strict"] = tool.strict
-    return {"type": "function", "function": function}
+    given = tool.model_dump(include={"name", "description", "strict"}, exclude_none=True)
+    return {"type": "function", "function": {**given, "parameters": tool.input_schema}}
 
 
 def _choice(body: CountTokensRequest) -> object:

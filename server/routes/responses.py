@@ -10,11 +10,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from genai.requests.chat import ChatArguments, JsonObjectFormat
+from genai.requests.generation import check_stream_options
 from genai.requests.messages import past_call
 from server.body import StrictRoute
-from server.errors import ApiError, unless_gone
+from server.errors import unless_gone
 from server.generation import Work, start
-from server.openapi import EVENTS, GENERATING, Responses
+from server.openapi import GENERATING, streaming
 from server.replies.parts import AnswerParts
 from server.replies.responses import finished_response, new_response, response_error_event, response_events
 from server.schemas.responses import (
@@ -36,22 +37,16 @@ from server.state import State
 router = APIRouter(tags=["generation"], route_class=StrictRoute)
 
 _RENAMED = {"response_format": "text.format", "max_tokens": "max_output_tokens"}
-_ANSWER: Responses = {
-    200: {
-        "model": ResponseObject,
-        "content": EVENTS,
-        "description": "With `stream` as typed events, from `response.created` to `response.completed`, "
-        "`response.incomplete` or `response.failed`.",
-    }
-}
+_ANSWER = streaming(
+    ResponseObject,
+    "typed events, from `response.created` to `response.completed`, `response.incomplete` or `response.failed`.",
+)
 
 
 @router.post("/v1/responses", responses=GENERATING | _ANSWER)
 async def responses(body: ResponsesRequest, request: Request, state: State) -> Response:
     """Answer a conversation."""
-    if body.stream_options is not None and not body.stream:
-        message = "stream_options are only for stream=true"
-        raise ApiError(400, message, code="invalid_value", param="stream_options")
+    check_stream_options(body.stream_options, is_stream=body.stream)
     work = _work(body, state.settings)
     model = await state.models.get(body.model)
     response = new_response(body, model.name)

@@ -6,8 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from server.schemas.common import Response
-from server.schemas.generation import Timings, Usage
+from server.schemas.common import Response, Timings, Usage
 
 
 class CompletionLogprobs(Response):

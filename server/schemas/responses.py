@@ -14,9 +14,12 @@ from genai.requests.messages import CalledFunction, Name
 from server.schemas.common import Response
 
 ItemStatus: TypeAlias = Literal["in_progress", "completed", "incomplete"]
-_STATUS = "What became of it; changes nothing."
-_ID = "Its id; changes nothing, since nothing is kept."
 Nothing: TypeAlias = Annotated[list[JsonValue], Field(max_length=0)]
+
+
+class _Item(Request):
+    id: str | None = Field(None, description="Its id; changes nothing, since nothing is kept.")
+    status: ItemStatus | None = Field(None, description="What became of it; changes nothing.")
 
 
 class InputText(Request):
@@ -41,23 +44,19 @@ InputParts: TypeAlias = Annotated[
 ]
 
 
-class InputMessage(Request):
+class InputMessage(_Item):
     """A message. `developer` is OpenAI's newer name for `system`, which is what templates are given."""
 
     type: Literal["message"] = "message"
     role: Literal["user", "assistant", "system", "developer"]
     content: str | InputParts
-    id: str | None = Field(None, description=_ID)
-    status: ItemStatus | None = Field(None, description=_STATUS)
 
 
-class InputCall(CalledFunction):
+class InputCall(CalledFunction, _Item):
     """A call that the model made."""
 
     type: Literal["function_call"]
     call_id: str
-    id: str | None = Field(None, description=_ID)
-    status: ItemStatus | None = Field(None, description=_STATUS)
 
 
 class ResultText(Request):
@@ -67,14 +66,12 @@ class ResultText(Request):
     text: str
 
 
-class InputCallOutput(Request):
+class InputCallOutput(_Item):
     """What a function answered."""
 
     type: Literal["function_call_output"]
     call_id: str
     output: str | Annotated[list[ResultText], Field(fail_fast=True, min_length=1, max_length=1000)]
-    id: str | None = Field(None, description=_ID)
-    status: ItemStatus | None = Field(None, description=_STATUS)
 
 
 class ReasoningText(Request):
@@ -84,15 +81,13 @@ class ReasoningText(Request):
     text: str
 
 
-class InputReasoning(Request):
+class InputReasoning(_Item):
     """What the model thought before, for templates that show it."""
 
     type: Literal["reasoning"]
     content: Annotated[list[ReasoningText], Field(fail_fast=True, max_length=1000)] | None = None
     summary: Nothing | None = Field(None, description="None are made here.")
     encrypted_content: None = Field(None, description="Reasoning is told in the open here.")
-    id: str | None = Field(None, description=_ID)
-    status: ItemStatus | None = Field(None, description=_STATUS)
 
 
 def _item_type(item: object) -> str | None:

@@ -10,7 +10,7 @@ from fastapi.routing import APIRoute
 
 from genai.answer.tool_calls import ToolCall
 from genai.decoding.logprobs import TokenLogprob
-from server.routes.docs import page
+from server.routes.pages import docs_page
 from server.schemas.chat import ChatCompletion
 from server.schemas.completions import Completion
 from tests.server.fakes import FakeModel, app_with, choice, chunk, generation, serving
@@ -75,7 +75,7 @@ async def test_the_page() -> None:
         assert "repetition_penalty" in answer.text
         assert (await http.get("/openapi.json")).json()["openapi"].startswith("3.")
     evil = {"<img>": {"get": {"description": "<b>", "responses": {"200": {"description": "<i>"}}}}}
-    html = page({"paths": evil, "components": {"schemas": {}}})
+    html = docs_page({"paths": evil, "components": {"schemas": {}}})
     assert "<img>" not in html
     assert "<i>" not in html
 
