@@ -158,28 +158,20 @@ async def _merged(streams: Sequence[Stream[Chunk]]) -> AsyncGenerator[tuple[int,
         async for item in streams[0]:
             yield 0, item
         return
-    queue: asyncio.Queue[tuple[int, Chunk] | BaseException | None] = asyncio.Queue(maxsize=len(streams))
-
-    async def read(number: int, stream: Stream[Chunk]) -> None:
-        try:
-            async for item in stream:
-                await queue.put((number, item))
-            await queue.put(None)
-        except Exception as error:
-            await queue.put(error)
-
-    tasks = [asyncio.create_task(read(number, stream)) for number, stream in enumerate(streams)]
+    iterators = [aiter(stream) for stream in streams]
+    awaited = {asyncio.ensure_future(anext(each)): number for number, each in enumerate(iterators)}
     try:
-        num_open = len(tasks)
-        while num_open:
-            arrived = await queue.get()
-            if isinstance(arrived, BaseException):
-                raise arrived
-            if arrived is None:
-                num_open -= 1
-            else:
-                yield arrived
+        while awaited:
+            arrived, _ = await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
+            for task in sorted(arrived, key=awaited.__getitem__):
+                number = awaited.pop(task)
+                try:
+                    chunk = task.result()
+                except StopAsyncIteration:
+                    continue
+                awaited[asyncio.ensure_future(anext(iterators[number]))] = number
+                yield number, chunk
     finally:
-        for task in tasks:
+        for task in awaited:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*awaited, return_exceptions=True)

@@ -12,6 +12,7 @@ import time
 from typing import Literal
 from urllib.parse import quote
 
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.context import RequestInfo, current_request, request_context
@@ -85,7 +86,7 @@ class RequestMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        with request_context(_header(scope, b"x-request-id")) as info, self._metrics.in_progress():
+        with request_context(Headers(scope=scope).get("x-request-id", "")) as info, self._metrics.in_progress():
             await self._serve(scope, receive, send, info)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send, info: RequestInfo) -> None:
@@ -125,8 +126,3 @@ def _report(scope: Scope, info: RequestInfo, metrics: HttpMetrics) -> None:
     path = quote(scope["path"][:200], safe="/:@-._~")
     given = {name: value for name, value in fields.items() if value not in (None, "")}
     _access.info("%s %s", quote(scope["method"][:20]), path, extra={"fields": given})
-
-
-def _header(scope: Scope, name: bytes) -> str:
-    value: bytes = next((value for key, value in scope["headers"] if key == name), b"")
-    return value.decode("latin-1")

@@ -53,27 +53,38 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events, unless the client goes first."""
-        output = _Output((scope, receive, send), self.raw_headers, self._send_timeout)
         buffer = _Buffer()
         making = asyncio.ensure_future(buffer.fill(self._events))
         try:
-            await unless_gone(receive, self._send(buffer, output))
+            await unless_gone(receive, self._send(buffer, scope, receive, send))
         finally:
             making.cancel()
             await asyncio.gather(making, return_exceptions=True)
             await self._events.aclose()
 
-    async def _send(self, buffer: _Buffer, output: _Output) -> None:
+    async def _send(self, buffer: _Buffer, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send what comes into the buffer. Raises: ClientGoneError if the client takes nothing any more."""
+        begin: list[Message] = [{"type": "http.response.start", "status": 200, "headers": self.raw_headers}]
+
+        async def write(data: bytes, *, more: bool = True) -> None:
+            try:
+                async with asyncio.timeout(self._send_timeout):
+                    if begin:
+                        await send(begin.pop())
+                    await send({"type": "http.response.body", "body": data, "more_body": more})
+            except TimeoutError:
+                raise ClientGoneError from None
+
         while (data := await buffer.take(self._keep_alive_interval)) is not None:
-            await output.write(data or KEEP_ALIVE)
+            await write(data or KEEP_ALIVE)
         if buffer.error is not None:
             problem = api_error(buffer.error)
-            if not output.is_begun:
-                await output.refuse(problem)
+            if begin:
+                await send_error(problem, scope, receive, send)
                 return
             request_info().error = problem.code
-            await output.write(self._error_event(problem, output.path))
-        await output.end()
+            await write(self._error_event(problem, scope["path"]))
+        await write(b"", more=False)
 
 
 class _Buffer:
@@ -124,39 +135,3 @@ class _Buffer:
         self._num_bytes = 0
         self._has_room.set()
         return data
-
-
-class _Output:
-    """The client's end of a stream."""
-
-    def __init__(
-        self, connection: tuple[Scope, Receive, Send], headers: list[tuple[bytes, bytes]], timeout: float
-    ) -> None:
-        self.is_begun = False
-        self.path: str = connection[0]["path"]
-        self._connection = connection
-        self._headers = headers
-        self._timeout = timeout
-
-    async def write(self, data: bytes) -> None:
-        """Send a piece. Raises: ClientGoneError if the client takes nothing any more."""
-        await self._send({"type": "http.response.body", "body": data, "more_body": True})
-
-    async def end(self) -> None:
-        """Nothing more comes."""
-        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    async def refuse(self, error: ApiError) -> None:
-        """Answer with an error instead of a stream."""
-        await send_error(error, *self._connection)
-
-    async def _send(self, message: Message) -> None:
-        send = self._connection[2]
-        try:
-            async with asyncio.timeout(self._timeout):
-                if not self.is_begun:
-                    self.is_begun = True
-                    await send({"type": "http.response.start", "status": 200, "headers": self._headers})
-                await send(message)
-        except TimeoutError:
-            raise ClientGoneError from None

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from genai.llm.results import Generation
     from genai.tokenizer.tokenizer import Tokenizer
 
+_TOLD = {"instructions", "max_output_tokens", "temperature", "top_p", "user", "safety_identifier", "prompt_cache_key"}
+"""What the response repeats of the request."""
 _PREFIXES = {"text": "msg", "call": "fc", "reasoning": "rs"}
 _MORE: dict[Kind, dict[str, object]] = {"text": {"logprobs": []}, "call": {}, "reasoning": {}}
 _DELTAS = {
@@ -56,20 +58,14 @@ def new_response(body: ResponsesRequest, model: str) -> ResponseObject:
         id=f"resp_{uuid.uuid4().hex}",
         created_at=int(time.time()),
         status="in_progress",
-        instructions=body.instructions,
-        max_output_tokens=body.max_output_tokens,
         metadata=body.metadata or {},
         model=model,
         output=[],
         parallel_tool_calls=body.parallel_tool_calls is not False,
-        temperature=body.temperature,
         text={"format": {"type": "text"}, **config},
         tool_choice=choice if isinstance(choice, str) else choice.model_dump() if choice else "auto",
         tools=[tool.model_dump() for tool in body.tools or ()],
-        top_p=body.top_p,
-        user=body.user,
-        safety_identifier=body.safety_identifier,
-        prompt_cache_key=body.prompt_cache_key,
+        **body.model_dump(include=_TOLD),
     )
 
 
