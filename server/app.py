@@ -82,12 +82,7 @@ def create_app(settings: Settings | None = None, models: ModelPool | None = None
         redirect_slashes=False,
         lifespan=_lifespan,
         middleware=_middleware(state, keys),
-        exception_handlers={
-            ApiError: _on_error,
-            GenAIError: _on_error,
-            RequestValidationError: _on_invalid,
-            HTTPException: _on_http,
-        },
+        exception_handlers=dict.fromkeys((ApiError, GenAIError, RequestValidationError, HTTPException), _on_error),
     )
     app.state.server = state
     app.openapi = lambda: describe(app)  # type: ignore[method-assign]
@@ -160,17 +155,11 @@ def _warn(settings: Settings, keys: ApiKeys) -> None:
 
 
 async def _on_error(request: Request, error: Exception) -> Response:
+    """The answer to what was raised, by an endpoint or by the router itself: a path or a method that is not there."""
+    if isinstance(error, RequestValidationError):
+        error = invalid(error.errors(), error.body)
+    elif isinstance(error, HTTPException):
+        code = {404: "unknown_url", 405: "unknown_method"}.get(error.status_code, "invalid_value")
+        message = f"{request.method} {request.url.path[:200]}: {error.detail}"
+        error = ApiError(error.status_code, message, code=code, headers=error.headers)
     return error_response(api_error(error), request.url.path)
-
-
-async def _on_invalid(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    return error_response(api_error(invalid(error.errors(), error.body)), request.url.path)
-
-
-async def _on_http(request: Request, error: Exception) -> Response:
-    """What the router itself refuses: a path or a method that is not there."""
-    assert isinstance(error, HTTPException)
-    what = {404: "unknown_url", 405: "unknown_method"}.get(error.status_code, "invalid_value")
-    message = f"{request.method} {request.url.path[:200]}: {error.detail}"
-    return error_response(ApiError(error.status_code, message, code=what, headers=error.headers), request.url.path)

@@ -161,7 +161,9 @@ def load_settings(file: Path | None = None, flags: Mapping[str, object] | None =
             settings.engine_config(model)
         _engine_config(settings.engine)
     except ValidationError as error:
-        raise ConfigError(_complaint(error, layers)) from None
+        setting = cast(str, error.errors()[0]["loc"][0])
+        origin = next((origin for origin, layer in reversed(layers) if setting in layer), "settings")
+        raise ConfigError(f"{origin}: {_complaint(error)}") from None
     return settings
 
 
@@ -239,20 +241,12 @@ def _engine_config(options: Mapping[str, object]) -> EngineConfig:
     try:
         return TypeAdapter(EngineConfig).validate_python(dict(options))
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in ("engine", *first["loc"]))
-        raise ConfigError(f"{place}={first['input']!r}: {_reason(first['msg'])}") from None
+        raise ConfigError(_complaint(error, "engine")) from None
 
 
-def _complaint(error: ValidationError, layers: list[tuple[str, Tree]]) -> str:
-    """The first thing that is wrong, and where it was set."""
+def _complaint(error: ValidationError, *above: str) -> str:
+    """The first thing that is wrong; above: in which tables."""
     first = error.errors()[0]
-    setting = cast(str, first["loc"][0])
-    origin = next((origin for origin, layer in reversed(layers) if setting in layer), "settings")
-    place = ".".join(str(part) for part in first["loc"])
-    return f"{origin}: {place}={first['input']!r}: {_reason(first['msg'])}"
-
-
-def _reason(message: str) -> str:
-    message = message.removeprefix("Value error, ")
-    return message[:1].lower() + message[1:]
+    place = ".".join(str(part) for part in (*above, *first["loc"]))
+    reason = first["msg"].removeprefix("Value error, ")
+    return f"{place}={first['input']!r}: {reason[:1].lower()}{reason[1:]}"

@@ -46,10 +46,6 @@ _DELTAS = {
 }
 
 
-_FAILURES: dict[bool, Literal["server_error", "invalid_prompt"]] = {False: "server_error", True: "invalid_prompt"}
-"""What OpenAI's API calls a failure, by whether the request is to blame."""
-
-
 def new_response(body: ResponsesRequest, model: str) -> ResponseObject:
     """The response to a request, before anything of it is there."""
     config = body.text.model_dump(by_alias=True, exclude_none=True) if body.text else {}
@@ -141,9 +137,10 @@ class _Teller:
     def failed(self, response: ResponseObject, parts: AnswerParts, error: ApiError) -> bytes:
         """The end of a response that failed in the middle."""
         request_info().error = error.code
+        code: Literal["server_error", "invalid_prompt"] = "invalid_prompt" if error.status < 500 else "server_error"
         failure = {
             "status": "failed",
-            "error": ResponseFailure(code=_FAILURES[error.status < 500], message=error.message),
+            "error": ResponseFailure(code=code, message=error.message),
             "output": _output(parts, is_whole=False),
         }
         return self.tell("response.failed", response=response.model_copy(update=failure).model_dump())
