@@ -60,14 +60,9 @@ async def chat_events(
 
 
 def _delta(chunk: results.Chunk) -> dict[str, object]:
-    delta: dict[str, object] = {}
-    if chunk.text:
-        delta["content"] = chunk.text
-    if chunk.reasoning:
-        delta["reasoning_content"] = chunk.reasoning
-    if chunk.tool_calls:
-        delta["tool_calls"] = [_call_delta(call) for call in chunk.tool_calls]
-    return delta
+    calls = [_call_delta(call) for call in chunk.tool_calls]
+    added = {"content": chunk.text, "reasoning_content": chunk.reasoning, "tool_calls": calls}
+    return {name: value for name, value in added.items() if value}
 
 
 def _call_delta(call: ToolCallDelta) -> dict[str, object]:

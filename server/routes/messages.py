@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -155,17 +156,13 @@ def _user(turn: UserTurn) -> Iterator[Mapping[str, object]]:
     if isinstance(turn.content, str):
         yield {"role": "user", "content": turn.content}
         return
-    texts: list[TextBlock] = []
-    for block in turn.content:
-        if isinstance(block, TextBlock):
-            texts.append(block)
-            continue
-        if texts:
+    for _, group in groupby(turn.content, key=type):
+        blocks = list(group)
+        if texts := [block for block in blocks if isinstance(block, TextBlock)]:
             yield {"role": "user", "content": _text(texts)}
-            texts = []
-        yield {"role": "tool", "tool_call_id": block.tool_use_id, "content": _result(block)}
-    if texts:
-        yield {"role": "user", "content": _text(texts)}
+        for block in blocks:
+            if isinstance(block, ToolResultBlock):
+                yield {"role": "tool", "tool_call_id": block.tool_use_id, "content": _result(block)}
 
 
 def _assistant(turn: AssistantTurn) -> list[Mapping[str, object]]:
