@@ -8,6 +8,7 @@ machine that hangs. A single expensive filter call is not bounded beyond its siz
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
@@ -75,15 +76,6 @@ def _check_size(size: int) -> None:
 class _Metered(NodeTransformer):
     """Puts a step count into every body that can run more than once, and sends `~` through the size check."""
 
-    def visit_For(self, node: nodes.For) -> nodes.Node:
-        return self._count(node)
-
-    def visit_Macro(self, node: nodes.Macro) -> nodes.Node:
-        return self._count(node)
-
-    def visit_CallBlock(self, node: nodes.CallBlock) -> nodes.Node:
-        return self._count(node)
-
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
         self.generic_visit(node)
         join = nodes.EnvironmentAttribute("join_text")
@@ -94,6 +86,8 @@ class _Metered(NodeTransformer):
         step = nodes.Call(nodes.EnvironmentAttribute("count_step"), [], [], None, None, lineno=node.lineno)
         node.body.insert(0, nodes.ExprStmt(step, lineno=node.lineno))
         return node
+
+    visit_For = visit_Macro = visit_CallBlock = _count
 
 
 class _GenerationTag(Extension):
@@ -168,17 +162,12 @@ def _check_operator(operator: str, left: object, right: object) -> None:
     elif operator == "**" and isinstance(left, int) and isinstance(right, int):
         _check_bits(left.bit_length() * right)
     elif operator == "%" and isinstance(left, str):
-        _check_size(max([int(digits) for digits in _digit_runs(left)], default=0))
+        _check_size(max(map(int, re.findall("[1-9][0-9]{0,19}", left)), default=0))
 
 
 def _check_bits(bits: int) -> None:
     if bits > MAX_INT_BITS:
         raise SecurityError(f"it makes a number of {bits} bits (limit {MAX_INT_BITS})")
-
-
-def _digit_runs(text: str) -> list[str]:
-    digits = "".join(character if character in "0123456789" else " " for character in text)
-    return [run[:20] for run in digits.split()]
 
 
 class _TemplateDict:

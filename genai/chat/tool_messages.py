@@ -163,17 +163,12 @@ def _with_arguments_as_text(call: PlainMessage) -> PlainMessage:
 
 def _with_short_ids(messages: Sequence[PlainMessage]) -> list[PlainMessage]:
     """Ids of nine letters and digits, which Mistral's templates insist on, the same for a call and its result."""
-    return [_with_short_result_id(_with_calls(message, _with_short_call_id)) for message in messages]
-
-
-def _with_short_call_id(call: PlainMessage) -> PlainMessage:
-    return {**call, "id": _short_id(call.get("id"))}
-
-
-def _with_short_result_id(message: PlainMessage) -> PlainMessage:
-    if message["role"] != "tool":
-        return message
-    return {**message, "tool_call_id": _short_id(message.get("tool_call_id"))}
+    return [
+        {**message, "tool_call_id": _short_id(message.get("tool_call_id"))}
+        if message["role"] == "tool"
+        else _with_calls(message, lambda call: {**call, "id": _short_id(call.get("id"))})
+        for message in messages
+    ]
 
 
 def _short_id(call_id: object) -> str:

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from genai.decoding.candidates import best_tokens
 from genai.decoding.processors import FloatArray
 from genai.errors import ConfigError
 from genai.options.generation_config import BeamSearchConfig
@@ -155,7 +156,7 @@ class _Group:
         flat = totals.reshape(-1)
         branches: list[Branch] = []
         live: list[_Beam] = []
-        candidates = _top(flat, max(2, 1 + len(self._eos)) * self._size)
+        candidates = best_tokens(flat, max(2, 1 + len(self._eos)) * self._size)
         for rank, index in enumerate(candidates):
             parent, token = divmod(index, totals.shape[1])
             beam = _Beam((*self.live[parent].tokens, token), flat[index])
@@ -201,12 +202,3 @@ class _Group:
 
 def _best(hypotheses: list[Hypothesis], count: int) -> list[Hypothesis]:
     return sorted(hypotheses, key=lambda hypothesis: -hypothesis.score)[:count]
-
-
-def _top(values: FloatArray, count: int) -> list[int]:
-    """Where the `count` largest of values [N] are, largest first, the first of equals first; none that is -inf."""
-    lowest = np.partition(values, -count)[-count] if count < values.size else np.float32(-np.inf)
-    candidates = np.flatnonzero((values >= lowest) & (values > -np.inf))
-    order = np.argsort(-values[candidates], kind="stable")[:count]
-    indices: list[int] = candidates[order].tolist()
-    return indices

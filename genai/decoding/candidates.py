@@ -99,6 +99,15 @@ def ranked(rows: Sequence[Candidates]) -> tuple[IntArray, FloatArray]:
     return keys & _LAST, np.subtract(np.float32(0), bits.view(np.float32))
 
 
+def best_tokens(logits: FloatArray, count: int) -> list[int]:
+    """The `count` tokens with the largest logits [V], best first, the first of equal ones; none that is -inf."""
+    if count < 1:
+        return []
+    tokens, ordered = ranked([narrowed(logits, count)])
+    best: list[int] = tokens[0, :count][ordered[0, :count] > -np.inf].tolist()
+    return best
+
+
 def _ordered(bits: Int32Array) -> Int32Array:
     """The bits of floats as whole numbers in the floats' order, and back."""
     return bits ^ ((bits >> 31) & 0x7FFFFFFF)

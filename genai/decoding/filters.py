@@ -117,36 +117,31 @@ def filtered(looks: Mapping[int, Look]) -> Iterator[tuple[list[int], Kept]]:
     for indices in ([few] if few else []) + [[index] for index in many]:
         rows = [looks[index] for index in indices]
         tokens, logits = ranked([each.candidates for each in rows])
-        yield indices, Kept(tokens=tokens, weights=_filtered(logits, rows, _Settings([each.config for each in rows])))
+        yield indices, Kept(tokens=tokens, weights=_filtered(logits, rows))
 
 
-class _Settings:
-    """Rows' settings as arrays [rows]; one that is off keeps everything."""
-
-    def __init__(self, configs: Sequence[SamplingConfig]) -> None:
-        self.temperature = np.array([temperature_of(config) for config in configs])
-        self.top_k = np.array([config.top_k or _NO_LIMIT for config in configs])
-        self.typical_p = np.array([config.typical_p if config.typical_p < 1 else processors.OFF for config in configs])
-        self.top_p = np.array([config.top_p if config.top_p < 1 else processors.OFF for config in configs])
-        self.min_p = np.array([config.min_p for config in configs])
-
-
-def _filtered(logits: FloatArray, looks: Sequence[Look], settings: _Settings) -> DoubleArray:
+def _filtered(logits: FloatArray, looks: Sequence[Look]) -> DoubleArray:
     """Weights [rows, n] of ranked logits after the filters; a setting of "off" keeps all of its row."""
-    logs = processors.scaled(logits, logits[:, :1], settings.temperature[:, None])
+    configs = [each.config for each in looks]
+    logs = processors.scaled(logits, logits[:, :1], np.array([[temperature_of(config)] for config in configs]))
     weights = np.exp(logs).astype(np.float64)
-    if (settings.top_k < _NO_LIMIT).any():
-        weights = processors.keep_top_k(weights, logits, settings.top_k)
+    if any(config.top_k for config in configs):
+        k = np.array([config.top_k or _NO_LIMIT for config in configs])
+        weights = processors.keep_top_k(weights, logits, k)
     total = _known([each.total for each in looks], _sum(weights))
-    has_typical = settings.typical_p < processors.OFF
+    typical_p, top_p = (
+        np.array([p if p < 1 else processors.OFF for p in settings])
+        for settings in ([config.typical_p for config in configs], [config.top_p for config in configs])
+    )
+    has_typical = typical_p < processors.OFF
     if has_typical.any():
         entropies = _known([each.entropy for each in looks], processors.entropy(weights, logs, total))
-        weights = processors.keep_typical(weights, logs, total, entropies, settings.typical_p)
+        weights = processors.keep_typical(weights, logs, total, entropies, typical_p)
         total = np.where(has_typical, _sum(weights), total)
-    if (settings.top_p < processors.OFF).any():
-        weights = processors.keep_top_p(weights, total, settings.top_p)
-    if settings.min_p.any():
-        weights = processors.keep_min_p(weights, settings.min_p)
+    if (top_p < processors.OFF).any():
+        weights = processors.keep_top_p(weights, total, top_p)
+    if any(config.min_p for config in configs):
+        weights = processors.keep_min_p(weights, np.array([config.min_p for config in configs]))
     return weights
 
 

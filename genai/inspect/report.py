@@ -173,20 +173,13 @@ def _operator_bytes(graph: onnx.GraphProto) -> dict[tuple[str, str], int]:
 
 def _other_cache_bytes(graph: onnx.GraphProto) -> int | None:
     """Bytes of a token in inputs called like caches: each [batch, tokens, size], or [batch, heads, tokens, size]."""
-    found = [_tensor_type(value) for value in graph.input if _CACHE_NAME.match(value.name)]
     total = 0
-    for tensor in found:
-        sizes = _sizes_of_a_token(tensor.shape)
+    for tensor in (_tensor_type(value) for value in graph.input if _CACHE_NAME.match(value.name)):
+        sizes = {3: tensor.shape[2:], 4: tensor.shape[1::2]}.get(len(tensor.shape), (None,))
         fixed = [size for size in sizes if isinstance(size, int)]
         if len(fixed) == len(sizes):
             total += math.prod(fixed) * _CACHE_ITEM_BYTES.get(tensor.dtype, 0)
     return total or None
-
-
-def _sizes_of_a_token(shape: tuple[int | str | None, ...]) -> tuple[int | str | None, ...]:
-    if len(shape) == 4:
-        return shape[1], shape[3]
-    return shape[2:] if len(shape) == 3 else (None,)
 
 
 def _check(model: onnx.ModelProto) -> tuple[GraphShape | None, list[str]]:
