@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -39,12 +39,7 @@ class ConvertOptions:
 
     def as_data(self) -> dict[str, str | int | bool | None]:
         """What the result depends on, for the package's provenance."""
-        return {
-            "quantize": self.quantize,
-            "dtype": self.dtype,
-            "scatter_nd": self.scatter_nd,
-            "max_seq_len": self.max_seq_len,
-        }
+        return {name: value for name, value in asdict(self).items() if name != "hf_folder"}
 
     @property
     def has_passes(self) -> bool:

@@ -53,17 +53,12 @@ class ConversionReport:
 
     def as_json(self) -> dict[str, object]:
         """For scripts."""
-        return {
-            "source": self.source,
-            "kind": self.kind,
-            "output": self.output,
-            "num_layers": self.num_layers,
-            "operators": {"before": self.operators[0], "after": self.operators[1]},
+        before, after = self.operators
+        return dataclasses.asdict(self) | {
+            "operators": {"before": before, "after": after},
             "agreement": _agreement(self.agreement),
             "rounded": _agreement(self.rounded),
             "fusions": None if self.fusions is None else self.fusions.as_json(),
-            "quantized": [dataclasses.asdict(weight) for weight in self.quantized],
-            "notes": list(self.notes),
         }
 
 

@@ -114,7 +114,7 @@ def compare(expected: Expected, folder: Path, config: ModelConfig, *, is_exact: 
     rows = len(expected.prompts)
     engine = EngineConfig(max_batch=rows, max_seq_len=min(longest, config.max_position))
     runner = load_runner(folder, config, engine).runner
-    got = [*_ragged(runner, expected.prompts), _in_chunks(runner, expected.prompts[0])]
+    got = [*_decoded(runner, expected.prompts), *_decoded(runner, expected.prompts[:1], num_parts=2)]
     return agreement([*expected.logits, expected.logits[0]], got, is_exact=is_exact)
 
 
@@ -144,20 +144,13 @@ def _log_softmax(logits: FloatArray) -> FloatArray:
     return result
 
 
-def _in_chunks(runner: Runner, prompt: Sequence[int]) -> FloatArray:
-    """A prompt in two parts and single tokens, alone in its row."""
-    row = runner.cache.allocate(len(prompt))
-    middle = min(len(prompt) // 2, max(0, len(prompt) - _NUM_DECODED))
-    parts = [prompt[:middle], prompt[middle:-_NUM_DECODED], *([token] for token in prompt[-_NUM_DECODED:])]
-    logits = [runner.score(row, part) for part in parts if part]
-    runner.cache.free(row)
-    return np.concatenate(logits)
-
-
-def _ragged(runner: Runner, prompts: Sequence[Sequence[int]]) -> list[FloatArray]:
-    """Prompts of different lengths side by side: each prefilled alone, then decoded together."""
+def _decoded(runner: Runner, prompts: Sequence[Sequence[int]], num_parts: int = 1) -> list[FloatArray]:
+    """Prompts of different lengths side by side: each prefilled alone, in so many parts, then decoded together."""
     rows = [runner.cache.allocate(len(prompt)) for prompt in prompts]
-    logits = [[runner.score(row, prompt[:-_NUM_DECODED])] for row, prompt in zip(rows, prompts, strict=True)]
+    logits: list[list[FloatArray]] = [[] for _ in prompts]
+    for found, row, prompt in zip(logits, rows, prompts, strict=True):
+        parts = np.array_split(prompt[:-_NUM_DECODED], num_parts)
+        found += [runner.score(row, part.tolist()) for part in parts if part.size]
     for step in range(-_NUM_DECODED, 0):
         for row, prompt in zip(rows, prompts, strict=True):
             runner.cache.reserve(row, len(prompt) + step + 1)

@@ -191,6 +191,7 @@ def test_a_template_cannot_reach_beyond_its_data(source: str) -> None:
         "{% set ns = namespace(x=7) %}{% for i in range(60) %}{% set ns.x = ns.x * ns.x %}{% endfor %}",
         "{{ 'x'.ljust(10000000000) }}",
         "{{ '%1000000000d' % 1 }}",
+        "{{ '%00000000000000000000900000000d' % 1 }}",
         "{% for i in range(10000) %}{{ 'x' * 10000 }}{% endfor %}",
     ],
 )

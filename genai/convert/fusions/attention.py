@@ -16,7 +16,7 @@ from genai.convert.fusions.match import site_at
 from genai.convert.fusions.report import Mismatch, Site
 
 PATTERN = "Attention"
-_PASSED = {"Cast", "Dropout", "Identity", "Where"}
+_PASSED = {"Cast", "Dropout", "Identity", "Where", "Reshape"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +84,7 @@ def _operator(node: ir.Node) -> AttentionSite:
 
 
 def _softmax(node: ir.Node, flowing: set[ir.Value]) -> AttentionSite | Site:
-    after = _product_after(node.outputs[0])
+    after = product_after(node.outputs[0])
     if after is None:
         return _missed(node, "a MatMul with the values after the softmax", _consumers(node.outputs[0]))
     scores = node.inputs[0]
@@ -97,12 +97,12 @@ def _softmax(node: ir.Node, flowing: set[ir.Value]) -> AttentionSite | Site:
     return AttentionSite(node=node, q=q, k=k, v=v, raw=before.outputs[0], scores=scores, result=after.outputs[0])
 
 
-def _product_after(value: ir.Value) -> ir.Node | None:
+def product_after(value: ir.Value) -> ir.Node | None:
     """The product that weights the values, behind casts and guards against rows without any key."""
     for node, index in value.uses():
         if node.op_type == "MatMul" and index == 0:
             return node
-        if node.op_type in _PASSED and (found := _product_after(node.outputs[0])) is not None:
+        if node.op_type in _PASSED and (found := product_after(node.outputs[0])) is not None:
             return found
     return None
 

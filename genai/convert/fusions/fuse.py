@@ -10,7 +10,7 @@ import onnx_ir.passes.common as passes
 
 from genai.convert.fusions import attention, rms, rotary
 from genai.convert.fusions.layout import clean, fix_slices, name_heads
-from genai.convert.fusions.match import Differs, is_op, made_by, only_output, site_at, users
+from genai.convert.fusions.match import Differs, is_op, made_by, only_output, site_at
 from genai.convert.fusions.products import unflatten_products
 from genai.convert.fusions.report import FusionReport, Site
 from genai.convert.nodes import Nodes
@@ -28,7 +28,6 @@ _OPERATORS = {
     "MultiHeadAttention": attention.PATTERN,
 }
 _BEFORE_SOFTMAX = ("Add", "Where", "Mul", "Div", "Cast", "Tanh", "Sub", "Reshape")
-_AFTER_SOFTMAX = ("Where", "Cast", "Dropout", "Reshape")
 
 
 def fuse(model: ir.Model) -> FusionReport:
@@ -82,11 +81,4 @@ def _attends(node: ir.Node) -> bool:
     while (maker := made_by(value, *_BEFORE_SOFTMAX)) is not None:
         operands = [operand for operand in maker.inputs if made_by(operand, "MatMul", *_BEFORE_SOFTMAX) is not None]
         value = operands[0] if operands else None
-    return made_by(value, "MatMul") is not None and _is_weighed(only_output(node))
-
-
-def _is_weighed(value: ir.Value, steps: int = 3) -> bool:
-    """Whether a value, or what a few guards and casts make of it, is the first operand of a product."""
-    if any(node.inputs[0] is value for node in users(value, "MatMul")):
-        return True
-    return steps > 0 and any(_is_weighed(only_output(node), steps - 1) for node in users(value, *_AFTER_SOFTMAX))
+    return made_by(value, "MatMul") is not None and attention.product_after(only_output(node)) is not None

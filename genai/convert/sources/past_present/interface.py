@@ -8,7 +8,7 @@ Inputs that a model does not have are left out of what it is fed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,9 +48,25 @@ class PastPresent:
     logits: str
     dtypes: dict[str, np.dtype[np.generic]]
 
-    def samples(self, shape: tuple[int, int, int], extra: Mapping[str, Array] | None = None) -> Samples:
-        """Sample inputs for (rows, new tokens, past); extra: further arrays, or others than the samples."""
-        return Samples(self, shape, extra or {})
+    def samples(self, shape: tuple[int, int, int]) -> dict[str, Array]:
+        """Inputs for (rows, new tokens, past), and presents: parts of a graph may start from them.
+
+        Tokens, keys and values are zero; the latter take no memory until they are used.
+        """
+        batch, num_tokens, past = shape
+        positions = np.arange(past, past + num_tokens)
+        arrays: dict[str | None, Array] = {
+            self.input_ids: np.zeros((batch, num_tokens), np.int64),
+            self.attention_mask: np.ones((batch, past + num_tokens), np.int64),
+            self.position_ids: np.tile(positions, (batch, 1)),
+            self.cache_position: positions,
+        }
+        found = {name: array.astype(self.dtypes[name]) for name, array in arrays.items() if name is not None}
+        for cache in self.caches:
+            zero = np.zeros((), self.dtypes[cache.past])
+            for name, length in ((cache.past, past), (cache.present, past + num_tokens)):
+                found[name] = np.broadcast_to(zero, (batch, cache.num_heads, length, cache.size))
+        return found
 
     def on_samples(
         self, model: ir.Model, value: ir.Value, shapes: Sequence[tuple[int, int, int]]
@@ -66,51 +82,13 @@ class PastPresent:
 
     def feeds(self, tokens: npt.NDArray[np.int64], past: int) -> dict[str, Array]:
         """All inputs: new tokens [B, T] after `past` tokens whose keys and values are zero."""
-        samples = self.samples((*tokens.shape, past), {self.input_ids: tokens.astype(self.dtypes[self.input_ids])})
+        samples = self.samples((*tokens.shape, past)) | {self.input_ids: tokens.astype(self.dtypes[self.input_ids])}
         return {name: samples[name] for name in self.dtypes}
 
     def presents(self, graph: ir.Graph) -> list[ir.Value]:
         """The values in a graph that continue the caches: parts of it may start from them."""
         names = {cache.present for cache in self.caches}
         return [value for value in graph.outputs if value.name in names]
-
-
-class Samples(Mapping[str, Array]):
-    """A model's inputs for a number of rows, new tokens and past tokens, made when they are asked for.
-
-    Tokens, keys and values are zero. Presents are there too: parts of a graph may start from them.
-    """
-
-    def __init__(self, interface: PastPresent, shape: tuple[int, int, int], extra: Mapping[str, Array]) -> None:
-        batch, num_tokens, past = shape
-        positions = np.arange(past, past + num_tokens)
-        self._arrays: dict[str, Array] = dict(extra)
-        self._interface = interface
-        self._caches = {cache.past: (cache, past) for cache in interface.caches} | {
-            cache.present: (cache, past + num_tokens) for cache in interface.caches
-        }
-        self._batch = batch
-        small: dict[str | None, Array] = {
-            interface.input_ids: np.zeros((batch, num_tokens), np.int64),
-            interface.attention_mask: np.ones((batch, past + num_tokens), np.int64),
-            interface.position_ids: np.tile(positions, (batch, 1)),
-            interface.cache_position: positions,
-        }
-        for name, array in small.items():
-            if name is not None:
-                self._arrays.setdefault(name, array.astype(interface.dtypes[name]))
-
-    def __getitem__(self, name: str) -> Array:
-        if name in self._arrays:
-            return self._arrays[name]
-        cache, length = self._caches[name]
-        return np.zeros((self._batch, cache.num_heads, length, cache.size), self._interface.dtypes[cache.past])
-
-    def __iter__(self) -> Iterator[str]:
-        return iter([*self._arrays, *(name for name in self._caches if name not in self._arrays)])
-
-    def __len__(self) -> int:
-        return len(list(iter(self)))
 
 
 class PastPresentModel:

@@ -30,13 +30,14 @@ def replace_leftovers(target: ContractGraph, logits: ir.Value, interface: PastPr
     graph = target.graph
     old = {value for value in graph.inputs if value.name not in (None, "")}
     graph.sort()
-    samples = _Samples(interface, pristine)
+    originals = {output.name: output for node in pristine.graph for output in node.outputs}
     needed = ancestors([logits], set())
     for value in _tainted(graph, old):
         if value not in needed or not ancestors([value], set()) & old:
             continue
-        form = samples.of(value)
-        if form is not None and (new := _equivalent(target, form)) is not None:
+        original = originals.get(value.name)
+        samples = None if original is None else interface.on_samples(pristine, original, SAMPLE_SHAPES)
+        if samples is not None and (new := _equivalent(target, samples)) is not None:
             dtype = value.dtype or new.dtype
             value.replace_all_uses_with(new if dtype is None else target.nodes.cast(new, dtype))
             needed = ancestors([logits], set())
@@ -46,20 +47,6 @@ def replace_leftovers(target: ContractGraph, logits: ir.Value, interface: PastPr
         raise UnsupportedModelError(
             f"the logits depend on {names} other than through attention and positions: {_path(logits, remaining)}"
         )
-
-
-class _Samples:
-    """Values of the original graph on the sample shapes."""
-
-    def __init__(self, interface: PastPresent, pristine: ir.Model) -> None:
-        self._interface = interface
-        self._pristine = pristine
-        self._values = {output.name: output for node in pristine.graph for output in node.outputs}
-
-    def of(self, value: ir.Value) -> list[Array] | None:
-        """A value's samples, or None if it cannot be had without running the model."""
-        source = self._values.get(value.name)
-        return None if source is None else self._interface.on_samples(self._pristine, source, SAMPLE_SHAPES)
 
 
 def _tainted(graph: ir.Graph, old: set[ir.Value]) -> list[ir.Value]:

@@ -63,7 +63,7 @@ class Sampler:
         batch, num_tokens, past = _SHAPES[0]
         dtype = self._interface.dtypes[info.past]
         sample = self._rng.standard_normal((batch, info.num_heads, past + num_tokens, info.size)).astype(dtype)
-        feeds = self._interface.samples(_SHAPES[0], {cache.name or "": sample})
+        feeds = self._interface.samples(_SHAPES[0]) | {cache.name or "": sample}
         given = np.asarray(self._part([], operand)(feeds)[0], np.float64)
         result = np.swapaxes(given, -1, -2) if is_transposed else given
         if result.ndim == 4 and result.shape[1] % info.num_heads == 0:
@@ -89,7 +89,7 @@ class Sampler:
         dtype = np.dtype(np.float32) if raw.dtype is None else raw.dtype.numpy()
 
         def apply(values: FloatArray, shape: tuple[int, int, int]) -> FloatArray:
-            feeds = self._interface.samples(shape, {raw.name or "": values.astype(dtype)})
+            feeds = self._interface.samples(shape) | {raw.name or "": values.astype(dtype)}
             result = np.asarray(part(feeds)[0], np.float64)
             if result.shape != values.shape:
                 raise UnsupportedModelError(
