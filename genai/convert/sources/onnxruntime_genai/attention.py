@@ -17,6 +17,7 @@ from genai.convert.emit import ContractGraph, Heads
 from genai.convert.flat import as_flat
 from genai.convert.sources.onnxruntime_genai.config import GenaiConfig
 from genai.convert.sources.onnxruntime_genai.rotary import CONTRIB, RotaryTables
+from genai.convert.sources.past_present.rewrite import find_joints
 from genai.convert.values import size_of
 from genai.errors import UnsupportedModelError
 
@@ -125,8 +126,8 @@ class AttentionRewriter:
         if q is None or k is None or v is None:
             raise UnsupportedModelError(f"{node.name} has packed queries, keys and values: not supported")
         if inputs["past_key"] is not layer.past_key:
-            k = self._before_repetition(k, layer.past_key, heads)
-            v = self._before_repetition(v, layer.past_value, heads)
+            k = self._before_repetition(layer.past_key, heads)
+            v = self._before_repetition(layer.past_value, heads)
         self._replace(layer, q, k, v, heads)
 
     def _group_query_heads(self, node: ir.Node) -> Heads:
@@ -169,18 +170,12 @@ class AttentionRewriter:
         normed = nodes.op("RMSNormalization", split, weight, axis=-1, epsilon=epsilon, stash_type=1)
         return nodes.typed("Reshape", normed, nodes.integers([0, 0, num_heads * size]), dtype=x.dtype)
 
-    def _before_repetition(self, value: ir.Value, past: ir.Value, heads: Heads) -> ir.Value:
+    def _before_repetition(self, past: ir.Value, heads: Heads) -> ir.Value:
         """New keys or values [B, T, kv_size] as they are before past is put before them and heads are repeated."""
-        node = value.producer()
-        while node is not None and past not in node.inputs:
-            source = node.inputs[0]
-            node = source.producer() if source is not None else None
-        if node is None or node.op_type != "Concat":
+        joint = next((joint for joint in find_joints(self._graph.graph) if joint.past is past), None)
+        if joint is None:
             raise UnsupportedModelError(f"{past.name!r} is not put before the new keys and values by a Concat")
-        new = node.inputs[1]
-        if new is None or len(node.inputs) != 2 or node.inputs[0] is not past:
-            raise UnsupportedModelError(f"{node.name} does not put {past.name!r} before the new keys and values")
-        return as_flat(self._nodes, new, heads.kv_size)
+        return as_flat(self._nodes, joint.new, heads.kv_size)
 
     def _replace(self, layer: Layer, q: ir.Value, k: ir.Value, v: ir.Value, heads: Heads) -> None:
         if heads.num_heads < 1 or heads.num_kv_heads < 1 or heads.num_heads % heads.num_kv_heads:

@@ -13,12 +13,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import onnx_ir as ir
 
 from genai.config import EngineConfig
 from genai.convert.emit import ContractGraph
-from genai.convert.probing import Array, Part
 from genai.convert.rewritten import Original, Rewritten
 from genai.convert.sources.onnxruntime_genai.attention import (
     OPERATORS,
@@ -30,15 +28,15 @@ from genai.convert.sources.onnxruntime_genai.config import CONFIG_FILE, GenaiCon
 from genai.convert.sources.onnxruntime_genai.original import SharedBufferModel, WholePromptModel
 from genai.convert.sources.onnxruntime_genai.rotary import CONTRIB, RotaryTables
 from genai.convert.sources.past_present.interface import PastPresent, interface_of
-from genai.convert.sources.past_present.scores import causal
+from genai.convert.sources.past_present.scores import Sampler
 from genai.convert.values import scalar
 from genai.errors import UnsupportedModelError
 from genai.runtime.session import Session
 
 _MAX_STEPS = 12
 """Nodes between a cache and its attention: a Concat, and what repeats heads."""
-_HIDDEN = -1e4
-"""Scores with that added to them are hidden."""
+_MASK_SHAPES = ((1, 1, 7), (1, 6, 0))
+"""What the builder's masks are for: one new token behind a past, or a whole prompt without one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,8 +66,8 @@ def understand(model: ir.Model, config: GenaiConfig) -> GenaiFolder:
             batch, heads, length = list(past.shape or [None] * 4)[:3]
             past.shape = ir.Shape([batch, heads, length, config.facts.head_dim])
     interface = interface_of(model, _presents(config))
-    longest = config.facts.max_position - 1
-    layers = tuple(replace(layer, mask_window=_mask_window(layer, model, interface, longest)) for layer in layers)
+    sampler = Sampler(model, interface, config.facts.max_position - 1, _MASK_SHAPES)
+    layers = tuple(replace(layer, mask_window=_mask_window(layer, sampler)) for layer in layers)
     return GenaiFolder(config=config, interface=interface, layers=layers)
 
 
@@ -189,32 +187,14 @@ def _presents(config: GenaiConfig) -> dict[str, str]:
     return {past % index: present % index for index in range(config.num_layers) for past, present in pairs}
 
 
-def _mask_window(layer: Layer, model: ir.Model, interface: PastPresent, longest: int) -> int | None:
-    """What the mask of a MultiHeadAttention hides besides the future, told by its values.
-
-    The builder's masks are for a whole prompt without a past, or for one new token behind it.
-    """
-    mask = layer.node.inputs[5] if len(layer.node.inputs) > 5 else None
+def _mask_window(layer: Layer, sampler: Sampler) -> int | None:
+    """What the mask of a MultiHeadAttention hides besides the future, told by its values."""
     if not layer.is_multi_head:
         return None
-    if mask is None:
-        if not layer.node.attributes.get_int("unidirectional", 0):
-            raise UnsupportedModelError(f"{layer.node.name} sees tokens of the future: it has no mask")
-        return None
-    part = Part(model, [], [mask])
-
-    def seen(num_tokens: int, past: int) -> Array:
-        values = part(interface.feeds(np.zeros((1, num_tokens), np.int64), past))[0]
-        return np.asarray(values.astype(np.float32)[0, 0] > _HIDDEN)
-
-    count = int(seen(1, longest).sum())
-    window = None if count == longest + 1 else count
-    for num_tokens, past in ((6, 0), (1, 7), (1, longest)):
-        if not np.array_equal(seen(num_tokens, past), causal(num_tokens, past, window)):
-            raise UnsupportedModelError(
-                f"{layer.node.name} has a mask that hides other keys than those in the future or outside of a window"
-            )
-    return window
+    mask = layer.node.inputs[5] if len(layer.node.inputs) > 5 else None
+    if mask is None and not layer.node.attributes.get_int("unidirectional", 0):
+        raise UnsupportedModelError(f"{layer.node.name} sees tokens of the future: it has no mask")
+    return None if mask is None else sampler.mask(mask, is_causal=False)
 
 
 def _standard_norms(graph: ir.Graph) -> None:

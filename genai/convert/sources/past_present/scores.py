@@ -7,7 +7,7 @@ Anything else has no equivalent here and is refused with what it does.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,13 +42,21 @@ class Scores:
 class Sampler:
     """Runs parts of one model on sample shapes.
 
-    longest: the past at which windows are looked for; less where the model's tables of positions are shorter.
+    longest: the past at which windows are looked for; less where the model's tables of positions are shorter; shapes:
+    (rows, new tokens, past) that every mask is looked at, and the first one's new tokens at the longest past, too.
     """
 
-    def __init__(self, model: ir.Model, interface: PastPresent, longest: int) -> None:
+    def __init__(
+        self,
+        model: ir.Model,
+        interface: PastPresent,
+        longest: int,
+        shapes: Sequence[tuple[int, int, int]] = _SHAPES,
+    ) -> None:
         self._model = model
         self._interface = interface
         self.longest = longest
+        self._shapes = shapes
         self._rng = np.random.default_rng(0)
         self._masks: dict[tuple[str | None, bool], int | None] = {}
 
@@ -156,7 +164,7 @@ class Sampler:
         num_tokens, past, longest = self._longest(hidden)
         seen = int((~longest[0, 0, -1]).sum())
         window = None if seen == past + num_tokens else seen
-        for shape in (*_SHAPES, (1, num_tokens, past)):
+        for shape in (*self._shapes, (1, num_tokens, past)):
             _, num_tokens, past = shape
             wanted = ~causal(num_tokens, past, window)
             actual = hidden(shape)
@@ -170,9 +178,10 @@ class Sampler:
 
     def _longest(self, hidden: Callable[[tuple[int, int, int]], BoolArray]) -> tuple[int, int, BoolArray]:
         """(new tokens, past, the mask there): shorter where the model has no positions for that many."""
+        num_tokens = self._shapes[0][1]
         while True:
             try:
-                return 2, self.longest, hidden((1, 2, self.longest))
+                return num_tokens, self.longest, hidden((1, num_tokens, self.longest))
             except GraphRunError:
                 if self.longest <= _SHORTEST:
                     raise
