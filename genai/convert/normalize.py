@@ -1,31 +1,25 @@
 """One way of writing what exporters write differently, before anything is recognised.
 
 Functions are inlined, constants become initializers, attributes become inputs where newer operator sets have them
-there, shapes of what has the shape of something simpler are taken from that.
+there, shapes of hidden states are taken from the inputs.
 """
 
 from __future__ import annotations
 
 import logging
 
-import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from genai import contract
 from genai.convert.nodes import Nodes, store
 from genai.convert.untrusted.reading import check_elements
-from genai.convert.values import constant_values
 from genai.errors import UnsupportedModelError
 
 OLDEST_OPSET = 13
 _REDUCTIONS = {
     "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum",
     "ReduceLogSumExp",
-}  # fmt: skip
-_SAME_SHAPE = {
-    "Cast", "Identity", "RMSNormalization", "LayerNormalization", "SimplifiedLayerNormalization", "Tanh", "Sigmoid",
-    "Neg", "Sqrt", "Abs", "Erf", "Dropout",
 }  # fmt: skip
 
 
@@ -125,47 +119,25 @@ def _drop_idle_casts(graph: ir.Graph) -> None:
 
 
 def _simplify_shapes(graph: ir.Graph) -> None:
-    """`Shape` of a hidden state asks for the shape of the tokens instead: bookkeeping then reads no weights."""
-    nodes, fixed = Nodes(graph), constant_values(graph)
+    """`Shape` of a hidden state asks for the sizes of the inputs instead: bookkeeping then reads no weights."""
+    nodes = Nodes(graph)
+    places = {
+        dim: (value, axis)
+        for value in sorted(graph.inputs, key=lambda value: value.name == "input_ids")  # the last one counts
+        for axis, dim in enumerate(value.shape or ())
+        if isinstance(dim, ir.SymbolicDim) and dim.value is not None
+    }
     for node in [node for node in graph if node.op_type == "Shape" and node.domain == ""]:
-        source = node.inputs[0]
-        if source is None:
+        source, result = node.inputs[0], node.outputs[0]
+        if source is None or source.shape is None or source.is_graph_input() or result.is_graph_output():
             continue
-        carrier = _shape_carrier(source)
-        if (full := _gathered_shape(nodes, carrier, fixed)) is not None:
-            _replace_shape(nodes, node, full)
-        elif carrier is not source:
-            node.replace_input_with(0, carrier)
+        dims = source.shape[node.attributes.get_int("start", 0) : node.attributes.get_int("end", None)]
+        if dims and all(isinstance(dim, int) or dim in places for dim in dims):
+            sizes = [
+                nodes.integers([dim])
+                if isinstance(dim, int)
+                else nodes.op("Shape", places[dim][0], start=places[dim][1], end=places[dim][1] + 1)
+                for dim in dims
+            ]
+            result.replace_all_uses_with(nodes.typed("Concat", *sizes, axis=0, dtype=ir.DataType.INT64))
     graph.sort()
-
-
-def _shape_carrier(value: ir.Value) -> ir.Value:
-    """The earliest value that has this value's shape."""
-    node = value.producer()
-    while node is not None and node.domain == "" and node.op_type in _SAME_SHAPE and node.inputs[0] is not None:
-        value = node.inputs[0]
-        node = value.producer()
-    return value
-
-
-def _gathered_shape(nodes: Nodes, value: ir.Value, fixed: set[ir.Value]) -> ir.Value | None:
-    """The shape of rows taken from a table: that of the indices and a row's."""
-    node = value.producer()
-    if node is None or node.op_type != "Gather" or node.attributes.get_int("axis", 0) != 0:
-        return None
-    table, indices = node.inputs
-    if table not in fixed or table is None or table.shape is None or indices is None or not table.shape.is_static():
-        return None
-    return nodes.op(
-        "Concat", nodes.op("Shape", indices), nodes.constant(list(table.shape.numpy())[1:], np.int64), axis=0
-    )
-
-
-def _replace_shape(nodes: Nodes, node: ir.Node, full: ir.Value) -> None:
-    """Put a whole shape, or the slice of it that a Shape node takes, in the node's place."""
-    start, end = node.attributes.get_int("start", 0), node.attributes.get_int("end", None)
-    if start != 0 or end is not None:
-        last = np.iinfo(np.int64).max if end is None else end
-        full = nodes.op("Slice", full, nodes.integers([start]), nodes.integers([last]))
-    full.dtype = ir.DataType.INT64
-    node.outputs[0].replace_all_uses_with(full)

@@ -16,7 +16,7 @@ import pytest
 
 import genai
 from genai.config import EngineConfig, ModelConfig
-from genai.convert import ConvertOptions, convert
+from genai.convert import ConvertOptions, convert, probing
 from genai.errors import ConfigError, ModelError, ModelNotFoundError, TokenizerError, UnsupportedModelError
 from genai.llm.llm import LLM
 from tests.build import tiny
@@ -57,6 +57,14 @@ def test_optimum_exports(export: Callable[[str], Path], tmp_path: Path, name: st
             np.testing.assert_allclose(llm.logits(prompt), expected, atol=TOLERANCE, rtol=0)
         results = llm.generate(wanted["prompts"], max_new_tokens=12, ignore_eos=True)
     assert [list(result.token_ids) for result in results] == wanted["texts"]
+
+
+def test_bookkeeping_reads_no_weights(
+    export: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sizes are taken from the inputs: the embedding, which may have gigabytes, is not run to know its shape."""
+    monkeypatch.setattr(probing, "_MAX_WEIGHT_BYTES", 2000)
+    assert convert(export("gemma3"), tmp_path / "package").agreement.is_good
 
 
 def test_position_biases_are_refused(export: Callable[[str], Path], tmp_path: Path) -> None:
