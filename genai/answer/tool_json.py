@@ -32,7 +32,7 @@ def read_json(text: PiecewiseText) -> Reading[bool]:
                 if opener == "{" and not (yield from _read_key(text)):
                     return False
                 continue
-        elif not (yield from _read_leaf(text, opener)):
+        elif not (yield from (_read_string(text) if opener == '"' else _read_scalar(text))):
             return False
         while closers:  # the value has ended, and perhaps what it is in
             character = yield from text.skip_space()
@@ -46,10 +46,6 @@ def read_json(text: PiecewiseText) -> Reading[bool]:
             return True
         if closers[-1] == "}" and not (yield from _read_key(text)):
             return False
-
-
-def _read_leaf(text: PiecewiseText, first: str) -> Reading[bool]:
-    return (yield from (_read_string(text) if first == '"' else _read_scalar(text)))
 
 
 def _read_key(text: PiecewiseText) -> Reading[bool]:

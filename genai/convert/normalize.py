@@ -60,7 +60,7 @@ def infer_shapes(model: ir.Model) -> None:
         if value.shape is not None:
             check_elements([size for size in value.shape if isinstance(size, int)], value.name or "")
         if value.const_value is not None and not value.is_graph_output() and value.producer() is not None:
-            _fix(model.graph, value)
+            value.replace_all_uses_with(store(model.graph, f"{value.name}.known", value.const_value))
     passes.RemoveUnusedNodesPass()(model)
 
 
@@ -76,14 +76,6 @@ def refine_shapes(model: ir.Model) -> None:
         passes.ShapeInferencePass(check_type=False, data_prop=True)(model)
     finally:
         log.setLevel(level)
-
-
-def _fix(graph: ir.Graph, value: ir.Value) -> None:
-    """Read a computed value's known result instead."""
-    tensor = value.const_value
-    if tensor is None:
-        return
-    value.replace_all_uses_with(store(graph, f"{value.name}.known", tensor))
 
 
 def _attributes_to_inputs(graph: ir.Graph) -> None:

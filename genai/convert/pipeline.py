@@ -40,6 +40,7 @@ from genai.errors import ModelError, RuntimeUnavailableError
 from genai.progress import Progress, silent
 from genai.runtime.providers import available_providers
 from genai.tokenizer.files import TokenizerFiles
+from genai.tokenizer.hf_tokenizer import tokenizer_from_hf
 
 _DTYPES = {"f16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
 _BITS: dict[Quantization, Bits] = {"int4": 4, "int8": 8}
@@ -67,7 +68,7 @@ def convert(
     progress("recognising", 1, _STEPS)
     with bounded_memory(_num_bytes(model)):
         found = rewrite(file, model, options.max_seq_len)
-    tokenizer = _tokenizer(file.folder)
+    tokenizer = tokenizer_from_hf(file.folder)
     built = _Built(
         model=model,
         found=found,
@@ -165,9 +166,3 @@ def _save(built: _Built, folder: Path) -> None:
 def _num_bytes(model: ir.Model) -> int:
     tensors = [value.const_value for value in model.graph.initializers.values()]
     return sum(tensor.nbytes for tensor in tensors if tensor is not None)
-
-
-def _tokenizer(folder: Path) -> TokenizerFiles:
-    from genai.tokenizer.hf_tokenizer import tokenizer_from_hf
-
-    return tokenizer_from_hf(folder)

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import onnx_ir as ir
 
 from genai.config import CONFIG_FILE, EngineConfig
-from genai.convert.fusions import Site, fuse
+from genai.convert.fusions import fuse
 from genai.convert.fusions.attention import PATTERN
 from genai.convert.fusions.match import site_at
 from genai.convert.normalize import normalize
 from genai.convert.package import read_facts
-from genai.convert.rewritten import Original, Rewritten
+from genai.convert.rewritten import Rewritten
 from genai.convert.sources import static_cache
 from genai.convert.sources.onnxruntime_genai import rewrite as onnxruntime_genai
 from genai.convert.sources.onnxruntime_genai.config import read_genai_config
 from genai.convert.sources.past_present import rewrite as past_present
-from genai.convert.sources.past_present.interface import PastPresent, PastPresentModel
+from genai.convert.sources.past_present.interface import PastPresentModel
 from genai.convert.untrusted.reading import OnnxFile, find_onnx
 from genai.errors import UnsupportedModelError
 from genai.runtime.session import Session
@@ -71,24 +70,17 @@ def _past_present(file: OnnxFile, model: ir.Model, max_seq_len: int | None) -> R
     fusions = fuse(model)
     pristine = model.clone()
     decoder = past_present.understand(model)
+    interface = decoder.interface
     heads = [layer.heads for layer in decoder.layers]
     facts = read_facts(file.folder, heads[0], max_seq_len)
     windows = [layer.window for layer in heads if layer.window is not None]
     is_decomposed = any(layer.site.raw is not None for layer in decoder.layers)
-    sites = [_attention_site(layer) for layer in decoder.layers]
+    sites = [replace(site_at(PATTERN, layer.site.node), is_present=layer.site.raw is None) for layer in decoder.layers]
     past_present.rewrite(model, decoder, pristine)
     return Rewritten(
         kind="past and present caches, " + ("decomposed attention" if is_decomposed else "Attention operators"),
         facts=replace(facts, sliding_window=min(windows, default=None)),
-        original=_loader(file, decoder.interface),
+        original=lambda: PastPresentModel(interface, Session(file.path, EngineConfig())),
         notes=(f"masks were looked at up to {decoder.longest:,} past tokens",),
         fusions=fusions.with_sites(PATTERN, sites),
     )
-
-
-def _attention_site(layer: past_present.Layer) -> Site:
-    return replace(site_at(PATTERN, layer.site.node), is_present=layer.site.raw is None)
-
-
-def _loader(file: OnnxFile, interface: PastPresent) -> Callable[[], Original]:
-    return lambda: PastPresentModel(interface, Session(file.path, EngineConfig()))

@@ -19,8 +19,6 @@ _LONGEST_MATCH = 50
 """DRY follows a repetition back over so many tokens; the original's limit, which also keeps its powers in range."""
 _LARGE = 1e18
 """Settings beyond ± this are taken as this: no logit makes up for it, and float32 holds even their products."""
-_FEW = 16
-"""Costs that are faster added one by one than as an array."""
 _ROOM = 64
 """Places for new tokens when a table is full, and as many as it has."""
 _PENALTY, _COST = 1, 2
@@ -91,12 +89,7 @@ class TokenTable:
         columns = self._columns[:, :size]
         if places:
             columns = columns.copy()
-            if len(places) <= _FEW:
-                cost = columns[_COST]
-                for place, value in zip(places, costs.values(), strict=True):
-                    cost[place] += value
-            else:
-                columns[_COST, places] += np.fromiter(costs.values(), np.float32)
+            columns[_COST, places] += np.fromiter(costs.values(), np.float32)
         return Changes(tokens=self._tokens[:size], columns=columns)
 
     def copy(self) -> TokenTable:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import onnx_ir as ir
@@ -46,11 +46,11 @@ def export(
             "a bf16 model whose sums are the hardware's cannot be verified, as ONNX Runtime takes no bf16 arrays: "
             "accumulate in f32, or write the plain model"
         )
-    steps = _Steps.of(options)
+    traced, narrow_to = _steps(options)
     with finished_folder(output, CONFIG_FILE) as folder:
-        exported = export_plain(source, folder / "plain", steps.trace, progress)
+        exported = export_plain(source, folder / "plain", traced, progress)
         package = folder / "package"
-        report = convert(exported.path, package, replace(conversion, dtype=steps.narrow_to), progress)
+        report = convert(exported.path, package, replace(conversion, dtype=narrow_to), progress)
         _describe(source, package, options)
         attention = () if report.fusions is None else report.fusions.of(ATTENTION)
         fusions = exported.fusions.with_sites(ATTENTION, attention)
@@ -63,18 +63,11 @@ def export(
     return report
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Steps:
+def _steps(options: ExportOptions) -> tuple[ExportOptions, FloatType | None]:
     """What is traced, and what the conversion rounds it to."""
-
-    trace: ExportOptions
-    narrow_to: FloatType | None
-
-    @classmethod
-    def of(cls, options: ExportOptions) -> _Steps:
-        if options.dtype == "f32" or options.accumulate == "hardware":
-            return cls(trace=options, narrow_to=None)
-        return cls(trace=replace(options, dtype="f32"), narrow_to=options.dtype)
+    if options.dtype == "f32" or options.accumulate == "hardware":
+        return options, None
+    return replace(options, dtype="f32"), options.dtype
 
 
 def _describe(source: Path, package: Path, options: ExportOptions) -> None:

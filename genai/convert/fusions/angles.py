@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from genai.build.graph import Array
-from genai.convert.fusions.match import Differs, described, integer_attribute, is_last_axis, is_op, made_by, only_output
+from genai.convert.fusions.match import Differs, described, is_last_axis, is_op, made_by, only_output
 from genai.convert.fusions.sizes import axes_of, integers, slice_axes
 from genai.convert.nodes import store
 from genai.convert.values import constant, rank, scalar
@@ -113,7 +113,7 @@ def _keeps_last_axis(node: ir.Node) -> bool:
         sizes = integers(node.inputs[1])
         return sizes is not None and sizes[-1:] == [1]
     if node.op_type == "Gather":
-        return integer_attribute(node, "axis", 0) == 0 and (rank(source) or 0) > 1
+        return node.attributes.get_int("axis", 0) == 0 and (rank(source) or 0) > 1
     axes = slice_axes(node) if node.op_type == "Slice" else axes_of(node)
     dimensions = rank(only_output(node) if node.op_type == "Unsqueeze" else source)
     if axes is None or not dimensions:
@@ -126,7 +126,7 @@ def _concatenated(value: ir.Value) -> ir.Value | None:
     node = made_by(value, "Concat")
     if node is None or len(node.inputs) != 2 or node.inputs[0] is not node.inputs[1]:
         return None
-    return node.inputs[0] if is_last_axis(integer_attribute(node, "axis", 0), value) else None
+    return node.inputs[0] if is_last_axis(node.attributes.get_int("axis", 0), value) else None
 
 
 def _paired(value: ir.Value) -> ir.Value | None:

@@ -99,11 +99,15 @@ def _softmax(node: ir.Node, flowing: set[ir.Value]) -> AttentionSite | Site:
 
 def product_after(value: ir.Value) -> ir.Node | None:
     """The product that weights the values, behind casts and guards against rows without any key."""
-    for node, index in value.uses():
-        if node.op_type == "MatMul" and index == 0:
-            return node
-        if node.op_type in _PASSED and (found := product_after(node.outputs[0])) is not None:
-            return found
+    passed: set[ir.Node] = set()
+    todo = [value]
+    while todo:
+        for node, index in todo.pop().uses():
+            if node.op_type == "MatMul" and index == 0:
+                return node
+            if node.op_type in _PASSED and node not in passed:
+                passed.add(node)
+                todo += node.outputs
     return None
 
 

@@ -95,12 +95,6 @@ def only_output(node: ir.Node) -> ir.Value:
     return node.outputs[0]
 
 
-def integer_attribute(node: ir.Node, name: str, default: int) -> int:
-    """An attribute's value, or the operator's default for it."""
-    attribute = node.attributes.get(name)
-    return default if attribute is None else attribute.as_int()
-
-
 def is_last_axis(axis: int, value: ir.Value) -> bool:
     """Whether an axis of this value is its last."""
     dimensions = rank(value)

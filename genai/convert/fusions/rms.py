@@ -17,7 +17,6 @@ import onnx_ir as ir
 
 from genai.convert.fusions.match import (
     Differs,
-    integer_attribute,
     is_last_axis,
     is_op,
     made_by,
@@ -93,7 +92,7 @@ def _check_reduction(mean: ir.Node) -> None:
     axes = axes_of(mean)
     if axes is None or len(axes) != 1 or not is_last_axis(axes[0], only_output(mean)):
         raise Differs(mean, "a mean over the last axis", f"axes {axes}" if axes is not None else "computed axes")
-    if integer_attribute(mean, "keepdims", 1) != 1:
+    if mean.attributes.get_int("keepdims", 1) != 1:
         raise Differs(mean, "keepdims=1", "keepdims=0")
 
 
@@ -133,7 +132,7 @@ def _scaled(x: ir.Value, normalized: ir.Value, epsilon: float) -> RmsMatch:
         original is not None
         and narrowed is not None
         and original.dtype in _HALVES
-        and integer_attribute(narrowed, "to", 0) == original.dtype
+        and narrowed.attributes.get_int("to", 0) == original.dtype
         and x.dtype in (None, ir.DataType.FLOAT)
     ):
         x, normalized = original, only_output(narrowed)

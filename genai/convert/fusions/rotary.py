@@ -20,7 +20,6 @@ from genai.convert.fusions.angles import Angles
 from genai.convert.fusions.match import (
     Differs,
     described,
-    integer_attribute,
     is_last_axis,
     is_op,
     made_by,
@@ -111,8 +110,8 @@ def is_anchor(node: ir.Node) -> bool:
 
 def match(concat: ir.Node) -> RotaryMatch:
     """The rotation around an anchor. Raises: Differs."""
-    if not is_last_axis(integer_attribute(concat, "axis", 0), only_output(concat)):
-        raise Differs(concat, "a Concat along the last axis", f"axis {integer_attribute(concat, 'axis', 0)}")
+    if not is_last_axis(concat.attributes.get_int("axis", 0), only_output(concat)):
+        raise Differs(concat, "a Concat along the last axis", f"axis {concat.attributes.get_int('axis', 0)}")
     interleaved = _flat(concat.inputs[0]) is not concat.inputs[0]
     x, size = _swapped(concat, interleaved)
     rotated = only_output(concat)
@@ -203,8 +202,8 @@ def _part(value: ir.Value | None) -> _Part:
 
 
 def _split_part(node: ir.Node, source: ir.Value, value: ir.Value | None) -> _Part:
-    if not is_last_axis(integer_attribute(node, "axis", 0), source):
-        raise Differs(node, "a Split of the last axis", f"axis {integer_attribute(node, 'axis', 0)}")
+    if not is_last_axis(node.attributes.get_int("axis", 0), source):
+        raise Differs(node, "a Split of the last axis", f"axis {node.attributes.get_int('axis', 0)}")
     sizes = integers(node.inputs[1]) if len(node.inputs) > 1 else None
     size = size_of(source, -1)
     if sizes is None and size is not None and size % len(node.outputs) == 0:

@@ -96,6 +96,17 @@ def test_attention_in_parts_and_as_an_operator() -> None:
     assert site.is_present
 
 
+def test_guards_that_fork_again_and_again_are_looked_at_once() -> None:
+    steps = "\n".join(f"    w{step + 1} = Where(b, w{step}, w{step})" for step in range(60))
+    body = f"""
+        scores = MatMul(q, q)
+        w0 = Softmax<axis=-1>(scores)
+    {steps}
+        y = Identity(w60)
+    """
+    assert survey(model_of("float[B, 4, 4] q, bool[4, 4] b => float[B, 4, 4] y", body)).of("Attention") == ()
+
+
 @pytest.mark.parametrize(
     "body",
     [
