@@ -119,15 +119,12 @@ class ContractGraph:
             value.shape = ir.Shape([contract.BATCH, contract.CAPACITY, self.kv_size])
             outputs.append(value)
         self.graph.outputs[:] = outputs
-        self._drop_dead()
-        self.graph.inputs[:] = list(self._inputs.values())
-        self.model.opset_imports[""] = self.graph.opset_imports[""] = contract.OPSET
-        self.model.ir_version = contract.IR_VERSION
-
-    def _drop_dead(self) -> None:
         self.graph.sort()
         for clean in (passes.IdentityEliminationPass(), passes.RemoveUnusedNodesPass(), passes.NameFixPass()):
             clean(self.model)
+        self.graph.inputs[:] = list(self._inputs.values())
+        self.model.opset_imports[""] = self.graph.opset_imports[""] = contract.OPSET
+        self.model.ir_version = contract.IR_VERSION
 
     def _taken_over(self, name: str, old: ir.Value | None) -> ir.Value:
         """The contract's input, read by whatever read the graph's own."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import onnx_ir as ir
@@ -78,7 +77,8 @@ def precision_of(model: ir.Model) -> str:
 
 def source_digest(path: Path, model: ir.Model) -> str:
     """A SHA-256 over the graph's file and the files of its weights, as `genai.build.open.source_digest` makes it."""
-    return files_digest({path, *_weight_files(model)})
+    tensors = (value.const_value for value in model.graph.initializers.values())
+    return files_digest({path, *(Path(tensor.path) for tensor in tensors if isinstance(tensor, ir.ExternalTensor))})
 
 
 def write_report(report: ConversionReport, folder: Path) -> None:
@@ -120,9 +120,3 @@ def _number(config: dict[str, JSON], names: tuple[str, ...]) -> int | None:
 
 def _first(*values: int | None) -> int | None:
     return next((value for value in values if value is not None), None)
-
-
-def _weight_files(model: ir.Model) -> Iterator[Path]:
-    for value in model.graph.initializers.values():
-        if isinstance(value.const_value, ir.ExternalTensor):
-            yield Path(value.const_value.path)

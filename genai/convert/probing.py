@@ -30,7 +30,8 @@ class Part:
 
     def __init__(self, model: ir.Model, given: Sequence[ir.Value], wanted: Sequence[ir.Value]) -> None:
         self._wanted = [value.name or "" for value in wanted]
-        leaves = _leaves(wanted, set(given))
+        start = set(given)
+        leaves = [value for value in ancestors(wanted, start) if value in start or value.is_graph_input()]
         self.inputs = [value.name or "" for value in leaves]
         graph = ir.convenience.extract(model.graph, leaves, list(wanted))
         self._types = {value.name: value for value in graph.inputs}
@@ -79,11 +80,6 @@ def try_call(part: Part, feeds: Mapping[str, Array]) -> list[Array] | None:
         return part(feeds)
     except GenAIError:
         return None
-
-
-def _leaves(wanted: Sequence[ir.Value], given: set[ir.Value]) -> list[ir.Value]:
-    values = ancestors(wanted, given)
-    return [value for value in values if value in given or value.is_graph_input()]
 
 
 def _embed_weights(graph: ir.Graph) -> None:

@@ -97,12 +97,8 @@ def sample_prompts(
     text = [] if tokenizer is None else tokenizer.encode(_TEXT, add_special_tokens=False).ids
     if len(set(text)) < len(text) // 4 or len(text) < sum(_LENGTHS) or max(text) >= vocab_size:
         text = [int(token) for token in np.random.default_rng(0).integers(0, vocab_size, 2 * _LONGEST)]
-    return [_cut(text, sum(lengths[:index]), length) for index, length in enumerate(lengths)]
-
-
-def _cut(text: list[int], start: int, length: int) -> list[int]:
-    """So many tokens of a text, which begins anew where it ends."""
-    return [text[(start + index) % len(text)] for index in range(length)]
+    endless = np.resize(text, sum(lengths))  # it begins anew where it ends
+    return [part.tolist() for part in np.split(endless, np.cumsum(lengths)[:-1])]
 
 
 def compare(expected: Expected, folder: Path, config: ModelConfig, *, is_exact: bool) -> Agreement:

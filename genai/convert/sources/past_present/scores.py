@@ -152,7 +152,10 @@ class Sampler:
         softcap = float(np.abs(apply(np.full(size, 3e4), shape)[seen]).max())
         small = np.full(size, 0.01 * softcap)  # there tanh is a straight line
         scale = _factor(small[seen], apply(small, shape)[seen])
-        if scale is None or _differs(softcap * np.tanh(values[seen] * scale / softcap), result[seen], softcap):
+        if (
+            scale is None
+            or np.abs(softcap * np.tanh(values[seen] * scale / softcap) - result[seen]).max() > _TOLERANCE * softcap
+        ):
             raise UnsupportedModelError(
                 f"between queries and keys and the softmax {scores.name!r} stands more than a scale, a cap and a mask: "
                 "a bias on scores (ALiBi, relative positions) is not supported"
@@ -198,10 +201,6 @@ def causal(num_tokens: int, past: int, window: int | None = None) -> BoolArray:
     keys = np.arange(past + num_tokens)
     seen: BoolArray = keys <= queries
     return seen if window is None else seen & (keys > queries - window)
-
-
-def _differs(wanted: FloatArray, result: FloatArray, size: float) -> bool:
-    return bool(np.abs(wanted - result).max() > _TOLERANCE * size)
 
 
 def _factor(wanted: FloatArray, result: FloatArray) -> float | None:
