@@ -71,10 +71,10 @@ class Angles:
 
     def _stored(self, value: ir.Value) -> ir.Value:
         table = self._table(value)
-        graph = _graph_of(value)
         assert table is not None
+        assert value.graph is not None
         name = f"{value.name}_{self._suffix}"
-        return store(graph, name, ir.tensor(table, name=name))
+        return store(value.graph, name, ir.tensor(table, name=name))
 
     def _again(self, wide: ir.Value) -> ir.Value:
         """The step that made a value, repeated on the half of its source."""
@@ -145,10 +145,3 @@ def _paired(value: ir.Value) -> ir.Value | None:
     if column is None or axes_of(column) is None or not is_last_axis((axes_of(column) or [0])[0], column.outputs[0]):
         return None
     return column.inputs[0]
-
-
-def _graph_of(value: ir.Value) -> ir.Graph:
-    node = value.producer()
-    graph = value.graph if node is None else node.graph
-    assert isinstance(graph, ir.Graph), "fusing works on the main graph"
-    return graph
