@@ -205,14 +205,12 @@ class _Run:
     ended: SimpleQueue[int] = field(default_factory=SimpleQueue)
 
     def answers(self, lines: Iterator[_Line]) -> Iterator[list[bytes]]:
-        """Records of OUT as they come, some at a time."""
-        while True:
-            if refused := self._submitted(lines):
-                yield refused
-            elif self.pending:
-                yield [self._finished(number) for number in self._awaited()]
-            else:
-                return
+        """Records of OUT as they come, some at a time. Raises: ConfigError once the model is closed."""
+        while (records := self._submitted(lines)) or self.pending:
+            records = records or [self._finished(number) for number in self._awaited()]
+            if self.llm.loop.is_closed:  # what failed by that is not written: the next run is to try it again
+                raise ConfigError("the model was closed in between; start the batch again to finish it")
+            yield records
 
     def cancel(self) -> None:
         """End what is in the engine."""

@@ -8,7 +8,6 @@ Any thread may submit and cancel; everything else is for the one that steps (`lo
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import time
 from collections import abc, deque
@@ -151,7 +150,7 @@ class Engine:
     def fail_all(self, error: GenAIError) -> list[TokenEvent]:
         """End everything that waits or runs with an error, each job with its own: many threads may raise them."""
         for job in self.jobs:
-            self._events.end_job(job, "error", copy.copy(error))
+            self._events.end_job(job, "error", error)
         return self._events.taken_events()
 
     def caught_up(self, job: Job) -> None:

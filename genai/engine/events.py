@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import logging
 import time
@@ -22,12 +23,27 @@ E = TypeVar("E", bound=GenAIError | None)
 
 
 def bare(error: E) -> E:
-    """An error without the frames that it came from: whoever keeps it would keep the graph and the cache."""
+    """A copy of an error, for one thread to raise, without the frames that it came from.
+
+    Whoever keeps those would keep the graph and the cache.
+    """
+    own = copy.copy(error)
+    if own is not None and error is not None:
+        own.__cause__ = error.__cause__
     cause: BaseException | None = error
     while cause is not None:
         cause.__traceback__ = None
         cause = cause.__cause__ or cause.__context__
-    return error
+    return own
+
+
+@contextmanager
+def _failures_logged() -> Iterator[None]:
+    """For what follows an end: on a device that fails, or without memory, sinks are to be told of it all the same."""
+    try:
+        yield
+    except Exception:
+        _log.exception("a sequence that has ended is not all cleared away")
 
 
 class Events:
@@ -111,7 +127,8 @@ class Events:
             beam.forks = []
             beam.become(State(reason))
             self._scheduler.remove(beam)
-            self._rows.release(beam)
+            with _failures_logged():
+                self._rows.release(beam)
         endings = run.finish(reason) if error is None else [reason] * len(run.results)
         for result in run.results:
             result.error, result.search = bare(error), None  # from now on a text like any other
@@ -141,10 +158,13 @@ class Events:
         sequence.timeline.finished = time.perf_counter()
         self._scheduler.remove(sequence)
         if sequence.row is not None and reason in {"stop", "length"}:
-            self._rows.remember(sequence)
-        self._rows.release(sequence)
+            with _failures_logged():
+                self._rows.remember(sequence)
+        with _failures_logged():
+            self._rows.release(sequence)
         if sequence.drafter is not None:
-            sequence.drafter.close()
+            with _failures_logged():
+                sequence.drafter.close()
         for fork in sequence.forks:  # it ended before they could have its prompt
             self._scheduler.add(fork)
         sequence.forks = []

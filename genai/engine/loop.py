@@ -77,7 +77,7 @@ class EngineLoop:
         self._mail: SimpleQueue[_Call | None] = SimpleQueue()  # that which destructors may write to
         self._calls: list[_Call] = []
         self._turn = threading.Lock()  # whose the runner is: a step's, or a draft's for another model
-        self._entry = threading.Lock()  # so that nothing slips in behind the last look at the inbox and the mail
+        self._entry = threading.RLock()  # nothing slips in behind the last look at inbox and mail; signals may close
         self._is_closing = False
         self._thread: threading.Thread | None = None
 
@@ -89,18 +89,21 @@ class EngineLoop:
     @property
     def engine(self) -> Engine:
         """The engine, to look at. Raises: ConfigError once this is closed."""
-        engine = self._engine
-        if engine is None or self._is_closing:
+        engine = None if self._is_closing else self._engine
+        if engine is None:
             raise ConfigError("this model is closed; load it again")
         return engine
 
-    def submit(self, request: Request, follower: Follower) -> Job:
-        """Queue a request; the follower is told about it on the loop's thread.
+    def submit(self, request: Request, follower: Follower | None) -> Job:
+        """Queue a request; the follower, if there is one, is told about it on the loop's thread.
 
         Raises: as `Engine.submit`; ConfigError once this is closed.
         """
         with self._entry:
-            job = self._started().submit(dataclasses.replace(request, sink=follower))
+            try:
+                job = self._started().submit(dataclasses.replace(request, sink=follower))
+            except GenAIError as error:
+                raise bare(error) from None
         self._mail.put(None)
         return job
 
@@ -119,13 +122,12 @@ class EngineLoop:
 
         Raises: ConfigError once this is closed.
         """
-        assert threading.current_thread() is not self._thread, "it would wait for itself"
         results: list[T] = []
         call = _Call(function=lambda engine: results.append(function(engine)), is_due=is_due)
-        with self._entry:
-            self._started()
-            self._mail.put(call)
         try:
+            with self._entry:
+                self._started()
+                self._mail.put(call)
             self.wait(call.done)
         finally:
             call.is_off = True
@@ -134,12 +136,14 @@ class EngineLoop:
         return results[0]
 
     def settle(self) -> None:
-        """Wait until what was cancelled is over and its rows are free."""
-        with contextlib.suppress(ConfigError):  # this is closed, and they went with it
+        """Wait until what was cancelled is over and its rows are free, if there is somebody to wait for."""
+        with contextlib.suppress(GenAIError):  # this is closed, a fork, or its own thread's
             self.call(lambda engine: engine.settle())
 
     def wait(self, event: threading.Event) -> None:
-        """Wait for what the loop's thread sets. Raises: GenAIError if there is no such thread any more."""
+        """Wait for what the loop's thread sets. Raises: GenAIError on that thread, or if there is none any more."""
+        if threading.current_thread() is self._thread:
+            raise GenAIError("the engine's own thread cannot wait for it; ask from another one")
         while not event.wait(_PATIENCE_SECONDS):
             if not self._is_alive and not event.is_set():
                 raise GenAIError("the engine's thread has ended; a model has to be loaded after a fork")
@@ -174,9 +178,13 @@ class EngineLoop:
         """The engine, with its thread at work. Raises: ConfigError, GenAIError."""
         engine = self.engine
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="genai-engine", daemon=True)
-            self._thread.start()
             atexit.register(self.close)  # an interpreter that ends under a run of the graph aborts
+            self._thread = threading.Thread(target=self._run, name="genai-engine", daemon=True)
+            try:
+                self._thread.start()
+            except RuntimeError as error:
+                self._thread = None
+                raise GenAIError(f"no thread for the engine: {error}; end some others") from None
         elif not self._thread.is_alive():
             raise GenAIError("this process is a fork of the one that runs the model; load it here")
         return engine
@@ -188,7 +196,6 @@ class EngineLoop:
                 self._read_mail()
         finally:
             self._end()
-            atexit.unregister(self.close)
 
     def _take_turn(self) -> None:
         """Do what is due and advance all texts by a step. A model's own texts come before those that it drafts for."""
@@ -210,7 +217,8 @@ class EngineLoop:
                     engine.cancel(job)
             engine.step()
         except Exception:
-            _log.exception("a step of the engine failed; all its requests have ended")
+            with contextlib.suppress(Exception):  # a handler's own
+                _log.exception("a step of the engine failed; all its requests have ended")
 
     def _answer(self, engine: Engine) -> None:
         self._calls = [call for call in self._calls if not call.run(engine)]
@@ -249,6 +257,7 @@ class EngineLoop:
         for call in self._calls:
             call.fail(ConfigError("this model was closed meanwhile; load it again"))
         self._calls = []
+        atexit.unregister(self.close)
 
     @contextlib.contextmanager
     def _unless_busy(self) -> Iterator[Runner | None]:

@@ -158,7 +158,7 @@ class Generator:
     def _begin(self, prompt: abc.Sequence[int]) -> None:
         """Begin a text, in place of the one that there is."""
         request = self._preparer.prepare(prompt, self.config, ChatOptions(), Delivery(is_manual=True)).request
-        self._own(self._loop.call(lambda engine: engine.submit(request)))
+        self._own(self._loop.submit(request, None))
 
     def _own(self, job: Job) -> None:
         """Follow a job, which ends with this generator even if nobody closes it."""

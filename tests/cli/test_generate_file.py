@@ -644,3 +644,17 @@ def test_killed_again_and_again_a_batch_is_finished_without_repeating_or_losing_
             usage = record["response"]["body"]["usage"]
             expected = llm.generate(f"text {record['custom_id']}", max_new_tokens=usage["completion_tokens"])
             assert text_of(record) == expected.text
+
+
+def test_a_model_that_is_closed_in_between_leaves_the_rest_for_another_time(package: Path, tmp_path: Path) -> None:
+    """As by a handler of signals: what would be written as failed would never be tried again."""
+    source, target = write(tmp_path / "in", [plain(n, max_tokens=100) for n in map(str, range(30))]), tmp_path / "out"
+    with LLM(package, CONFIG) as llm, BatchFile(source, target) as batch:
+
+        def close(label: str, done: int, total: int) -> None:
+            llm.close()
+
+        with pytest.raises(ConfigError, match="the model was closed in between"):
+            batch.run(llm, ("tiny",), SETTINGS, close)
+    assert read(target)
+    assert {record["response"]["status_code"] for record in read(target)} == {200}

@@ -172,6 +172,25 @@ def test_the_engine_is_free_when_its_loop_is_closed_though_others_hold_the_loop(
             assert runner.cache.rows == ()
 
 
+def test_errors_that_somebody_keeps_keep_no_engine() -> None:
+    with loop_of() as (loop, _):
+        engine, errors = weakref.ref(loop.engine), []
+
+        def refused(use: Callable[[], object]) -> None:
+            with pytest.raises(ConfigError) as caught:
+                use()
+            errors.append(caught.value)
+
+        refused(lambda: Waiter.of(loop, request([])))
+        refused(lambda: Waiter.of(loop, request([1] * 500)))
+        refused(lambda: loop.call(lambda engine: engine.submit(request([]))))
+        loop._is_closing = True  # and has not ended yet
+        refused(lambda: loop.engine)
+        loop.close()
+        assert engine() is None
+        assert len(errors) == 4
+
+
 def test_what_nobody_closed_ends_when_it_is_abandoned() -> None:
     for is_begun in (False, True):
         with loop_of() as (loop, _):

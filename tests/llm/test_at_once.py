@@ -161,6 +161,19 @@ def test_an_error_that_somebody_keeps_keeps_no_model(package: Path) -> None:
     assert len(errors) == 3
 
 
+def test_a_generator_begins_without_waiting_for_a_step(package: Path) -> None:
+    """In which Ctrl-C would leave a text that nobody owns."""
+    with LLM(package, CONFIG) as llm:
+        generated(llm, "x")
+        with llm.loop._turn, llm.generator() as generator:
+            assert together([lambda: generator.append_input_tokens([1, 2])]) == [None]
+            assert generator.token_ids == [1, 2]
+            llm.loop.cancel(generator._job)  # type: ignore[arg-type]
+            generator._forgotten = None
+        llm.loop.settle()
+        assert not llm.engine.has_work
+
+
 def engine_threads() -> set[threading.Thread]:
     return {thread for thread in threading.enumerate() if thread.name == "genai-engine"}
 
@@ -255,8 +268,11 @@ def test_the_interpreter_ends_with_texts_in_the_making(package: Path) -> None:
 @pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="there are no forks here")
 def test_a_fork_does_not_hang(package: Path) -> None:
     code = f"""{BEGUN}
+    generator = llm.generator()
+    generator.append_input_tokens([1])
     sys.stdout.flush()
     if os.fork() == 0:
+        generator.close()
         for use in (lambda: llm.generate("a"), lambda: llm.logits([1])):
             try:
                 use()
