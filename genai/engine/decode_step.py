@@ -11,6 +11,7 @@ import logging
 from collections import abc
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from genai.decoding.processors import FloatArray
 from genai.engine.sequence import Sequence
@@ -19,6 +20,8 @@ from genai.runtime.layout import Group
 from genai.runtime.runner import Runner
 
 _log = logging.getLogger(__name__)
+
+Failure: TypeAlias = tuple[Sequence, GenAIError]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,14 +49,6 @@ class Outcome:
     draft: abc.Sequence[int] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failure:
-    """A sequence whose run failed."""
-
-    sequence: Sequence
-    error: GenAIError
-
-
 class DecodeStep:
     """Runs the rows of all that decode. Nothing may be freed before it is over: that would move rows about."""
 
@@ -62,7 +57,7 @@ class DecodeStep:
         self._cache = runner.cache
 
     def run(self, work: abc.Sequence[Work]) -> tuple[list[Outcome], list[Failure]]:
-        """One run for each group, and for each draft that runs apart."""
+        """One run for each group, and for each draft that runs apart. Returns the failures, too."""
         outcomes: list[Outcome] = []
         failures: list[Failure] = []
         by_row = self._with_room(work, failures)
@@ -134,4 +129,4 @@ class DecodeStep:
     @staticmethod
     def _failures(members: Mapping[int, Work], error: GenAIError) -> list[Failure]:
         _log.warning("%d sequences end: %s", len(members), error)
-        return [Failure(sequence=each.sequence, error=error) for each in members.values()]
+        return [(each.sequence, error) for each in members.values()]

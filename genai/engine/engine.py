@@ -355,8 +355,8 @@ class Engine:
             self._pace.saw_draft(time.perf_counter() - drafted, longest)
         else:
             self._pace.saw_decode(time.perf_counter() - started)
-        for failure in failures:
-            self._events.fail(failure.sequence, failure.error)
+        for sequence, error in failures:
+            self._events.fail(sequence, error)
         self._choose(outcomes)
 
     def _draft(self, sequence: Sequence) -> abc.Sequence[int]:

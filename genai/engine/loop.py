@@ -58,11 +58,6 @@ class _Call:
         self.done.set()
         return True
 
-    def fail(self, error: GenAIError) -> None:
-        """It will not be done."""
-        self.error = error
-        self.done.set()
-
 
 class EngineLoop:
     """An engine and its runner, for any number of threads. drafting: the same model as another one's drafter.
@@ -255,7 +250,8 @@ class EngineLoop:
             if (call := self._mail.get()) is not None:
                 self._calls.append(call)
         for call in self._calls:
-            call.fail(ConfigError("this model was closed meanwhile; load it again"))
+            call.error = ConfigError("this model was closed meanwhile; load it again")
+            call.done.set()
         self._calls = []
         atexit.unregister(self.close)
 

@@ -73,10 +73,6 @@ class PrefixCache:
             self._blocks[key] = [buffer[part].copy() for buffer in data]
         self._touch(keys)
 
-    def clear(self) -> None:
-        """Forget everything."""
-        self._blocks.clear()
-
     def _touch(self, keys: Sequence[bytes]) -> None:
         for key in reversed(keys):
             if key in self._blocks:

@@ -12,8 +12,9 @@ from genai.decoding.constraint import Constraint
 from genai.decoding.sampler import Sampler
 from genai.engine.beams import BeamRun
 from genai.engine.consumers import Keep, Sample
-from genai.engine.drafting.draft_model import DraftModel
-from genai.engine.drafting.drafts import Drafter, LookupProposer
+from genai.engine.drafting.draft_model import DraftModel, ModelProposer
+from genai.engine.drafting.drafts import Drafter
+from genai.engine.drafting.speculative import PromptLookup
 from genai.engine.sequence import Job, Sequence, Sink, State
 from genai.errors import CapacityError, ConfigError
 from genai.options.generation_config import GenerationConfig, SamplingConfig, replaced
@@ -171,7 +172,7 @@ def _sampling(config: GenerationConfig) -> SamplingConfig:
 
 def _drafter(request: Request) -> Drafter | None:
     if request.draft_model is not None:
-        return Drafter(request.draft_model.proposer(), request.config.draft_length)
+        return Drafter(ModelProposer(request.draft_model), request.config.draft_length)
     if request.config.speculative == "prompt_lookup":
-        return Drafter(LookupProposer(), request.config.draft_length)
+        return Drafter(PromptLookup(), request.config.draft_length)
     return None

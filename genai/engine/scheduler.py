@@ -56,9 +56,7 @@ class Pace:
     def saw_decode(self, seconds: float) -> None:
         """Count a decode step."""
         self.decode_seconds += 0.2 * (seconds - self.decode_seconds)
-        self.draft_cost += 0.01 * (
-            _DRAFT_COST - self.draft_cost
-        )  # drafts that seemed too dear are tried again some day
+        self.draft_cost += 0.01 * (_DRAFT_COST - self.draft_cost)  # what seemed too dear is tried again some day
 
     def saw_draft(self, seconds: float, num_drafted: int) -> None:
         """Count a decode step whose longest draft had so many tokens."""

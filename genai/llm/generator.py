@@ -5,15 +5,17 @@ from __future__ import annotations
 import weakref
 from collections import abc
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from genai.decoding.processors import FloatArray
 from genai.engine.engine import Engine
+from genai.engine.request import Request
 from genai.engine.sequence import Job, Sequence
 from genai.errors import ConfigError
-from genai.llm.prepare import ChatOptions, Delivery, Preparer, are_tokens
+from genai.llm.prepare import Preparer, are_tokens
 from genai.llm.session_file import SessionFile
 from genai.options.generation_config import GenerationConfig
 
@@ -40,10 +42,7 @@ class Generator:
         for name, (is_set, why) in {
             "n": (config.n > 1, "a generator makes one text; use generate for several"),
             "num_beams": (config.is_beam_search, "a generator makes one text; use generate for several"),
-            "stop_strings": (
-                bool(config.stop_strings),
-                "a generator knows tokens only; use stream",
-            ),
+            "stop_strings": (bool(config.stop_strings), "a generator knows tokens only; use stream"),
             "echo": (config.echo, "a generator knows tokens only; token_ids has the prompt"),
             "logprobs": (config.logprobs, "a generator has logits; use those, or generate"),
             "prompt_logprobs": (config.prompt_logprobs is not None, "a generator has logits; use those, or generate"),
@@ -140,7 +139,7 @@ class Generator:
 
     def restore(self, saved: SessionFile) -> None:
         """Take up a saved text. Raises: ConfigError, CapacityError."""
-        request = self._preparer.prepare(saved.prompt, self.config, ChatOptions(), Delivery(is_manual=True)).request
+        request = self._request(saved.prompt)
         self._own(self._loop.call(lambda engine: engine.resume(request, saved.generated, saved.logits, saved.cache)))
         try:
             self._sequence.sampler.restore(saved.sampler)
@@ -157,8 +156,10 @@ class Generator:
 
     def _begin(self, prompt: abc.Sequence[int]) -> None:
         """Begin a text, in place of the one that there is."""
-        request = self._preparer.prepare(prompt, self.config, ChatOptions(), Delivery(is_manual=True)).request
-        self._own(self._loop.submit(request, None))
+        self._own(self._loop.submit(self._request(prompt), None))
+
+    def _request(self, prompt: abc.Sequence[int]) -> Request:
+        return replace(self._preparer.prepare(prompt, self.config).request, is_manual=True)
 
     def _own(self, job: Job) -> None:
         """Follow a job, which ends with this generator even if nobody closes it."""

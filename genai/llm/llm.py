@@ -9,6 +9,7 @@ import threading
 import weakref
 from collections import abc
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self, overload
@@ -24,7 +25,7 @@ from genai.engine.sequence import Job
 from genai.engine.streams import Feed, Follower
 from genai.errors import CapacityError, ConfigError
 from genai.llm.generator import Generator
-from genai.llm.prepare import ChatOptions, Delivery, Prepared, Preparer, Prompt, are_tokens, as_list
+from genai.llm.prepare import ChatOptions, Prepared, Preparer, Prompt, are_tokens, as_list
 from genai.llm.results import Chunk, Generation
 from genai.llm.session_file import SessionFile
 from genai.metrics import EngineMetrics
@@ -161,8 +162,9 @@ class LLM:
             template_options=template_options,
         )
         model = None if draft is None else self._draft_model(draft)
-        delivery = Delivery(priority=priority, timeout=timeout, draft_model=model)
-        return self._preparer.prepare(prompt, settings, chat, delivery)
+        prepared = self._preparer.prepare(prompt, settings, chat)
+        request = replace(prepared.request, priority=priority, timeout=timeout, draft_model=model)
+        return Prepared(request=request, writer=prepared.writer)
 
     def warm_up(self) -> None:
         """Do now what the first constraint or forced tool call would wait for; called before others are served.

@@ -15,7 +15,6 @@ from genai.answer.answer import AnswerFormat
 from genai.chat.template import Message
 from genai.chat.tools import ToolSet
 from genai.decoding.constraint import Constraint
-from genai.engine.drafting.draft_model import DraftModel
 from genai.engine.request import Request
 from genai.errors import ConfigError, TokenizerError
 from genai.grammar.grammar import Grammars
@@ -40,14 +39,7 @@ class ChatOptions:
     template_options: Mapping[str, object] | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Delivery:
-    """How a request is run beside others. Arguments as in `Request`."""
-
-    priority: int = 0
-    timeout: float | None = None
-    draft_model: DraftModel | None = None
-    is_manual: bool = False
+_NO_CHAT = ChatOptions()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,8 +78,8 @@ class Preparer:
         with contextlib.suppress(TokenizerError):  # raised again for who asks for a constraint
             self._grammars.warm_up()
 
-    def prepare(self, prompt: Prompt, config: GenerationConfig, chat: ChatOptions, delivery: Delivery) -> Prepared:
-        """A request for a prompt. Raises: ConfigError, TokenizerError."""
+    def prepare(self, prompt: Prompt, config: GenerationConfig, chat: ChatOptions = _NO_CHAT) -> Prepared:
+        """A request for a prompt, to be run as any other. Raises: ConfigError, TokenizerError."""
         tools = ToolSet.of(chat.tools, chat.tool_choice, chat.parallel_tool_calls)
         encoded = self._encode(prompt, tools, chat)
         constraint = self._constraint(config, encoded, tools)
@@ -96,14 +88,10 @@ class Preparer:
         request = Request(
             prompt=encoded.tokens,
             config=config,
-            priority=delivery.priority,
-            timeout=delivery.timeout,
             bad_words=self._bad_words(config),
             dry_breakers=self._dry_breakers(config),
             newline_tokens=self._newline_tokens(config),
             constraint=constraint,
-            draft_model=delivery.draft_model,
-            is_manual=delivery.is_manual,
         )
         writer = JobWriter([self._writer(config, encoded, tools) for _ in range(config.num_choices)])
         return Prepared(request=request, writer=writer)
@@ -116,7 +104,7 @@ class Preparer:
                 raise ConfigError(f"template_options: {min(reserved)} is not an option of the template")
             text = self._tokenizer.render_chat(messages, tools=tools.described(), **variables)
             return _Encoded(tokens=self._tokenizer.encode(text, add_special_tokens=False), text=text, is_chat=True)
-        if chat != ChatOptions():
+        if chat != _NO_CHAT:
             raise ConfigError("tools, tool_choice and template_options go with chat messages; this prompt is no chat")
         if isinstance(prompt, str):
             return _Encoded(tokens=self._tokenizer.encode(prompt), text=prompt)

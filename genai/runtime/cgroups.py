@@ -11,24 +11,15 @@ Source: https://docs.kernel.org/admin-guide/cgroup-v2.html, https://docs.kernel.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path("/sys/fs/cgroup")
 OWN_GROUPS = Path("/proc/self/cgroup")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Names:
-    """What a version calls its files about memory; cache: the files' pages that can be dropped, among what is used."""
-
-    limit: str
-    used: str
-    cache: str
-
-
-_MEMORY_V1 = _Names(limit="memory.limit_in_bytes", used="memory.usage_in_bytes", cache="total_inactive_file")
-_MEMORY_V2 = _Names(limit="memory.max", used="memory.current", cache="inactive_file")
+_MEMORY_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+_MEMORY_V2 = ("memory.max", "memory.current", "inactive_file")
+"""Where a limit stands, what is used, and in memory.stat the files' pages in it that can be dropped."""
 
 
 def free_memory(root: Path = ROOT, own_groups: Path = OWN_GROUPS) -> int | None:
@@ -44,9 +35,13 @@ def free_memory(root: Path = ROOT, own_groups: Path = OWN_GROUPS) -> int | None:
 
 def processors(root: Path = ROOT, own_groups: Path = OWN_GROUPS) -> float | None:
     """The processor time that this process may take, in processors; None without a limit."""
-    shares = [share for folder in _folders(root, own_groups, "cpu") if (share := _share_v1(folder)) is not None]
-    shares += [share for folder in _folders(root, own_groups, "") if (share := _share_v2(folder)) is not None]
-    return min(shares, default=None)
+    words = [
+        [_text(folder / name) for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us")]
+        for folder in _folders(root, own_groups, "cpu")
+    ]
+    words += [_text(folder / "cpu.max").split() for folder in _folders(root, own_groups, "")]
+    pairs = [[int(word) for word in pair] for pair in words if all(word.strip().isdigit() for word in pair)]
+    return min((pair[0] / pair[1] for pair in pairs if len(pair) == 2 and all(pair)), default=None)
 
 
 def _folders(root: Path, own_groups: Path, controller: str) -> Iterator[Path]:
@@ -64,27 +59,13 @@ def _folders(root: Path, own_groups: Path, controller: str) -> Iterator[Path]:
             yield from (top / each for each in (own, *own.parents) if (top / each).is_dir())
 
 
-def _room(folder: Path, names: _Names) -> int | None:
-    limit, used = _number(folder / names.limit), _number(folder / names.used)
+def _room(folder: Path, names: tuple[str, str, str]) -> int | None:
+    limit, used = _number(folder / names[0]), _number(folder / names[1])
     if limit is None or used is None:
         return None
     lines = (line.split() for line in _text(folder / "memory.stat").splitlines())
-    cache = next((int(words[1]) for words in lines if words[:1] == [names.cache] and words[1].isdigit()), 0)
+    cache = next((int(words[1]) for words in lines if words[:1] == [names[2]] and words[1].isdigit()), 0)
     return max(limit - max(used - cache, 0), 0)
-
-
-def _share_v1(folder: Path) -> float | None:
-    return _share(_number(folder / "cpu.cfs_quota_us"), _number(folder / "cpu.cfs_period_us"))
-
-
-def _share_v2(folder: Path) -> float | None:
-    words = _text(folder / "cpu.max").split()
-    quota, period = (int(word) if word.isdigit() else None for word in words) if len(words) == 2 else (None, None)
-    return _share(quota, period)
-
-
-def _share(quota: int | None, period: int | None) -> float | None:
-    return quota / period if quota and period else None
 
 
 def _number(file: Path) -> int | None:

@@ -14,7 +14,7 @@ Only valid prefixes are copied, in an order in which no copy overwrites what ano
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from genai.errors import CapacityError
@@ -36,10 +36,8 @@ class Group:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where a row is: its index in its group, its first slot, and how many slots it has."""
+    """Where a row is: its first slot, and how many slots it has."""
 
-    group: int
-    index: int
     start: int
     capacity: int
 
@@ -63,11 +61,6 @@ class Layout:
         self._valid: dict[int, int] = {}
         self._places: dict[int, Place] = {}
 
-    @property
-    def rows(self) -> Iterable[int]:
-        """Every row."""
-        return self._places.keys()
-
     def place(self, row: int) -> Place:
         """Where a row is."""
         return self._places[row]
@@ -82,23 +75,18 @@ class Layout:
             raise CapacityError(f"valid length {length} of a row with capacity {self._places[row].capacity}")
         self._valid[row] = length
 
-    def fits(self, groups: Sequence[Group]) -> bool:
-        """Whether these groups fit into the arena."""
-        return sum(group.num_slots for group in groups) <= self.num_slots
-
     def arrange(self, groups: Sequence[Group]) -> list[Move]:
         """Make the groups these (their `start` is chosen here); rows that are in none of them are freed.
 
         Returns the copies to make, in order. Raises: CapacityError if they do not fit; then nothing has changed.
         """
         groups = [group for group in groups if group.rows]
-        if not self.fits(groups):
-            needed = sum(group.num_slots for group in groups)
+        if (needed := sum(group.num_slots for group in groups)) > self.num_slots:
             raise CapacityError(f"the KV cache holds {self.num_slots} tokens, {needed} are needed")
         placed = self._placed(groups)
         places = {
-            row: Place(group=number, index=index, start=group.start + index * group.capacity, capacity=group.capacity)
-            for number, group in enumerate(placed)
+            row: Place(start=group.start + index * group.capacity, capacity=group.capacity)
+            for group in placed
             for index, row in enumerate(group.rows)
         }
         for row, place in places.items():

@@ -157,14 +157,6 @@ def test_the_least_recently_used_go_first_and_what_others_build_on_last() -> Non
     assert all(cache.lookup(prompt(n)) == BLOCK_SIZE for n in (4, 5, 6, 7))
 
 
-def test_clearing_forgets_everything() -> None:
-    cache = cache_of(10)
-    put(cache, prompt(1, 2))
-    cache.clear()
-    assert cache.num_bytes == 0
-    assert cache.lookup(prompt(1, 2)) == 0
-
-
 class CountingRunner(FakeRunner):
     """Counts the tokens that were prefilled."""
 

@@ -21,32 +21,25 @@ from genai.runtime.runner import Runner
 class DraftModel:
     """A model that drafts, with a row of its cache for each sequence that it drafts for.
 
-    unless_busy: a context with the runner, which is one's own for as long as it lasts, or None; it never waits.
+    unless_busy: a context with the runner, which is one's own for as long as it lasts, or None; it never waits;
+    users: who has a row.
     """
 
     def __init__(self, unless_busy: Callable[[], AbstractContextManager[Runner | None]]) -> None:
         self.unless_busy = unless_busy
-        self._users: set[ModelProposer] = set()
-
-    def proposer(self) -> ModelProposer:
-        """For one sequence."""
-        return ModelProposer(self)
-
-    def took_row(self, user: ModelProposer) -> None:
-        """Remember who has a row."""
-        self._users.add(user)
+        self.users: set[ModelProposer] = set()
 
     def free_ended(self, runner: Runner) -> None:
         """Free the rows of sequences that ended while the runner was busy; with the runner to oneself."""
-        self._free([user for user in self._users if user.has_ended], runner)
+        self._free([user for user in self.users if user.has_ended], runner)
 
     def free_all(self, runner: Runner) -> None:
         """Free every row; with the runner to oneself. Whoever had one begins anew."""
-        self._free([*self._users], runner)
+        self._free([*self.users], runner)
 
     def _free(self, users: abc.Sequence[ModelProposer], runner: Runner) -> None:
         for user in users:
-            self._users.remove(user)
+            self.users.remove(user)
             user.free(runner)
 
 
@@ -96,7 +89,7 @@ class ModelProposer:
         cache = runner.cache
         if self._row is None:
             self._row = cache.allocate(len(tokens) + max_tokens)
-            self._model.took_row(self)
+            self._model.users.add(self)
         limit = min(len(self._held), len(tokens) - 1)
         differs = np.not_equal(self._held[:limit], tokens[:limit])
         shared = int(differs.argmax()) if differs.any() else limit

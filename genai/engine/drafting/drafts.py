@@ -11,7 +11,7 @@ import logging
 from collections import abc
 from typing import Protocol
 
-from genai.engine.drafting.speculative import DraftBudget, PromptLookup
+from genai.engine.drafting.speculative import DraftBudget
 from genai.errors import GenAIError
 
 _log = logging.getLogger(__name__)
@@ -61,10 +61,3 @@ class Drafter:
     def close(self) -> None:
         """Free what the proposer holds."""
         self._proposer.close()
-
-
-class LookupProposer(PromptLookup):
-    """Drafts from the text itself."""
-
-    def close(self) -> None:
-        """Nothing is held."""

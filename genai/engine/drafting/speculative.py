@@ -57,6 +57,9 @@ class PromptLookup:
                 return _continued(tokens, start, _matching(tokens, start, max_tokens))
         return []
 
+    def close(self) -> None:
+        """Nothing is held."""
+
     def _index(self, tokens: Sequence[int]) -> None:
         """Add what is new, but for the n-grams that end the text: they would find themselves."""
         known = self._num_indexed

@@ -39,9 +39,9 @@ def arrangements(draw: st.DrawFn) -> tuple[list[Move], int]:
     """What a layout of 64 slots asks for when its rows grow, shrink, go and swap; and a slot's bytes."""
     layout = Layout(64)
     layout.arrange([Group(capacity=draw(st.integers(1, 12)), rows=tuple(range(draw(st.integers(1, 5)))))])
-    for row in layout.rows:
+    for row in layout.groups[0].rows:
         layout.set_valid(row, draw(st.integers(0, layout.place(row).capacity)))
-    rows = draw(st.lists(st.sampled_from(sorted(layout.rows)), unique=True))
+    rows = draw(st.lists(st.sampled_from(layout.groups[0].rows), unique=True))
     least = max((layout.valid(row) for row in rows), default=1)
     capacity = draw(st.integers(max(least, 1), 12))
     return layout.arrange([Group(capacity=capacity, rows=tuple(rows))]), draw(st.sampled_from([1, 3, 8, 16]))
