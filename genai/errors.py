@@ -19,6 +19,13 @@ The command line prints `str(error)` as one line and exits with code 2.
 Messages say what was wrong, what is allowed, and what to do next.
 """
 
+from __future__ import annotations
+
+import copy
+from typing import TypeVar
+
+E = TypeVar("E", bound="GenAIError | None")
+
 
 class GenAIError(Exception):
     """Base of all errors raised on purpose."""
@@ -82,3 +89,18 @@ class RuntimeUnavailableError(GenAIError):
 
 class GraphRunError(GenAIError):
     """ONNX Runtime failed while running a graph."""
+
+
+def bare(error: E) -> E:
+    """A copy of an error, for one thread to raise, without the frames that it came from.
+
+    Whoever keeps those would keep the graph and the cache.
+    """
+    own = copy.copy(error)
+    if own is not None and error is not None:
+        own.__cause__ = error.__cause__
+    cause: BaseException | None = error
+    while cause is not None:
+        cause.__traceback__ = None
+        cause = cause.__cause__ or cause.__context__
+    return own

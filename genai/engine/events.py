@@ -2,39 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
 
 from genai.engine.beams import BeamRun
 from genai.engine.rows import Rows
 from genai.engine.scheduler import Scheduler
 from genai.engine.sequence import FinishReason, Job, Sequence, State, TokenEvent
-from genai.errors import GenAIError
+from genai.errors import GenAIError, bare
 from genai.metrics import EngineMetrics
 
 _log = logging.getLogger(__name__)
-
-E = TypeVar("E", bound=GenAIError | None)
-
-
-def bare(error: E) -> E:
-    """A copy of an error, for one thread to raise, without the frames that it came from.
-
-    Whoever keeps those would keep the graph and the cache.
-    """
-    own = copy.copy(error)
-    if own is not None and error is not None:
-        own.__cause__ = error.__cause__
-    cause: BaseException | None = error
-    while cause is not None:
-        cause.__traceback__ = None
-        cause = cause.__cause__ or cause.__context__
-    return own
 
 
 @contextmanager

@@ -20,11 +20,10 @@ from typing import TypeVar
 
 from genai.engine.drafting.draft_model import DraftModel
 from genai.engine.engine import Engine
-from genai.engine.events import bare
 from genai.engine.request import Request
 from genai.engine.sequence import Job
 from genai.engine.streams import Follower
-from genai.errors import ConfigError, GenAIError
+from genai.errors import ConfigError, GenAIError, bare
 from genai.runtime.runner import Runner
 
 _log = logging.getLogger(__name__)

@@ -14,9 +14,12 @@ from __future__ import annotations
 from collections import abc
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from genai.engine.sequence import Sequence, State
+
+if TYPE_CHECKING:
+    from genai.engine.rows import Rows
 
 AGING_SECONDS = 10.0
 """After waiting this long a sequence counts as one priority level higher."""
@@ -69,23 +72,6 @@ class Pace:
         self.prefill_token_seconds += 0.2 * (seconds / num_tokens - self.prefill_token_seconds)
 
 
-class Room(Protocol):
-    """What the scheduler asks of the rows."""
-
-    @property
-    def headroom(self) -> int:
-        """Tokens to leave free for a newcomer beside others."""
-        ...
-
-    def fits_next_token(self, sequence: Sequence) -> bool:
-        """Whether a running sequence's row takes its next token where it lies."""
-        ...
-
-    def fit_together(self, needs: abc.Sequence[int]) -> bool:
-        """Whether rows of these lengths find place at once."""
-        ...
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """One step: who lost its row, who cannot go on, who gets a row, whose prompt advances by how much, who decodes."""
@@ -128,17 +114,17 @@ class Scheduler:
             if sequence in queue:
                 queue.remove(sequence)
 
-    def plan(self, room: Room, pace: Pace, now: float) -> Plan:
+    def plan(self, rows: Rows, pace: Pace, now: float) -> Plan:
         """The next step; waiting and running are changed to match. The caller ends what is expired or exhausted."""
         expired = [
             each for each in (*self.waiting, *self.running) if each.deadline is not None and each.deadline <= now
         ]
         for sequence in expired:
             self.remove(sequence)
-        preempted, exhausted = self._make_room(room, now)
+        preempted, exhausted = self._make_room(rows, now)
         admitted: list[Sequence] = []
         if not preempted:
-            preempted, admitted = self._admit(room, now)
+            preempted, admitted = self._admit(rows, now)
         active = [sequence for sequence in self.running if not sequence.is_paused]
         decoding = [sequence for sequence in active if not sequence.is_prefilling]
         return Plan(
@@ -150,13 +136,13 @@ class Scheduler:
             decoding=decoding,
         )
 
-    def _make_room(self, room: Room, now: float) -> tuple[list[Sequence], list[Sequence]]:
+    def _make_room(self, rows: Rows, now: float) -> tuple[list[Sequence], list[Sequence]]:
         """Preempt until those that run have room for their next token; the last one ends if even it has none."""
         preempted: list[Sequence] = []
         exhausted: list[Sequence] = []
-        if all(room.fits_next_token(sequence) for sequence in self.running):
+        if all(rows.fits_next_token(sequence) for sequence in self.running):
             return preempted, exhausted
-        while self.running and not room.fit_together([sequence.need for sequence in self.running]):
+        while self.running and not rows.fit_together([sequence.need for sequence in self.running]):
             if len(self.running) == 1:
                 exhausted.append(self.running.pop())
                 break
@@ -165,7 +151,7 @@ class Scheduler:
             preempted.append(victim)
         return preempted, exhausted
 
-    def _admit(self, room: Room, now: float) -> tuple[list[Sequence], list[Sequence]]:
+    def _admit(self, rows: Rows, now: float) -> tuple[list[Sequence], list[Sequence]]:
         """A row for who is first in line; returns what is paused and had to give way, and who got rows.
 
         Prompts are prefilled one at a time, so the next gets its row when the last has its first token: a row that only
@@ -180,9 +166,9 @@ class Scheduler:
             if not ready:
                 break
             first = min(ready, key=lambda each: self._rank(each, now))
-            if not self._fits(first, busy, room):
+            if not self._fits(first, busy, rows):
                 break
-            while not self._fits(first, [*busy, *idle], room):
+            while not self._fits(first, [*busy, *idle], rows):
                 self.preempt(idle[-1])
                 preempted.append(idle.pop())
             self.waiting.remove(first)
@@ -191,11 +177,11 @@ class Scheduler:
             admitted.append(first)
         return preempted, admitted
 
-    def _fits(self, newcomer: Sequence, others: abc.Sequence[Sequence], room: Room) -> bool:
+    def _fits(self, newcomer: Sequence, others: abc.Sequence[Sequence], rows: Rows) -> bool:
         """Whether a newcomer may run beside others."""
-        headroom = min(room.headroom, newcomer.max_tokens - len(newcomer.tokens)) if others else 0
+        headroom = min(rows.headroom, newcomer.max_tokens - len(newcomer.tokens)) if others else 0
         needs = [sequence.need for sequence in others]
-        return len(others) < self.limits.max_batch and room.fit_together([*needs, newcomer.need + headroom])
+        return len(others) < self.limits.max_batch and rows.fit_together([*needs, newcomer.need + headroom])
 
     def _prefill(self, active: Iterable[Sequence], num_decoding: int, pace: Pace) -> tuple[Sequence, int] | None:
         """The first prompt that is not in the cache yet, and how much of it: little while others decode."""

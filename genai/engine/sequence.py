@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, cast
 from genai.decoding.logprobs import TokenLogprob
 from genai.decoding.processors import FloatArray
 from genai.decoding.sampler import Sampler
-from genai.errors import GenAIError
+from genai.errors import GenAIError, bare
 from genai.options.generation_config import GenerationConfig
 
 if TYPE_CHECKING:
@@ -186,8 +186,8 @@ class Job:
 
     @property
     def error(self) -> GenAIError | None:
-        """The first failure of a text."""
-        return next((sequence.error for sequence in self.sequences if sequence.error is not None), None)
+        """The first failure of a text: a copy, for what raises it is not to be kept by whoever has the job."""
+        return next((bare(sequence.error) for sequence in self.sequences if sequence.error is not None), None)
 
 
 class Sink(Protocol):

@@ -95,9 +95,9 @@ class Generator:
         if self._job is None:
             self._begin(tokens)
             return
+        if self._job.error is not None:
+            raise self._job.error
         sequence = self._sequence
-        if sequence.error is not None:
-            raise sequence.error
         if sequence.is_over:
             sequence = self._reopen(len(sequence.tokens))
         elif not sequence.generated:  # what was run of it comes back from the prefix cache

@@ -121,7 +121,7 @@ def _kept(needs: Mapping[int, int], current: Sequence[Group]) -> list[Group] | N
     groups = []
     known: set[int] = set()
     for group in current:
-        rows = _without_holes([row if row in needs else None for row in group.rows])
+        rows = _without_holes(group.rows, needs)
         known.update(rows)
         if any(needs[row] > group.capacity for row in rows):
             return None
@@ -136,18 +136,14 @@ def _kept(needs: Mapping[int, int], current: Sequence[Group]) -> list[Group] | N
     return groups
 
 
-def _without_holes(rows: list[int | None]) -> list[int]:
-    """The last row moves into each hole: one copy instead of shifting all that follow."""
+def _without_holes(rows: Sequence[int], needs: Mapping[int, int]) -> list[int]:
+    """Those that are there: the last one moves into each hole, one copy instead of shifting all that follow."""
     result = list(rows)
-    index = 0
-    while index < len(result):
-        if result[index] is None:
-            last = result.pop()
-            if index < len(result):
-                result[index] = last
-            continue
-        index += 1
-    return [row for row in result if row is not None]
+    for gone in [row for row in rows if row not in needs]:
+        last = result.pop()
+        if last != gone:
+            result[result.index(gone)] = last
+    return result
 
 
 def _size(groups: Sequence[Group]) -> int:

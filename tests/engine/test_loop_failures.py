@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import logging
 import threading
 import time
+import weakref
 from dataclasses import replace
 
 import pytest
 
-from genai.engine.streams import Follower
+from genai.engine.streams import Follower, Streams
 from genai.errors import GenAIError, GraphRunError
 from genai.options.generation_config import GenerationConfig
 from tests.engine.test_loop import Waiter, loop_of, together
-from tests.engine.test_streams import Reader, request
+from tests.engine.test_streams import Reader, request, tokens_of
 from tests.fakes import greedy_continuation
 
 
@@ -81,6 +84,27 @@ def test_texts_that_fail_in_one_run_each_have_an_error_of_their_own() -> None:
         assert [str(error) for error in errors] == ["it failed"] * 3
         assert len(set(map(id, errors))) == 3
         assert [error.__cause__ for error in errors] == [cause] * 3  # type: ignore[attr-defined]
+
+
+def test_a_reader_that_has_met_an_error_is_kept_by_nobody() -> None:
+    """What cancels a dropped stream knows its job, whose error knew the frames that it was raised in."""
+    with loop_of() as (loop, runner):
+        refs: list[weakref.ref[object]] = []
+
+        async def main() -> None:
+            stream = Streams(loop).submit(request([1], 400), Reader())
+            refs.append(weakref.ref(stream))
+            with pytest.raises(GraphRunError, match="it failed"):
+                await tokens_of(stream)
+
+        def fail() -> None:
+            raise GraphRunError("it failed")
+
+        runner.before = fail
+        asyncio.run(main())
+        runner.before = lambda: None
+        gc.collect()
+        assert refs[0]() is None
 
 
 def test_a_signal_may_close_the_loop_in_the_middle_of_a_submission(monkeypatch: pytest.MonkeyPatch) -> None:

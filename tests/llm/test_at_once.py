@@ -161,6 +161,21 @@ def test_an_error_that_somebody_keeps_keeps_no_model(package: Path) -> None:
     assert len(errors) == 3
 
 
+def test_a_generator_that_has_met_an_error_is_kept_by_nobody(package: Path) -> None:
+    with LLM(package, CONFIG) as llm:
+        generator = llm.generator()
+        generator.append_input_tokens([1])
+        llm._runner._session._session = None  # type: ignore[assignment]
+        with pytest.raises(GraphRunError):
+            generator.generate_next_token()
+        with pytest.raises(GraphRunError):
+            generator.append_input_tokens([1])
+        held = weakref.ref(generator)
+        del generator
+        gc.collect()
+        assert held() is None
+
+
 def test_a_generator_begins_without_waiting_for_a_step(package: Path) -> None:
     """In which Ctrl-C would leave a text that nobody owns."""
     with LLM(package, CONFIG) as llm:

@@ -6,7 +6,7 @@ import ctypes
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genai.config import EngineConfig
@@ -48,6 +48,7 @@ def arrangements(draw: st.DrawFn) -> tuple[list[Move], int]:
 
 
 @given(arrangements(), st.sampled_from([0, 2, 10**6]))
+@settings(deadline=None)  # the first example loads graphs
 def test_rows_move_on_a_device_as_on_the_host(arrangement: tuple[list[Move], int], gap: int) -> None:
     moves, slot_bytes = arrangement
     size = 64 * slot_bytes
