@@ -21,7 +21,7 @@ test: $(VENV)/.dev ## run every test, those with real weights included
 	$(BIN)/python -m pytest
 
 test-quick: $(VENV)/.dev ## run the tests that need no real weights, on all cores: for the loop while editing
-	$(BIN)/python -m pytest -m "not slow" -n auto --dist worksteal
+	$(BIN)/python -m pytest -m "not slow and not long" -n auto --dist worksteal
 
 test-newest: ## run the quick tests on the newest releases that pyproject.toml allows (.venv-newest)
 	rm -rf .venv-newest

@@ -12,6 +12,7 @@ from benchmarks.soak import load_model, soak
 from tests.tiny_package import tiny_package
 
 
+@pytest.mark.long
 def test_ten_seconds_of_random_load_leave_nothing_behind(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL)
     with load_model(str(tiny_package(tmp_path))) as llm:

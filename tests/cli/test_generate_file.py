@@ -610,6 +610,7 @@ def num_lines(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("killer", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_killed_again_and_again_a_batch_is_finished_without_repeating_or_losing_a_line(
     llm: LLM, package: Path, tmp_path: Path, killer: signal.Signals

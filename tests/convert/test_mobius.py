@@ -42,6 +42,7 @@ def checkpoint(model: Any, tmp_path: Path) -> Path:
     return write_checkpoint(model, tmp_path / "checkpoint")
 
 
+@pytest.mark.long
 def test_an_architecture_that_is_not_built_here(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("mobius")
     assert "phi" not in supported()

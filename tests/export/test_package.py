@@ -21,6 +21,8 @@ from genai.export import Exported, ExportOptions, export, export_plain
 from tests.build import tiny
 from tests.export.checkpoints import PastPresent, make
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:

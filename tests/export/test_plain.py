@@ -16,6 +16,8 @@ from genai.export import Exported, export_plain
 from tests.build import tiny
 from tests.export.checkpoints import OPTIONS, PastPresent, make
 
+pytestmark = pytest.mark.long
+
 TOLERANCE = 1e-3
 NORMS = {"gemma3_text": 6, "qwen3": 4}  # in each layer; 2 in the others
 

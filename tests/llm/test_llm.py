@@ -534,6 +534,7 @@ def test_closing_under_a_thread_that_generates_ends_its_text(package: Path) -> N
         assert "closed" in outcome[0]
 
 
+@pytest.mark.long
 def test_memory_is_given_back_when_a_model_is_closed(package: Path) -> None:
     import psutil
 

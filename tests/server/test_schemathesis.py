@@ -37,6 +37,7 @@ CHECKS = [
 MODES = [schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.value)
 def test_every_answer_is_announced(api: BaseSchema, mode: schemathesis.GenerationMode) -> None:
     num_answers = 0

@@ -123,6 +123,7 @@ def follows(package: Path, model: Any) -> None:
     assert [result.token_ids for result in results] == [tiny.greedy(model, prompt, 8) for prompt in prompts]
 
 
+@pytest.mark.long
 def test_torch_exports(traced: tuple[Path, Any], tmp_path: Path) -> None:
     """Positions that the graph computed from the past's length become an input."""
     folder, model = traced
