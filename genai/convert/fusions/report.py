@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-_LAYER = re.compile(r"(?:layers|layer|blocks|block|h)[._/](\d+)(?![\d])")
+_LAYER = re.compile(r"(?<![A-Za-z])(?:layers|layer|blocks|block|h)[._/](\d+)(?![\d])")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

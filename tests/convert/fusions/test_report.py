@@ -59,6 +59,7 @@ def test_sites_of_a_pattern_are_replaced() -> None:
         ("/gpt_neox/layers.0/attention/Mul", 0),
         ("model.norm.weight", None),
         ("node_mul_5", None),
+        ("vision.path.3.weight", None),
     ],
 )
 def test_layers_are_told_by_names(name: str, layer: int | None) -> None:
