@@ -195,7 +195,8 @@ class EngineLoop:
         """Do what is due and advance all texts by a step. A model's own texts come before those that it drafts for."""
         with self._turn:
             engine, runner = self._engine, self._runner
-            assert engine is not None and runner is not None, "they go when the thread does"  # noqa: PT018
+            assert engine is not None, "it goes when the thread does"
+            assert runner is not None, "it goes when the thread does"
             self.drafting.free_all(runner)
             self._answer(engine)
             if engine.has_work:

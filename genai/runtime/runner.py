@@ -106,12 +106,12 @@ class Runner:
         """
         valid = self.cache.valid(row)
         self.cache.reserve(row, valid + len(tokens))
-        step = self._shape(self.cache.view(row, valid + len(tokens)), len(tokens), num_logits)
-        step.input_ids[0] = tokens
-        step.write_indices[0] = valid
-        self._run(step)
+        bound = self._shape(self.cache.view(row, valid + len(tokens)), len(tokens), num_logits)
+        bound.input_ids[0] = tokens
+        bound.write_indices[0] = valid
+        self._run(bound)
         self.cache.extend(row, len(tokens))
-        logits: FloatArray = step.logits[0]
+        logits: FloatArray = bound.logits[0]
         return logits
 
     def advance(self, group: Group, tokens: Sequence[Sequence[int]]) -> FloatArray:
@@ -123,40 +123,40 @@ class Runner:
         """
         num_tokens = max(map(len, tokens))
         view = self.cache.group_view(group, num_tokens)
-        step = self._shape(view, num_tokens, num_tokens)
+        bound = self._shape(view, num_tokens, num_tokens)
         for index, (row, new) in enumerate(zip(group.rows, tokens, strict=True)):
-            step.input_ids[index, : len(new)] = new
-            step.write_indices[index] = self.cache.valid(row)
-        if step.write_indices.max() + num_tokens > view.capacity:
+            bound.input_ids[index, : len(new)] = new
+            bound.write_indices[index] = self.cache.valid(row)
+        if bound.write_indices.max() + num_tokens > view.capacity:
             raise CapacityError(f"a row is full at {view.capacity} tokens; reserve before running")
-        self._run(step)
+        self._run(bound)
         for row, new in zip(group.rows, tokens, strict=True):
             self.cache.extend(row, len(new))
-        return step.logits
+        return bound.logits
 
-    def _run(self, step: BoundShape) -> None:
+    def _run(self, bound: BoundShape) -> None:
         """Run a step whose tokens and write indices are set."""
-        np.add(step.write_indices[:, None], step.offsets, out=step.position_ids)
-        np.add(step.write_indices, step.offsets.size, out=step.nonpad_kv_seqlen)
+        np.add(bound.write_indices[:, None], bound.offsets, out=bound.position_ids)
+        np.add(bound.write_indices, bound.offsets.size, out=bound.nonpad_kv_seqlen)
         started = time.perf_counter()
-        step.binding.send(_CHANGING)
-        self._session.run(step.binding)
+        bound.binding.send(_CHANGING)
+        self._session.run(bound.binding)
         self.graph_seconds += time.perf_counter() - started
 
     def _shape(self, view: View, num_tokens: int, num_logits: int) -> BoundShape:
         key = (view.start, view.num_rows, view.capacity, num_tokens, num_logits)
-        step = self._shapes.get(key)
-        if step is None:
-            step = self._shapes[key] = self._bound(view, num_tokens, num_logits)
+        bound = self._shapes.get(key)
+        if bound is None:
+            bound = self._shapes[key] = self._bound(view, num_tokens, num_logits)
             if len(self._shapes) > _MAX_SHAPES:
                 self._shapes.popitem(last=False)
         self._shapes.move_to_end(key)
-        return step
+        return bound
 
     def _bound(self, view: View, num_tokens: int, num_logits: int) -> BoundShape:
         rows = view.num_rows
         binding = self._session.binding()
-        step = BoundShape(
+        bound = BoundShape(
             input_ids=np.zeros((rows, num_tokens), np.int64),
             position_ids=np.zeros((rows, num_tokens), np.int64),
             write_indices=np.zeros(rows, np.int64),
@@ -166,14 +166,14 @@ class Runner:
             offsets=np.arange(num_tokens),
             binding=binding,
         )
-        binding.bind_host_input(contract.INPUT_IDS, step.input_ids)
-        binding.bind_host_input(contract.POSITION_IDS, step.position_ids)
-        binding.bind_host_input(contract.WRITE_INDICES, step.write_indices)
-        binding.bind_host_input(contract.NONPAD_KV_SEQLEN, step.nonpad_kv_seqlen)
-        binding.bind_host_input(contract.LOGITS_POSITIONS, step.logits_positions)
-        binding.bind_host_output(contract.LOGITS, step.logits)
+        binding.bind_host_input(contract.INPUT_IDS, bound.input_ids)
+        binding.bind_host_input(contract.POSITION_IDS, bound.position_ids)
+        binding.bind_host_input(contract.WRITE_INDICES, bound.write_indices)
+        binding.bind_host_input(contract.NONPAD_KV_SEQLEN, bound.nonpad_kv_seqlen)
+        binding.bind_host_input(contract.LOGITS_POSITIONS, bound.logits_positions)
+        binding.bind_host_output(contract.LOGITS, bound.logits)
         shape = (rows, view.capacity, self.cache.shape.kv_size)
         for name, pointer in zip(self._names, self.cache.pointers(view), strict=True):
             binding.bind_input(name, self.cache.shape.dtype, shape, pointer)
             binding.bind_output(contract.updated(name), self.cache.shape.dtype, shape, pointer)
-        return step
+        return bound
