@@ -13,7 +13,8 @@ from server.errors import ApiError, ClientGoneError, api_error, error_json, send
 
 _MAX_BUFFERED = 1 << 16
 """Bytes that wait for a slow client; then its texts are paused."""
-KEEP_ALIVE = b": keep-alive\n\n"
+KEEP_ALIVE = b": keep-alive\n"
+"""A line of its own between events: an empty one behind it would be an empty event to simple clients."""
 DONE = b"data: [DONE]\n\n"
 _HEADERS = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache", "x-accel-buffering": "no"}
 

@@ -10,6 +10,7 @@ import jinja2.meta
 from genai.chat.formats import GENERIC, tool_format_of
 from genai.chat.sandbox import compile_template, render_template
 from genai.chat.tool_messages import PlainMessage, call_forms, describe_tools, normal_calls, spell_calls, spell_results
+from genai.chat.turns import Turns, joined
 from genai.errors import TokenizerError
 
 Message = Mapping[str, object]
@@ -18,6 +19,9 @@ Message = Mapping[str, object]
 _TOOL_VARIABLES = frozenset({"tools", "xml_tools"})  # the second is SmolLM3's
 _RESULT_ROLE = re.compile(r"""["'](?:tool|ipython)["']""")
 _REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
+_NO_SPECIAL_TOKENS = dict.fromkeys(("bos_token", "eos_token", "pad_token", "unk_token"), "")
+_HERE = "\ue000\ue001\ue002"
+"""Characters that no text has: where a message that is to be continued ends."""
 
 
 class ChatTemplate:
@@ -38,6 +42,7 @@ class ChatTemplate:
             raise TokenizerError(f"the chat template cannot be compiled: {_one_line(error)}") from None
         self._tool_variables = names & _TOOL_VARIABLES
         self.tool_format = tool_format_of(source) if self.takes_tools else GENERIC
+        self._turns = Turns(lambda messages: self._rendered(messages, _NO_SPECIAL_TOKENS))
 
     @property
     def takes_tools(self) -> bool:
@@ -50,31 +55,44 @@ class ChatTemplate:
         *,
         tools: Sequence[Mapping[str, object]] | None = None,
         add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
         variables: Mapping[str, object] | None = None,
     ) -> str:
         """The text of the conversation.
 
         Calls in messages are those of OpenAI's API, their arguments as text or as objects; they, and their results,
-        are given to the template in the form that it takes, or as part of the text if it takes none.
+        are given to the template in the form that it takes, or as part of the text if it takes none. So are system
+        texts and turns in an order that it does not take (`genai.chat.turns`).
+        continue_final_message: the text ends where the last message, an assistant's, does, so that it goes on.
         Raises: TokenizerError if the messages have the wrong form, or if the template refuses or fails.
         """
         values = _plain(variables or {}, "chat template variables")
         assert isinstance(values, dict)
-        values = {"documents": None, **values}
-        values["add_generation_prompt"] = add_generation_prompt
-        values["tools"] = None
         if tools:
             values |= dict.fromkeys(self._tool_variables, _plain(tools, "tools"))
         plain = [_with_reasoning(message) for message in normal_calls(_checked(messages))]
         if tools and not self.takes_tools:
             plain = describe_tools(plain, tools)
-        failures = []
-        for form in call_forms(self._with_spelled_calls(plain)):
+        if continue_final_message:
+            plain = [*plain[:-1], _marked(plain[-1])]
+        values["add_generation_prompt"] = add_generation_prompt and not continue_final_message
+        fitted = self._turns.fitted(self._with_spelled_calls(plain))
+        try:
+            text = self._rendered(fitted, values)
+        except Exception as error:
+            raise TokenizerError(f"the chat template failed: {_one_line(error)}") from None
+        return _until_mark(text) if continue_final_message else text
+
+    def _rendered(self, messages: Sequence[PlainMessage], values: Mapping[str, object]) -> str:
+        """Render the first form of the calls that the template takes. Raises: what it raised for the first form."""
+        values = {"documents": None, "tools": None, "add_generation_prompt": False, **values}
+        failures: list[Exception] = []
+        for form in call_forms(messages):
             try:
                 return render_template(self._template, {**values, "messages": form})
             except Exception as error:  # the template is a stranger's program: it can raise anything
-                failures.append(_one_line(error))
-        raise TokenizerError(f"the chat template failed: {failures[0]}")
+                failures.append(error)
+        raise failures[0]
 
     def _with_spelled_calls(self, messages: Sequence[PlainMessage]) -> list[PlainMessage]:
         """The messages with calls and results as text, where the template knows neither them nor tools."""
@@ -117,6 +135,23 @@ def _with_reasoning(message: dict[str, object]) -> dict[str, object]:
     """Give a message's reasoning under each name that templates read it by, as transformers does."""
     reasoning = _reasoning(message)
     return message if reasoning is None else {"thinking": reasoning, **message, "reasoning_content": reasoning}
+
+
+def _marked(message: PlainMessage) -> PlainMessage:
+    """A message that shows where it ends. Raises: TokenizerError if it cannot be continued."""
+    if message["role"] != "assistant" or message.get("tool_calls"):
+        raise TokenizerError(
+            "only an assistant's message without tool calls can be continued, and the last one is none"
+        )
+    content = message.get("content")
+    return {**message, "content": joined(content, _HERE) if isinstance(content, list) else f"{content or ''}{_HERE}"}
+
+
+def _until_mark(text: str) -> str:
+    before, mark, _ = text.rpartition(_HERE)
+    if not mark:
+        raise TokenizerError("the chat template does not show the last message as it is, so it cannot be continued")
+    return before
 
 
 def _plain(value: object, place: str, depth: int = 0) -> object:

@@ -141,6 +141,7 @@ class LLM:
         tool_choice: object = None,
         parallel_tool_calls: bool | None = None,
         template_options: Mapping[str, object] | None = None,
+        continue_final_message: bool = False,
         draft: LLM | None = None,
         priority: int = 0,
         timeout: float | None = None,
@@ -149,9 +150,10 @@ class LLM:
         """A prompt encoded and its settings made, ready for the loop. Any thread may.
 
         With messages: tools that the model may call, tool_choice and parallel_tool_calls (all in OpenAI's form),
-        template_options (variables for the chat template). draft: a smaller model with the same vocabulary that
-        foresees tokens; priority: lower runs first; timeout: seconds after which each text ends as it is; options:
-        `GenerationConfig.updated`'s, set on top of `config`.
+        template_options (variables for the chat template), continue_final_message (the answer goes on where the last
+        message, an assistant's, ends). draft: a smaller model with the same vocabulary that foresees tokens; priority:
+        lower runs first; timeout: seconds after which each text ends as it is; options: `GenerationConfig.updated`'s,
+        set on top of `config`.
         Raises: ConfigError, TokenizerError.
         """
         settings = (config or self.generation_config).updated(**options)
@@ -160,6 +162,7 @@ class LLM:
             tool_choice=tool_choice,
             parallel_tool_calls=parallel_tool_calls,
             template_options=template_options,
+            continue_final_message=continue_final_message,
         )
         model = None if draft is None else self._draft_model(draft)
         prepared = self._preparer.prepare(prompt, settings, chat)

@@ -30,16 +30,18 @@ class ChatOptions:
     """What goes with chat messages.
 
     tools, tool_choice, parallel_tool_calls: as OpenAI writes them; template_options: variables for the chat template
-    (`enable_thinking`).
+    (`enable_thinking`); continue_final_message: the answer goes on where the last message, an assistant's, ends.
     """
 
     tools: abc.Sequence[Mapping[str, object]] | None = None
     tool_choice: object = None
     parallel_tool_calls: bool | None = None
     template_options: Mapping[str, object] | None = None
+    continue_final_message: bool = False
 
 
 _NO_CHAT = ChatOptions()
+_NO_VARIABLES = frozenset({"messages", "tools", "add_generation_prompt", "continue_final_message"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,11 +54,14 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Encoded:
-    """A prompt's tokens; text: its text, where there was one; is_chat: it was made of messages."""
+    """A prompt's tokens; text: its text, where there was one; is_chat: it was made of messages; is_begun: so was the
+    beginning of the answer.
+    """
 
     tokens: list[int]
     text: str | None
     is_chat: bool = False
+    is_begun: bool = False
 
 
 class Preparer:
@@ -100,12 +105,19 @@ class Preparer:
         if _is_list(prompt) and len(prompt) and all(isinstance(item, Mapping) for item in prompt):
             messages = [item for item in prompt if isinstance(item, Mapping)]
             variables: dict[str, Any] = dict(chat.template_options or {})
-            if reserved := variables.keys() & {"messages", "tools", "add_generation_prompt"}:
+            if reserved := variables.keys() & _NO_VARIABLES:
                 raise ConfigError(f"template_options: {min(reserved)} is not an option of the template")
-            text = self._tokenizer.render_chat(messages, tools=tools.described(), **variables)
-            return _Encoded(tokens=self._tokenizer.encode(text, add_special_tokens=False), text=text, is_chat=True)
+            text = self._tokenizer.render_chat(
+                messages,
+                tools=tools.described(),
+                continue_final_message=chat.continue_final_message,
+                **variables,
+            )
+            tokens = self._tokenizer.encode(text, add_special_tokens=False)
+            return _Encoded(tokens=tokens, text=text, is_chat=True, is_begun=chat.continue_final_message)
         if chat != _NO_CHAT:
-            raise ConfigError("tools, tool_choice and template_options go with chat messages; this prompt is no chat")
+            message = "tools, tool_choice, template_options and continue_final_message go with chat messages"
+            raise ConfigError(f"{message}; this prompt is no chat")
         if isinstance(prompt, str):
             return _Encoded(tokens=self._tokenizer.encode(prompt), text=prompt)
         if _is_list(prompt) and all(map(is_token, prompt)):
@@ -117,10 +129,11 @@ class Preparer:
         if config.echo:
             prefix = self._tokenizer.decode(encoded.tokens) if encoded.text is None else encoded.text
         if not encoded.is_chat or config.constraint is not None:  # a text with a form of its own
-            return TextWriter(self._tokenizer, config, prefix=prefix)
+            return TextWriter(self._tokenizer.detokenizer(is_begun=encoded.is_begun), config, prefix=prefix)
         form = self.answer_format
         parser = form.parser(tools, encoded.text)
-        return TextWriter(self._tokenizer, config, parser=parser, visible=form.visible_token_ids, prefix=prefix)
+        detokenizer = self._tokenizer.detokenizer(visible_token_ids=form.visible_token_ids, is_begun=encoded.is_begun)
+        return TextWriter(detokenizer, config, parser=parser, prefix=prefix)
 
     def _constraint(self, config: GenerationConfig, encoded: _Encoded, tools: ToolSet) -> Constraint | None:
         if tools.told and config.constraint is not None:

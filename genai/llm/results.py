@@ -49,7 +49,7 @@ class Choice:
     text: without special tokens, reasoning and tool calls, and ending before a stop string; token_ids: everything
     generated; finish_reason: "stop" (end of sequence or a stop string), "length", "cancelled" or "timeout";
     stop_string: the one that ended it; logprobs: one a token, if asked; reasoning: what the model thought before it
-    answered; score: of a beam.
+    answered; score: of a beam; has_end_token: whether the last token ended the text and is no part of it.
     """
 
     index: int
@@ -61,6 +61,7 @@ class Choice:
     reasoning: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
     score: float | None = None
+    has_end_token: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +112,8 @@ class Generation:
 class Chunk:
     """A piece of one of a request's texts.
 
-    index: which of them; finish_reason: on its last piece; result: the whole, on the request's last piece.
+    index: which of them; finish_reason: on its last piece; has_end_token: whether its token ended the text and is no
+    part of it; result: the whole, on the request's last piece.
     """
 
     index: int = 0
@@ -121,4 +123,5 @@ class Chunk:
     token_ids: list[int]
     logprobs: list[TokenLogprob] | None = None
     finish_reason: FinishReason | None = None
+    has_end_token: bool = False
     result: Generation | None = None

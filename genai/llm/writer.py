@@ -13,7 +13,7 @@ from genai.answer.stop import StopStrings
 from genai.engine.sequence import Job, Sequence, TokenEvent
 from genai.llm.results import Choice, Chunk, Drafts, Generation, Timings, Usage
 from genai.options.generation_config import GenerationConfig
-from genai.tokenizer.tokenizer import Tokenizer
+from genai.tokenizer.detokenizer import IncrementalDetokenizer
 
 
 class TextWriter:
@@ -24,14 +24,13 @@ class TextWriter:
 
     def __init__(
         self,
-        tokenizer: Tokenizer,
+        detokenizer: IncrementalDetokenizer,
         config: GenerationConfig,
         *,
         parser: AnswerParser | None = None,
-        visible: frozenset[int] = frozenset(),
         prefix: str = "",
     ) -> None:
-        self._detokenizer = tokenizer.detokenizer(visible_token_ids=visible)
+        self._detokenizer = detokenizer
         self._stops = StopStrings(config.stop_strings)
         self._parser = parser
         self._prefix = prefix
@@ -41,7 +40,7 @@ class TextWriter:
         """What an event adds, and whether a stop string ends the text there. End-of-sequence tokens add no text."""
         token, reason = event.token, event.finish_reason
         text, is_stopped = "", False
-        if token is not None and not (reason == "stop" and token in event.sequence.eos_token_ids):
+        if token is not None and not _is_end(event):
             text, is_stopped = self._stops.push(self._detokenizer.push(token))
         if reason is not None and not is_stopped:
             tail, is_stopped = self._stops.push(self._detokenizer.finish())
@@ -63,6 +62,8 @@ class TextWriter:
             reasoning="".join(delta.reasoning for delta in self._deltas),
             tool_calls=() if self._parser is None else self._parser.tool_calls,
             score=sequence.score,
+            has_end_token=sequence.finish_reason == "stop"
+            and not sequence.eos_token_ids.isdisjoint(sequence.generated[-1:]),
         )
 
     def _parsed(self, text: str, *, is_last: bool) -> AnswerDelta:
@@ -117,6 +118,7 @@ class JobWriter:
                     token_ids=[] if event.token is None else [event.token],
                     logprobs=None if event.logprob is None else [event.logprob],
                     finish_reason=reason,
+                    has_end_token=_is_end(event),
                     result=self.result(job) if is_over else None,
                 )
             )
@@ -145,6 +147,11 @@ class JobWriter:
             prompt_logprobs=list(first.prompt_logprobs) if has_prompt_logprobs else None,
             drafts=_drafts(job),
         )
+
+
+def _is_end(event: TokenEvent) -> bool:
+    """Whether an event's token ends the text and is no part of it."""
+    return event.finish_reason == "stop" and event.token in event.sequence.eos_token_ids
 
 
 def _timings(job: Job) -> Timings:

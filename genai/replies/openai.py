@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from genai.decoding.logprobs import TokenLogprob
-    from genai.llm.results import Choice, Generation
+    from genai.llm.results import Choice, Chunk, Generation
     from genai.tokenizer.tokenizer import Tokenizer
 
 _LEAST_LOGPROB = -9999.0
@@ -39,6 +39,11 @@ def usage_of(results: Sequence[Generation]) -> dict[str, object]:
     }
 
 
+def shown_logprobs(text: Choice | Chunk) -> Sequence[TokenLogprob] | None:
+    """Log probabilities of the tokens that are text: the one that ends it is none."""
+    return text.logprobs[:-1] if text.logprobs and text.has_end_token else text.logprobs
+
+
 def chat_choice(choice: Choice, tokenizer: Tokenizer, **more: object) -> dict[str, object]:
     """An answer to a conversation; more: what its message and its log probabilities say besides."""
     calls = [
@@ -53,7 +58,7 @@ def chat_choice(choice: Choice, tokenizer: Tokenizer, **more: object) -> dict[st
     return {
         "index": choice.index,
         "message": message,
-        "logprobs": chat_logprobs(choice.logprobs, tokenizer, **more),
+        "logprobs": chat_logprobs(shown_logprobs(choice), tokenizer, **more),
         "finish_reason": chat_finish_reason(choice.finish_reason, has_calls=bool(calls)),
     }
 
@@ -90,8 +95,8 @@ def completion_choices(
             "index": first_index + choice.index,
             "text": choice.text,
             "logprobs": None
-            if choice.logprobs is None
-            else LogprobLists(tokenizer, has_top=has_top).told(choice.logprobs, prompt),
+            if (logprobs := shown_logprobs(choice)) is None
+            else LogprobLists(tokenizer, has_top=has_top).told(logprobs, prompt),
             "finish_reason": finish_reason(choice.finish_reason),
         }
         for choice in result.choices

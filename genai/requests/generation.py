@@ -131,7 +131,7 @@ def _by_token(given: Mapping[str, float]) -> dict[int, float]:
 
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
-_RESERVED = frozenset({"messages", "tools", "add_generation_prompt", "self"})
+_RESERVED = frozenset({"messages", "tools", "add_generation_prompt", "continue_final_message", "self"})
 
 
 def _variables(options: JsonObject) -> JsonObject:

@@ -26,12 +26,13 @@ class IncrementalDetokenizer:
         *,
         skip_special_tokens: bool = True,
         visible_token_ids: frozenset[int] = frozenset(),
+        is_begun: bool = False,
     ) -> None:
-        """visible_token_ids: special tokens that are not skipped."""
+        """visible_token_ids: special tokens that are not skipped; is_begun: text stands before the first token."""
         self._pieces = pieces
         self._skipped = pieces.special_ids - visible_token_ids if skip_special_tokens else frozenset()
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        self._has_begun = False
+        self._has_begun = is_begun
 
     def push(self, token_id: int) -> str:
         """Take one token; return the text that is complete with it, perhaps none. Unknown ids add nothing."""

@@ -129,11 +129,22 @@ class Tokenizer:
             raise TokenizerError(f"token ids are non-negative integers: {error}") from None
 
     def detokenizer(
-        self, *, skip_special_tokens: bool = True, visible_token_ids: frozenset[int] = frozenset()
+        self,
+        *,
+        skip_special_tokens: bool = True,
+        visible_token_ids: frozenset[int] = frozenset(),
+        is_begun: bool = False,
     ) -> IncrementalDetokenizer:
-        """A new detokenizer for one streamed sequence; visible_token_ids: special tokens that are not skipped."""
+        """A new detokenizer for one streamed sequence.
+
+        visible_token_ids: special tokens that are not skipped; is_begun: text stands before it, so that the space of a
+        first word is kept.
+        """
         return IncrementalDetokenizer(
-            self._pieces, skip_special_tokens=skip_special_tokens, visible_token_ids=visible_token_ids
+            self._pieces,
+            skip_special_tokens=skip_special_tokens,
+            visible_token_ids=visible_token_ids,
+            is_begun=is_begun,
         )
 
     def token_bytes(self, token_id: int) -> bytes:
@@ -153,11 +164,13 @@ class Tokenizer:
         messages: Sequence[Message],
         *,
         add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
         tools: Sequence[Mapping[str, object]] | None = None,
         **variables: object,
     ) -> str:
         """The text of a conversation; `variables` are passed to the template (`date_string`, `enable_thinking`…).
 
+        continue_final_message: it ends where the last message, an assistant's, does, so that the model goes on there.
         Raises: TokenizerError if the model has no chat template, or it refuses the messages.
         """
         if self._chat_template is None:
@@ -169,6 +182,7 @@ class Tokenizer:
             messages,
             tools=tools,
             add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
             variables={**self._special_tokens(), **variables},
         )
 
@@ -177,11 +191,18 @@ class Tokenizer:
         messages: Sequence[Message],
         *,
         add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
         tools: Sequence[Mapping[str, object]] | None = None,
         **variables: object,
     ) -> list[int]:
         """The ids of a conversation. The template writes BOS itself where the model wants it: none is added again."""
-        text = self.render_chat(messages, add_generation_prompt=add_generation_prompt, tools=tools, **variables)
+        text = self.render_chat(
+            messages,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            tools=tools,
+            **variables,
+        )
         return self.encode(text, add_special_tokens=False)
 
     def _special_tokens(self) -> dict[str, str]:

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-from genai.replies.openai import chat_choice, chat_finish_reason, chat_logprobs
+from genai.replies.openai import chat_choice, chat_finish_reason, chat_logprobs, shown_logprobs
 from server.generation import Running
 from server.replies.common import Head, counts_of
 from server.sse import DONE
@@ -30,30 +30,28 @@ def chat_completion(head: Head, result: results.Generation, tokenizer: Tokenizer
 async def chat_events(
     head: Head, running: Running, tokenizer: Tokenizer, *, has_usage: bool
 ) -> AsyncGenerator[bytes, None]:
-    """A reply as events. Closing the generator ends the request."""
+    """A reply as events: role, pieces, and why it ended, each for itself. Closing the generator ends the request."""
     begun: set[int] = set()
     calling: set[int] = set()
     more: dict[str, object] = {"usage": None} if has_usage else {}
+
+    def told(chunk: results.Chunk, delta: dict[str, object], **fields: object) -> bytes:
+        choice = {"index": chunk.index, "delta": delta, "logprobs": None, "finish_reason": None, **fields}
+        return head.event(_CHUNK, [choice], **more)
+
     async with aclosing(running.chunks()) as pieces:
         async for _, chunk in pieces:
-            delta: dict[str, object] = {}
             if chunk.index not in begun:
                 begun.add(chunk.index)
-                delta = {"role": "assistant", "content": ""}
-            delta |= _delta(chunk)
+                yield told(chunk, {"role": "assistant", "content": ""})
+            delta, logprobs = _delta(chunk), shown_logprobs(chunk)
+            if delta or logprobs:
+                yield told(chunk, delta, logprobs=chat_logprobs(logprobs, tokenizer, **_NEVER))
             if chunk.tool_calls:
                 calling.add(chunk.index)
-            reason = None
             if chunk.finish_reason:
                 reason = chat_finish_reason(chunk.finish_reason, has_calls=chunk.index in calling)
-            if delta or reason or chunk.logprobs:
-                choice = {
-                    "index": chunk.index,
-                    "delta": delta,
-                    "logprobs": chat_logprobs(chunk.logprobs, tokenizer, **_NEVER),
-                    "finish_reason": reason,
-                }
-                yield head.event(_CHUNK, [choice], **more)
+                yield told(chunk, {}, finish_reason=reason)
             if chunk.result is not None and has_usage:
                 yield head.event(_CHUNK, [], **counts_of([chunk.result]))
     yield DONE

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-from genai.replies.openai import LogprobLists, completion_choices, finish_reason
+from genai.replies.openai import LogprobLists, completion_choices, finish_reason, shown_logprobs
 from server.generation import Running
 from server.replies.common import Head, counts_of
 from server.sse import DONE
@@ -40,21 +40,28 @@ def completion(
 async def completion_events(
     head: Head, running: Running, tokenizer: Tokenizer, *, num_choices: int, has_top: bool, has_usage: bool
 ) -> AsyncGenerator[bytes, None]:
-    """A reply as events. num_choices: texts of each prompt. Closing the generator ends the request."""
-    logprobs: dict[int, LogprobLists] = {}
+    """A reply as events: pieces, and why a text ended, each for itself. Closing the generator ends the request.
+
+    num_choices: texts of each prompt.
+    """
+    lists: dict[int, LogprobLists] = {}
     results: list[Generation] = []
     more: dict[str, object] = {"usage": None} if has_usage else {}
+
+    def told(index: int, **fields: object) -> bytes:
+        choice = {"index": index, "text": "", "logprobs": None, "finish_reason": None, **fields}
+        return head.event(_KIND, [choice], **more)
+
     async with aclosing(running.chunks()) as pieces:
         async for number, chunk in pieces:
             index = number * num_choices + chunk.index
-            told = None
-            if chunk.logprobs is not None:
-                lists = logprobs.setdefault(index, LogprobLists(tokenizer, has_top=has_top))
-                told = lists.told(chunk.logprobs)
-            reason = finish_reason(chunk.finish_reason) if chunk.finish_reason else None
-            if chunk.text or reason or told:
-                choice = {"index": index, "text": chunk.text, "logprobs": told, "finish_reason": reason}
-                yield head.event(_KIND, [choice], **more)
+            if logprobs := shown_logprobs(chunk):
+                known = lists.setdefault(index, LogprobLists(tokenizer, has_top=has_top))
+                yield told(index, text=chunk.text, logprobs=known.told(logprobs))
+            elif chunk.text:
+                yield told(index, text=chunk.text)
+            if chunk.finish_reason:
+                yield told(index, finish_reason=finish_reason(chunk.finish_reason))
             if chunk.result is not None:
                 results.append(chunk.result)
     if has_usage:

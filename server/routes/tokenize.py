@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter
 
@@ -40,11 +40,12 @@ def _tokenized(llm: LLM, body: TokenizeRequest) -> Tokenized:
     if body.prompt is not None:
         tokens = tokenizer.encode(body.prompt, add_special_tokens=body.add_special_tokens is not False)
     else:
+        variables: dict[str, Any] = dict(body.chat_template_kwargs or {})
         tokens = tokenizer.apply_chat_template(
             template_messages(body.messages or []),
             add_generation_prompt=body.add_generation_prompt is not False,
             tools=[tool.model_dump(exclude_none=True) for tool in body.tools] if body.tools else None,
-            **(body.chat_template_kwargs or {}),
+            **variables,
         )
     texts = [token_text(tokenizer.token_bytes(token)) for token in tokens] if body.return_token_strs else None
     return Tokenized(count=len(tokens), max_model_len=llm.max_seq_len, tokens=tokens, token_strs=texts)

@@ -115,7 +115,7 @@ def ask(llm: LLM, engine: Engine, choice: tuple[int, int], alone: list[int], rng
     stop = whole[start : start + rng.randint(1, 4)] if rng.random() < 0.25 else ""
     num_tokens = rng.randint(3, NUM_TOKENS)
     config = GenerationConfig(max_new_tokens=num_tokens).updated(**SETTINGS[choice[1]], stop=stop or None)
-    writer = JobWriter([TextWriter(llm.tokenizer, config)])
+    writer = JobWriter([TextWriter(llm.tokenizer.detokenizer(), config)])
     prompt = llm.tokenizer.encode(PROMPTS[choice[0]])
     text = engine.submit(Request(prompt=prompt, config=config, sink=writer, priority=rng.randint(0, 1))).first
     return Asked(text=text, writer=writer, alone=alone, num_tokens=num_tokens, stop=stop or None)

@@ -53,6 +53,18 @@ def joined(chunks: list[Chunk]) -> str:
     return "".join(chunk.text for chunk in chunks)
 
 
+def test_a_begun_answer_goes_on_as_it_would_have(llm: LLM) -> None:
+    letters = {"temperature": 0, "allowed_token_ids": list(range(ord(" "), ord("z")))}
+    whole = llm.generate(CHAT, max_new_tokens=20, **letters)
+    begun = [*CHAT, {"role": "assistant", "content": whole.text[:8]}]
+    rest = llm.generate(begun, max_new_tokens=12, continue_final_message=True, **letters)
+    assert whole.text[:8] + rest.text == whole.text
+    assert rest.usage.prompt_tokens == whole.usage.prompt_tokens + 8
+    assert llm.generate(begun, max_new_tokens=1, **letters).usage.prompt_tokens > rest.usage.prompt_tokens
+    with pytest.raises(TokenizerError, match="only an assistant's message"):
+        llm.generate(CHAT, continue_final_message=True)
+
+
 def test_every_kind_of_prompt_and_lists_of_them(llm: LLM) -> None:
     ids = list(b"hello")
     by_text = llm.generate("hello", max_new_tokens=20)

@@ -45,7 +45,7 @@ def written(
 ) -> tuple[JobWriter, Sequence]:
     """What a writer makes of tokens, told of them as the engine does; the last one ends the text, or nothing does."""
     config = GenerationConfig().updated(**options)
-    writer, sequence = JobWriter([TextWriter(TOKENIZER, config)]), sequence_of(config)
+    writer, sequence = JobWriter([TextWriter(TOKENIZER.detokenizer(), config)]), sequence_of(config)
     for index, token in enumerate(tokens):
         sequence.tokens.append(token)
         is_last = with_last and index == len(tokens) - 1
@@ -142,7 +142,7 @@ def test_end_of_sequence_adds_no_text_and_flushes() -> None:
 
 def test_an_ordinary_token_may_end_a_text_without_being_shown() -> None:
     config = GenerationConfig(eos_token_ids=(ord("x"),))
-    writer, sequence = JobWriter([TextWriter(TOKENIZER, config)]), sequence_of(config)
+    writer, sequence = JobWriter([TextWriter(TOKENIZER.detokenizer(), config)]), sequence_of(config)
     sequence.eos_token_ids = frozenset({ord("x")})
     tell(writer, sequence, ord("a"), None)
     tell(writer, sequence, ord("x"), "stop")
@@ -154,9 +154,27 @@ def test_ignored_ends_are_special_tokens_and_not_shown() -> None:
     assert writer.result(job_of(sequence)).text == "ab"
 
 
+@pytest.mark.parametrize(
+    ("tokens", "options", "has_end"),
+    [
+        ([*b"ab", END_ID], {}, True),
+        ([END_ID], {}, True),
+        (list(b"ab"), {"stop": ("b",)}, False),
+        (list(b"ab"), {}, False),
+        ([*b"ab", END_ID], {"ignore_eos": True}, False),
+    ],
+)
+def test_an_end_token_is_told(tokens: list[int], options: dict[str, object], has_end: bool) -> None:
+    writer, sequence = written(tokens, **options)
+    *before, last = writer.take()
+    assert last.has_end_token is has_end
+    assert not any(chunk.has_end_token for chunk in before)
+    assert writer.result(job_of(sequence)).choices[0].has_end_token is has_end
+
+
 def test_what_fails_before_it_begins_has_an_end_too() -> None:
     config = GenerationConfig()
-    writer, sequence = JobWriter([TextWriter(TOKENIZER, config)]), sequence_of(config)
+    writer, sequence = JobWriter([TextWriter(TOKENIZER.detokenizer(), config)]), sequence_of(config)
     sequence.error = GraphRunError("the graph failed")
     tell(writer, sequence, None, "error")
     assert writer.take() == [], "who reads on meets the error"
@@ -191,7 +209,7 @@ def test_any_tokens_stream_to_what_they_decode_to(tokens: list[int]) -> None:
 
 def test_usage_and_timings() -> None:
     config = GenerationConfig(logprobs=True)
-    writer, sequence = JobWriter([TextWriter(TOKENIZER, config)]), sequence_of(config)
+    writer, sequence = JobWriter([TextWriter(TOKENIZER.detokenizer(), config)]), sequence_of(config)
     sequence.num_cached = 2
     for token in b"abc":
         sequence.tokens.append(token)

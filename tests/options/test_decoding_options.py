@@ -304,6 +304,8 @@ def test_tools(llm: LLM) -> None:
     assert "".join(delta.arguments for delta in deltas) == call.arguments
     with pytest.raises(ConfigError, match="go with chat messages"):
         llm.generate(PROMPT, tools=TOOLS)
+    with pytest.raises(ConfigError, match="go with chat messages"):
+        llm.generate(PROMPT, continue_final_message=True)
     with pytest.raises(ConfigError, match="cannot be had together"):
         llm.generate(CHAT, tools=TOOLS, json_object=True)
     told = llm.generate(CHAT, tools=TOOLS, max_new_tokens=1).usage.prompt_tokens

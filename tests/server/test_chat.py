@@ -11,6 +11,7 @@ from genai.answer.tool_calls import ToolCall, ToolCallDelta
 from genai.decoding.logprobs import TokenLogprob
 from genai.errors import CapacityError, ConfigError, GraphRunError, QueueFullError
 from tests.server.fakes import FakeModel, app_with, choice, chunk, generation, said, serving
+from tests.tiny_package import END_ID
 
 pytestmark = pytest.mark.anyio
 
@@ -73,11 +74,24 @@ async def test_a_streamed_answer() -> None:
     assert len({event["id"] for event in events}) == 1
     choices = [event["choices"] for event in events]
     assert choices == [
-        [{"index": 0, "delta": {"role": "assistant", "content": "Hel"}, "logprobs": None, "finish_reason": None}],
+        [{"index": 0, "delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}],
+        [{"index": 0, "delta": {"content": "Hel"}, "logprobs": None, "finish_reason": None}],
         [{"index": 0, "delta": {"content": "lo"}, "logprobs": None, "finish_reason": None}],
         [{"index": 0, "delta": {}, "logprobs": None, "finish_reason": "stop"}],
     ]
     assert all("usage" not in event for event in events)
+
+
+async def test_the_last_text_comes_before_the_reason() -> None:
+    """Clients that stop at `finish_reason` would not read what stands beside it."""
+    model = FakeModel()
+    model.will_say(chunk("ab", finish_reason="stop", result=generation(choice("ab"))))
+    told = [event["choices"][0] for event in events_of(await ask(model, {**HELLO, "stream": True}))]
+    assert [(each["delta"], each["finish_reason"]) for each in told] == [
+        ({"role": "assistant", "content": ""}, None),
+        ({"content": "ab"}, None),
+        ({}, "stop"),
+    ]
 
 
 async def test_usage_comes_last_if_asked_for() -> None:
@@ -107,7 +121,7 @@ async def test_several_answers() -> None:
     assert [each["finish_reason"] for each in body["choices"]] == ["stop", "length"]
     events = events_of(await ask(model, {**HELLO, "n": 2, "stream": True}))
     told = [(event["choices"][0]["index"], event["choices"][0]["delta"].get("role")) for event in events]
-    assert told == [(0, "assistant"), (1, "assistant"), (0, None), (1, None)]
+    assert told == [(0, "assistant"), (0, None), (1, "assistant"), (1, None), (0, None), (1, None)]
     assert model.submissions[0].options["n"] == 2
 
 
@@ -271,7 +285,8 @@ async def test_tool_calls_and_reasoning() -> None:
     }
     choices = [event["choices"][0] for event in events_of(await ask(model, {**body, "stream": True}))]
     assert [each["delta"] for each in choices] == [
-        {"role": "assistant", "content": "", "reasoning_content": "hm"},
+        {"role": "assistant", "content": ""},
+        {"reasoning_content": "hm"},
         {
             "tool_calls": [
                 {"index": 0, "id": "call_1", "type": "function", "function": {"name": "add", "arguments": ""}}
@@ -307,8 +322,22 @@ async def test_logprobs() -> None:
     }
     assert (second["token"], second["bytes"]) == ("�", [0xC3])
     events = events_of(await ask(model, {**body, "stream": True}))
-    streamed = [event["choices"][0]["logprobs"]["content"] for event in events]
-    assert [entry for entries in streamed for entry in entries] == told["content"]
+    streamed = [event["choices"][0]["logprobs"] for event in events]
+    assert [entry for some in streamed if some for entry in some["content"]] == told["content"]
+
+
+async def test_the_end_token_is_not_among_the_logprobs() -> None:
+    model = FakeModel()
+    entries = [TokenLogprob(token_id=token, logprob=-0.5, top=()) for token in (ord("a"), END_ID)]
+    whole = generation(choice("a", logprobs=entries, has_end_token=True))
+    end = chunk(logprobs=entries[1:], has_end_token=True, finish_reason="stop", result=whole)
+    for _ in range(2):
+        model.will_say(chunk("a", logprobs=entries[:1]), end)
+    body = {**HELLO, "logprobs": True}
+    told = (await ask(model, body)).json()["choices"][0]["logprobs"]["content"]
+    assert [entry["token"] for entry in told] == ["a"]
+    streamed = [event["choices"][0]["logprobs"] for event in events_of(await ask(model, {**body, "stream": True}))]
+    assert streamed == [None, {"content": told, "refusal": None}, None]
 
 
 async def test_finish_reasons() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from genai.decoding.logprobs import TokenLogprob
 from genai.errors import CapacityError, QueueFullError
 from tests.server.fakes import FakeModel, app_with, choice, chunk, generation, said, serving
+from tests.tiny_package import END_ID
 
 pytestmark = pytest.mark.anyio
 
@@ -105,6 +107,7 @@ ENTRIES = (
     TokenLogprob(token_id=0xA9, logprob=-1.5, top=((0xA9, -1.5),)),
     TokenLogprob(token_id=ord("a"), logprob=-0.5, top=((ord("a"), -0.5),)),
 )
+END = TokenLogprob(token_id=END_ID, logprob=-2.0, top=())
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -125,6 +128,19 @@ async def test_logprobs(stream: bool) -> None:
         "top_logprobs": [{"�": -1.0, "a": -2.0}, {"�": -1.5}, {"a": -0.5}],
         "text_offset": [0, 0, 1],
     }
+
+
+async def test_the_end_is_told_after_the_last_text() -> None:
+    model = FakeModel()
+    whole = generation(choice("éa", logprobs=[*ENTRIES, END], has_end_token=True))
+    script = [chunk("é", logprobs=ENTRIES[:2]), chunk("a", logprobs=(*ENTRIES[2:], END), has_end_token=True)]
+    for _ in range(2):
+        model.will_say(script[0], replace(script[1], finish_reason="stop", result=whole))
+    told = [event["choices"][0] for event in events_of(await ask(model, prompt="x", logprobs=0, stream=True))]
+    assert [(each["text"], each["finish_reason"]) for each in told] == [("é", None), ("a", None), ("", "stop")]
+    assert [each["logprobs"] and each["logprobs"]["token_logprobs"] for each in told] == [[-1.0, -1.5], [-0.5], None]
+    (body,) = (await ask(model, prompt="x", logprobs=0)).json()["choices"]
+    assert body["logprobs"]["token_logprobs"] == [-1.0, -1.5, -0.5], "the token that ends a text is none of it"
 
 
 async def test_logprobs_of_none_but_the_chosen() -> None:

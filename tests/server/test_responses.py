@@ -392,9 +392,9 @@ async def test_an_error_after_a_silence_is_an_event() -> None:
     model = FakeModel()
     model.will_say(Silence(), GraphRunError("secret"))
     answer = await ask(model, {**HELLO, "stream": True}, keep_alive_interval=0.01)
-    *silences, last = answer.text.removesuffix("\n\n").split("\n\n")
+    *silences, _, last = answer.text.removesuffix("\n\n").split("\n")
     assert set(silences) == {": keep-alive"}
-    error = json.loads(last.split("\n")[1].removeprefix("data: "))
+    error = json.loads(last.removeprefix("data: "))
     EVENT.validate_python(error)
     assert (error["type"], error["code"], error["sequence_number"]) == ("error", "internal_error", 0)
 

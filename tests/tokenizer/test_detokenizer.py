@@ -52,6 +52,14 @@ def test_sentencepiece_equals_decode_where_bytes_are_characters(ids: list[int], 
         assert "".join(streamed(tokenizer, ids, skip=skip)) == expected
 
 
+def test_the_space_of_a_first_word_is_kept_behind_a_text() -> None:
+    tokenizer = sentencepiece(True)
+    ids = tokenizer.encode("a", add_special_tokens=False).ids
+    assert tokenizer.decode(ids) == "a", "a text of its own begins without"
+    detokenizer = IncrementalDetokenizer(pieces(tokenizer), is_begun=True)
+    assert "".join(map(detokenizer.push, ids)) == " a"
+
+
 @given(st.text(max_size=30))
 def test_any_text_comes_back(text: str) -> None:
     for tokenizer in (byte_level(), sentencepiece(False), sentencepiece(True)):
