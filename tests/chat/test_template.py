@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import jinja2
 import pytest
 
-from genai.chat import sandbox
+from genai.chat import bounds
 from genai.chat.template import ChatTemplate
 from genai.errors import TokenizerError
 
@@ -193,17 +197,84 @@ def test_a_template_cannot_reach_beyond_its_data(source: str) -> None:
         "{{ '%1000000000d' % 1 }}",
         "{{ '%00000000000000000000900000000d' % 1 }}",
         "{% for i in range(10000) %}{{ 'x' * 10000 }}{% endfor %}",
+        "{{ 'x' | center(300000000) }}",
+        "{% filter center(300000000) %}x{% endfilter %}",
+        "{{ messages | map(attribute='role') | map('center', 300000000) | list }}",
+        "{{ ('a\nb' * 1000) | indent(100000) }}",
+        "{{ ['x'] | batch(300000000, 'y') | list }}",
+        "{{ ('a' * 10000) | replace('a', 'b' * 10000) }}",
+        "{{ ('a' * 10000).replace('a', 'b' * 10000) }}",
+        "{{ ('\t' * 10000).expandtabs(10000) }}",
+        "{{ ('a' * 10000).translate({97: 'b' * 10000}) }}",
+        "{{ (['a' * 10000] * 10000) | join }}",
+        "{{ ('b' * 10000).join(['a'] * 10000) }}",
+        "{{ ([['a'] * 10000] * 10000) | sum(start=[]) }}",
+        "{{ 1 | round(100000000) }}",
+        "{{ (1).to_bytes(300000000, 'big') | length }}",
+        "{{ ('x'.encode() * 300000000) | length }}",
+        "{{ '{:300000000}'.format('x') }}",
+        "{{ '{:>{w}}'.format('x', w=300000000) }}",
+        "{{ ('{:9000000}' * 10).format(*range(10)) }}",
+        "{{ '{x:.300000000f}'.format_map({'x': 1.5}) }}",
+        "{{ '%300000000d' | format(1) }}",
+        "{{ '%*d' | format(300000000, 1) }}",
+        "{{ '%.*f' % (300000000, 1.5) }}",
+        "{{ '%9000000d%9000000d' % (1, 1) }}",
+        "{{ ('%(a)s' * 10000) % {'a': 'x' * 10000} }}",
+        "{{ [[1]] | tojson(indent=300000000) }}",
+        "{{ [[1]] | tojson(indent='x' * 900000) }}",
+        "{{ range(1000) | list | tojson(separators=('x' * 900000, ':')) }}",
+        "{% set ns = namespace(x=[1]) %}{% for i in range(40) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}{{ ns.x }}",
+        "{% set ns = namespace(x=[1]) %}{% for i in range(40) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}"
+        "{{ ns.x | tojson }}",
+        "{% set x = 'ab' %}" + "{% set x %}{{ x }}{{ x }}{% endset %}" * 30,
+        "{% set ns = namespace(x=[]) %}{% for i in range(10000) %}{% set ns.x = ns.x + ['y' * 999999] %}{% endfor %}",
+        "{% set x = 'y' * 999999 %}{% set ns = namespace(x=[]) %}"
+        "{% for i in range(10000) %}{% set ns.x = ns.x + [x[1:]] %}{% endfor %}",
     ],
 )
-def test_a_template_cannot_run_on_and_on(source: str) -> None:
+def test_a_template_cannot_run_on_and_on(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounds, "MAX_SIZE", 1_000_000)  # a sixteenth, as memory is watched, which takes time
+    monkeypatch.setattr(bounds, "MAX_TOTAL", 64_000_000)
+    monkeypatch.setattr(bounds, "MAX_STEPS", 10_000)
     start = time.monotonic()
-    with pytest.raises(TokenizerError):
+    with memory_below(100_000_000), pytest.raises(TokenizerError, match=r"it makes|it runs|recursion|too big"):
         render(source)
     assert time.monotonic() - start < 30
 
 
+def test_nothing_runs_while_a_template_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounds, "check_call", lambda *_: pytest.fail("a filter ran"))
+    with memory_below(5_000_000):
+        ChatTemplate("{{ 'x' | center(30000000) }}{{ 'x' | upper }}{% set y = '%30000000d' | format(1) %}")
+
+
+def test_filters_and_methods_do_what_jinjas_own_do() -> None:
+    source = """
+{{- ['b', 'a'] | join('-') }}{{ messages | join(', ', attribute='role') }}{{ '-'.join(['x', 'y']) }}
+{{- [1, 2] | sum }}{{ messages | map(attribute='n') | sum(start=4) }}{{ '%5.1f|%-4s|%(a)' | format(1.25, 'x') if 0 }}
+{{- '%5.1f|%-4s|' | format(1.25, 'x') }}{{ '%(a)s' | format(a='b') }}{{ '{:>4}{a}'.format(1, a='z') }}
+{{- '{a:03}'.format_map({'a': 7}) }}{{ 'abc'[1:] }}{{ [1, 2, 3][::-1] }}{{ 'a b' | center(9) | replace(' ', '_') }}
+{{- 'x\ny' | indent(2, true) }}{{ {'a': [1, 2]} | tojson(indent=2) }}{{ 2.345 | round(2) }}
+{{- [1, 2, 3] | batch(2, 0) | list }}{% set t %}{{ [1] }}{{ 'q' }}{% endset %}{{ t }}{{ 'a' ~ [1] ~ none }}"""
+    messages = [{"role": "user", "content": "hi", "n": 1}, {"role": "assistant", "content": "x", "n": 2}]
+    plain = jinja2.Environment(trim_blocks=True, lstrip_blocks=True)
+    plain.policies["json.dumps_kwargs"] = {}
+    assert ChatTemplate(source).render(messages) == plain.from_string(source).render(messages=messages)
+
+
+@contextmanager
+def memory_below(limit: int) -> Iterator[None]:
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < limit
+    finally:
+        tracemalloc.stop()
+
+
 def test_time_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox, "MAX_SECONDS", -1.0)
+    monkeypatch.setattr(bounds, "MAX_SECONDS", -1.0)
     with pytest.raises(TokenizerError, match="seconds"):
         render("{% for m in messages %}x{% endfor %}")
 
