@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 
 import jinja2.meta
 
+from genai.chat.content import ContentForms, PlainMessage
 from genai.chat.formats import GENERIC, tool_format_of
 from genai.chat.sandbox import compile_template, render_template
-from genai.chat.tool_messages import PlainMessage, call_forms, describe_tools, normal_calls, spell_calls, spell_results
+from genai.chat.tool_messages import call_forms, describe_tools, normal_calls, spell_calls, spell_results
 from genai.chat.turns import Turns, joined
 from genai.errors import TokenizerError
 
@@ -42,6 +43,7 @@ class ChatTemplate:
             raise TokenizerError(f"the chat template cannot be compiled: {_one_line(error)}") from None
         self._tool_variables = names & _TOOL_VARIABLES
         self.tool_format = tool_format_of(source) if self.takes_tools else GENERIC
+        self._contents = ContentForms(lambda messages: self._rendered_as_they_are(messages, _NO_SPECIAL_TOKENS))
         self._turns = Turns(lambda messages: self._rendered(messages, _NO_SPECIAL_TOKENS))
 
     @property
@@ -61,8 +63,9 @@ class ChatTemplate:
         """The text of the conversation.
 
         Calls in messages are those of OpenAI's API, their arguments as text or as objects; they, and their results,
-        are given to the template in the form that it takes, or as part of the text if it takes none. So are system
-        texts and turns in an order that it does not take (`genai.chat.turns`).
+        are given to the template in the form that it takes, or as part of the text if it takes none. So are content (a
+        text, or a list of parts: `genai.chat.content`), and system texts and turns in an order that it does not take
+        (`genai.chat.turns`).
         continue_final_message: the text ends where the last message, an assistant's, does, so that it goes on.
         Raises: TokenizerError if the messages have the wrong form, or if the template refuses or fails.
         """
@@ -70,7 +73,7 @@ class ChatTemplate:
         assert isinstance(values, dict)
         if tools:
             values |= dict.fromkeys(self._tool_variables, _plain(tools, "tools"))
-        plain = [_with_reasoning(message) for message in normal_calls(_checked(messages))]
+        plain = [_with_reasoning(message) for message in normal_calls(self._contents.joined(_checked(messages)))]
         if tools and not self.takes_tools:
             plain = describe_tools(plain, tools)
         if continue_final_message:
@@ -85,14 +88,17 @@ class ChatTemplate:
 
     def _rendered(self, messages: Sequence[PlainMessage], values: Mapping[str, object]) -> str:
         """Render the first form of the calls that the template takes. Raises: what it raised for the first form."""
-        values = {"documents": None, "tools": None, "add_generation_prompt": False, **values}
         failures: list[Exception] = []
-        for form in call_forms(messages):
+        for form in call_forms(self._contents.typed(messages)):
             try:
-                return render_template(self._template, {**values, "messages": form})
+                return self._rendered_as_they_are(form, values)
             except Exception as error:  # the template is a stranger's program: it can raise anything
                 failures.append(error)
         raise failures[0]
+
+    def _rendered_as_they_are(self, messages: Sequence[PlainMessage], values: Mapping[str, object]) -> str:
+        values = {"documents": None, "tools": None, "add_generation_prompt": False, **values}
+        return render_template(self._template, {**values, "messages": messages})
 
     def _with_spelled_calls(self, messages: Sequence[PlainMessage]) -> list[PlainMessage]:
         """The messages with calls and results as text, where the template knows neither them nor tools."""

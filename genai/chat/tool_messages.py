@@ -10,11 +10,9 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from genai.chat.content import PlainMessage, joined_text
 from genai.chat.formats import GENERIC, ToolFormat
 from genai.errors import TokenizerError
-
-PlainMessage = dict[str, object]
-"""A message made of plain JSON types."""
 
 
 def normal_calls(messages: Sequence[PlainMessage]) -> list[PlainMessage]:
@@ -81,7 +79,7 @@ def _normal(message: PlainMessage, place: str, names: dict[str, object]) -> Plai
     """One message in normal form; names: the functions called so far, by the id of the call."""
     if message["role"] == "tool":
         name = names.get(str(message.get("tool_call_id")))
-        return ({} if name is None else {"name": name}) | message | {"content": _text(message.get("content"))}
+        return ({} if name is None else {"name": name}) | message | {"content": joined_text(message.get("content"))}
     others = {key: value for key, value in message.items() if key != "tool_calls"}
     if not message.get("tool_calls"):
         return others
@@ -115,15 +113,6 @@ def _arguments(arguments: object, place: str) -> dict[str, object]:
     return arguments or {}
 
 
-def _text(content: object) -> object:
-    """Content that is a list of text parts, as one text."""
-    if not isinstance(content, list | tuple):
-        return content
-    if not all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in content):
-        return content
-    return "".join(part["text"] for part in content)
-
-
 def _calls(message: PlainMessage) -> list[PlainMessage]:
     calls = message.get("tool_calls")
     return calls if isinstance(calls, list) else []
@@ -145,7 +134,7 @@ def _with_spelled_calls(message: PlainMessage, tool_format: ToolFormat) -> Plain
     calls = _calls(message)
     if not calls:
         return message
-    said = _text(message["content"])
+    said = joined_text(message["content"])
     spelled = tool_format.spelled(map(_name_and_arguments, calls))
     others = {key: value for key, value in message.items() if key != "tool_calls"}
     return {**others, "content": f"{said}\n{spelled}" if said else spelled}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from genai.chat.tool_messages import PlainMessage
+from genai.chat.content import PlainMessage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -69,6 +69,7 @@ def tokenizer_from_gguf(metadata: Mapping[str, object]) -> TokenizerFiles:
     return TokenizerFiles(
         tokenizer=tokenizer,
         chat_template=vocabulary.chat_template,
+        tool_template=vocabulary.tool_template,
         bos_token_id=ids.get("bos"),
         eos_token_ids=eos,
         pad_token_id=ids.get("padding"),

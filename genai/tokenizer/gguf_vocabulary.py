@@ -50,11 +50,12 @@ class GgufVocabulary:
     special_ids: Mapping[str, int]
     flags: Mapping[str, bool]
     chat_template: str | None
+    tool_template: str | None
 
     @classmethod
     def read(cls, metadata: Mapping[str, object]) -> GgufVocabulary:
         """Read a file's key-value pairs. Raises: TokenizerError, naming the key that is wrong."""
-        tokens, template = _tokens(metadata), "tokenizer.chat_template"
+        tokens = _tokens(metadata)
         return cls(
             model=_text(metadata, "tokenizer.ggml.model"),
             pre=_text(metadata, "tokenizer.ggml.pre", "default"),
@@ -65,7 +66,8 @@ class GgufVocabulary:
             merges=_merges(metadata),
             special_ids=_special_ids(metadata, len(tokens)),
             flags=_flags(metadata),
-            chat_template=_text(metadata, template) if template in metadata else None,
+            chat_template=_optional_text(metadata, "tokenizer.chat_template"),
+            tool_template=_optional_text(metadata, "tokenizer.chat_template.tool_use"),
         )
 
 
@@ -155,6 +157,10 @@ def _text(metadata: Mapping[str, object], key: str, default: str | None = None) 
     if not isinstance(value, str):
         raise TokenizerError(f"{key} is {_shown(value)}, not a string")
     return _encodable(value, key)
+
+
+def _optional_text(metadata: Mapping[str, object], key: str) -> str | None:
+    return _text(metadata, key) if key in metadata else None
 
 
 def _strings(metadata: Mapping[str, object], key: str) -> list[str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import tokenizers
 
 from genai.errors import TokenizerError
-from genai.tokenizer.files import CHAT_TEMPLATE_FILE, TOKENIZER_FILE, TokenizerFiles
+from genai.tokenizer.files import CHAT_TEMPLATE_FILE, TOKENIZER_FILE, TOOL_TEMPLATE_FILE, TokenizerFiles, read_template
 from genai.tokenizer.tokenizer import load_tokenizer_json
 
 _JSON = Mapping[str, object]
@@ -37,7 +37,8 @@ def tokenizer_from_hf(folder: Path) -> TokenizerFiles:
     pad = _token_ids(tokenizer, settings, "pad", config, generation)
     return TokenizerFiles(
         tokenizer=tokenizer,
-        chat_template=_chat_template(folder, settings),
+        chat_template=_chat_template(folder, settings, CHAT_TEMPLATE_FILE, "default"),
+        tool_template=_chat_template(folder, settings, TOOL_TEMPLATE_FILE, "tool_use"),
         bos_token_id=bos[0] if bos else None,
         eos_token_ids=eos,
         pad_token_id=pad[0] if pad else None,
@@ -90,25 +91,23 @@ def _configured_ids(tokenizer: tokenizers.Tokenizer, key: str, config: _JSON) ->
     return tuple(token_id for token_id in ids if tokenizer.id_to_token(token_id) is not None)
 
 
-def _chat_template(folder: Path, settings: _JSON) -> str | None:
-    """`chat_template.jinja`, else `chat_template.json`, else `tokenizer_config.json`; of several the default one."""
-    path = folder / CHAT_TEMPLATE_FILE
-    try:
-        if path.is_file():
-            return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise TokenizerError(f"{path} cannot be read: {error}") from None
+def _chat_template(folder: Path, settings: _JSON, file: str, name: str) -> str | None:
+    """The template of a file, else the one of this name in `chat_template.json`, else in `tokenizer_config.json`."""
+    if (template := read_template(folder / file)) is not None:
+        return template
     own = _read_json(folder / "chat_template.json").get("chat_template")
-    return _default_template(own if own is not None else settings.get("chat_template"))
+    return _named_template(own if own is not None else settings.get("chat_template"), name)
 
 
-def _default_template(value: object) -> str | None:
+def _named_template(value: object, name: str) -> str | None:
+    """One of several templates; a template that is alone is the default one."""
     if isinstance(value, list):
         named = [_object(item) for item in value]
         value = {str(item.get("name")): item.get("template") for item in named}
-    if isinstance(value, Mapping):
-        value = value.get("default")
-    return value if isinstance(value, str) else None
+    elif not isinstance(value, Mapping):
+        value = {"default": value}
+    template = value.get(name)
+    return template if isinstance(template, str) else None
 
 
 def _token_text(value: object) -> str | None:

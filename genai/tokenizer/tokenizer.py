@@ -11,7 +11,7 @@ from genai.chat.formats import GENERIC, ToolFormat
 from genai.chat.template import ChatTemplate, Message
 from genai.errors import TokenizerError
 from genai.tokenizer.detokenizer import IncrementalDetokenizer
-from genai.tokenizer.files import CHAT_TEMPLATE_FILE, TOKENIZER_FILE
+from genai.tokenizer.files import CHAT_TEMPLATE_FILE, TOKENIZER_FILE, TOOL_TEMPLATE_FILE, read_template
 from genai.tokenizer.token_pieces import TokenPieces
 
 
@@ -30,9 +30,11 @@ class Tokenizer:
         eos_token_ids: tuple[int, ...],
         pad_token_id: int | None = None,
         chat_template: str | None = None,
+        tool_template: str | None = None,
     ) -> None:
         """Takes the tokenizer over: its truncation and padding, meant for training, are switched off.
 
+        tool_template: the chat template for conversations with tools, where that is another one.
         Raises: TokenizerError if an id is not in the vocabulary or the chat template cannot be compiled.
         """
         tokenizer.no_truncation()
@@ -40,6 +42,7 @@ class Tokenizer:
         self._tokenizer = tokenizer
         self._pieces = TokenPieces(tokenizer)
         self._chat_template = None if chat_template is None else ChatTemplate(chat_template)
+        self._tool_template = self._chat_template if tool_template is None else ChatTemplate(tool_template)
         self.bos_token_id = bos_token_id
         self.eos_token_ids = tuple(eos_token_ids)
         self.pad_token_id = pad_token_id
@@ -56,22 +59,18 @@ class Tokenizer:
         eos_token_ids: tuple[int, ...],
         pad_token_id: int | None = None,
     ) -> Tokenizer:
-        """Read a model package's `tokenizer.json` and, if there is one, `chat_template.jinja`.
+        """Read a model package's `tokenizer.json` and the chat templates that there are.
 
         Raises: TokenizerError if a file is missing or damaged.
         """
         tokenizer = load_tokenizer_json(folder / TOKENIZER_FILE)
-        template = folder / CHAT_TEMPLATE_FILE
-        try:
-            chat_template = template.read_text(encoding="utf-8") if template.is_file() else None
-        except (OSError, UnicodeDecodeError) as error:
-            raise TokenizerError(f"{template} cannot be read: {error}") from None
         return cls(
             tokenizer,
             bos_token_id=bos_token_id,
             eos_token_ids=eos_token_ids,
             pad_token_id=pad_token_id,
-            chat_template=chat_template,
+            chat_template=read_template(folder / CHAT_TEMPLATE_FILE),
+            tool_template=read_template(folder / TOOL_TEMPLATE_FILE),
         )
 
     @property
@@ -87,7 +86,7 @@ class Tokenizer:
     @property
     def has_chat_template(self) -> bool:
         """Whether `apply_chat_template` can be used."""
-        return self._chat_template is not None
+        return self._tool_template is not None
 
     @property
     def chat_template(self) -> str | None:
@@ -97,7 +96,7 @@ class Tokenizer:
     @property
     def tool_format(self) -> ToolFormat:
         """How the model writes tool calls."""
-        return GENERIC if self._chat_template is None else self._chat_template.tool_format
+        return GENERIC if self._tool_template is None else self._tool_template.tool_format
 
     @property
     def special_token_ids(self) -> frozenset[int]:
@@ -173,12 +172,13 @@ class Tokenizer:
         continue_final_message: it ends where the last message, an assistant's, does, so that the model goes on there.
         Raises: TokenizerError if the model has no chat template, or it refuses the messages.
         """
-        if self._chat_template is None:
+        template = self._tool_template if tools or self._chat_template is None else self._chat_template
+        if template is None:
             raise TokenizerError(
                 "this model has no chat template: instruction-tuned models (named -instruct, -chat or -it) have one; "
                 "pass the prompt as a string, or add a chat_template.jinja to the model package"
             )
-        return self._chat_template.render(
+        return template.render(
             messages,
             tools=tools,
             add_generation_prompt=add_generation_prompt,

@@ -89,8 +89,10 @@ def test_what_joined_messages_have_besides_is_kept() -> None:
     call = {"role": "assistant", "content": None, "reasoning_content": "ah", "tool_calls": [CALL]}
     assert "[assistant]Bhm\n\nah(look)" in render(source, [*said("u:A"), text, call])
     parts = {"role": "user", "content": [{"type": "text", "text": "C"}]}
-    listed = [{"type": "text", "text": "C"}, {"type": "text", "text": "D"}]
-    assert f"[user]{listed}" in render(source, [parts, *said("u:D")])
+    assert "[user]C\n\nD" in render(source, [parts, *said("u:D")])
+    listed = "{% for p in m.content %}<{{ p.text }}>{% endfor %}"
+    either = f"{{% if m.content is string %}}{{{{ m.content }}}}{{% else %}}{listed}{{% endif %}}"
+    assert "[user]<C><D>" in render(source.replace("{{ m.content }}", either), [parts, *said("u:D")])
 
 
 def test_a_template_is_tried_once() -> None:

@@ -392,3 +392,11 @@ def test_any_metadata_gives_a_tokenizer_or_one_of_our_errors(
 
 def test_models_bpe_is_what_is_built() -> None:
     assert isinstance(tokenizer_from_gguf(byte_level_metadata()).tokenizer.model, models.BPE)
+
+
+def test_the_template_for_tools_is_read() -> None:
+    files = tokenizer_from_gguf(byte_level_metadata() | {"tokenizer.chat_template.tool_use": "{{ tools | length }}!"})
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
+    chat = [{"role": "user", "content": "x"}]
+    assert tokenizer_of(files).render_chat(chat, tools=[tool]) == "1!"
+    assert tokenizer_of(files).render_chat(chat) == "<|im_start|>x<|im_end|>"

@@ -12,6 +12,7 @@ import pytest
 from genai.errors import TokenizerError
 from genai.tokenizer.gguf_tokenizer import tokenizer_from_gguf
 from genai.tokenizer.hf_tokenizer import tokenizer_from_hf
+from genai.tokenizer.tokenizer import Tokenizer
 from tests.tokenizer.vocabularies import (
     TORTURE,
     byte_level_metadata,
@@ -103,6 +104,38 @@ def test_where_the_chat_template_comes_from(folder: Path) -> None:
     assert tokenizer_from_hf(folder).chat_template == "json"
     (folder / "chat_template.jinja").write_text("jinja")
     assert tokenizer_from_hf(folder).chat_template == "jinja"
+
+
+def test_where_the_template_for_tools_comes_from(folder: Path) -> None:
+    assert tokenizer_from_hf(folder).tool_template is None
+    write(folder, "tokenizer_config.json", chat_template={"tool_use": "named", "default": "D"})
+    assert tokenizer_from_hf(folder).tool_template == "named"
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "tool_use.jinja").write_text("file")
+    assert tokenizer_from_hf(folder).tool_template == "file"
+
+
+def test_transformers_chooses_the_same_template(folder: Path) -> None:
+    """What transformers saves is read again, and is rendered as transformers renders it, with tools and without."""
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    templates = {
+        "default": "D{% for m in messages %}{{ m.content }}{% endfor %}",
+        "tool_use": "T{{ tools | length }}{% for m in messages %}{{ m.content }}{% endfor %}",
+    }
+    theirs = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
+    theirs.chat_template = templates
+    theirs.save_pretrained(folder / "saved")
+    theirs = AutoTokenizer.from_pretrained(folder / "saved")
+    tokenizer_from_hf(folder / "saved").save(folder)
+    ours = Tokenizer.from_folder(folder, bos_token_id=None, eos_token_ids=())
+    chat = [{"role": "user", "content": "x"}]
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}]
+    for given in (None, tools):
+        assert ours.render_chat(chat, tools=given, add_generation_prompt=False) == theirs.apply_chat_template(
+            chat, tools=given, tokenize=False
+        )
+    assert ours.render_chat(chat, tools=tools).startswith("T1")
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "[" * 100_000])

@@ -115,4 +115,5 @@ def tokenizer_of(files: TokenizerFiles) -> Tokenizer:
         eos_token_ids=files.eos_token_ids,
         pad_token_id=files.pad_token_id,
         chat_template=files.chat_template,
+        tool_template=files.tool_template,
     )
