@@ -14,6 +14,7 @@
     ├── TokenizerError       a tokenizer or chat template cannot be built or applied
     ├── RuntimeUnavailableError  ONNX Runtime is missing, or its kernels are wrong or absent
     └── GraphRunError        ONNX Runtime failed while running a graph
+        └── NotFiniteError       what it computed are no finite numbers
 
 The command line prints `str(error)` as one line and exits with code 2.
 Messages say what was wrong, what is allowed, and what to do next.
@@ -89,6 +90,15 @@ class RuntimeUnavailableError(GenAIError):
 
 class GraphRunError(GenAIError):
     """ONNX Runtime failed while running a graph."""
+
+
+class NotFiniteError(GraphRunError):
+    """Values of a model have overflowed."""
+
+    def __init__(
+        self, message: str = "the model's logits are not finite numbers; a package of higher precision may help"
+    ) -> None:
+        super().__init__(message)
 
 
 def bare(error: E) -> E:

@@ -21,6 +21,7 @@ from genai.errors import (
     ConfigError,
     GenAIError,
     ModelNotFoundError,
+    NotFiniteError,
     QueueFullError,
     RequestError,
     TokenizerError,
@@ -103,6 +104,7 @@ _TABLE: tuple[tuple[type[GenAIError], int, str], ...] = (
     (TokenizerError, 400, "invalid_value"),
     (QueueFullError, 429, "queue_full"),
     (ModelNotFoundError, 404, "model_not_found"),
+    (NotFiniteError, 500, "internal_error"),
 )
 
 

@@ -7,14 +7,17 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from genai.config import EngineConfig
-from genai.errors import GraphRunError
+from genai.errors import GraphRunError, NotFiniteError
 from genai.runtime.cache import CacheShape, KVCache
 from genai.runtime.capacity import CapacityPolicy
+from genai.runtime.finite import settle
 from genai.runtime.layout import Group
 from genai.runtime.providers.base import Provider
 from genai.runtime.providers.cpu import CpuProvider
 
 VOCAB_SIZE = 97
+POISON = 96
+"""The token whose values overflow, in models that have one."""
 SHAPE = CacheShape(num_buffers=2, kv_size=1, dtype="float32")
 
 
@@ -26,7 +29,7 @@ def small_cache(num_slots: int) -> KVCache:
     return KVCache(SHAPE, num_slots, provider(EngineConfig()))
 
 
-def write_tokens(cache: KVCache, row: int, start: int, tokens: Sequence[int]) -> None:
+def write_tokens(cache: KVCache, row: int, start: int, tokens: Sequence[float]) -> None:
     """What a graph would do: the new tokens' "keys" (the token) and "values" (its negative) behind the valid part."""
     assert start + len(tokens) <= cache.capacity(row), "a write beyond the row's capacity"
     data = np.array(tokens, np.float32)
@@ -35,9 +38,9 @@ def write_tokens(cache: KVCache, row: int, start: int, tokens: Sequence[int]) ->
         buffer.write(offset, values.view(np.uint8))
 
 
-def read_tokens(cache: KVCache, row: int) -> list[int]:
-    """The tokens that a row holds, checked to be the same in both buffers."""
-    keys, values = (data.view(np.float32) for data in cache.export_row(row))
+def read_tokens(cache: KVCache, row: int, end: int | None = None) -> list[int]:
+    """The tokens that a row holds (up to `end`), checked to be the same in both buffers."""
+    keys, values = (data.view(np.float32) for data in cache.export_row(row, 0, end))
     np.testing.assert_array_equal(keys, -values)
     return [int(key) for key in keys]
 
@@ -59,23 +62,26 @@ def greedy_continuation(prompt: Sequence[int], num_tokens: int) -> list[int]:
 
 
 class FakeRunner:
-    """Runs the fake model over a real cache. `fails` is asked before each run whether it raises."""
+    """Runs the fake model over a real cache. `fails` is asked before each run whether it raises.
+
+    poison: tokens whose "values" overflow: as with Attention, one of them anywhere in a row's capacity breaks the row.
+    """
 
     vocab_size = VOCAB_SIZE
 
-    def __init__(self, num_slots: int, fails: Callable[[int], bool] = lambda run: False) -> None:
+    def __init__(
+        self, num_slots: int, fails: Callable[[int], bool] = lambda run: False, poison: Sequence[int] = ()
+    ) -> None:
         self.cache = small_cache(num_slots)
         self.num_runs = 0
         self.longest_run = 0
         self.fails = fails
+        self.poison = frozenset(poison)
         self.group_sizes: list[tuple[int, int]] = []
 
     def prefill_chunk(self, row: int, tokens: Sequence[int]) -> np.ndarray:
-        assert tokens, "the graph refuses an empty run"
-        self._count(len(tokens))
-        self.cache.reserve(row, self.cache.valid(row) + len(tokens))
-        self._append(row, tokens)
-        return next_logits(read_tokens(self.cache, row))
+        logits: np.ndarray = self.run_row(row, tokens, 1)[0]
+        return logits
 
     @property
     def score_chunk(self) -> int:
@@ -88,32 +94,37 @@ class FakeRunner:
         return self.run_row(row, tokens, len(tokens))
 
     def run_row(self, row: int, tokens: Sequence[int], num_logits: int) -> np.ndarray:
+        assert tokens, "the graph refuses an empty run"
         self._count(len(tokens))
         self.cache.reserve(row, self.cache.valid(row) + len(tokens))
-        logits = []
-        for token in tokens:
-            self._append(row, [token])
-            logits.append(next_logits(read_tokens(self.cache, row)))
-        return np.stack(logits[-num_logits:])
+        for _ in range(2):
+            logits = self._logits(row, tokens, len(tokens))[None, -num_logits:]
+            if all(settle(self.cache, [row], [len(tokens)], logits)):
+                return logits[0]
+        raise NotFiniteError
 
     def advance(self, group: Group, tokens: Sequence[Sequence[int]]) -> np.ndarray:
         assert group in self.cache.groups, "rows have moved since the group was taken"
         longest = max(map(len, tokens))
         self._count(longest)
         self.group_sizes.append((len(group.rows), group.capacity))
-        logits = np.zeros((len(tokens), longest, VOCAB_SIZE), np.float32)
-        for index, (row, new) in enumerate(zip(group.rows, tokens, strict=True)):
-            for position, token in enumerate(new):
-                self._append(row, [token])
-                logits[index, position] = next_logits(read_tokens(self.cache, row))
-            # the graph writes padding behind what it was given
-            write_tokens(self.cache, row, self.cache.valid(row), [0] * (longest - len(new)))
+        logits = np.stack([self._logits(row, new, longest) for row, new in zip(group.rows, tokens, strict=True)])
+        settle(self.cache, group.rows, [len(new) for new in tokens], logits)
+        self.cache.check_integrity()
         return logits
 
-    def _append(self, row: int, tokens: Sequence[int]) -> None:
-        write_tokens(self.cache, row, self.cache.valid(row), tokens)
-        self.cache.extend(row, len(tokens))
-        self.cache.check_integrity()
+    def _logits(self, row: int, tokens: Sequence[int], num_positions: int) -> np.ndarray:
+        """Write tokens, and padding behind them as the graph does; what follows each position, [num_positions, V]."""
+        valid = self.cache.valid(row)
+        written = [*tokens, *[0] * (num_positions - len(tokens))]
+        write_tokens(self.cache, row, valid, [np.inf if token in self.poison else token for token in written])
+        logits = np.zeros((num_positions, VOCAB_SIZE), np.float32)
+        if not self.cache.is_finite(row, 0, self.cache.capacity(row)):
+            logits[:] = np.nan
+        elif tokens:
+            held = read_tokens(self.cache, row, valid + len(tokens))
+            logits[: len(tokens)] = [next_logits(held[:end]) for end in range(valid + 1, len(held) + 1)]
+        return logits
 
     def _count(self, num_tokens: int) -> None:
         self.num_runs += 1

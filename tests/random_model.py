@@ -31,9 +31,13 @@ CONFIG = {
 
 
 class RandomSource:
-    """Every tensor drawn from its name, so that it is the same in every build."""
+    """Every tensor drawn from its name, so that it is the same in every build.
 
-    def __init__(self, **changes: object) -> None:
+    overflowing: a token whose values in the first layer are beyond float32, though all weights are finite numbers.
+    """
+
+    def __init__(self, *, overflowing: int | None = None, **changes: object) -> None:
+        self.overflowing = overflowing
         self.config = {**CONFIG, **changes}
         hidden, inner, vocab_size = 64, 96, self.config["vocab_size"]
         assert isinstance(vocab_size, int)
@@ -63,15 +67,24 @@ class RandomSource:
 
     def read(self, name: str) -> np.ndarray:
         values = np.random.default_rng(sum(name.encode())).standard_normal(self._shapes[name]).astype(np.float32)
-        return values * 0.15 if values.ndim == 2 else 1 + values * 0.1
+        values = values * 0.15 if values.ndim == 2 else 1 + values * 0.1
+        if self.overflowing is not None and name == "model.embed_tokens.weight":
+            values[:, 0] = 0  # only this token has anything in the first channel
+            values[self.overflowing] = 0
+            values[self.overflowing, 0] = 1
+        elif self.overflowing is not None and name == "model.layers.0.self_attn.v_proj.weight":
+            values[:, 0] = np.copysign(3e38, values[:, 0])
+        return values
 
     def read_blocks(self, name: str) -> BlockWeight | None:
         return None
 
 
-def build_random_model(folder: Path, precision: Precision = "f32", **changes: object) -> Path:
+def build_random_model(
+    folder: Path, precision: Precision = "f32", *, overflowing: int | None = None, **changes: object
+) -> Path:
     """Build the model file (and its data) in a folder; returns its path."""
-    source = RandomSource(**changes)
+    source = RandomSource(overflowing=overflowing, **changes)
     path = folder / "model.onnx"
     with ExternalData(folder / "model.onnx.data") as data:
         weights = Weights(GraphBuilder(data), source, Plan.of(precision, "cpu"))

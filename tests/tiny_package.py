@@ -36,13 +36,17 @@ def tiny_package(
     tokenizer: Tokenizer | None = None,
     has_template: bool = True,
     max_position: int = 4096,
+    overflowing: int | None = None,
     **generation: object,
 ) -> Path:
-    """Build a package; tokenizer: one of its own, with its template; generation: its own generation defaults."""
+    """Build a package; tokenizer: one of its own, with its template; generation: its own generation defaults.
+
+    overflowing: a token whose values overflow.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     backend = byte_tokenizer() if tokenizer is None else tokenizer.backend
     vocab_size = backend.get_vocab_size()
-    build_random_model(folder, vocab_size=vocab_size, max_position_embeddings=max_position)
+    build_random_model(folder, vocab_size=vocab_size, max_position_embeddings=max_position, overflowing=overflowing)
     backend.save(str(folder / "tokenizer.json"))
     template = TEMPLATE if tokenizer is None else tokenizer.chat_template
     if has_template and template is not None:

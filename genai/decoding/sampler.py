@@ -26,7 +26,7 @@ from genai.decoding.constraint import Constraint
 from genai.decoding.filters import Kept, Look, filtered, has_filters, look, temperature_of
 from genai.decoding.history import Changes, Ngrams, TokenTable, dry_penalties, repeating
 from genai.decoding.processors import BoolArray, FloatArray, IntArray
-from genai.errors import ConfigError, GenAIError, GraphRunError
+from genai.errors import ConfigError, GenAIError, NotFiniteError
 from genai.options.generation_config import SamplingConfig
 
 
@@ -200,7 +200,7 @@ class Sampler:
     def why_none(self, logits: FloatArray) -> GenAIError:
         """What to raise when no token can be chosen from a model's logits [V]."""
         if not np.isfinite(logits.max()):
-            return GraphRunError("the model's logits are not finite numbers; a package of higher precision may help")
+            return NotFiniteError()
         return self._contradiction()
 
     def _contradiction(self) -> ConfigError:
@@ -226,8 +226,8 @@ def choose(samplers: Sequence[Sampler], logits: Sequence[FloatArray]) -> list[in
 
     Rows are changed in place for a moment, and are in the end as they were; two samplers may share one.
 
-    Raises: ConfigError if a row's options rule out every token, GraphRunError for logits that are not finite. No random
-    stream has moved then, and the rows can be chosen for again, one by one.
+    Raises: ConfigError if a row's options rule out every token, NotFiniteError for logits that are not finite. No
+    random stream has moved then, and the rows can be chosen for again, one by one.
     """
     chosen: dict[int, int] = {}
     looks: dict[int, Look] = {}
@@ -261,7 +261,7 @@ def scores(samplers: Sequence[Sampler], logits: Sequence[FloatArray]) -> FloatAr
     """[rows, V] for beam search: log probabilities of logits [V], changed by all options but the filters.
 
     This is transformers' order: a repetition penalty works on log probabilities. A row may have nothing but -inf.
-    Raises: ConfigError if all rows do and no text is complete, GraphRunError for logits that are not finite.
+    Raises: ConfigError if all rows do and no text is complete, NotFiniteError for logits that are not finite.
     """
     for sampler, row in zip(samplers, logits, strict=True):
         if not math.isfinite(row.max()):

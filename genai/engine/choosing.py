@@ -18,7 +18,7 @@ from genai.engine.events import Events
 from genai.engine.rows import Rows
 from genai.engine.scheduler import Pace
 from genai.engine.sequence import FinishReason, Sequence, TokenEvent
-from genai.errors import GenAIError, GraphRunError
+from genai.errors import GenAIError, NotFiniteError
 from genai.metrics import EngineMetrics
 
 
@@ -74,6 +74,9 @@ class Chooser:
         sequence.num_computed += 1
         if sequence.is_over:
             return False
+        if np.isnan(logits[0]):
+            self._events.fail(sequence, NotFiniteError())
+            return False
         state = sequence.consumer.take(sequence, logits)
         if state is None:
             return True
@@ -128,11 +131,6 @@ class Chooser:
 def _chosen(outcomes: abc.Sequence[Outcome], position: int) -> list[int | GenAIError]:
     """The next token of each, or why there is none."""
     logits = [outcome.logits[position] for outcome in outcomes]
-    if not all(np.isfinite(row.max()) for row in logits):
-        message = "the model's logits are not finite numbers; a package of higher precision may help"
-        bad = [GraphRunError(message) if not np.isfinite(row.max()) else None for row in logits]
-        good = iter(_chosen([each for each, error in zip(outcomes, bad, strict=True) if error is None], position))
-        return [error or next(good) for error in bad]
     try:
         return list(choose([outcome.sequence.sampler for outcome in outcomes], logits))
     except GenAIError as error:

@@ -15,7 +15,7 @@ from typing import TypeAlias
 
 from genai.decoding.processors import FloatArray
 from genai.engine.sequence import Sequence
-from genai.errors import CapacityError, GenAIError
+from genai.errors import CapacityError, GenAIError, NotFiniteError
 from genai.runtime.layout import Group
 from genai.runtime.runner import Runner
 
@@ -69,13 +69,12 @@ class DecodeStep:
             together = {row: each for row, each in members.items() if row not in apart}
             try:
                 if together:
-                    outcomes += self._run_group(group, together)
+                    outcomes += self._run_group(group, together, apart)
             except GenAIError as error:
                 failures += self._failures(together, error)
             for row, each in apart.items():
                 try:
-                    logits = self._runner.run_row(row, each.tokens, len(each.tokens))
-                    outcomes.append(Outcome(sequence=each.sequence, logits=logits, draft=each.draft))
+                    outcomes.append(self._run_alone(row, each))
                 except GenAIError as error:
                     failures += self._failures({row: each}, error)
         return outcomes, failures
@@ -116,15 +115,35 @@ class DecodeStep:
         is_longer = 1 + max(lengths, default=0) > room
         return drafted if is_longer or self._cache.policy.runs_apart(len(group.rows), lengths) else {}
 
-    def _run_group(self, group: Group, members: Mapping[int, Work]) -> list[Outcome]:
-        """One run of a group; rows that are no members sit it out."""
+    def _run_group(self, group: Group, members: Mapping[int, Work], apart: dict[int, Work]) -> list[Outcome]:
+        """One run of a group; rows that are no members sit it out. Whose logits are not finite joins those apart.
+
+        Its draft, or what ran beside it, may be to blame: alone and without a draft it shows.
+        """
         tokens = [members[row].tokens if row in members else () for row in group.rows]
+        before = {row: self._cache.valid(row) for row in members}
         logits = self._runner.advance(group, tokens)
-        places = {row: index for index, row in enumerate(group.rows)}
-        return [
-            Outcome(sequence=each.sequence, logits=logits[places[row], : len(each.tokens)], draft=each.draft)
-            for row, each in members.items()
-        ]
+        outcomes = []
+        for index, row in enumerate(group.rows):
+            if row not in members:
+                continue
+            each = members[row]
+            if self._cache.valid(row) == before[row]:
+                apart[row] = Work(sequence=each.sequence)
+            else:
+                own = logits[index, : len(each.tokens)]
+                outcomes.append(Outcome(sequence=each.sequence, logits=own, draft=each.draft))
+        return outcomes
+
+    def _run_alone(self, row: int, each: Work) -> Outcome:
+        """A run of one row; without its draft if that is to blame."""
+        try:
+            logits = self._runner.run_row(row, each.tokens, len(each.tokens))
+        except NotFiniteError:
+            if not each.draft:
+                raise
+            return self._run_alone(row, Work(sequence=each.sequence))
+        return Outcome(sequence=each.sequence, logits=logits, draft=each.draft)
 
     @staticmethod
     def _failures(members: Mapping[int, Work], error: GenAIError) -> list[Failure]:

@@ -12,6 +12,8 @@ import dataclasses
 import time
 from collections import abc, deque
 
+import numpy as np
+
 from genai.decoding.logprobs import token_logprob
 from genai.decoding.processors import FloatArray
 from genai.engine.beams import BeamRun
@@ -214,6 +216,8 @@ class Engine:
             raise ConfigError("the session's keys and values are not of this model's shape")
         if logits.size != self._model.vocab_size:
             raise ConfigError(f"the session's logits are {logits.size}, not {self._model.vocab_size}")
+        if not (np.isfinite(logits.max()) and self._cache.shape.is_finite(cache)):
+            raise ConfigError("the session's keys, values and logits are not all finite numbers")
         self._check_room(sequence)
         self._rows.restore(sequence, list(cache))
         self._scheduler.adopt(sequence)

@@ -18,6 +18,8 @@ from genai.runtime.layout import Group, Layout
 from genai.runtime.providers.base import Buffer, Provider
 
 _ITEM_SIZE = {"float32": 4, "float16": 2, "bfloat16": 2}
+_EXPONENTS = {"float32": 0x7F800000, "float16": 0x7C00, "bfloat16": 0x7F80}
+"""The bits that are all set in what is not finite (IEEE 754)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +39,12 @@ class CacheShape:
     def bytes_per_token(self) -> int:
         """Bytes that one token takes in all buffers."""
         return self.slot_bytes * self.num_buffers
+
+    def is_finite(self, data: Sequence[npt.NDArray[np.uint8]]) -> bool:
+        """Whether raw keys and values are finite numbers, all of them."""
+        bits = _EXPONENTS[self.dtype]
+        words = f"u{_ITEM_SIZE[self.dtype]}"
+        return not any((np.bitwise_and(each.view(words), bits) == bits).any() for each in data)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +128,17 @@ class KVCache:
     def extend(self, row: int, num_tokens: int) -> None:
         """Count tokens that the graph has just written."""
         self._layout.set_valid(row, self.valid(row) + num_tokens)
+
+    def is_finite(self, row: int, start: int, end: int) -> bool:
+        """Whether what lies in a row's slots from `start` to `end`, valid or not, are finite numbers."""
+        return self.shape.is_finite(self.export_row(row, start, end))
+
+    def clear_behind(self, row: int) -> None:
+        """Zero what lies in a row's slots behind its valid part."""
+        place, valid = self._layout.place(row), self.valid(row)
+        start, size = place.start + valid, place.capacity - valid
+        for buffer in self._buffers:
+            buffer.clear(start * self.shape.slot_bytes, size * self.shape.slot_bytes)
 
     def fork(self, row: int, num_tokens: int, room: int = 0) -> int:
         """A new row that begins with a copy of another's first tokens, with room for `room`. Raises: CapacityError."""

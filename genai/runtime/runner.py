@@ -20,8 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from genai import contract
-from genai.errors import CapacityError
+from genai.errors import CapacityError, NotFiniteError
 from genai.runtime.cache import KVCache, View
+from genai.runtime.finite import settle
 from genai.runtime.layout import Group
 from genai.runtime.ort import Binding
 from genai.runtime.session import Session
@@ -102,36 +103,41 @@ class Runner:
         """Add tokens to a row in one run at a tight capacity, to prefill, to verify a draft or to score.
 
         Returns the logits [num_logits, V] that follow the last of them, valid until the next run.
-        Raises: CapacityError if the row cannot be made long enough; GraphRunError.
+        Raises: CapacityError if the row cannot be made long enough; NotFiniteError if what it would hold then are no
+        finite numbers, and the row is as before; GraphRunError.
         """
         valid = self.cache.valid(row)
         self.cache.reserve(row, valid + len(tokens))
         bound = self._shape(self.cache.view(row, valid + len(tokens)), len(tokens), num_logits)
         bound.input_ids[0] = tokens
         bound.write_indices[0] = valid
-        self._run(bound)
-        self.cache.extend(row, len(tokens))
-        logits: FloatArray = bound.logits[0]
-        return logits
+        for _ in range(2):  # what others may have left behind the row's valid part is gone the second time
+            self._run(bound)
+            if all(settle(self.cache, [row], [len(tokens)], bound.logits)):
+                logits: FloatArray = bound.logits[0]
+                return logits
+        raise NotFiniteError
 
     def advance(self, group: Group, tokens: Sequence[Sequence[int]]) -> FloatArray:
         """Add tokens to the rows of a group in one run: one each to decode, several to verify drafts.
 
         tokens: for each row of the group in order; an empty one leaves its row as it is. Returns the logits that follow
-        each token, [rows, T, V] with T the most tokens of any row, valid until the next run.
+        each token, [rows, T, V] with T the most tokens of any row, valid until the next run. A row that has one token
+        whose logits are not finite numbers is left as it is, and they are NaN throughout (`finite.settle`).
         Raises: CapacityError unless every row, those left alone too, has room for T more tokens.
         """
         num_tokens = max(map(len, tokens))
         view = self.cache.group_view(group, num_tokens)
         bound = self._shape(view, num_tokens, num_tokens)
+        filler = next(new for new in tokens if new)[-1]  # never what another run has left here
         for index, (row, new) in enumerate(zip(group.rows, tokens, strict=True)):
             bound.input_ids[index, : len(new)] = new
+            bound.input_ids[index, len(new) :] = new[-1] if new else filler
             bound.write_indices[index] = self.cache.valid(row)
         if bound.write_indices.max() + num_tokens > view.capacity:
             raise CapacityError(f"a row is full at {view.capacity} tokens; reserve before running")
         self._run(bound)
-        for row, new in zip(group.rows, tokens, strict=True):
-            self.cache.extend(row, len(new))
+        settle(self.cache, group.rows, [len(new) for new in tokens], bound.logits)
         return bound.logits
 
     def _run(self, bound: BoundShape) -> None:

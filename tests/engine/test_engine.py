@@ -33,8 +33,9 @@ def engine_with(
     fails: Callable[[int], bool] = lambda run: False,
     prefix_bytes: int = 0,
     max_waiting: int | None = None,
+    poison: tuple[int, ...] = (),
 ) -> tuple[Engine, FakeRunner]:
-    runner = FakeRunner(num_slots, fails)
+    runner = FakeRunner(num_slots, fails, poison)
     limits = Limits(max_batch=max_batch, max_seq_len=max_seq_len, prefill_chunk=chunk, max_waiting=max_waiting)
     prefixes = PrefixCache(b"fake", SHAPE.slot_bytes, SHAPE.num_buffers, prefix_bytes)
     return Engine(runner, limits, (EOS,), prefixes, EngineMetrics("fake")), runner  # type: ignore[arg-type]

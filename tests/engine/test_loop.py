@@ -290,15 +290,17 @@ def test_what_has_ended_stays_so() -> None:
 @pytest.mark.parametrize("seed", range(12))
 def test_whatever_several_threads_ask_for_each_text_is_the_one_it_is_alone(seed: int) -> None:
     rng = random.Random(3000 + seed)
+    poison = rng.choice([(), (mixes.POISON,)])
     engine, runner = mixes.engine_with(
         num_slots=rng.choice([90, 150, 400]),
         max_batch=rng.choice([2, 4, 8]),
         max_seq_len=mixes.MAX_SEQ_LEN,
         chunk=rng.choice([3, 16]),
         prefix_bytes=rng.choice([0, 10**5]),
+        poison=poison,
     )
     loop = EngineLoop(engine, runner)  # type: ignore[arg-type]
-    cases = [mixes.random_case(rng) for _ in range(16)]
+    cases = [mixes.random_case(rng, poison) for _ in range(16)]
     for case in cases:
         case.witness.rng = None
     seeds = [rng.random() for _ in cases]
@@ -335,6 +337,9 @@ def manual(loop: EngineLoop, case: mixes.Case, rng: random.Random) -> None:
             place = rng.randint(sequence.num_prompt, len(sequence.tokens))
             loop.call(lambda engine, place=place: engine.rewind(sequence, place))  # type: ignore[misc]
         else:
-            loop.call(lambda engine: engine.pick(sequence), lambda engine: engine.demand(sequence))
+            loop.call(
+                lambda engine: None if sequence.is_over else engine.pick(sequence),
+                lambda engine: engine.demand(sequence),
+            )
     loop.cancel(case.job)
     loop.settle()

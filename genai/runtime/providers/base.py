@@ -24,6 +24,10 @@ class Buffer(Protocol):
         """Where it begins: to bind, not to read."""
         ...
 
+    def clear(self, offset: int, size: int) -> None:
+        """Zero a range."""
+        ...
+
     def copy(self, target: int, source: int, size: int) -> None:
         """Copy `size` bytes within the buffer; the ranges do not overlap."""
         ...

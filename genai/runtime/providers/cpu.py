@@ -25,6 +25,10 @@ class HostBuffer:
         self._bytes = self._owner[start : start + size]
         self.pointer = int(self._bytes.ctypes.data)
 
+    def clear(self, offset: int, size: int) -> None:
+        """Zero a range."""
+        self._bytes[offset : offset + size] = 0
+
     def copy(self, target: int, source: int, size: int) -> None:
         """Copy `size` bytes within the buffer; the ranges may overlap (NumPy sees to it)."""
         self._bytes[target : target + size] = self._bytes[source : source + size]

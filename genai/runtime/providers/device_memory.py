@@ -69,7 +69,7 @@ class DeviceMemory:
         if block.size > self.scratch.size:
             self.scratch = self.copier.allocate(block.size)
         buffer = DeviceBuffer(self, block)
-        buffer.clear()
+        buffer.clear(0, block.size)
         return buffer
 
 
@@ -86,13 +86,14 @@ class DeviceBuffer:
         """Where it begins on the device."""
         return self._block.pointer
 
-    def clear(self) -> None:
-        """Zero everything: a first piece from the host, which then doubles."""
-        done = min(self._block.size, _FIRST_ZEROS)
-        self._copier.from_host(self.pointer, np.zeros(done, np.uint8))
-        while done < self._block.size:
-            piece = min(done, self._block.size - done)
-            self._copier.copy(self.pointer + done, self.pointer, piece)
+    def clear(self, offset: int, size: int) -> None:
+        """Zero a range: a first piece from the host, which then doubles."""
+        start, done = self.pointer + offset, min(size, _FIRST_ZEROS)
+        if done:
+            self._copier.from_host(start, np.zeros(done, np.uint8))
+        while done < size:
+            piece = min(done, size - done)
+            self._copier.copy(start + done, start, piece)
             done += piece
 
     def copy(self, target: int, source: int, size: int) -> None:

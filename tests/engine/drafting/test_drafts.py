@@ -18,9 +18,22 @@ from genai.engine.sequence import Sequence
 from genai.errors import GraphRunError
 from genai.options.generation_config import GenerationConfig
 from tests.engine.test_engine import config, engine_with, prompts, run, submit
-from tests.fakes import VOCAB_SIZE, FakeRunner, greedy_continuation, next_logits, read_tokens
+from tests.fakes import POISON, VOCAB_SIZE, FakeRunner, greedy_continuation, next_logits, read_tokens
 
 pytestmark = pytest.mark.usefixtures("each_memory")
+
+
+class Constant:
+    """Proposes always the same."""
+
+    def __init__(self, draft: list[int]) -> None:
+        self.draft = draft
+
+    def propose(self, tokens: abc.Sequence[int], max_tokens: int) -> list[int]:
+        return self.draft[:max_tokens]
+
+    def close(self) -> None:
+        pass
 
 
 class Oracle:
@@ -131,6 +144,31 @@ def test_a_draft_model_gives_the_same_text(num_slots: int) -> None:
     if num_slots == 4096:
         assert runner.num_runs < 5 * 30 / 2
     assert all(text.drafter is not None for text in texts)
+
+
+def test_a_draft_model_that_fails_costs_drafts_only() -> None:
+    """Its values overflow, or a run of it; nobody's text is another, and it drafts as before afterwards."""
+    engine, _ = engine_with(max_batch=1)
+    other = FakeRunner(400, fails=lambda run: run == 10, poison=[5])
+    model = draft_model(other)
+    made = [[5, 1, 2], *prompts(4, 10), [1, 5]]
+    texts = [submit(engine, prompt, config(30), draft_model=model) for prompt in made]
+    run(engine)
+    assert [text.generated for text in texts] == [greedy_continuation(prompt, 30) for prompt in made]
+    assert other.cache.rows == ()
+    assert ModelProposer(model).propose([1, 2, 3], 2) == greedy_continuation([1, 2, 3], 2)
+
+
+def test_a_draft_that_overflows_is_not_the_texts_fault() -> None:
+    engine, runner = engine_with(poison=(POISON,))
+    made = [prompt for prompt in prompts(9, 10) if POISON not in [*prompt, *greedy_continuation(prompt, 20)]]
+    texts = [submit(engine, prompt, config(20)) for prompt in made]
+    for text in texts[1:]:  # one runs beside them without
+        text.drafter = Drafter(Constant([POISON] * 4), max_length=4)
+        text.drafter.budget.length = lambda token_cost: 4  # type: ignore[method-assign]
+    run(engine)
+    assert [text.generated for text in texts] == [greedy_continuation(prompt, 20) for prompt in made]
+    assert runner.longest_run > 1
 
 
 def test_a_proposer_drops_what_did_not_come_true() -> None:

@@ -1,0 +1,36 @@
+"""What a run wrote counts only if it is finite: an infinity or NaN in a row's slots would reach whoever gets them next.
+
+Attention reads a row's whole capacity. What is masked counts 0 times, and 0 × NaN is NaN: values that overflowed break
+the row that they are in, and every later row that has their slots within its capacity. So they are wiped at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from genai.runtime.cache import KVCache
+
+
+def settle(cache: KVCache, rows: Sequence[int], counts: Sequence[int], logits: npt.NDArray[np.float32]) -> list[bool]:
+    """Count the tokens that a run has just written, in each row whose logits are finite; wipe them from the others.
+
+    logits: [rows, P, V], those of row i's tokens first if there is one for each. Where they are not finite numbers all
+    V become NaN. Returns which rows kept their tokens. A row whose only logits are not finite keeps them if its keys
+    and values are: the logits of a prompt's middle are of no interest.
+    """
+    is_finite = np.isfinite(logits.max(axis=-1))  # [rows, P]: NaN and infinity show in the largest
+    if is_finite.all():
+        for row, count in zip(rows, counts, strict=True):
+            cache.extend(row, count)
+        return [True] * len(rows)
+    logits[~is_finite] = np.nan
+    kept = []
+    for row, count, good in zip(rows, counts, is_finite, strict=True):
+        start = cache.valid(row)
+        kept.append(bool(good[:count].all()) or (good.size == 1 and cache.is_finite(row, start, start + count)))
+        cache.extend(row, count if kept[-1] else 0)
+        cache.clear_behind(row)  # padding, too
+    return kept
