@@ -1,4 +1,4 @@
-"""Writes what pages tell of the options of generation, from their table: `python -m docs.tables`, or `make docs`.
+"""Writes what pages tell of options and fields, from their tables: `python -m docs.tables`, or `make docs`.
 
 A table stands between `<!-- options: NAME -->` and `<!-- end -->`.
 """
@@ -14,6 +14,7 @@ from genai.options.generation_config import OPTIONS
 from genai.options.option import Entry
 from genai.requests.chat import ChatRequest
 from genai.requests.completions import CompletionRequest
+from genai.requests.foreign import HARMLESS, REFUSED, RENAMED
 from genai.requests.generation import served
 
 PAGES = tuple(Path(__file__).with_name(name) for name in ("options.md", "server.md"))
@@ -52,6 +53,35 @@ def request_fields() -> str:
     return _table(rows)
 
 
+def renamed_fields() -> str:
+    """Fields that are known by other names too."""
+    by_name: dict[str, list[str]] = {}
+    for other, own in RENAMED.items():
+        by_name.setdefault(own, []).append(f"`{other}`")
+    return _table([("field", "also"), ("---",) * 2, *((f"`{own}`", ", ".join(all_)) for own, all_ in by_name.items())])
+
+
+def harmless_fields() -> str:
+    """Fields that are ignored without a word, by why."""
+    return _by_reason((f"`{name}`", why) for name, why in HARMLESS.items())
+
+
+def refused_fields() -> str:
+    """Fields that are refused, by what to do instead; in brackets what they may be."""
+    told = []
+    for name, entry in REFUSED.items():
+        off = " or ".join(f"`{json.dumps(value)}`" for value in entry.off)
+        told.append((f"`{name}`" + (f" ({off})" if off else ""), entry.why))
+    return _by_reason(told)
+
+
+def _by_reason(fields: Iterable[tuple[str, str]]) -> str:
+    by_reason: dict[str, list[str]] = {}
+    for name, why in fields:
+        by_reason.setdefault(why, []).append(name)
+    return _table([("fields", ""), ("---",) * 2, *((", ".join(names), why) for why, names in by_reason.items())])
+
+
 def _default(entry: Entry) -> str:
     default, rule = entry.default, entry.option.rule
     if entry.option.unset:
@@ -79,7 +109,13 @@ def _table(rows: Iterable[tuple[str, ...]]) -> str:
     return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |\n" for row in rows)
 
 
-TABLES: Mapping[str, Callable[[], str]] = {"all": every_option, "fields": request_fields}
+TABLES: Mapping[str, Callable[[], str]] = {
+    "all": every_option,
+    "fields": request_fields,
+    "renamed": renamed_fields,
+    "harmless": harmless_fields,
+    "refused": refused_fields,
+}
 
 
 def written(page: str) -> str:

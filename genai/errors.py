@@ -3,6 +3,7 @@
     GenAIError
     ├── ConfigError          an option, config file or request field is wrong
     │   ├── CapacityError    what was asked for cannot fit in memory or in the model's context
+    │   │   └── PromptTooLongError  the prompt alone leaves no room for an answer
     │   └── RequestError     a field of a request, which it names
     ├── QueueFullError       too many requests wait, or the engine is shutting down
     ├── ModelError           a model cannot be used
@@ -38,6 +39,24 @@ class ConfigError(GenAIError, ValueError):
 
 class CapacityError(ConfigError):
     """What was asked for does not fit in memory or in the model's context."""
+
+
+class PromptTooLongError(CapacityError):
+    """A prompt leaves no room for an answer. num_tokens: its length; most: that of the longest that does.
+
+    The words are OpenAI's: clients look for them, and send less.
+    """
+
+    def __init__(self, num_tokens: int, most: int) -> None:
+        super().__init__(num_tokens, most)
+        self.num_tokens = num_tokens
+        self.most = most
+
+    def __str__(self) -> str:
+        return (
+            f"This model's maximum context length is {self.most + 1} tokens. However, the prompt has {self.num_tokens} "
+            f"tokens; at most {self.most} leave room for an answer. Please reduce the length of the prompt."
+        )
 
 
 class RequestError(ConfigError):

@@ -39,6 +39,7 @@ from server.routes import models as model_routes
 from server.settings import Settings, load_settings
 from server.state import ServerState
 from server.tracing import TracingMiddleware, tracer_provider
+from server.unknown import IGNORED_HEADER, UnknownFields
 
 _log = logging.getLogger(__name__)
 
@@ -71,6 +72,7 @@ def create_app(settings: Settings | None = None, models: ModelPool | None = None
         models=models,
         lifecycle=Lifecycle(settings.drain_timeout),
         metrics=HttpMetrics(),
+        unknown_fields=UnknownFields(settings.unknown_fields),
         tracing=tracing,
     )
     app = FastAPI(
@@ -131,7 +133,7 @@ def _middleware(state: ServerState, keys: ApiKeys) -> list[Middleware]:
             allow_origins=settings.cors_origins,
             allow_methods=["*"],
             allow_headers=["*"],
-            expose_headers=["x-request-id", "retry-after"],
+            expose_headers=["x-request-id", "retry-after", IGNORED_HEADER],
         ),
         Middleware(
             GateMiddleware,

@@ -38,7 +38,7 @@ class ApiError(Exception):
     """An error as the client is told it.
 
     param: the field at fault; code: a short name; closes: whether the connection cannot be used further (a body that
-    was not read). Who comes at a bad moment (429, 503) is told to try again.
+    was not read); cause: what it tells of. Who comes at a bad moment (429, 503) is told to try again.
     """
 
     def __init__(
@@ -50,12 +50,14 @@ class ApiError(Exception):
         param: str | None = None,
         closes: bool = False,
         headers: Mapping[str, str] | None = None,
+        cause: Exception | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
         self.code = code
         self.param = param
+        self.cause = cause
         self.headers = dict(headers or {})
         if status in (429, 503):
             self.headers["retry-after"] = RETRY_AFTER
@@ -99,7 +101,7 @@ async def _disconnected(receive: Receive) -> None:
 
 
 _TABLE: tuple[tuple[type[GenAIError], int, str], ...] = (
-    (CapacityError, 413, "context_length_exceeded"),
+    (CapacityError, 400, "context_length_exceeded"),
     (ConfigError, 400, "invalid_value"),
     (TokenizerError, 400, "invalid_value"),
     (QueueFullError, 429, "queue_full"),
@@ -116,7 +118,7 @@ def api_error(error: Exception, *, param: str | None = None) -> ApiError:
         return ApiError(400, str(error), code=error.code, param=error.param)
     for kind, status, code in _TABLE:
         if isinstance(error, kind):
-            return ApiError(status, str(error), code=code, param=param)
+            return ApiError(status, str(error), code=code, param=param, cause=error)
     known = isinstance(error, GenAIError)
     _log.error("a request failed: %s", error, exc_info=None if known else error)
     message = "the model failed while it ran this request" if known else "the server failed"

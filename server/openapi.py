@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 
 from server.schemas.common import ErrorBody
+from server.unknown import IGNORED_HEADER
 
 Responses: TypeAlias = dict[int | str, dict[str, object]]
 
@@ -17,13 +18,15 @@ _ERRORS = {
     403: "The server may not be called by this name.",
     404: "There is no such model, or it cannot do this.",
     408: "The body did not come in time.",
-    413: "The body or the prompt is too long; the message has the numbers.",
+    413: "The body is too long; the message has the numbers.",
     415: "The body is not application/json.",
     429: "Too many requests wait, or are being answered for this key; see Retry-After.",
     500: "The model failed while it ran this request.",
     503: "The model is loading, the request got no turn in time, or the server is shutting down; see Retry-After.",
 }
 _RETRY = {"Retry-After": {"description": "Seconds after which to try again.", "schema": {"type": "integer"}}}
+
+_IGNORED = {IGNORED_HEADER: {"description": "Fields that were ignored.", "schema": {"type": "string"}}}
 
 _EVENTS = {"text/event-stream": {"schema": {"description": "One event after the other, each with JSON as its data."}}}
 """The documentation of a stream; tools that read it take the schema for that of an event."""
@@ -53,7 +56,8 @@ def streaming(whole: type[BaseModel], told: str | None = None) -> Responses:
     told: how the stream goes; None: in pieces of the whole, as OpenAI's first two APIs do.
     """
     told = told or f"events: pieces of a {whole.__name__}, one JSON object an event; the last event is `data: [DONE]`."
-    return {200: {"model": whole, "content": _EVENTS, "description": f"With `stream` as {told}"}}
+    description = f"With `stream` as {told}"
+    return {200: {"model": whole, "content": _EVENTS, "description": description, "headers": _IGNORED}}
 
 
 def describe(app: FastAPI) -> dict[str, object]:

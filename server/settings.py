@@ -100,6 +100,9 @@ class Settings(_Model):
     while_loading: Literal["wait", "refuse"] = Field(
         "wait", description="What a request to a model that is still loading does: wait, or get 503."
     )
+    unknown_fields: Literal["ignore", "refuse"] = Field(
+        "ignore", description="What becomes of requests' fields that nobody here knows: told in a header, or 400."
+    )
     default_max_tokens: int | None = Field(
         None, ge=1, description="Tokens to generate if a request does not say; not given: 16 for completions, else all."
     )

@@ -15,6 +15,7 @@ from server.metrics import HttpMetrics
 from server.models import ModelPool
 from server.settings import Settings
 from server.sse import EventStream, openai_error_event
+from server.unknown import UnknownFields
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -28,6 +29,7 @@ class ServerState:
     models: ModelPool
     lifecycle: Lifecycle
     metrics: HttpMetrics
+    unknown_fields: UnknownFields
     tracing: TracerProvider | None = None
 
     def event_stream(
@@ -44,9 +46,10 @@ class ServerState:
         )
 
 
-def _state(request: Request) -> ServerState:
+def state_of(request: Request) -> ServerState:
+    """The parts of the application that a request came to."""
     return cast(ServerState, request.app.state.server)
 
 
-State = Annotated[ServerState, Depends(_state)]
+State = Annotated[ServerState, Depends(state_of)]
 """A parameter of an endpoint that is given the application's parts."""

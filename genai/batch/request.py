@@ -1,7 +1,8 @@
 """One line of a batch file: from OpenAI's JSON to a prompt and its settings.
 
-What a field asks for is done, or refused by its name: nothing is ignored that would change the text. Bodies are the
-server's; they take every option of generation besides, by any of its names and without the API's narrower bounds.
+What a field asks for is done, or refused by its name; so is what is unknown, since a file's author is there to mend it.
+Bodies are the server's; they take every option of generation besides, by any of its names and without the API's
+narrower bounds.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from genai.errors import CapacityError, ConfigError, GenAIError, RequestError, T
 from genai.llm.prepare import Prompt
 from genai.options.generation_config import ALIASES, FLAT_NAMES, OPTIONS
 from genai.options.option import Body
-from genai.requests.base import read
+from genai.requests.base import ignored_fields, read, unknown_field
 from genai.requests.chat import ChatArguments, ChatRequest, chat_arguments, chat_options
 from genai.requests.completions import CompletionRequest, completion_options, prompts_of
-from genai.requests.generation import check_stream_options, field_of, served
+from genai.requests.generation import field_of, served
 from genai.requests.messages import template_messages
 
 JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
@@ -105,17 +106,19 @@ def _request(kind: Body, given: Mapping[str, JSON], models: tuple[str, ...]) -> 
     for name, value in given.items():
         if name in names and by_name.setdefault(names[name], value) != value:
             raise RequestError(f"{name} and {names[name]} are the same option; give it once", param=name)
-    body = read(_BODIES[kind], {name: value for name, value in given.items() if name not in names})
+    others = {name: value for name, value in given.items() if name not in names}
+    if ignored := ignored_fields(_BODIES[kind], others):
+        raise unknown_field(min(ignored))
+    body = read(_BODIES[kind], others)
     if body.stream:
         raise RequestError("stream=true is not supported: answers are whole", param="stream")
-    check_stream_options(body.stream_options, is_stream=body.stream)
     chat = ChatArguments()
     if isinstance(body, ChatRequest):
         prompt: Prompt = template_messages(body.messages)
         options, chat = chat_options(body, by_name), chat_arguments(body)
     else:
-        prompt, *others = prompts_of(body)
-        if others:
+        prompt, *more = prompts_of(body)
+        if more:
             raise RequestError("prompt: a line has one; give each its own line", param="prompt")
         options = completion_options(body, by_name)
     for name, wanted in by_name.items():

@@ -16,7 +16,7 @@ from genai.engine.drafting.draft_model import DraftModel, ModelProposer
 from genai.engine.drafting.drafts import Drafter
 from genai.engine.drafting.speculative import PromptLookup
 from genai.engine.sequence import Job, Sequence, Sink, State
-from genai.errors import CapacityError, ConfigError
+from genai.errors import CapacityError, ConfigError, PromptTooLongError
 from genai.options.generation_config import GenerationConfig, SamplingConfig, replaced
 
 
@@ -81,10 +81,7 @@ def check(request: Request, model: ModelLimits) -> None:
         if bad is not None:
             raise ConfigError(f"{what} {bad} is outside the vocabulary (0 to {model.vocab_size - 1})")
     if len(prompt) >= limit:
-        raise CapacityError(
-            f"the prompt has {len(prompt)} tokens; at most {limit - 1} fit, with room for one more "
-            f"(max_seq_len={limit})"
-        )
+        raise PromptTooLongError(len(prompt), limit - 1)
     if config.max_length is not None and config.max_length <= len(prompt):
         raise CapacityError(f"max_length={config.max_length} leaves nothing: the prompt has {len(prompt)} tokens")
 

@@ -10,6 +10,7 @@ from genai.errors import ConfigError
 from genai.options.option import EVERYBODY, Flag, Option, Served, check_options, option, part
 from genai.options.rules import (
     SIZE_MAX,
+    UNLIMITED,
     Number,
     OneOf,
     TokenIds,
@@ -61,7 +62,7 @@ class DryConfig:
     base: float = option(1.75, Number(least=1), "How that grows with their length.", served=Served(most=100))
     allowed_length: int = option(2, Whole(least=1), "Repetitions that cost nothing.",
         served=Served(most=1000))
-    window: int | None = option(None, Whole(least=1, is_limit=True), "Tokens looked back at.", unset="all")
+    window: int | None = option(None, Whole(least=1, none=UNLIMITED), "Tokens looked back at.", unset="all")
     sequence_breakers: tuple[str, ...] = option(("\n", ":", '"', "*"), strings,
         "Repetitions do not reach across tokens with one of these.")
     # fmt: on
@@ -99,7 +100,7 @@ class SamplingConfig:
     typical_p: float = option(1.0, Number(above=0, most=1, off=1), "Locally typical sampling.",
         peers=("same", "–", "–", "–"), flag=Flag(), served=Served(), samples=True)
     xtc: XtcConfig = part(XtcConfig, "xtc_")
-    rng_seed: int | None = option(None, Whole(most=SIZE_MAX), "Makes sampling repeatable.",
+    rng_seed: int | None = option(None, Whole(most=SIZE_MAX, none=(-1,)), "Makes sampling repeatable.",
         unset="a new text each time", aliases=("seed", "random_seed"), peers=("–", "same", "`random_seed`", "`seed`"),
         flag=Flag(name="seed"), served=Served(name="seed", is_extension=False, below=1 << 63), samples=True)
     repetition_penalty: float = option(1.0, Number(above=0, off=1), "Above 1: make repeated tokens less probable.",

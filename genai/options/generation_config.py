@@ -28,7 +28,7 @@ from genai.options.decoding_config import (
     XtcConfig,
 )
 from genai.options.option import Entry, Flag, Served, check_options, entries_of, option, part
-from genai.options.rules import SIZE_MAX, OneOf, TokenIds, Whole, strings, switch
+from genai.options.rules import SIZE_MAX, UNLIMITED, OneOf, TokenIds, Whole, strings, switch
 
 __all__ = [
     "ALIASES",
@@ -64,11 +64,11 @@ class GenerationConfig:
     """
 
     # fmt: off
-    max_new_tokens: int | None = option(None, Whole(is_limit=True),
+    max_new_tokens: int | None = option(None, Whole(none=UNLIMITED),
         "Tokens to generate at most; 0 only runs the prompt.",
         unset="until full", aliases=("max_tokens", "max_completion_tokens"),
         peers=("same", "same", "–", "`max_tokens`, `max_completion_tokens`"))
-    max_length: int | None = option(None, Whole(least=1, is_limit=True), "The same, with the prompt's.",
+    max_length: int | None = option(None, Whole(least=1, none=UNLIMITED), "The same, with the prompt's.",
         unset="until full", peers=("same", "same", "same", "–"))
     min_new_tokens: int = option(0, Whole(), "No end before so many tokens.",
         aliases=("min_tokens",), peers=("same", "same", "–", "`min_tokens`"), flag=Flag(),
@@ -104,7 +104,7 @@ class GenerationConfig:
         flag=Flag(name="logprobs", group="several",
                   says="Report log probabilities, and those of the N likeliest tokens."),
         served=Served(is_extension=False, most=20), bodies=("chat",))
-    prompt_logprobs: int | None = option(None, Whole(is_limit=True),
+    prompt_logprobs: int | None = option(None, Whole(none=(SIZE_MAX,)),
         "The same of the prompt's tokens; 0: only their own.",
         unset="off", peers=("–", "–", "–", "same"),
         flag=Flag(says="Report log probabilities of the prompt, as --logprobs does of the text.", group="prompt"),

@@ -14,6 +14,8 @@ from genai.errors import ConfigError
 
 SIZE_MAX = 2**64 - 1
 """How the preview interface writes "no limit"."""
+UNLIMITED = (SIZE_MAX, -1)
+"""What means "no limit": other servers write -1."""
 
 Rule: TypeAlias = Callable[[object, str], object]
 """From a value that is not None, and the option's name, to the value that configurations hold. Raises: ConfigError."""
@@ -54,17 +56,17 @@ class Number:
 class Whole:
     """A whole number, NumPy's too. off: what switches the option off, as SIZE_MAX and vLLM's -1 do.
 
-    is_limit: SIZE_MAX is none, as is None.
+    none: numbers that are as good as None.
     """
 
     least: int = 0
     most: int | None = None
     off: int | None = None
-    is_limit: bool = False
+    none: tuple[int, ...] = ()
 
     def __call__(self, value: object, name: str) -> int | None:
         """The number. Raises: ConfigError."""
-        if (self.off is not None and value in (SIZE_MAX, -1)) or (self.is_limit and value == SIZE_MAX):
+        if value in (UNLIMITED if self.off is not None else self.none):
             return self.off
         number = whole(value, name)
         require(number >= self.least and (self.most is None or number <= self.most), name, value, self._text())
@@ -73,7 +75,7 @@ class Whole:
     def _text(self) -> str:
         if self.most is not None:
             return f"between {self.least} and {'2**64 - 1' if self.most == SIZE_MAX else self.most}"
-        end = ", or None" if self.is_limit else "" if self.off is None else f" ({self.off}: off)"
+        end = ", or None" if self.none else "" if self.off is None else f" ({self.off}: off)"
         return f"at least {self.least}{end}"
 
 

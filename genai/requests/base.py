@@ -1,15 +1,21 @@
-"""What all requests share: nothing is converted, nothing unknown is taken, and what is wrong is told by its field."""
+"""What all requests share: nothing is converted, null is as good as left out, what is wrong is told by its field.
+
+Strict with the model, lenient with the client: what can be honoured is honoured, what changes nothing is ignored, and
+what would silently give another result than was asked for is refused by name.
+"""
 
 from __future__ import annotations
 
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from typing import Annotated, TypeAlias, TypeVar
+from typing import Annotated, ClassVar, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from genai.errors import RequestError
+from genai.requests.foreign import HARMLESS, REFUSED, RENAMED
 
 JsonObject: TypeAlias = dict[str, JsonValue]
 TokenId: TypeAlias = Annotated[int, Field(ge=0, lt=1 << 31)]
@@ -22,17 +28,80 @@ _MAX_FIELDS = 100
 
 
 class Request(BaseModel):
-    """A request, or a part of one."""
+    """A request, or a part of one. A part's unknown fields are ignored."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="ignore", strict=True, frozen=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
-    def _bound(cls, value: object) -> object:
-        """Each unknown field is an error of its own: a million of them would keep the server busy."""
-        if isinstance(value, Mapping) and len(value) > _MAX_FIELDS:
+    def _given(cls, value: object) -> object:
+        """The fields that are not null."""
+        if not isinstance(value, Mapping):
+            return value
+        if len(value) > _MAX_FIELDS:
             raise ValueError(f"must have at most {_MAX_FIELDS} fields, not {len(value)}")
-        return value
+        return {name: item for name, item in value.items() if item is not None}
+
+
+class WholeRequest(Request):
+    """A whole request: empty fields are as good as left out, if they may be; what would change the result is refused.
+
+    The rest of what is unknown is ignored: `ignored_fields` tells what.
+    """
+
+    says_something: ClassVar[frozenset[str]] = frozenset()
+    """Fields that may be left out, and that say something when they are empty."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _asked_for(cls, value: object) -> object:
+        """The fields that ask for something, by their own names."""
+        if not isinstance(value, Mapping):
+            return value
+        known = known_fields(cls)
+        asked: dict[str, object] = {}
+        for name, item in value.items():
+            own = _own_name(name, known, value)
+            if not _is_empty(item) or known.get(own, False) or own in cls.says_something:
+                asked[own] = item
+        refused = (name for name in asked.keys() - known if name in REFUSED and _asks(asked[name], REFUSED[name].off))
+        for name in sorted(refused):
+            reason = f"{name} is not supported: {REFUSED[name].why}"
+            raise PydanticCustomError("refused_field", "{reason}", {"reason": reason, "name": name})
+        return asked
+
+
+def known_fields(kind: type[BaseModel]) -> dict[str, bool]:
+    """The names of a request's fields as clients write them, and whether each must be given."""
+    return {field.alias or name: field.is_required() for name, field in kind.model_fields.items()}
+
+
+def ignored_fields(kind: type[WholeRequest], body: Mapping[str, object]) -> list[str]:
+    """The fields of a body that ask for something nobody here knows, so that they are ignored."""
+    known = known_fields(kind)
+    told = known.keys() | HARMLESS.keys() | REFUSED.keys()
+    return [name for name, value in body.items() if _own_name(name, known, body) not in told and not _is_empty(value)]
+
+
+def unknown_field(name: str) -> RequestError:
+    """The refusal of a field that nobody here knows."""
+    name = _shortened(name, 100)
+    return RequestError(f"{name} is not supported", code="unsupported_parameter", param=name)
+
+
+def _own_name(name: str, known: Mapping[str, bool], body: Mapping[str, object]) -> str:
+    """What a field is called here, unless it is given by that name too."""
+    own = RENAMED.get(name, name)
+    return own if own in known and own not in body else name
+
+
+def _is_empty(value: object) -> bool:
+    return value is None or (isinstance(value, str | list | Mapping) and not value)
+
+
+def _asks(value: object, off: tuple[object, ...]) -> bool:
+    """Whether the value of a refused field asks for anything."""
+    return bool(value) and value not in off
 
 
 AnyRequest = TypeVar("AnyRequest", bound=Request)
@@ -56,8 +125,10 @@ def invalid(errors: Sequence[Mapping[str, object]], body: object) -> RequestErro
     error, place = errors[chosen], places[chosen]
     param = _path(place)
     kind, value = error["type"], _shown(error.get("input"))
-    if kind == "extra_forbidden":
-        return RequestError(f"{param} is not supported", code="unsupported_parameter", param=param)
+    if kind == "refused_field":
+        told = error["ctx"]
+        assert isinstance(told, Mapping), "it was raised with what is told"
+        return RequestError(str(told["reason"]), code="unsupported_parameter", param=str(told["name"]))
     if kind == "missing":
         return RequestError(f"{param} is missing", code="missing_required_parameter", param=param)
     reasons = dict.fromkeys(_reason(str(each["msg"])) for each, at in zip(errors, places, strict=True) if at == place)
@@ -79,7 +150,9 @@ def _place(error: Mapping[str, object], body: object) -> tuple[str | int, ...]:
                 continue  # a branch that is called like a field: {"type": "text", "text": "…"}
             body = inner
             place.append(part)
-    if error["type"] == "missing":
+    if parts and not place and isinstance(parts[0], str):
+        place.append(parts[0])  # given by another name
+    elif error["type"] == "missing" and body is not None:
         place.append(parts[-1])
     return tuple(place)
 

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from genai.errors import RequestError
 from genai.requests.base import JsonObject, Request
-from genai.requests.generation import ChatTemplateOptions, GenerationRequest, with_options
+from genai.requests.generation import ChatTemplateOptions, GenerationRequest, TokenLimit, with_options
 from genai.requests.messages import Messages, Name
 
 
@@ -79,9 +79,9 @@ class ChatRequest(GenerationRequest):
     """A conversation to be continued."""
 
     messages: Messages
-    max_tokens: int | None = Field(None, ge=1, lt=1 << 31, description="OpenAI's older name of the next field.")
-    max_completion_tokens: int | None = Field(
-        None, ge=1, lt=1 << 31, description="Tokens to generate at most; null: until the answer or the context ends."
+    max_tokens: TokenLimit | None = Field(None, description="OpenAI's older name of the next field.")
+    max_completion_tokens: TokenLimit | None = Field(
+        None, description="Tokens to generate at most; -1: until the answer or the context ends."
     )
     logprobs: bool | None = Field(None, description="Report the log probability of each token.")
     response_format: ResponseFormat | None = None
@@ -115,7 +115,8 @@ def chat_arguments(body: ChatRequest) -> ChatArguments:
 
 def chat_options(body: ChatRequest, given: Mapping[str, object]) -> dict[str, object]:
     """All options of a request; given: those of the table. Raises: RequestError."""
-    limits = {body.max_tokens, body.max_completion_tokens} - {None}
+    given_limits = {body.max_tokens, body.max_completion_tokens} - {None}
+    limits = given_limits - {-1} or given_limits
     if len(limits) > 1:
         message = "max_tokens and max_completion_tokens differ; give one of them"
         raise RequestError(message, code="invalid_value", param="max_tokens")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, TypeAlias
 
 from pydantic import Field
 
 from genai.errors import RequestError
 from genai.requests.base import TokenIds
-from genai.requests.generation import GenerationRequest, with_options
+from genai.requests.generation import GenerationRequest, TokenLimit, with_options
 
 MAX_PROMPTS = 1024
 
@@ -23,12 +23,11 @@ class CompletionRequest(GenerationRequest):
     """One or several texts to be continued."""
 
     prompt: str | Texts | Tokens | TokenLists = Field(description="A text, token ids, or a list of either.")
-    max_tokens: int | None = Field(
-        None, ge=0, lt=1 << 31, description="Tokens to generate at most; null: 16. 0 with `echo` scores the prompt."
+    max_tokens: TokenLimit | None = Field(
+        None, description="Tokens to generate at most; null: 16, -1: to the end. 0 with `echo` scores the prompt."
     )
     logprobs: int | None = Field(None, ge=0, le=20, description="Report each token, and so many likely others.")
     best_of: int | None = Field(None, ge=1, description="Must equal `n`: texts are not compared.")
-    suffix: Literal[""] | None = Field(None, description="Text after the completion: not supported.")
 
 
 def prompts_of(body: CompletionRequest) -> list[str | list[int]]:

@@ -6,45 +6,34 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, Optional, TypeAlias, TypeVar
 
-from pydantic import AfterValidator, Field, JsonValue, StringConstraints, create_model
+from pydantic import AfterValidator, Field, StringConstraints, create_model
 
-from genai.errors import RequestError
 from genai.options.generation_config import OPTIONS
 from genai.options.option import Body, Entry, Served
 from genai.options.rules import Number, TokenIds, Whole, biases, strings, switch, words
 from genai.requests import base
-from genai.requests.base import JsonObject, ModelName, Request
+from genai.requests.base import JsonObject, ModelName, Request, WholeRequest
 
 _MAX_BIASES = 4096
+
+
+TokenLimit: TypeAlias = Annotated[int, Field(ge=-1, lt=1 << 31)]
+"""Tokens to generate at most; -1: no limit of the request's own."""
 
 
 class StreamOptions(Request):
     """How a stream is told."""
 
     include_usage: bool | None = Field(None, description="End with an event that has `usage` and no choices.")
-    include_obfuscation: Literal[False] | None = Field(None, description="Padding against eavesdroppers: not made.")
 
 
-class GenerationRequest(Request):
+class GenerationRequest(WholeRequest):
     """What chat and plain completions have in common. Null is as good as left out: the model's own default."""
 
     model: ModelName = None
     stream: bool | None = Field(None, description="Send the text as server-sent events while it is written.")
-    stream_options: StreamOptions | None = Field(None, description="Only with `stream`.")
-    user: str | None = Field(None, description="A label; it changes nothing, and is not kept.")
-    metadata: Annotated[dict[str, JsonValue], Field(max_length=16)] | None = Field(
-        None, description="Labels; they change nothing, and are not kept."
-    )
+    stream_options: StreamOptions | None = Field(None, description="Changes only a stream.")
     modalities: list[Literal["text"]] | None = None
-    store: Literal[False] | None = Field(None, description="Nothing is kept.")
-    service_tier: Literal["auto", "default"] | None = None
-
-
-def check_stream_options(options: Request | None, *, is_stream: bool | None) -> None:
-    """Refuse options of a stream for an answer that is none. Raises: RequestError."""
-    if options is not None and not is_stream:
-        message = "stream_options are only for stream=true"
-        raise RequestError(message, code="invalid_value", param="stream_options")
 
 
 def served(kind: Body) -> dict[str, Entry]:
@@ -112,12 +101,14 @@ def _form(entry: Entry, field: Served) -> object:
         return Annotated[dict[str, bias], Field(max_length=_MAX_BIASES), AfterValidator(_by_token)]
     match rule:
         case Number():
-            least = rule.least if field.least is None else field.least
-            above = rule.above if field.least is None else None
+            least = 0 if rule.off is not None and rule.above == 0 else rule.least
+            least = least if field.least is None else field.least
+            above = rule.above if least is None else None
             return Annotated[float, Field(ge=least, gt=above, le=rule.most if field.most is None else field.most)]
         case Whole():
             below = None if field.most is not None else field.below or 1 << 31
-            return Annotated[int, Field(ge=rule.least, le=most, lt=below)]
+            has_none = rule.off is not None or -1 in rule.none
+            return Annotated[int, Field(ge=-1 if has_none else rule.least, le=most, lt=below)]
         case TokenIds():
             return Annotated[base.TokenIds, Field(min_length=rule.least or None, max_length=most)]
     return Annotated[str, StringConstraints(min_length=1)]

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import TYPE_CHECKING, cast
 
+from genai.errors import PromptTooLongError
 from genai.requests.base import JsonObject
 from server.context import request_info
 from server.errors import ApiError, error_json
@@ -50,7 +51,10 @@ _DELTAS: dict[Kind, tuple[str, str]] = {
 def anthropic_shape(error: ApiError) -> dict[str, object]:
     """An error as Anthropic's clients expect it."""
     kind = _ERROR_TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "api_error")
-    detail = MessagesErrorDetail(type=kind, message=error.message)
+    message, cause = error.message, error.cause
+    if isinstance(cause, PromptTooLongError):  # agents look for these words, and send less
+        message = f"prompt is too long: {cause.num_tokens} tokens > {cause.most} maximum"
+    detail = MessagesErrorDetail(type=kind, message=message)
     return MessagesError(error=detail, request_id=request_info().id).model_dump()
 
 

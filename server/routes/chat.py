@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from genai.errors import RequestError
 from genai.requests.chat import ChatRequest, chat_arguments, chat_options
-from genai.requests.generation import check_stream_options, options_of
+from genai.requests.generation import options_of
 from genai.requests.messages import template_messages
 from server.body import StrictRoute
 from server.errors import unless_gone
@@ -28,7 +28,6 @@ router = APIRouter(tags=["generation"], route_class=StrictRoute)
 @router.post("/v1/chat/completions", responses=GENERATING | streaming(ChatCompletion))
 async def chat_completions(body: ChatRequest, request: Request, state: State) -> Response:
     """Answer a conversation."""
-    check_stream_options(body.stream_options, is_stream=body.stream)
     work = _work(body, state.settings)
     model = await state.models.get(body.model)
     head, tokenizer = Head.of(model, "chatcmpl"), model.llm.llm.tokenizer

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from genai.errors import RequestError
 from genai.requests.completions import CompletionRequest, completion_options, prompts_of
-from genai.requests.generation import check_stream_options, options_of
+from genai.requests.generation import options_of
 from server.body import StrictRoute
 from server.errors import unless_gone
 from server.generation import Work, start
@@ -36,7 +36,6 @@ DEFAULT_MAX_TOKENS = 16
 @router.post("/v1/completions", responses=GENERATING | streaming(Completion))
 async def completions(body: CompletionRequest, request: Request, state: State) -> Response:
     """Continue one or several texts."""
-    check_stream_options(body.stream_options, is_stream=body.stream)
     work = _work(body, state.settings)
     model = await state.models.get(body.model)
     head, tokenizer = Head.of(model, "cmpl"), model.llm.llm.tokenizer

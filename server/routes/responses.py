@@ -10,7 +10,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from genai.requests.chat import ChatArguments, JsonObjectFormat
-from genai.requests.generation import check_stream_options
 from genai.requests.messages import past_call
 from server.body import StrictRoute
 from server.errors import unless_gone
@@ -46,7 +45,6 @@ _ANSWER = streaming(
 @router.post("/v1/responses", responses=GENERATING | _ANSWER)
 async def responses(body: ResponsesRequest, request: Request, state: State) -> Response:
     """Answer a conversation."""
-    check_stream_options(body.stream_options, is_stream=body.stream)
     work = _work(body, state.settings)
     model = await state.models.get(body.model)
     response = new_response(body, model.name)
@@ -76,9 +74,10 @@ def _work(body: ResponsesRequest, settings: Settings) -> Work:
 
 
 def _options(body: ResponsesRequest, settings: Settings) -> dict[str, object]:
+    limit = settings.default_max_tokens if body.max_output_tokens is None else body.max_output_tokens
+    options: dict[str, object] = {"max_new_tokens": limit}
     given = {"temperature": body.temperature, "top_p": body.top_p}
-    options: dict[str, object] = {name: value for name, value in given.items() if value is not None}
-    options["max_new_tokens"] = body.max_output_tokens or settings.default_max_tokens
+    options |= {name: value for name, value in given.items() if value is not None}
     wanted = body.text.format if body.text else None
     if isinstance(wanted, JsonObjectFormat):
         options["json_object"] = True

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from genai.requests.base import JsonObject, ModelName, Request
+from genai.requests.base import JsonObject, ModelName, Request, WholeRequest
 from genai.requests.messages import Name
 from server.schemas.common import Response
 
@@ -160,13 +160,7 @@ class OutputConfig(Request):
     format: JsonFormat | None = None
 
 
-class Metadata(Request):
-    """Labels."""
-
-    user_id: str | None = Field(None, description="Changes nothing, and is not kept.")
-
-
-class CountTokensRequest(Request):
+class CountTokensRequest(WholeRequest):
     """A conversation, to be counted as it would be answered."""
 
     model: ModelName = None
@@ -196,10 +190,8 @@ class MessagesRequest(CountTokensRequest):
     ) = Field(None, description="The text ends before the first of these.")
     stream: bool | None = Field(None, description="Send the answer as typed server-sent events while it is written.")
     temperature: float | None = Field(None, ge=0, le=2, description="0: always the most probable token.")
-    top_p: float | None = Field(None, gt=0, le=1, description="Sample from the smallest set this probable.")
-    top_k: int | None = Field(None, ge=0, lt=1 << 31, description="Sample from the k most probable; 0: all.")
-    metadata: Metadata | None = None
-    service_tier: Literal["auto", "standard_only"] | None = None
+    top_p: float | None = Field(None, ge=0, le=1, description="Sample from the smallest set this probable; 0: off.")
+    top_k: int | None = Field(None, ge=-1, lt=1 << 31, description="Sample from the k most probable; 0 or -1: all.")
 
 
 class TokenCount(Response):

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import BeforeValidator, Discriminator, Field, JsonValue, StringConstraints, Tag
+from pydantic import Discriminator, Field, JsonValue, StringConstraints, Tag
 
-from genai.requests.base import JsonObject, ModelName, Request
+from genai.requests.base import JsonObject, ModelName, Request, WholeRequest
 from genai.requests.chat import JsonObjectFormat, JsonSchema, TextFormat
-from genai.requests.generation import ChatTemplateOptions
+from genai.requests.generation import ChatTemplateOptions, TokenLimit
 from genai.requests.messages import CalledFunction, Name
 from server.schemas.common import Response
 
@@ -142,34 +142,21 @@ class TextConfig(Request):
     format: Annotated[TextFormat | JsonObjectFormat | JsonSchemaText, Field(discriminator="type")] | None = None
 
 
-class ResponseStreamOptions(Request):
-    """How a stream is told."""
-
-    include_obfuscation: Literal[False] | None = Field(None, description="Padding against eavesdroppers: not made.")
-
-
-def _nothing_kept(value: object) -> None:
-    if value is not None:
-        raise ValueError("nothing is kept here: give the whole conversation as `input`")
-
-
-NotKept: TypeAlias = Annotated[None, BeforeValidator(_nothing_kept)]
 Label: TypeAlias = Annotated[str, StringConstraints(max_length=512)]
 
 
-class ResponsesRequest(Request):
+class ResponsesRequest(WholeRequest):
     """What the model is to answer. Null is as good as left out: the model's own default."""
 
     model: ModelName = None
     input: str | InputItems = Field(description="What the user says, or the whole conversation.")
     instructions: str | None = Field(None, description="A system message before it.")
-    max_output_tokens: int | None = Field(
-        None, ge=1, lt=1 << 31, description="Tokens to generate at most, reasoning included."
+    max_output_tokens: TokenLimit | None = Field(
+        None, description="Tokens to generate at most, reasoning included; -1: until the answer or the context ends."
     )
     temperature: float | None = Field(None, ge=0, le=2, description="0: always the most probable token.")
-    top_p: float | None = Field(None, gt=0, le=1, description="Sample from the smallest set this probable.")
+    top_p: float | None = Field(None, ge=0, le=1, description="Sample from the smallest set this probable; 0: off.")
     stream: bool | None = Field(None, description="Send the answer as typed server-sent events while it is written.")
-    stream_options: ResponseStreamOptions | None = Field(None, description="Only with `stream`.")
     text: TextConfig | None = None
     tools: Annotated[list[FunctionTool], Field(fail_fast=True, max_length=128)] | None = None
     tool_choice: Literal["none", "auto", "required"] | ChosenFunction | None = None
@@ -182,12 +169,9 @@ class ResponsesRequest(Request):
     prompt_cache_key: str | None = Field(
         None, description="Changes nothing: prompts that begin alike share what is cached, whatever their key."
     )
-    store: Literal[False] | None = Field(None, description="Nothing is kept.")
-    background: Literal[False] | None = Field(None, description="The answer comes with the request.")
-    truncation: Literal["disabled"] | None = Field(None, description="A conversation that is too long is refused.")
-    service_tier: Literal["auto", "default"] | None = None
-    previous_response_id: NotKept = Field(None, description="Nothing is kept: give the whole conversation as `input`.")
-    conversation: NotKept = Field(None, description="Nothing is kept: give the whole conversation as `input`.")
+    truncation: Literal["auto", "disabled"] | None = Field(
+        None, description="A conversation that is too long is refused, whatever this says."
+    )
     chat_template_kwargs: ChatTemplateOptions | None = Field(
         None, description="Extension. Variables for the model's chat template, such as `enable_thinking`."
     )

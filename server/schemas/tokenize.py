@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field, model_validator
 
-from genai.requests.base import ModelName, Request, TokenIds
+from genai.requests.base import ModelName, TokenIds, WholeRequest
 from genai.requests.chat import Tools
 from genai.requests.generation import ChatTemplateOptions
 from genai.requests.messages import Messages
 from server.schemas.common import Response
 
 
-class TokenizeRequest(Request):
+class TokenizeRequest(WholeRequest):
     """A text, or a conversation."""
+
+    says_something: ClassVar[frozenset[str]] = frozenset({"prompt"})
 
     model: ModelName = None
     prompt: str | None = Field(None, description="The text; or give `messages`.")
@@ -47,7 +49,7 @@ class Tokenized(Response):
     token_strs: list[str] | None
 
 
-class DetokenizeRequest(Request):
+class DetokenizeRequest(WholeRequest):
     """Token ids."""
 
     model: ModelName = None

@@ -416,7 +416,7 @@ def test_logprobs_are_the_models() -> None:
         ([], ConfigError, "no tokens"),
         ([1, VOCAB_SIZE], ConfigError, f"token id {VOCAB_SIZE} is outside"),
         ([-1], ConfigError, "token id -1 is outside"),
-        ([1] * 512, CapacityError, "512 tokens; at most 511 fit"),
+        ([1] * 512, CapacityError, "512 tokens; at most 511 leave room"),
     ],
 )
 def test_bad_prompts_are_refused_at_once(prompt: list[int], error: type[Exception], message: str) -> None:

@@ -39,7 +39,7 @@ print(json.dumps({
 
 def test_a_field_is_declared_once(tmp_path: Path) -> None:
     """A copy of the code with one more field, and nothing else changed."""
-    changed_copy(tmp_path, "genai/requests/generation.py", "    service_tier: ", DECLARED)
+    changed_copy(tmp_path, "genai/requests/generation.py", "    modalities: ", DECLARED)
     assert json.loads(answers(tmp_path, ASKED)) == {
         "server": ["Changes nothing."] * 2,
         "batch": [{}, {}],

@@ -108,10 +108,10 @@ async def test_completions(name: str) -> None:
         {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "["}}]}]},
         {"response_format": {"type": "xml"}},
         {"tools": [{"type": "web_search"}]},
-        {"store": True},
+        {"modalities": ["audio"]},
         {"max_tokens": 1, "max_completion_tokens": 2},
-        {"functions": []},
-        {"stream_options": {"include_usage": True}},
+        {"functions": [{"name": "f"}]},
+        {"audio": {"voice": "alloy"}},
     ],
     ids=str,
 )

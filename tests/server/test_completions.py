@@ -86,7 +86,7 @@ async def test_streamed_prompts_and_choices_are_told_apart() -> None:
 
 
 async def test_if_one_prompt_is_refused_none_runs() -> None:
-    for error, status, param in ((QueueFullError("full"), 429, None), (CapacityError("9 > 8"), 413, "prompt")):
+    for error, status, param in ((QueueFullError("full"), 429, None), (CapacityError("9 > 8"), 400, "prompt")):
         model = FakeModel()
         model.will_say(*said("a"))
         model.will_refuse(error)
@@ -185,9 +185,9 @@ async def test_other_fields() -> None:
         ({"suffix": "end"}, "suffix"),
         ({"logprobs": True}, "logprobs"),
         ({"logprobs": 21}, "logprobs"),
-        ({"max_tokens": -1}, "max_tokens"),
-        ({"messages": []}, "messages"),
-        ({"max_completion_tokens": 5}, "max_completion_tokens"),
+        ({"max_tokens": -2}, "max_tokens"),
+        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"prompt_logprobs": 1}, "prompt_logprobs"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
     ],
 )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from genai.requests.chat import ChatRequest
 from genai.requests.completions import CompletionRequest
+from genai.requests.foreign import HARMLESS, REFUSED, RENAMED
 from server.settings import Settings
 from tests.server.fakes import FakeModel, app_with
 
@@ -26,6 +27,11 @@ def test_settings_and_their_defaults() -> None:
 def test_fields() -> None:
     for name in ChatRequest.model_fields.keys() | CompletionRequest.model_fields.keys():
         assert f"`{name}`" in TEXT, name
+
+
+def test_what_is_ignored_and_refused() -> None:
+    lists = TEXT[TEXT.index("### Ignored and refused") : TEXT.index("### Answers")]
+    assert not {name for name in (*HARMLESS, *REFUSED, *RENAMED) if f"`{name}`" not in lists}
 
 
 def test_endpoints() -> None:

@@ -24,7 +24,7 @@ from server.errors import ApiError, api_error, error_json
 @pytest.mark.parametrize(
     ("error", "status", "kind", "code"),
     [
-        (CapacityError("9 > 8"), 413, "invalid_request_error", "context_length_exceeded"),
+        (CapacityError("9 > 8"), 400, "invalid_request_error", "context_length_exceeded"),
         (ConfigError("no"), 400, "invalid_request_error", "invalid_value"),
         (TokenizerError("no"), 400, "invalid_request_error", "invalid_value"),
         (QueueFullError("full"), 429, "rate_limit_error", "queue_full"),

@@ -67,7 +67,7 @@ async def test_in_the_middle_of_a_stream(path: str) -> None:
 
 async def test_what_does_not_fit_any_more() -> None:
     answer = await ask("/v1/chat/completions", chunk("a"), CapacityError("9 of 8 tokens"))
-    assert (answer.status_code, answer.json()["error"]["param"]) == (413, "messages")
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "messages")
 
 
 async def test_one_of_several_prompts() -> None:

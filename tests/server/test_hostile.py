@@ -48,8 +48,8 @@ WRONG = {
     "null": None,
     "number": 5,
     "string": "x",
-    "too large": {"prompt": "a", "messages": [], "tokens": [], "temperature": 1e999},
-    "huge integer": {"prompt": "a", "seed": 10**300},
+    "too large": {"prompt": 1e999, "messages": 1e999, "input": 1e999, "tokens": [1e999]},
+    "huge integer": {"prompt": [10**300], "messages": 10**300, "input": 10**300, "tokens": [10**300]},
     "ten thousand fields": {f"f{n}": n for n in range(10_000)},
     "deep contents": {
         "messages": [

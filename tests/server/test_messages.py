@@ -16,7 +16,7 @@ from anthropic.types import RawMessageStreamEvent
 from pydantic import TypeAdapter
 
 from genai.answer.tool_calls import ToolCall, ToolCallDelta
-from genai.errors import CapacityError, ConfigError, GraphRunError, QueueFullError
+from genai.errors import ConfigError, GraphRunError, PromptTooLongError, QueueFullError
 from genai.llm.llm import LLM
 from genai.tokenizer.tokenizer import Tokenizer
 from tests.server.fakes import FakeModel, app_with, choice, chunk, generation, said, serving
@@ -363,7 +363,7 @@ async def test_an_answer_of_nothing() -> None:
 @pytest.mark.parametrize(
     ("error", "status", "kind"),
     [
-        (CapacityError("the prompt has 99 tokens; at most 63 fit"), 413, "request_too_large"),
+        (PromptTooLongError(99, 63), 400, "invalid_request_error"),
         (ConfigError("tool_choice='required' needs tools"), 400, "invalid_request_error"),
         (QueueFullError("full"), 429, "rate_limit_error"),
         (GraphRunError("secret"), 500, "api_error"),
@@ -413,7 +413,7 @@ async def test_the_client_is_told_of_errors(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"max_tokens": None}, "max_tokens=null: must be a valid integer"),
+        ({"max_tokens": None}, "max_tokens is missing"),
         ({"max_tokens": 0}, "max_tokens=0"),
         ({"messages": []}, "messages=[]"),
         ({"messages": [{"role": "system", "content": "x"}]}, "messages[0]"),
@@ -423,10 +423,6 @@ async def test_the_client_is_told_of_errors(tmp_path: Path) -> None:
             "messages[0].content[0]",
         ),
         ({"messages": [{"role": "user", "content": [{"type": "tool_use"}]}]}, "messages[0].content[0]"),
-        (
-            {"messages": [{"role": "user", "content": [{"type": "text", "text": "a", "x": 1}]}]},
-            "messages[0].content[0].x is not supported",
-        ),
         (
             {
                 "messages": [
@@ -443,7 +439,6 @@ async def test_the_client_is_told_of_errors(tmp_path: Path) -> None:
         ({"tools": [{"name": "f"}]}, "tools[0].input_schema is missing"),
         ({"tool_choice": "auto"}, "tool_choice"),
         ({"tool_choice": {"type": "all"}}, "tool_choice"),
-        ({"tool_choice": {"type": "none", "disable_parallel_tool_use": True}}, "disable_parallel_tool_use"),
         ({"thinking": {"type": "adaptive"}}, "thinking"),
         (
             {"thinking": {"type": "enabled", "budget_tokens": 1024}},
@@ -452,11 +447,9 @@ async def test_the_client_is_told_of_errors(tmp_path: Path) -> None:
         ({"stop_sequences": "x"}, "stop_sequences"),
         ({"stop_sequences": [""]}, "stop_sequences[0]"),
         ({"temperature": 3}, "temperature=3"),
-        ({"metadata": {"x": 1}}, "metadata.x is not supported"),
         ({"cache_control": {"type": "ephemeral", "ttl": "1d"}}, "cache_control.ttl"),
         ({"container": "c"}, "container is not supported"),
-        ({"mcp_servers": []}, "mcp_servers is not supported"),
-        ({"output_config": {"effort": "low"}}, "output_config.effort is not supported"),
+        ({"mcp_servers": [{"url": "x"}]}, "mcp_servers is not supported"),
         ({"output_config": {"format": {"type": "json_object"}}}, "output_config.format.type"),
     ],
 )

@@ -232,9 +232,9 @@ def test_errors(live: LiveServer, kind: type[openai.APIStatusError], param: str,
 def test_a_prompt_that_is_too_long_is_told_with_the_numbers(live: LiveServer) -> None:
     with pytest.raises(openai.APIStatusError) as caught:
         live.openai.completions.create(model="tiny", prompt="x" * 5000)
-    assert caught.value.status_code == 413
+    assert caught.value.status_code == 400
     assert caught.value.code == "context_length_exceeded"
-    assert "5000 tokens; at most 4095 fit" in caught.value.message
+    assert "5000 tokens; at most 4095 leave room" in caught.value.message
 
 
 def test_a_full_queue_is_429(package: Path) -> None:

@@ -157,4 +157,4 @@ def test_errors(live: LiveServer) -> None:
         chat(live, max_tokens=5, extra_body={"regex": "("})
     with pytest.raises(openai.APIStatusError) as caught:
         live.openai.completions.create(model=NAME, prompt="word " * 2000)
-    assert (caught.value.status_code, caught.value.code) == (413, "context_length_exceeded")
+    assert (caught.value.status_code, caught.value.code) == (400, "context_length_exceeded")

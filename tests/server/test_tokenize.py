@@ -10,6 +10,7 @@ from tests.tiny_package import BEGIN_ID, END_ID, VOCAB_SIZE
 
 pytestmark = pytest.mark.anyio
 
+TOOL = {"type": "function", "function": {"name": "f"}}
 HI = [{"role": "user", "content": "Hi"}]
 
 
@@ -43,14 +44,14 @@ async def test_back_again() -> None:
     [
         ("/tokenize", {}, "give either prompt or messages"),
         ("/tokenize", {"prompt": "a", "messages": HI}, "give either"),
-        ("/tokenize", {"prompt": "a", "tools": []}, "tools goes with messages"),
+        ("/tokenize", {"prompt": "a", "tools": [TOOL]}, "tools goes with messages"),
         (
             "/tokenize",
             {"messages": [{"role": "user", "content": "a"}], "add_special_tokens": True},
             "goes with a prompt",
         ),
         ("/tokenize", {"prompt": 5}, "must be a valid string"),
-        ("/tokenize", {"prompt": "a", "foo": 1}, "foo is not supported"),
+        ("/tokenize", {"prompt": "a", "n": 1, "echo": True, "tools": [TOOL]}, "tools goes"),
         ("/detokenize", {}, "tokens is missing"),
         ("/detokenize", {"tokens": [VOCAB_SIZE]}, "token id 258 is outside the vocabulary (0 to 257)"),
         ("/detokenize", {"tokens": [-1]}, "greater than or equal to 0"),

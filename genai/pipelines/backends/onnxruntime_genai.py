@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from genai.answer.stop import StopStrings
-from genai.errors import CapacityError, ConfigError, GraphRunError, ModelError, TokenizerError
+from genai.errors import CapacityError, ConfigError, GraphRunError, ModelError, PromptTooLongError, TokenizerError
 from genai.options.generation_config import BeamSearchConfig, GenerationConfig
 from genai.pipelines.backends.options import (
     import_peer,
@@ -217,7 +217,7 @@ class OnnxRuntimeGenaiModel:
         """How long the sequence may become. Raises: CapacityError if the prompt leaves nothing."""
         limit = min(self._context, config.max_length or self._context)
         if num_prompt >= limit:
-            raise CapacityError(f"the prompt has {num_prompt} tokens; at most {limit - 1} leave room for an answer")
+            raise PromptTooLongError(num_prompt, limit - 1)
         return limit if config.max_new_tokens is None else min(limit, num_prompt + config.max_new_tokens)
 
     def begin(self, num_prompt: int, config: GenerationConfig) -> og.Generator:
