@@ -37,7 +37,8 @@ class EngineConfig:
     max_batch: most sequences that advance together.
     kv_cache_bytes: the arena's size; None: `KV_CACHE_SHARE` of the device's free memory, never more than the model can
     use.
-    num_threads: threads inside an operator; None: one per physical core available to the process.
+    num_threads: threads inside an operator, and for choosing tokens; None: one per physical core available to the
+    process.
     prefill_chunk: most tokens of one prompt in one run of the graph.
     prefix_cache_bytes: host memory for keys and values of earlier prompts, 0 for none; None: `PREFIX_CACHE_SHARE` of
     the host's free memory.

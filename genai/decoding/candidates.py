@@ -67,6 +67,12 @@ def narrowed(logits: FloatArray, num: int) -> Candidates:
     return Candidates(tokens=tokens, logits=logits[tokens], floor=floor, best=best)
 
 
+def reaching(logits: FloatArray, floor: float, best: float) -> Candidates:
+    """The tokens of logits [V] that are at least `floor`; best: the greatest of the logits."""
+    (tokens,) = (logits >= np.float32(max(floor, _LOWEST))).nonzero()
+    return Candidates(tokens=tokens, logits=logits[tokens], floor=floor, best=best)
+
+
 def _reaching(logits: FloatArray, width: int, maxima: FloatArray, least: float) -> IntArray:
     """The tokens whose logits [V] are at least so great; maxima: [width], of the rectangle's columns."""
     (columns,) = (maxima >= least).nonzero()
@@ -99,6 +105,13 @@ def ranked(rows: Sequence[Candidates]) -> tuple[IntArray, FloatArray]:
     return keys & _LAST, np.subtract(np.float32(0), bits.view(np.float32))
 
 
+def token_at(found: Candidates, values: FloatArray, place: int) -> int:
+    """Which token `ranked` has at a place, from the candidates' logits alone, sorted: values [n], falling."""
+    value = values[place]
+    first = int(np.searchsorted(-values, -value))
+    return int(found.tokens[found.logits == value][place - first])
+
+
 def best_tokens(logits: FloatArray, count: int) -> list[int]:
     """The `count` tokens with the largest logits [V], best first, the first of equal ones; none that is -inf."""
     if count < 1:
@@ -128,12 +141,12 @@ def drawn(weights: DoubleArray, shares: DoubleArray) -> IntArray:
 def drawn_from_all(weights: FloatArray, share: float) -> int:
     """The same for one row of a whole vocabulary [V], whose sum is approached block by block."""
     reached = block_sums(weights).cumsum(dtype=np.float64)
-    block = _passing(reached, share * float(reached[-1]))
+    block = passing(reached, share * float(reached[-1]))
     rest = share * float(reached[-1]) - (float(reached[block - 1]) if block else 0.0)
     inside = weights[block * BLOCK : (block + 1) * BLOCK].cumsum(dtype=np.float64)
-    return block * BLOCK + _passing(inside, rest)
+    return block * BLOCK + passing(inside, rest)
 
 
-def _passing(reached: DoubleArray, target: float) -> int:
+def passing(reached: DoubleArray, target: float) -> int:
     """Where running sums pass a target, at the latest where they reach their end."""
     return int(min(reached.searchsorted(target, side="right"), reached.searchsorted(reached[-1])))

@@ -6,22 +6,23 @@ First each row alone is looked at: as many candidates are found as its filters c
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from genai.decoding import processors
-from genai.decoding.candidates import Candidates, narrowed, ranked
+from genai.decoding.candidates import Candidates, narrowed, passing, ranked, reaching, token_at
 from genai.decoding.processors import DoubleArray, FloatArray, IntArray
 from genai.options.generation_config import SamplingConfig
 
-_FIRST_NUM = 256
-"""Candidates to begin with where no top-k says how many matter."""
-_WIDEN = 4
-"""How many times more a row gets when its filters reach beyond those it has."""
+_LEAST_SHARES = (2**-13, 2**-16, 2**-19, 2**-22)
+"""Where no top-k says how many tokens matter: those of at least such a probability are looked at, and then all."""
 _FEW = 1024
 """Candidates up to which rows are filtered together: each has as many columns as the one with most."""
+_BELOW = 1e-3
+"""How far below what min-p keeps a floor is laid, in logs of weights: more than rounding can make."""
 _MARGIN = 1 + 1e-6
 """More than what rounding makes of the same number on another way."""
 _NO_LIMIT = np.iinfo(np.int64).max
@@ -59,21 +60,32 @@ def has_filters(config: SamplingConfig) -> bool:
 
 
 def look(config: SamplingConfig, logits: FloatArray, work: FloatArray | None = None) -> Look:
-    """Look at the best tokens of logits [V], at more and more where filters reach beyond them.
+    """Look at the best tokens of logits [V], at more where filters reach beyond them.
 
     work: [V], written to; None for a new array.
     """
-    num = config.top_k or _FIRST_NUM
-    candidates = narrowed(logits, num)
+    if config.top_k:
+        return Look(config=config, candidates=narrowed(logits, config.top_k), total=math.nan, entropy=math.nan)
+    best = float(logits.max())
     total = entropy = math.nan
-    if not math.isfinite(candidates.best):
-        return Look(config=config, candidates=candidates, total=total, entropy=entropy)  # for the caller to refuse
-    if not config.top_k and (config.top_p < 1 or config.typical_p < 1):
-        total, entropy = _sums(config, logits, candidates.best, work)
-    while not _is_enough(config, candidates, total, entropy):
-        num *= _WIDEN
-        candidates = narrowed(logits, num)
+    if not math.isfinite(best):
+        return Look(config=config, candidates=reaching(logits, best, best), total=total, entropy=entropy)  # refused
+    if config.top_p < 1 or config.typical_p < 1:
+        total, entropy = _sums(config, logits, best, work)
+    for floor in _floors(config, best, total):
+        candidates = reaching(logits, floor, best)
+        if _is_enough(config, candidates, total, entropy):
+            break
     return Look(config=config, candidates=candidates, total=total, entropy=entropy)
+
+
+def _floors(config: SamplingConfig, best: float, total: float) -> list[float]:
+    """The logits down to which a row is looked at, one after the other until it is enough; the last is all there is."""
+    temperature = float(temperature_of(config))
+    floors = [] if math.isnan(total) else [best + temperature * math.log(share * total) for share in _LEAST_SHARES]
+    if config.min_p:
+        floors.append(best + temperature * (math.log(config.min_p) - _BELOW) - _BELOW * abs(best) * 2**-10)
+    return [*sorted(floors, reverse=True), -math.inf]
 
 
 def _sums(config: SamplingConfig, logits: FloatArray, best: float, work: FloatArray | None) -> tuple[float, float]:
@@ -90,7 +102,7 @@ def _sums(config: SamplingConfig, logits: FloatArray, best: float, work: FloatAr
 
 def _is_enough(config: SamplingConfig, candidates: Candidates, total: float, entropy: float) -> bool:
     """Whether filters can keep no token beyond the candidates: none of those has a logit above the floor."""
-    if config.top_k or candidates.floor == -math.inf:
+    if candidates.floor == -math.inf:
         return True
     best, temperature = np.float32(candidates.best), temperature_of(config)
     floor_log = float((np.float32(candidates.floor) - best) / temperature)
@@ -108,6 +120,29 @@ def _is_enough(config: SamplingConfig, candidates: Candidates, total: float, ent
 def temperature_of(config: SamplingConfig) -> np.float32:
     """The temperature, above 0 in float32 too."""
     return np.float32(max(config.temperature, _LEAST_TEMPERATURE))
+
+
+def are_many(found: Look) -> bool:
+    """Whether a row is better drawn from alone, by `drawn_of_many`: typical-p keeps no tokens that are ranked first."""
+    return found.candidates.tokens.size > _FEW and found.config.typical_p == 1 and not found.config.xtc.probability
+
+
+def drawn_of_many(found: Look, share: float) -> int:
+    """The token that `drawn` takes from what filters keep of a row, without ranking its tokens: values are enough."""
+    config, candidates = found.config, found.candidates
+    values = np.sort(candidates.logits)[::-1]
+    logs = processors.scaled(values, values[:1], temperature_of(config))
+    weights = np.exp(logs, out=logs).astype(np.float64)
+    if config.top_k:
+        weights = processors.keep_top_k(weights[None], values[None], np.array([config.top_k]))[0]
+    reached = weights.cumsum(out=None if config.min_p else weights)  # in place: new memory costs as much as the sums
+    if config.top_p < 1:
+        total = float(reached[-1]) if math.isnan(found.total) else found.total
+        num = 1 + int(reached[:-1].searchsorted(config.top_p * total))
+        weights, reached = weights[:num], reached[:num]
+    if config.min_p:
+        reached = processors.keep_min_p(weights[None], np.array([config.min_p]))[0].cumsum()
+    return token_at(candidates, values, passing(reached, share * float(reached[-1])))
 
 
 def filtered(looks: Mapping[int, Look]) -> Iterator[tuple[list[int], Kept]]:
@@ -128,14 +163,14 @@ def _filtered(logits: FloatArray, looks: Sequence[Look]) -> DoubleArray:
     if any(config.top_k for config in configs):
         k = np.array([config.top_k or _NO_LIMIT for config in configs])
         weights = processors.keep_top_k(weights, logits, k)
-    total = _known([each.total for each in looks], _sum(weights))
+    total = _known([each.total for each in looks], partial(_sum, weights))
     typical_p, top_p = (
         np.array([p if p < 1 else processors.OFF for p in settings])
         for settings in ([config.typical_p for config in configs], [config.top_p for config in configs])
     )
     has_typical = typical_p < processors.OFF
     if has_typical.any():
-        entropies = _known([each.entropy for each in looks], processors.entropy(weights, logs, total))
+        entropies = _known([each.entropy for each in looks], partial(processors.entropy, weights, logs, total))
         weights = processors.keep_typical(weights, logs, total, entropies, typical_p)
         total = np.where(has_typical, _sum(weights), total)
     if (top_p < processors.OFF).any():
@@ -145,12 +180,10 @@ def _filtered(logits: FloatArray, looks: Sequence[Look]) -> DoubleArray:
     return weights
 
 
-def _known(given: Sequence[float], computed: DoubleArray) -> DoubleArray:
-    """[rows]: what is given, and what was computed where that is NaN."""
-    if all(map(math.isnan, given)):
-        return computed
+def _known(given: Sequence[float], compute: Callable[[], DoubleArray]) -> DoubleArray:
+    """[rows]: what is given, and what is computed where that is NaN."""
     known = np.array(given)
-    return np.where(np.isnan(known), computed, known)
+    return np.where(np.isnan(known), compute(), known) if np.isnan(known).any() else known
 
 
 def _sum(weights: DoubleArray) -> DoubleArray:

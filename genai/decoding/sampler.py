@@ -23,11 +23,15 @@ from genai.decoding import processors
 from genai.decoding.altered import Altered, Scratch, altered
 from genai.decoding.candidates import drawn, drawn_from_all
 from genai.decoding.constraint import Constraint
-from genai.decoding.filters import Kept, Look, filtered, has_filters, look, temperature_of
+from genai.decoding.filters import Kept, Look, are_many, drawn_of_many, filtered, has_filters, look, temperature_of
 from genai.decoding.history import Changes, Ngrams, TokenTable, dry_penalties, repeating
 from genai.decoding.processors import BoolArray, FloatArray, IntArray
+from genai.decoding.threads import Threads, parts_of
 from genai.errors import ConfigError, GenAIError, NotFiniteError
 from genai.options.generation_config import SamplingConfig
+
+_ENTRIES_OF_A_THREAD = 2**20
+"""Logits that are worth a further thread: about half a millisecond's work."""
 
 
 class Sampler:
@@ -221,40 +225,75 @@ class Sampler:
         )
 
 
-def choose(samplers: Sequence[Sampler], logits: Sequence[FloatArray]) -> list[int]:
+def choose(samplers: Sequence[Sampler], logits: Sequence[FloatArray], threads: Threads | None = None) -> list[int]:
     """Each sampler's next token for its row of logits [V] float32; none is accepted.
 
-    Rows are changed in place for a moment, and are in the end as they were; two samplers may share one.
+    Rows are changed in place for a moment, and are in the end as they were; two samplers may share one. threads: to
+    spread the rows over; None for this thread alone.
 
     Raises: ConfigError if a row's options rule out every token, NotFiniteError for logits that are not finite. No
     random stream has moved then, and the rows can be chosen for again, one by one.
     """
-    chosen: dict[int, int] = {}
-    looks: dict[int, Look] = {}
-    bests: dict[int, float] = {}
     if not samplers:
         return []
-    scratch = Scratch(logits[0].size)
-    rows = _altered(samplers, logits, scratch)
-    with np.errstate(over="ignore"):
-        for index, (sampler, altered_row) in enumerate(zip(samplers, rows, strict=True)):
-            with altered_row as row:
-                if not sampler.config.do_sample or _is_forced(sampler.mask()):
-                    chosen[index] = int(row.argmax())
-                    best = float(row[chosen[index]])
-                elif has_filters(sampler.config):
-                    looks[index] = look(sampler.config, row, scratch.work)
-                    best = looks[index].candidates.best
-                else:
-                    bests[index] = best = float(row.max())
-            if not math.isfinite(best):
-                raise sampler.why_none(logits[index])
-        for indices, kept in filtered(looks):
-            chosen |= zip(indices, _drawn([samplers[index] for index in indices], kept), strict=True)
-        for index, best in bests.items():
-            with rows[index] as row:
-                chosen[index] = _drawn_from_all(samplers[index], row, best, scratch.work)
-    return [chosen[index] for index in range(len(samplers))]
+    threads = threads or Threads(1)
+    num = 1 if _are_shared(logits) else min(threads.num, sum(row.size for row in logits) // _ENTRIES_OF_A_THREAD)
+    parts = [_Choice(part) for part in parts_of([*zip(samplers, logits, strict=True)], max(num, 1))]
+    threads.map(_Choice.look, parts)
+    return [token for tokens in threads.map(_Choice.draw, parts) for token in tokens]
+
+
+class _Choice:
+    """Choosing for some rows, in two steps: nothing is drawn before all rows of a step have been looked at."""
+
+    def __init__(self, rows: Sequence[tuple[Sampler, FloatArray]]) -> None:
+        self._samplers = [sampler for sampler, _ in rows]
+        self._logits = [logits for _, logits in rows]
+        self._scratch = Scratch(self._logits[0].size)
+        self._rows: list[Altered] = []
+        self._chosen: dict[int, int] = {}
+        self._looks: dict[int, Look] = {}
+        self._bests: dict[int, float] = {}
+
+    def look(self) -> None:
+        """Find what is to be drawn from, and what is certain. Raises: ConfigError, NotFiniteError."""
+        self._rows = _altered(self._samplers, self._logits, self._scratch)
+        with np.errstate(over="ignore"):
+            for index, (sampler, altered_row) in enumerate(zip(self._samplers, self._rows, strict=True)):
+                with altered_row as row:
+                    best = self._look(index, sampler, row)
+                if not math.isfinite(best):
+                    raise sampler.why_none(self._logits[index])
+
+    def _look(self, index: int, sampler: Sampler, row: FloatArray) -> float:
+        """Look at one row; returns its greatest logit."""
+        if not sampler.config.do_sample or _is_forced(sampler.mask()):
+            self._chosen[index] = int(row.argmax())
+            return float(row[self._chosen[index]])
+        if has_filters(sampler.config):
+            self._looks[index] = look(sampler.config, row, self._scratch.work)
+            return self._looks[index].candidates.best
+        self._bests[index] = float(row.max())
+        return self._bests[index]
+
+    def draw(self) -> list[int]:
+        """The tokens; the random streams move on."""
+        chosen = self._chosen
+        with np.errstate(over="ignore"):
+            many = {index for index, each in self._looks.items() if are_many(each)}
+            for index in many:
+                chosen[index] = drawn_of_many(self._looks[index], self._samplers[index].random())
+            for indices, kept in filtered({index: self._looks[index] for index in self._looks.keys() - many}):
+                chosen |= zip(indices, _drawn([self._samplers[index] for index in indices], kept), strict=True)
+            for index, best in self._bests.items():
+                with self._rows[index] as row:
+                    chosen[index] = _drawn_from_all(self._samplers[index], row, best, self._scratch.work)
+        return [chosen[index] for index in range(len(self._samplers))]
+
+
+def _are_shared(rows: Sequence[FloatArray]) -> bool:
+    """Whether several samplers look at one row, which some of them may change for a moment."""
+    return len({row.__array_interface__["data"][0] for row in rows}) < len(rows)
 
 
 def scores(samplers: Sequence[Sampler], logits: Sequence[FloatArray]) -> FloatArray:

@@ -13,6 +13,7 @@ import numpy as np
 from genai.decoding.logprobs import token_logprob
 from genai.decoding.processors import FloatArray
 from genai.decoding.sampler import choose
+from genai.decoding.threads import Threads
 from genai.engine.decode_step import Outcome
 from genai.engine.events import Events
 from genai.engine.rows import Rows
@@ -25,7 +26,10 @@ from genai.metrics import EngineMetrics
 class Chooser:
     """Gives sequences their next tokens, and ends those that end with them. Only what ends loses its row."""
 
-    def __init__(self, rows: Rows, events: Events, pace: Pace, metrics: EngineMetrics | None) -> None:
+    def __init__(
+        self, rows: Rows, events: Events, pace: Pace, metrics: EngineMetrics | None, num_threads: int = 1
+    ) -> None:
+        self._threads = Threads(num_threads)
         self._rows = rows
         self._events = events
         self._pace = pace
@@ -42,7 +46,7 @@ class Chooser:
         while alive:
             ready = [each for each in alive if self._is_to_choose(each.sequence, each.logits[position])]
             alive = []
-            for outcome, token in zip(ready, _chosen(ready, position), strict=True):
+            for outcome, token in zip(ready, self._chosen(ready, position), strict=True):
                 sequence = outcome.sequence
                 if isinstance(token, GenAIError):
                     self._events.fail(sequence, token)
@@ -61,13 +65,23 @@ class Chooser:
         """Choose the next token from the logits that a sequence keeps. Raises: GenAIError."""
         assert sequence.logits is not None, "it has logits"
         logits, sequence.logits = sequence.logits, None
-        (token,) = _chosen([Outcome(sequence=sequence, logits=logits[None])], 0)
+        (token,) = self._chosen([Outcome(sequence=sequence, logits=logits[None])], 0)
         if isinstance(token, GenAIError):
             self._events.fail(sequence, token)
             raise token
         with self._events.failures_end(sequence):
             self._advance(sequence, logits, token)
         return token
+
+    def _chosen(self, outcomes: abc.Sequence[Outcome], position: int) -> list[int | GenAIError]:
+        """The next token of each, or why there is none."""
+        logits = [outcome.logits[position] for outcome in outcomes]
+        try:
+            return list(choose([outcome.sequence.sampler for outcome in outcomes], logits, self._threads))
+        except GenAIError as error:
+            if len(outcomes) == 1:
+                return [error]
+            return [self._chosen([outcome], position)[0] for outcome in outcomes]
 
     def _is_to_choose(self, sequence: Sequence, logits: FloatArray) -> bool:
         """Count the token that was run, and give the logits away; whether a token is to be chosen from them now."""
@@ -126,14 +140,3 @@ class Chooser:
             self._metrics.saw_tokens(1)
         else:
             self._metrics.saw_first_token(now - sequence.timeline.submitted)
-
-
-def _chosen(outcomes: abc.Sequence[Outcome], position: int) -> list[int | GenAIError]:
-    """The next token of each, or why there is none."""
-    logits = [outcome.logits[position] for outcome in outcomes]
-    try:
-        return list(choose([outcome.sequence.sampler for outcome in outcomes], logits))
-    except GenAIError as error:
-        if len(outcomes) == 1:
-            return [error]
-        return [_chosen([outcome], position)[0] for outcome in outcomes]

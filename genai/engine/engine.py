@@ -34,7 +34,8 @@ class Engine:
     """Runs sequences over one runner's cache.
 
     prefixes: keys and values of earlier prompts, looked up before a prompt is run; metrics: told what happens;
-    is_stalled: the last step had nothing to run, because every sequence that could is paused.
+    num_threads: that choose tokens; is_stalled: the last step had nothing to run, because every sequence that could is
+    paused.
     """
 
     def __init__(
@@ -44,6 +45,8 @@ class Engine:
         eos_token_ids: tuple[int, ...],
         prefixes: PrefixCache,
         metrics: EngineMetrics | None = None,
+        *,
+        num_threads: int = 1,
     ) -> None:
         self.limits = limits
         self._model = ModelLimits(
@@ -57,7 +60,7 @@ class Engine:
         self._rows = Rows(runner.cache, prefixes)
         self._events = Events(self._scheduler, self._rows, metrics)
         self._pace = Pace()
-        self._chooser = Chooser(self._rows, self._events, self._pace, metrics)
+        self._chooser = Chooser(self._rows, self._events, self._pace, metrics, num_threads)
         self._inbox: deque[tuple[Sequence | Job, FinishReason | None]] = deque()
         self.is_stalled = False
 

@@ -31,6 +31,7 @@ from genai.llm.session_file import SessionFile
 from genai.metrics import EngineMetrics
 from genai.options.generation_config import GenerationConfig, replaced
 from genai.progress import Progress, silent
+from genai.runtime.host import default_threads
 from genai.runtime.load import load_runner
 from genai.tokenizer.tokenizer import Tokenizer
 
@@ -93,7 +94,8 @@ class LLM:
         shape = self._runner.cache.shape
         model = repr(self.config.provenance).encode()
         prefixes = PrefixCache(model, shape.slot_bytes, shape.num_buffers, prefix_cache_bytes)
-        return Engine(self._runner, limits, self.config.eos_token_ids, prefixes, self.metrics)
+        num_threads = self.engine_config.num_threads or default_threads()
+        return Engine(self._runner, limits, self.config.eos_token_ids, prefixes, self.metrics, num_threads=num_threads)
 
     @overload
     def generate(  # type: ignore[overload-overlap]  # a string is a sequence of strings too

@@ -54,7 +54,7 @@ def all_filtered(rows: list[tuple[FloatArray, SamplingConfig]]) -> list[np.ndarr
 @pytest.fixture(autouse=True)
 def few_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that small vocabularies are looked at again, and rows are filtered apart."""
-    monkeypatch.setattr(filters, "_FIRST_NUM", 4)
+    monkeypatch.setattr(filters, "_LEAST_SHARES", (0.2, 0.02))
     monkeypatch.setattr(filters, "_FEW", 40)
 
 
