@@ -12,6 +12,7 @@ from genai.runtime.cache import CacheShape, KVCache
 from genai.runtime.capacity import CapacityPolicy
 from genai.runtime.finite import settle
 from genai.runtime.layout import Group
+from genai.runtime.logits import LogitsMemory
 from genai.runtime.providers.base import Provider
 from genai.runtime.providers.cpu import CpuProvider
 
@@ -78,13 +79,16 @@ class FakeRunner:
         self.fails = fails
         self.poison = frozenset(poison)
         self.group_sizes: list[tuple[int, int]] = []
+        self.logits = LogitsMemory()  # as large and as short-lived as the runner's
 
     def prefill_chunk(self, row: int, tokens: Sequence[int]) -> np.ndarray:
         logits: np.ndarray = self.run_row(row, tokens, 1)[0]
         return logits
 
-    @property
-    def score_chunk(self) -> int:
+    def chunk(self, row: int) -> int:
+        return 2048
+
+    def score_chunk(self, row: int) -> int:
         return 5
 
     def prefill(self, row: int, tokens: Sequence[int]) -> np.ndarray:
@@ -98,7 +102,8 @@ class FakeRunner:
         self._count(len(tokens))
         self.cache.reserve(row, self.cache.valid(row) + len(tokens))
         for _ in range(2):
-            logits = self._logits(row, tokens, len(tokens))[None, -num_logits:]
+            logits = self.logits.take((1, num_logits, VOCAB_SIZE))
+            logits[0] = self._logits(row, tokens, len(tokens))[-num_logits:]
             if all(settle(self.cache, [row], [len(tokens)], logits)):
                 return logits[0]
         raise NotFiniteError
@@ -108,7 +113,9 @@ class FakeRunner:
         longest = max(map(len, tokens))
         self._count(longest)
         self.group_sizes.append((len(group.rows), group.capacity))
-        logits = np.stack([self._logits(row, new, longest) for row, new in zip(group.rows, tokens, strict=True)])
+        logits = self.logits.take((len(tokens), longest, VOCAB_SIZE))
+        for index, (row, new) in enumerate(zip(group.rows, tokens, strict=True)):
+            logits[index] = self._logits(row, new, longest)
         settle(self.cache, group.rows, [len(new) for new in tokens], logits)
         self.cache.check_integrity()
         return logits

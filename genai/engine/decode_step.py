@@ -41,7 +41,7 @@ class Work:
 class Outcome:
     """What a run gave a sequence: logits [1 + drafted, V] that follow its newest token and each one of its draft.
 
-    They are the runner's own memory, valid until the next step.
+    They are the runner's own memory, valid until the next run outside of the step.
     """
 
     sequence: Sequence
@@ -58,6 +58,10 @@ class DecodeStep:
 
     def run(self, work: abc.Sequence[Work]) -> tuple[list[Outcome], list[Failure]]:
         """One run for each group, and for each draft that runs apart. Returns the failures, too."""
+        with self._runner.logits.kept():
+            return self._run(work)
+
+    def _run(self, work: abc.Sequence[Work]) -> tuple[list[Outcome], list[Failure]]:
         outcomes: list[Outcome] = []
         failures: list[Failure] = []
         by_row = self._with_room(work, failures)

@@ -294,11 +294,12 @@ class Engine:
         start = time.perf_counter()
         chunk = sequence.tokens[sequence.num_computed : sequence.num_computed + num_tokens]
         if sequence.lacks_prompt_logprobs:
-            chunk = chunk[: self._runner.score_chunk]
+            chunk = chunk[: self._runner.score_chunk(row_of(sequence))]
             scored = self._runner.run_row(row_of(sequence), chunk, len(chunk))
             _note_prompt_logprobs(sequence, scored)
             logits = scored[-1]
         else:
+            chunk = chunk[: self._runner.chunk(row_of(sequence))]
             logits = self._runner.prefill_chunk(row_of(sequence), chunk)
         sequence.num_computed += len(chunk)
         self._pace.saw_prefill(time.perf_counter() - start, len(chunk))

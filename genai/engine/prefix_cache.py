@@ -41,6 +41,11 @@ class PrefixCache:
         return self._max_blocks > 0
 
     @property
+    def max_tokens(self) -> int:
+        """The longest text that is held whole."""
+        return self._max_blocks * BLOCK_SIZE
+
+    @property
     def num_bytes(self) -> int:
         """Bytes of keys and values held."""
         return len(self._blocks) * self._block_bytes * self._num_buffers

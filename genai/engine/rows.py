@@ -106,9 +106,9 @@ class Rows:
     def remember(self, sequence: Sequence) -> None:
         """Put a sequence's whole blocks into the prefix cache."""
         row = row_of(sequence)
-        end = sequence.num_computed // BLOCK_SIZE * BLOCK_SIZE
+        end = min(sequence.num_computed, self._prefixes.max_tokens) // BLOCK_SIZE * BLOCK_SIZE
         known = self._prefixes.lookup(sequence.tokens[:end])
-        if known < end and self._prefixes.is_on:
+        if known < end:
             self._prefixes.put(sequence.tokens[:end], known, self._cache.export_row(row, known, end))
 
     def release(self, sequence: Sequence) -> None:

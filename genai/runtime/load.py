@@ -55,7 +55,9 @@ def load_runner(folder: Path, model: ModelConfig, config: EngineConfig) -> Loade
     _log.info(
         "KV cache: %d tokens, %d bytes; longest sequence %d", num_slots, num_slots * shape.bytes_per_token, max_seq_len
     )
-    runner = Runner(session, cache, graph.vocab_size, config.prefill_chunk)
+    runner = Runner(
+        session, cache, vocab_size=graph.vocab_size, num_heads=model.num_heads, prefill_chunk=config.prefill_chunk
+    )
     if config.max_batch > 1:
         cache.policy = CapacityPolicy(cost=measured_cost(runner))
     return LoadedRunner(runner=runner, max_seq_len=max_seq_len, prefix_cache_bytes=prefix_bytes)

@@ -81,7 +81,7 @@ class Binding:
     def __init__(self, handle: IOBinding, device: tuple[str, int] = ("cpu", 0)) -> None:
         self.handle = handle
         self._device = device
-        self._outputs: list[Array] = []
+        self._outputs: dict[str, Array] = {}
         self._inputs: dict[str, Array] = {}
 
     def bind_host_input(self, name: str, array: Array) -> None:
@@ -90,8 +90,11 @@ class Binding:
         self.handle.bind_input(name, "cpu", 0, _ONNX_TYPES[array.dtype.name], array.shape, array.ctypes.data)
 
     def bind_host_output(self, name: str, array: Array) -> None:
-        """Bind a contiguous host array that each run overwrites."""
-        self._outputs.append(array)
+        """Bind a contiguous host array that each run overwrites; nothing happens if it is bound already."""
+        bound = self._outputs.get(name)
+        if bound is not None and bound.ctypes.data == array.ctypes.data and bound.shape == array.shape:
+            return
+        self._outputs[name] = array
         self.handle.bind_output(name, "cpu", 0, _ONNX_TYPES[array.dtype.name], array.shape, array.ctypes.data)
 
     def bind_input(self, name: str, dtype: str, shape: Sequence[int], pointer: int) -> None:

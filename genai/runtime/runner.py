@@ -24,10 +24,10 @@ from genai.errors import CapacityError, NotFiniteError
 from genai.runtime.cache import KVCache, View
 from genai.runtime.finite import settle
 from genai.runtime.layout import Group
+from genai.runtime.logits import FloatArray, LogitsMemory
 from genai.runtime.ort import Binding
 from genai.runtime.session import Session
 
-FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 
 _MAX_SHAPES = 24
@@ -35,7 +35,9 @@ _MAX_SHAPES = 24
 _CHANGING = (contract.INPUT_IDS, contract.POSITION_IDS, contract.WRITE_INDICES, contract.NONPAD_KV_SEQLEN)
 """The inputs that are others in every run of a shape."""
 _SCORE_BYTES = 64 * 2**20
-"""Largest logits buffer of one scoring run."""
+"""Largest logits of one scoring run."""
+_ATTENTION_BYTES = 256 * 2**20
+"""Largest scores [heads, T, S] of one run in attention, which CPU kernels hold as a whole."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +45,7 @@ class BoundShape:
     """One shape of run: its buffers and their bindings.
 
     input_ids, position_ids: [B, T]; write_indices, nonpad_kv_seqlen: [B]; logits_positions: [B, P];
-    logits: [B, P, V] float32; offsets: 0 … T-1.
+    offsets: 0 … T-1.
     """
 
     input_ids: IntArray
@@ -51,7 +53,6 @@ class BoundShape:
     write_indices: IntArray
     nonpad_kv_seqlen: IntArray
     logits_positions: IntArray
-    logits: FloatArray
     offsets: IntArray
     binding: Binding
 
@@ -59,14 +60,19 @@ class BoundShape:
 class Runner:
     """Runs a contract graph over the rows of its cache.
 
-    graph_seconds: time spent inside runs of the graph, for benchmarks.
+    num_heads: of queries; prefill_chunk: most tokens of a row in one run; logits: where runs write them; graph_seconds:
+    time spent inside runs of the graph, for benchmarks.
     """
 
-    def __init__(self, session: Session, cache: KVCache, vocab_size: int, prefill_chunk: int) -> None:
+    def __init__(
+        self, session: Session, cache: KVCache, *, vocab_size: int, num_heads: int, prefill_chunk: int
+    ) -> None:
         self.cache = cache
         self.vocab_size = vocab_size
+        self.logits = LogitsMemory()
         self.graph_seconds = 0.0
         self._session = session
+        self._num_heads = num_heads
         self._prefill_chunk = prefill_chunk
         self._names = contract.cache_names(cache.shape.num_buffers // 2)
         self._shapes: OrderedDict[tuple[int, int, int, int, int], BoundShape] = OrderedDict()
@@ -76,8 +82,11 @@ class Runner:
 
         Raises: CapacityError if the row cannot be made long enough; GraphRunError.
         """
-        for start in range(0, len(tokens), self._prefill_chunk):
-            logits = self.prefill_chunk(row, tokens[start : start + self._prefill_chunk])
+        start = 0
+        while start < len(tokens):
+            end = start + self.chunk(row)
+            logits = self.prefill_chunk(row, tokens[start:end])
+            start = end
         return logits
 
     def prefill_chunk(self, row: int, tokens: Sequence[int]) -> FloatArray:
@@ -85,18 +94,26 @@ class Runner:
         last: FloatArray = self.run_row(row, tokens, 1)[0]
         return last
 
-    @property
-    def score_chunk(self) -> int:
-        """Most tokens of one run that gives logits for each of them, so that the logits stay small beside the model."""
-        return min(self._prefill_chunk, max(1, _SCORE_BYTES // (4 * self.vocab_size)))
+    def chunk(self, row: int) -> int:
+        """Most tokens that a row may bring to one run now: attention's scores stay small, however long the row is."""
+        return self.most_tokens(1, self.cache.policy.capacity(self.cache.valid(row) + self._prefill_chunk))
+
+    def most_tokens(self, num_rows: int, capacity: int) -> int:
+        """Most tokens that each of so many rows of this capacity may bring to one run."""
+        return min(self._prefill_chunk, max(1, _ATTENTION_BYTES // (4 * self._num_heads * num_rows * capacity)))
+
+    def score_chunk(self, row: int) -> int:
+        """As `chunk`, of a run that gives logits for each token, so that they stay small, too."""
+        return min(self.chunk(row), max(1, _SCORE_BYTES // (4 * self.vocab_size)))
 
     def score(self, row: int, tokens: Sequence[int]) -> FloatArray:
         """Add tokens to a row; returns the logits that follow each of them, [len(tokens), V]."""
-        chunk = self.score_chunk
         result = np.empty((len(tokens), self.vocab_size), np.float32)
-        for start in range(0, len(tokens), chunk):
-            part = tokens[start : start + chunk]
+        start = 0
+        while start < len(tokens):
+            part = tokens[start : start + self.score_chunk(row)]
             result[start : start + len(part)] = self.run_row(row, part, len(part))
+            start += len(part)
         return result
 
     def run_row(self, row: int, tokens: Sequence[int], num_logits: int) -> FloatArray:
@@ -112,10 +129,10 @@ class Runner:
         bound.input_ids[0] = tokens
         bound.write_indices[0] = valid
         for _ in range(2):  # what others may have left behind the row's valid part is gone the second time
-            self._run(bound)
-            if all(settle(self.cache, [row], [len(tokens)], bound.logits)):
-                logits: FloatArray = bound.logits[0]
-                return logits
+            logits = self._run(bound, num_logits)
+            if all(settle(self.cache, [row], [len(tokens)], logits)):
+                own: FloatArray = logits[0]
+                return own
         raise NotFiniteError
 
     def advance(self, group: Group, tokens: Sequence[Sequence[int]]) -> FloatArray:
@@ -136,18 +153,24 @@ class Runner:
             bound.write_indices[index] = self.cache.valid(row)
         if bound.write_indices.max() + num_tokens > view.capacity:
             raise CapacityError(f"a row is full at {view.capacity} tokens; reserve before running")
-        self._run(bound)
-        settle(self.cache, group.rows, [len(new) for new in tokens], bound.logits)
-        return bound.logits
+        logits = self._run(bound, num_tokens)
+        settle(self.cache, group.rows, [len(new) for new in tokens], logits)
+        return logits
 
-    def _run(self, bound: BoundShape) -> None:
-        """Run a step whose tokens and write indices are set."""
+    def _run(self, bound: BoundShape, num_logits: int) -> FloatArray:
+        """Run a step whose tokens and write indices are set; returns its logits [B, P, V]."""
         np.add(bound.write_indices[:, None], bound.offsets, out=bound.position_ids)
         np.add(bound.write_indices, bound.offsets.size, out=bound.nonpad_kv_seqlen)
+        before = self.logits.num_bytes
+        logits = self.logits.take((len(bound.input_ids), num_logits, self.vocab_size))
+        bound.binding.bind_host_output(contract.LOGITS, logits)
+        if self.logits.num_bytes != before:
+            self._shapes.clear()  # they would hold the memory that there was before
         started = time.perf_counter()
         bound.binding.send(_CHANGING)
         self._session.run(bound.binding)
         self.graph_seconds += time.perf_counter() - started
+        return logits
 
     def _shape(self, view: View, num_tokens: int, num_logits: int) -> BoundShape:
         key = (view.start, view.num_rows, view.capacity, num_tokens, num_logits)
@@ -168,7 +191,6 @@ class Runner:
             write_indices=np.zeros(rows, np.int64),
             nonpad_kv_seqlen=np.zeros(rows, np.int64),
             logits_positions=np.tile(np.arange(num_tokens - num_logits, num_tokens), (rows, 1)),
-            logits=np.zeros((rows, num_logits, self.vocab_size), np.float32),
             offsets=np.arange(num_tokens),
             binding=binding,
         )
@@ -177,7 +199,6 @@ class Runner:
         binding.bind_host_input(contract.WRITE_INDICES, bound.write_indices)
         binding.bind_host_input(contract.NONPAD_KV_SEQLEN, bound.nonpad_kv_seqlen)
         binding.bind_host_input(contract.LOGITS_POSITIONS, bound.logits_positions)
-        binding.bind_host_output(contract.LOGITS, bound.logits)
         shape = (rows, view.capacity, self.cache.shape.kv_size)
         for name, pointer in zip(self._names, self.cache.pointers(view), strict=True):
             binding.bind_input(name, self.cache.shape.dtype, shape, pointer)

@@ -157,6 +157,28 @@ def test_the_least_recently_used_go_first_and_what_others_build_on_last() -> Non
     assert all(cache.lookup(prompt(n)) == BLOCK_SIZE for n in (4, 5, 6, 7))
 
 
+class Weighing(PrefixCache):
+    """Counts the bytes that it is brought."""
+
+    num_brought = 0
+
+    def put(self, tokens: Sequence[int], start: int, data: Sequence[np.ndarray]) -> None:
+        self.num_brought += sum(part.nbytes for part in data)
+        super().put(tokens, start, data)
+
+
+@pytest.mark.parametrize("num_blocks", [0, 1, 3])
+def test_only_what_is_kept_is_copied_out_of_a_row(num_blocks: int) -> None:
+    max_bytes = num_blocks * BLOCK_SIZE * SHAPE.bytes_per_token
+    prefixes = Weighing(b"fake", SHAPE.slot_bytes, SHAPE.num_buffers, max_bytes)
+    limits = Limits(max_batch=4, max_seq_len=250, prefill_chunk=64)
+    engine = Engine(FakeRunner(256), limits, (), prefixes)  # type: ignore[arg-type]
+    engine.submit(Request(prompt=[1] * 100, config=GenerationConfig(max_new_tokens=20, ignore_eos=True)))
+    while engine.has_work:
+        engine.step()
+    assert prefixes.num_brought == prefixes.num_bytes == max_bytes
+
+
 class CountingRunner(FakeRunner):
     """Counts the tokens that were prefilled."""
 

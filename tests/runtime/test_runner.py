@@ -46,7 +46,8 @@ def whole(path: Path) -> np.ndarray:
 def runner_for(session: Session, *, num_slots: int = 2048, chunk: int = 512) -> Runner:
     shape = contract.check_signature(session.inputs, session.outputs)
     cache_shape = CacheShape(num_buffers=2 * shape.num_layers, kv_size=shape.kv_size, dtype=shape.cache_dtype)
-    return Runner(session, KVCache(cache_shape, num_slots, session.provider), shape.vocab_size, chunk)
+    cache = KVCache(cache_shape, num_slots, session.provider)
+    return Runner(session, cache, vocab_size=shape.vocab_size, num_heads=4, prefill_chunk=chunk)
 
 
 def advance(runner: Runner, tokens: list[list[int]]) -> np.ndarray:
@@ -136,6 +137,36 @@ def test_a_row_that_sits_out_a_step_is_not_disturbed(session: Session, whole: np
     assert runner.cache.valid(second) == 8
     np.testing.assert_allclose(runner.prefill_chunk(second, TOKENS[8:30]), whole[29], atol=TOLERANCE)
     np.testing.assert_allclose(advance(runner, [[TOKENS[30]], [TOKENS[30]]]), whole[[30, 30]], atol=TOLERANCE)
+
+
+def test_all_shapes_share_one_buffer_of_logits(session: Session, whole: np.ndarray) -> None:
+    """As large as the largest run needs, however many shapes are bound, and shapes of before hold nothing."""
+    runner = runner_for(session)
+    rows = [runner.cache.allocate(200) for _ in range(4)]
+    for length in range(1, 12):
+        for row in rows:
+            logits = runner.score(row, TOKENS[runner.cache.valid(row) :][:length])
+            end = runner.cache.valid(row)
+            np.testing.assert_allclose(logits, whole[end - length : end], atol=TOLERANCE)
+    assert runner.logits.num_bytes == 11 * 101 * 4
+    held = {id(array.base) for shape in runner._shapes.values() for array in shape.binding._outputs.values()}
+    assert len(held) == 1
+
+
+@pytest.mark.parametrize("limit", [1, 4 * 4 * 64 * 10, 4 * 4 * 400 * 30])
+def test_attentions_scores_bound_the_chunk(
+    session: Session, whole: np.ndarray, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """[heads, T, S] of float32, which the CPU's kernel holds as a whole: the longer the row, the shorter a run."""
+    monkeypatch.setattr("genai.runtime.runner._ATTENTION_BYTES", limit)
+    runner = runner_for(session, chunk=100)
+    for run in (runner.prefill, runner.score):
+        row = runner.cache.allocate(1)
+        np.testing.assert_allclose(np.atleast_2d(run(row, TOKENS))[-1], whole[-1], atol=TOLERANCE)
+        runner.cache.free(row)
+    for _, num_rows, capacity, num_tokens, _ in runner._shapes:
+        assert num_tokens == 1 or 4 * 4 * num_rows * num_tokens * capacity <= limit
+    assert max(key[3] for key in runner._shapes) > 1 or limit == 1
 
 
 def test_rewound_and_forked_rows_go_on_as_if_they_had_always_been_so(session: Session, whole: np.ndarray) -> None:
