@@ -1,6 +1,6 @@
 """The application: middleware around routes.
 
-    request ─► id, log, metrics ─► trace ─► CORS ─► connections ─► host name ─► key ─► draining?
+    request ─► id, log, metrics ─► trace ─► CORS ─► connections ─► host name ─► keys ─► draining?
             ─► requests per key ─► body ─► route
 
 `create_app` builds it; `app` builds it from the environment when it is first called, for `uvicorn server.app:app`.
@@ -26,7 +26,7 @@ from starlette.types import Receive, Scope, Send
 
 from genai.errors import ConfigError, GenAIError
 from genai.requests.base import invalid
-from server.auth import ApiKeys, authenticated, load_api_keys
+from server.auth import ADMIN_KEYS_VARIABLE, ApiKeys, administered, authenticated, load_api_keys
 from server.errors import ApiError, api_error, error_response
 from server.lifecycle import Lifecycle
 from server.limits import BodyMiddleware, GateMiddleware, KeyLimit, allowed_hosts, connection_limit, known_host
@@ -66,6 +66,7 @@ def create_app(settings: Settings | None = None, models: ModelPool | None = None
     if not models.models:
         raise ConfigError("no model to serve: name one after `genai serve`, or in the settings under [models]")
     keys = load_api_keys(settings.api_keys_file)
+    admins = load_api_keys(settings.admin_keys_file, ADMIN_KEYS_VARIABLE)
     _warn(settings, keys)
     state = ServerState(
         settings=settings,
@@ -83,7 +84,7 @@ def create_app(settings: Settings | None = None, models: ModelPool | None = None
         redoc_url=None,
         redirect_slashes=False,
         lifespan=_lifespan,
-        middleware=_middleware(state, keys),
+        middleware=_middleware(state, keys, admins),
         exception_handlers=dict.fromkeys((ApiError, GenAIError, RequestValidationError, HTTPException), _on_error),
     )
     app.state.server = state
@@ -121,7 +122,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             await asyncio.to_thread(state.tracing.shutdown)
 
 
-def _middleware(state: ServerState, keys: ApiKeys) -> list[Middleware]:
+def _middleware(state: ServerState, keys: ApiKeys, admins: ApiKeys) -> list[Middleware]:
     """From the outermost to the innermost."""
     settings = state.settings
     hosts = allowed_hosts(settings.allowed_hosts, is_on_loopback=settings.is_on_loopback, has_keys=bool(len(keys)))
@@ -139,7 +140,8 @@ def _middleware(state: ServerState, keys: ApiKeys) -> list[Middleware]:
             GateMiddleware,
             partial(connection_limit, settings.max_connections, state.lifecycle),
             partial(known_host, hosts),
-            partial(authenticated, keys, settings.open_paths),
+            partial(authenticated, keys + admins if len(keys) else keys, settings.open_paths),
+            partial(administered, admins, model_routes.ADMIN_PATHS),
             state.lifecycle.counted,
             KeyLimit(settings.max_concurrent_per_key),
         ),

@@ -16,6 +16,7 @@ from server.context import request_info
 from server.errors import ApiError
 
 KEYS_VARIABLE = "GENAI_API_KEYS"
+ADMIN_KEYS_VARIABLE = "GENAI_ADMIN_KEYS"
 
 
 class ApiKeys:
@@ -23,6 +24,11 @@ class ApiKeys:
 
     def __init__(self, keys: Sequence[str]) -> None:
         self._digests = [_digest(key.encode()) for key in dict.fromkeys(keys)]
+
+    def __add__(self, other: ApiKeys) -> ApiKeys:
+        both = ApiKeys(())
+        both._digests = [*self._digests, *other._digests]
+        return both
 
     def __len__(self) -> int:
         return len(self._digests)
@@ -36,17 +42,17 @@ class ApiKeys:
         return found
 
 
-def load_api_keys(file: Path | None) -> ApiKeys:
-    """The keys of a file (one a line, # begins a comment) and those of GENAI_API_KEYS (separated by commas).
+def load_api_keys(file: Path | None, variable: str = KEYS_VARIABLE) -> ApiKeys:
+    """The keys of a file (one a line, # begins a comment) and those of a variable (separated by commas).
 
     Raises: ConfigError for a file that cannot be read or holds no key: a typing error must not open the server.
     """
-    listed = environment(KEYS_VARIABLE).get(KEYS_VARIABLE, "").split(",")
+    listed = environment(variable).get(variable, "").split(",")
     keys = [key.strip() for key in listed if key.strip()]
     if file is not None:
         own = _read(file)
         if not own:
-            raise ConfigError(f"{file} holds no API key; write one a line, or leave api_keys_file out")
+            raise ConfigError(f"{file} holds no API key; write one a line, or leave the setting out")
         keys += own
     return ApiKeys(keys)
 
@@ -55,7 +61,7 @@ def _read(file: Path) -> list[str]:
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"api_keys_file={str(file)!r} cannot be read: {error}") from None
+        raise ConfigError(f"the keys of {str(file)!r} cannot be read: {error}") from None
     return [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
 
 
@@ -73,6 +79,19 @@ def authenticated(keys: ApiKeys, open_paths: Sequence[str], scope: Scope) -> Ite
         if number is None:
             raise _refusal(given)
         request_info().key = number
+    yield
+
+
+@contextmanager
+def administered(admins: ApiKeys, paths: Sequence[str], scope: Scope) -> Iterator[None]:
+    """A gate to paths that change what is served, for who gives an administrator's key; without any it is shut."""
+    if scope["path"] in paths:
+        if not len(admins):
+            message = "this needs an administrator's key, and the server has none: GENAI_ADMIN_KEYS, admin_keys_file"
+            raise ApiError(403, message, code="administration_off")
+        given = _given_key(scope)
+        if given is None or admins.number_of(given) is None:
+            raise _refusal(given)
     yield
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ class RequestInfo:
     """One HTTP request; filled in on its way.
 
     id: told to the client as X-Request-ID; key: which API key it came with, by number; error: the error's code;
-    status: of the answer, once it begins.
+    status: of the answer, once it begins; at_end: to be called when it has been answered.
     """
 
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -29,6 +29,7 @@ class RequestInfo:
     completion_tokens: int | None = None
     error: str | None = None
     status: int | None = None
+    at_end: list[Callable[[], None]] = field(default_factory=list)
 
     @property
     def seconds(self) -> float:
@@ -58,3 +59,5 @@ def request_context(given_id: str) -> Iterator[RequestInfo]:
         yield info
     finally:
         _current.reset(token)
+        for call in info.at_end:
+            call()

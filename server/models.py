@@ -1,25 +1,28 @@
-"""The models that are served, by name: loaded one after another in a thread, ready or failed each for itself.
+"""The models that are served, by name and by other names: loaded one after another, unloaded, and loaded again.
 
-    loading ──► ready
-       └──────► failed
+    unloaded ──► loading ──► ready ──► unloaded     idle for long, to make room, or because an administrator says so
+                    └──────► failed ──► loading     asked for again later, or by an administrator
 
-One after another, because each takes its share of the memory that is free when its turn comes.
+One after another, because each takes its share of the memory that is free when its turn comes. A model is only unloaded
+while no request uses it. All of this happens on the event loop; what takes long does in `server/loading.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from fnmatch import fnmatchcase
+from functools import partial
+from typing import TYPE_CHECKING, Literal
 
-from genai.errors import GenAIError
-from genai.progress import Progress
+from genai.errors import CapacityError
 from server.context import request_info
 from server.errors import ApiError
+from server.loading import LeavingError, Loader, LoaderThread, failure, load_model, logged_progress
 from server.metrics import TokenMeter
 from server.settings import ModelSettings, Settings
 
@@ -28,15 +31,20 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-State = Literal["loading", "ready", "failed"]
-Loader: TypeAlias = "Callable[[str, ModelSettings, Settings, Progress], AsyncLLM]"
+State = Literal["unloaded", "loading", "ready", "failed"]
 _CLOSE_SECONDS = 30.0
 """How long the end of the process waits for a model that is being loaded."""
+_RETRY_SECONDS = 10.0
+"""How long a model that has failed is left alone, whoever asks for it."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class ServedModel:
-    """One model. error: why it failed; changed: set once it is no longer loading; meter: its tokens a second."""
+    """One model.
+
+    error: why it failed; changed: set while it is not loading; meter: its tokens a second; num_users: requests that
+    need it; used: when the last one ended; num_bytes: what it takes while it is loaded, where that is counted.
+    """
 
     name: str
     settings: ModelSettings
@@ -46,6 +54,9 @@ class ServedModel:
     loaded: AsyncLLM | None = None
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     meter: TokenMeter = field(default_factory=TokenMeter)
+    num_users: int = 0
+    used: float = field(default_factory=time.monotonic)
+    num_bytes: int = 0
 
     @property
     def llm(self) -> AsyncLLM:
@@ -53,16 +64,40 @@ class ServedModel:
         assert self.loaded is not None, f"{self.name} is {self.state}"
         return self.loaded
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether it is loaded and nobody needs it."""
+        return self.state == "ready" and not self.num_users
+
+    def enter(self, state: State, error: str | None = None) -> None:
+        """Be in a state; whoever waits for the end of loading is told."""
+        self.state, self.error = state, error
+        if state == "loading":
+            self.changed.clear()
+        else:
+            self.changed.set()
+
 
 class ModelPool:
     """All models of this server. load: makes one ready, in a thread."""
 
     def __init__(self, settings: Settings, load: Loader | None = None) -> None:
+        self.has_failed = False
+        """Whether of the models to be loaded at the start not a single one can be used."""
+        self.is_starting = True
+        """Whether models are still to be loaded because the server has begun."""
         self._settings = settings
         self._load = load or load_model
+        self._thread = LoaderThread()
+        self._turn = asyncio.Lock()
+        self._released = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._is_closing = False
-        self._thread: threading.Thread | None = None
-        self._models = {name: ServedModel(name=name, settings=each) for name, each in settings.models.items()}
+        self._models: dict[str, ServedModel] = {}
+        for name, model in settings.models.items():
+            self._models[name] = ServedModel(name=name, settings=model)
+            if self._is_on_demand(model):
+                self._models[name].enter("unloaded")
 
     @property
     def models(self) -> Sequence[ServedModel]:
@@ -74,29 +109,52 @@ class ModelPool:
         """Those that can be used."""
         return tuple(model for model in self.models if model.state == "ready")
 
-    @property
-    def has_failed(self) -> bool:
-        """Whether not a single one can be used, now or later."""
-        return all(model.state == "failed" for model in self.models)
-
     def start(self) -> None:
         """Begin to load; call on the event loop that serves requests."""
-        loop = asyncio.get_running_loop()
-        self._thread = threading.Thread(target=self._load_all, args=(loop,), name="model-loader", daemon=True)
-        self._thread.start()
+        self._spawn(self._start())
+        if any(self._idle_seconds(model) for model in self.models):
+            self._spawn(self._unload_idle())
+
+    def add(self, name: str, settings: ModelSettings) -> ServedModel:
+        """Serve one more, which is loaded when it is first asked for. Raises: ApiError if another one is called so."""
+        known = self._models.get(name)
+        if known is not None and known.settings != settings:
+            raise ApiError(409, f"another model is called {name!r} here", code="model_exists", param="name")
+        if known is None:
+            known = self._models[name] = ServedModel(name=name, settings=settings)
+            known.enter("unloaded")
+        return known
 
     def named(self, name: str | None) -> ServedModel:
-        """A model by name, the first one without. Raises: ApiError."""
-        model = next(iter(self._models.values())) if name is None else self._models.get(name)
+        """A model by one of its names, the first one without. Raises: ApiError."""
+        model = next(iter(self._models.values())) if name is None else self._found(name)
         if model is None:
             message = f"no model {str(name)[:100]!r} is served here; there are: {', '.join(self._models)}"
             raise ApiError(404, message, code="model_not_found", param="model")
         request_info().model = model.name
         return model
 
+    def _found(self, name: str) -> ServedModel | None:
+        """By its name, an alias, an alias with wildcards, or else the fallback."""
+        if name in self._models:
+            return self._models[name]
+        models = self.models
+        for matches in (str.__eq__, fnmatchcase):
+            for model in models:
+                if any(matches(name, alias) for alias in model.settings.aliases):
+                    return model
+        fallback = self._settings.fallback_model
+        return None if fallback is None else self._models[fallback]
+
     async def get(self, name: str | None) -> ServedModel:
-        """A model that is ready; one that is loading is waited for, if that is the policy. Raises: ApiError."""
+        """A model that is ready, and stays so until the request that asks has ended. Raises: ApiError.
+
+        One that is not loaded begins to be; one that is loading is waited for, if that is the policy.
+        """
         model = self.named(name)
+        self._hold(model)
+        if self._is_to_be_loaded(model):
+            self._begin(model)
         if model.state == "loading" and self._settings.while_loading == "wait":
             try:
                 async with asyncio.timeout(self._settings.request_timeout):
@@ -106,75 +164,141 @@ class ModelPool:
         if model.state == "loading":
             message = f"{model.name} is still loading"
             raise ApiError(503, message, code="model_loading", param="model")
-        if model.state == "failed":
+        if model.state != "ready":
             raise ApiError(503, f"{model.name} could not be loaded: see the log", code="model_failed", param="model")
+        return model
+
+    async def load(self, name: str) -> ServedModel:
+        """Load a model now, also one that has failed; returns when it is ready or has failed. Raises: ApiError."""
+        model = self.named(name)
+        self._hold(model)
+        if model.state in ("unloaded", "failed"):
+            self._begin(model)
+        await model.changed.wait()
+        return model
+
+    async def unload(self, name: str) -> ServedModel:
+        """Free a model's memory now. Raises: ApiError if it is needed."""
+        model = self.named(name)
+        async with self._turn:
+            if model.num_users:
+                message = f"{model.num_users} requests use {model.name}; try again when they have ended"
+                raise ApiError(409, message, code="model_in_use", param="model")
+            if model.state == "ready":
+                await self._unload(model)
         return model
 
     def close(self) -> None:
         """End all texts and free all models; waits for one that is being loaded."""
         self._is_closing = True
-        if self._thread is not None:
-            self._thread.join(_CLOSE_SECONDS)
+        self._thread.join(_CLOSE_SECONDS)
         for model in self.ready:
-            model.llm.close()
-            model.llm.llm.close()
+            _close(model.llm)
 
-    def _load_all(self, loop: asyncio.AbstractEventLoop) -> None:
-        """On the thread that loads."""
-        for model in self.models:
-            if self._is_closing:
+    def _hold(self, model: ServedModel) -> None:
+        """Keep a model until the request that is being served here has ended."""
+        model.num_users += 1
+        request_info().at_end.append(partial(self._release, model))
+
+    def _release(self, model: ServedModel) -> None:
+        model.num_users -= 1
+        model.used = time.monotonic()
+        self._released.set()
+
+    def _is_on_demand(self, model: ModelSettings) -> bool:
+        return (model.load or self._settings.load) == "on_demand"
+
+    def _idle_seconds(self, model: ServedModel) -> float | None:
+        """After how much time without a request it is unloaded."""
+        own = model.settings.unload_after
+        return self._settings.unload_after if own is None else own
+
+    def _is_to_be_loaded(self, model: ServedModel) -> bool:
+        if model.state == "failed":
+            return not self.is_starting and time.monotonic() - model.used > _RETRY_SECONDS
+        return model.state == "unloaded"
+
+    def _begin(self, model: ServedModel) -> None:
+        model.enter("loading")
+        self._spawn(self._load_one(model))
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _start(self) -> None:
+        """Load what is to be there from the start, in the order of the settings."""
+        first = [model for model in self.models if not self._is_on_demand(model.settings)]
+        for model in first:
+            await self._load_one(model)
+        self.is_starting = False
+        self.has_failed = bool(first) and all(model.state == "failed" for model in self.models)
+
+    async def _load_one(self, model: ServedModel) -> None:
+        async with self._turn:
+            if self._is_closing or model.state != "loading":
                 return
-            self._load_one(model)
+            started = time.monotonic()
+            _log.info("loading %s (%s)", model.name, model.settings.source)
+            loop = asyncio.get_running_loop()
+
+            def room(num_bytes: int) -> None:
+                asyncio.run_coroutine_threadsafe(self._make_room(model, num_bytes), loop).result()
+
+            progress = logged_progress(model.name, lambda: self._is_closing)
+            work = partial(self._load, model.name, model.settings, self._settings, progress, room)
             try:
-                loop.call_soon_threadsafe(model.changed.set)
-            except RuntimeError:  # the event loop is closed: the server has ended meanwhile
-                return
+                model.loaded = await self._thread.run(work)
+            except Exception as error:
+                model.used = time.monotonic()
+                model.enter("failed", failure(error, model.name))
+            else:
+                model.enter("ready")
+                _log.info("%s is ready after %.1f s", model.name, time.monotonic() - started)
 
-    def _load_one(self, model: ServedModel) -> None:
-        started = time.monotonic()
-        _log.info("loading %s (%s)", model.name, model.settings.source)
-        try:
-            model.loaded = self._load(model.name, model.settings, self._settings, self._reporter(model.name))
-        except _LeavingError:
-            model.state, model.error = "failed", "the server is ending"
-        except GenAIError as error:
-            model.state, model.error = "failed", str(error)
-            _log.error("%s cannot be served: %s", model.name, error)
-        except Exception as error:
-            model.state, model.error = "failed", f"unexpected {type(error).__name__}"
-            _log.exception("%s cannot be served", model.name)
-        else:
-            model.state = "ready"
-            _log.info("%s is ready after %.1f s", model.name, time.monotonic() - started)
-
-    def _reporter(self, name: str) -> Progress:
-        """Progress as lines in the log: what begins, and every tenth of it."""
-        told: dict[str, int] = {}
-
-        def report(label: str, done: int, total: int) -> None:
+    async def _make_room(self, model: ServedModel, num_bytes: int) -> None:
+        """Unload idle models, those first that were used longest ago, until a new one fits. Raises: CapacityError."""
+        limit, model.num_bytes = self._settings.max_models_bytes, num_bytes
+        if limit is None:
+            return
+        if num_bytes > limit:
+            raise CapacityError(f"it takes {num_bytes:,} bytes, more than max_models_bytes={limit:,}")
+        while sum(other.num_bytes for other in self.ready) + num_bytes > limit:
             if self._is_closing:
-                raise _LeavingError
-            tenths = 10 * done // total if total else 0
-            if told.get(label) != tenths:
-                told[label] = tenths
-                _log.info("%s: %s%s", name, label, f", {10 * tenths} %" if total else "")
+                raise LeavingError
+            self._released.clear()
+            idle = [other for other in self.ready if other.is_idle]
+            if idle:
+                await self._unload(min(idle, key=lambda other: other.used))
+            else:
+                with contextlib.suppress(TimeoutError):  # now and then, to see whether the server ends
+                    await asyncio.wait_for(self._released.wait(), 0.5)
 
-        return report
+    async def _unload(self, model: ServedModel) -> None:
+        llm, model.loaded = model.llm, None
+        model.enter("unloaded")
+        _log.info("unloading %s", model.name)
+        await asyncio.to_thread(_close, llm)
+
+    async def _unload_idle(self) -> None:
+        """Now and then, unload what nobody has used for long."""
+        limits = [seconds for model in self.models if (seconds := self._idle_seconds(model))]
+        while not self._is_closing:
+            await asyncio.sleep(min(1.0, min(limits) / 4))
+            async with self._turn:
+                for model in self._overdue():
+                    await self._unload(model)
+
+    def _overdue(self) -> Iterable[ServedModel]:
+        now = time.monotonic()
+        for model in self.ready:
+            seconds = self._idle_seconds(model)
+            if model.is_idle and seconds is not None and now - model.used > seconds:
+                yield model
 
 
-class _LeavingError(Exception):
-    """Loading is broken off because the server ends."""
-
-
-def load_model(name: str, model: ModelSettings, settings: Settings, progress: Progress) -> AsyncLLM:
-    """Fetch, build and load what is missing. Raises: GenAIError's kinds."""
-    from genai import models
-    from genai.llm.async_llm import AsyncLLM
-    from genai.llm.llm import LLM
-
-    config = settings.engine_config(model)
-    precision = model.precision or settings.precision
-    path = models.package(model.source, precision=precision, device=config.device, progress=progress)
-    llm = LLM(path, config, name=name)
-    llm.warm_up()  # what the first constraint needs: later, all streams would wait for it
-    return AsyncLLM(llm)
+def _close(llm: AsyncLLM) -> None:
+    """End its texts and free its memory."""
+    llm.close()
+    llm.llm.close()

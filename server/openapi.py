@@ -18,6 +18,7 @@ _ERRORS = {
     403: "The server may not be called by this name.",
     404: "There is no such model, or it cannot do this.",
     408: "The body did not come in time.",
+    409: "A model is needed by others, or another one is called so.",
     413: "The body is too long; the message has the numbers.",
     415: "The body is not application/json.",
     429: "Too many requests wait, or are being answered for this key; see Retry-After.",

@@ -43,6 +43,7 @@ def _absolute_paths(paths: list[str]) -> list[str]:
 
 Strings = Annotated[list[str], BeforeValidator(_split)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Load: TypeAlias = Literal["at_start", "on_demand"]
 
 
 class _Model(BaseModel):
@@ -53,7 +54,10 @@ class ModelSettings(_Model):
     """One model. engine: `EngineConfig`'s fields, set over those for all models."""
 
     source: str = Field(min_length=1, description="A known name, a folder, a .gguf file, or a hub id.")
-    precision: Precision | None = Field(None, description="Its weights' precision, if not that of all models.")
+    precision: Precision | None = Field(default=None, description="Its weights' precision, if not that of all models.")
+    aliases: Strings = Field(default=[], description="Other names for it; * and ? stand for anything.")
+    load: Load | None = Field(default=None, description="When it is loaded, if not when all models are.")
+    unload_after: Seconds | None = Field(default=None, description="Seconds without a request, if its own.")
     engine: dict[str, object] = Field(default={}, description="Engine options of this model alone.")
 
 
@@ -97,6 +101,14 @@ class Settings(_Model):
     )
     precision: Precision = Field("auto", description="Weights' precision of every model.")
     engine: dict[str, object] = Field(default={}, description="Engine options of every model.")
+    fallback_model: str | None = Field(None, description="The model for names that nothing here has; not given: 404.")
+    load: Load = Field("at_start", description="When models are loaded: at_start, or on_demand (by the first request).")
+    unload_after: Seconds | None = Field(
+        None, description="Seconds without a request after which a model is unloaded; not given: never."
+    )
+    max_models_bytes: int | None = Field(
+        None, ge=1, description="Bytes of the loaded models and their caches; idle ones are unloaded for a new one."
+    )
     while_loading: Literal["wait", "refuse"] = Field(
         "wait", description="What a request to a model that is still loading does: wait, or get 503."
     )
@@ -118,6 +130,9 @@ class Settings(_Model):
     keep_alive_interval: Seconds = Field(15.0, description="Seconds of silence after which a stream gets a comment.")
     drain_timeout: Seconds = Field(30.0, description="Seconds that accepted requests have once the server is to stop.")
     api_keys_file: Path | None = Field(None, description="A file with the API keys, one a line.")
+    admin_keys_file: Path | None = Field(
+        None, description="A file with the keys of those who may load, unload and pull models, one a line."
+    )
     open_paths: Annotated[Strings, AfterValidator(_absolute_paths)] = Field(
         default=["/", "/health", "/ready", "/metrics"], description="Paths that need no key."
     )
@@ -133,7 +148,22 @@ class Settings(_Model):
 
     def engine_config(self, model: ModelSettings) -> EngineConfig:
         """How to run a model. Raises: ConfigError."""
-        return _engine_config({**_ENGINE, **self.engine, **model.engine})
+        config = _engine_config({**_ENGINE, **self.engine, **model.engine})
+        if self.max_models_bytes is not None and None in (config.kv_cache_bytes, config.prefix_cache_bytes):
+            message = "max_models_bytes counts caches too: set engine.kv_cache_bytes and engine.prefix_cache_bytes"
+            raise ConfigError(f"{message}; without them they are shares of what is free")
+        return config
+
+    def check_names(self) -> None:
+        """Raises: ConfigError if a name stands for two models, or the fallback for none."""
+        owners = {name: name for name in self.models}
+        for name, model in self.models.items():
+            for alias in model.aliases:
+                if (owner := owners.setdefault(alias, name)) != name:
+                    raise ConfigError(f"models.{name}.aliases: {alias!r} is a name of {owner!r} already")
+        if self.fallback_model is not None and self.fallback_model not in self.models:
+            known = ", ".join(self.models)
+            raise ConfigError(f"fallback_model={self.fallback_model!r}: must be one of the models: {known}")
 
     @property
     def is_on_loopback(self) -> bool:
@@ -160,6 +190,7 @@ def load_settings(file: Path | None = None, flags: Mapping[str, object] | None =
         merged = _merged(merged, layer)
     try:
         settings = Settings.model_validate(merged)
+        settings.check_names()
         for model in settings.models.values():
             settings.engine_config(model)
         _engine_config(settings.engine)
@@ -191,7 +222,11 @@ def to_toml(settings: Settings) -> str:
     lines += ["", "[engine]", *_assignments(_engine_values(_engine_config({**_ENGINE, **settings.engine})))]
     for name, model in settings.models.items():
         key = json.dumps(name, ensure_ascii=False)
-        lines += ["", f"[models.{key}]", *_assignments(model.model_dump(exclude_none=True, exclude={"engine"}))]
+        lines += [
+            "",
+            f"[models.{key}]",
+            *_assignments(model.model_dump(exclude_none=True, exclude_defaults=True, exclude={"engine"})),
+        ]
         if model.engine:
             own = _engine_values(settings.engine_config(model))
             lines += [f"[models.{key}.engine]", *_assignments({name: own[name] for name in model.engine})]

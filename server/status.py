@@ -16,9 +16,9 @@ def readiness(state: ServerState) -> Literal["ready", "loading", "draining", "fa
     """Whether requests are answered now, and why not."""
     if state.lifecycle.is_draining:
         return "draining"
-    if any(model.state == "loading" for model in state.models.models):
+    if state.models.is_starting:
         return "loading"
-    return "ready" if state.models.ready else "failed"
+    return "failed" if all(model.state == "failed" for model in state.models.models) else "ready"
 
 
 def server_status(state: ServerState) -> ServerStatus:

@@ -1,28 +1,88 @@
-"""`/v1/models`, and what no model here can do."""
+"""`/v1/models`: what is served, and for administrators what comes and goes; and what no model here can do."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from collections.abc import AsyncGenerator
+from datetime import UTC, datetime
 
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from genai.models.catalog import known_models
+from genai.models.hub import HubId
+from server.body import StrictRoute
 from server.errors import ApiError
 from server.models import ServedModel
-from server.openapi import KEYED, errors
-from server.schemas.models import Model, ModelList
-from server.state import State
+from server.openapi import GENERATING, KEYED, errors, streaming
+from server.pulling import Pull
+from server.schemas.models import Model, ModelList, ModelName, NamedModel, PullProgress, PullRequest
+from server.settings import ModelSettings
+from server.sse import event
+from server.state import ServerState, State
 
-router = APIRouter(tags=["models"])
+router = APIRouter(tags=["models"], route_class=StrictRoute)
+
+LOAD, UNLOAD, PULL = "/v1/models/load", "/v1/models/unload", "/v1/models/pull"
+ADMIN_PATHS = (LOAD, UNLOAD, PULL)
+"""What only administrators may do."""
 
 
 @router.get("/v1/models", responses=KEYED)
 async def list_models(state: State) -> ModelList:
     """The models that are served."""
-    return ModelList(data=[_described(model) for model in state.models.models])
+    models = state.models.models
+    return ModelList(
+        data=[_described(model) for model in models],
+        models=[ModelName(name=model.name, model=model.name) for model in models],
+        first_id=models[0].name,
+        last_id=models[-1].name,
+    )
 
 
 @router.get("/v1/models/{name:path}", responses=KEYED | errors(404))
 async def one_model(name: str, state: State) -> Model:
-    """One model."""
+    """One model, by any of its names."""
     return _described(state.models.named(name))
+
+
+@router.post(LOAD, responses=GENERATING)
+async def load_model(body: NamedModel, state: State) -> Model:
+    """Load a model now; the answer comes when it is ready. For administrators."""
+    model = await state.models.load(body.model)
+    if model.state != "ready":
+        raise ApiError(503, f"{model.name} could not be loaded: {model.error}", code="model_failed", param="model")
+    return _described(model)
+
+
+@router.post(UNLOAD, responses=GENERATING | errors(409))
+async def unload_model(body: NamedModel, state: State) -> Model:
+    """Free a model's memory; the next request loads it again. Refused while requests use it. For administrators."""
+    return _described(await state.models.unload(body.model))
+
+
+@router.post(PULL, responses=GENERATING | errors(409) | streaming(PullProgress, "events, the last one `success`."))
+async def pull_model(body: PullRequest, state: State) -> Response:
+    """Bring a model here, build it, and serve it from now on; it is loaded when it is first asked for."""
+    if body.model not in known_models() and HubId.parse(body.model) is None:
+        message = f"model={body.model!r}: must be a known name ({', '.join(known_models())}), or a hub id"
+        raise ApiError(400, message, code="invalid_value", param="model")
+    pull = Pull(ModelSettings(source=body.model, precision=body.precision), state)
+    if body.stream is not False:
+        return state.event_stream(_told(pull, body, state))
+    async for _ in pull.steps():
+        pass
+    return Response(_pulled(body, pull, state).model_dump_json(), media_type="application/json")
+
+
+async def _told(pull: Pull, body: PullRequest, state: ServerState) -> AsyncGenerator[bytes, None]:
+    async for label, done, total in pull.steps():
+        yield event(PullProgress(status=label, completed=done, total=total).model_dump_json())
+    yield event(_pulled(body, pull, state).model_dump_json(exclude_none=True))
+
+
+def _pulled(body: PullRequest, pull: Pull, state: ServerState) -> PullProgress:
+    state.models.add(body.name or body.model, pull.settings)
+    return PullProgress(status="success")
 
 
 @router.post("/v1/embeddings", responses=KEYED | errors(404), status_code=404)
@@ -36,6 +96,9 @@ def _described(model: ServedModel) -> Model:
     return Model(
         id=model.name,
         created=model.created,
+        created_at=datetime.fromtimestamp(model.created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        display_name=model.name,
         state=model.state,
+        aliases=model.settings.aliases,
         max_model_len=model.llm.llm.max_seq_len if model.state == "ready" else None,
     )

@@ -2,29 +2,75 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
+from genai.config import Precision
+from genai.requests.base import Request
 from server.schemas.common import Response
+
+ModelState: TypeAlias = Literal["unloaded", "loading", "ready", "failed"]
 
 
 class Model(Response):
-    """A model that is served. Beyond OpenAI's fields: state and max_model_len."""
+    """A model that is served. Beyond OpenAI's fields: Anthropic's, state, aliases and max_model_len."""
 
     id: str
     object: Literal["model"] = "model"
-    created: int = Field(description="When the server began to load it, in seconds since 1970.")
+    type: Literal["model"] = "model"
+    created: int = Field(description="When the server came to know it, in seconds since 1970.")
+    created_at: str = Field(description="The same, as RFC 3339 writes it.")
+    display_name: str
     owned_by: str = "genai"
-    state: Literal["loading", "ready", "failed"]
-    max_model_len: int | None = Field(description="Longest sequence in tokens, prompt and answer together.")
+    state: ModelState
+    aliases: list[str] = Field(description="Other names that requests may give; * and ? stand for anything.")
+    max_model_len: int | None = Field(description="Longest sequence in tokens, once it is loaded.")
+
+
+class ModelName(Response):
+    """A model as llama.cpp lists it, too."""
+
+    name: str
+    model: str
 
 
 class ModelList(Response):
-    """All models."""
+    """All models, at once: there are no further pages."""
 
     object: Literal["list"] = "list"
     data: list[Model]
+    models: list[ModelName]
+    first_id: str
+    last_id: str
+    has_more: Literal[False] = False
+
+
+class NamedModel(Request):
+    """A model by one of its names."""
+
+    model: str
+
+
+class PullRequest(Request):
+    """A model to be brought here and served from now on."""
+
+    model: Annotated[str, StringConstraints(min_length=1, max_length=300)] = Field(
+        description="A known name, or a hub id: organisation/name, organisation/name:Q4_K_M."
+    )
+    name: Annotated[str, StringConstraints(min_length=1, max_length=300)] | None = Field(
+        None, description="What requests call it; left out: as it is pulled."
+    )
+    precision: Precision | None = Field(None, description="Its weights' precision, if not that of all models.")
+    stream: bool | None = Field(None, description="False: one answer when it is here, instead of events. Null: true.")
+
+
+class PullProgress(Response):
+    """What is being done, as Ollama tells it."""
+
+    status: str = Field(description="What is being done; `success` at the end.")
+    completed: int | None = Field(default=None, description="How much of it.")
+    total: int | None = None
 
 
 class Health(Response):
@@ -37,7 +83,7 @@ class Readiness(Response):
     """Whether requests are answered now."""
 
     status: Literal["ready", "loading", "draining", "failed"]
-    models: dict[str, Literal["loading", "ready", "failed"]]
+    models: dict[str, ModelState]
 
 
 class RowStatus(Response):
@@ -65,7 +111,7 @@ class PrefixCacheStatus(Response):
 class ModelStatus(Response):
     """What one model is doing."""
 
-    state: Literal["loading", "ready", "failed"]
+    state: ModelState
     running: int = Field(default=0, description="Sequences that have a row.")
     waiting: int = Field(default=0, description="Sequences that wait for one.")
     rows: list[RowStatus] = Field(default=[], description="In the order in which they lie.")

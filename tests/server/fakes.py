@@ -20,6 +20,7 @@ from genai.metrics import EngineMetrics
 from genai.progress import Progress
 from genai.tokenizer.tokenizer import Tokenizer
 from server.app import create_app
+from server.loading import Room
 from server.models import ModelPool
 from server.settings import ModelSettings, Settings
 from tests.tiny_package import BEGIN_ID, END_ID, TEMPLATE, VOCAB_SIZE, byte_tokenizer
@@ -186,7 +187,7 @@ class FakeModel:
 def fake_pool(settings: Settings, models: Mapping[str, FakeModel]) -> ModelPool:
     """Models by name, ready at once."""
 
-    def load(name: str, model: ModelSettings, settings: Settings, progress: Progress) -> AsyncLLM:
+    def load(name: str, model: ModelSettings, settings: Settings, progress: Progress, room: Room) -> AsyncLLM:
         return cast(AsyncLLM, models[name])
 
     return ModelPool(settings, load)

@@ -10,6 +10,7 @@ import pytest
 
 from server.body import read_json
 from server.errors import ApiError
+from server.routes.models import ADMIN_PATHS
 from tests.server.fakes import FakeModel, app_with, said, serving
 
 pytestmark = pytest.mark.anyio
@@ -75,10 +76,10 @@ LONG_LISTS = (
 
 
 def test_every_path_is_there() -> None:
-    """Embeddings are refused without a look at the body."""
+    """Embeddings, and what only administrators may do, are refused without a look at the body."""
     document = cast(dict[str, dict[str, object]], app_with(FakeModel()).openapi())
     posted = {path for path, methods in document["paths"].items() if "post" in cast(dict[str, object], methods)}
-    assert posted == {*PATHS, "/v1/embeddings"}
+    assert posted == {*PATHS, *ADMIN_PATHS, "/v1/embeddings"}
 
 
 @pytest.mark.parametrize("name", NOT_JSON)

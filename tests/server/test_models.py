@@ -14,6 +14,7 @@ from genai.llm.async_llm import AsyncLLM
 from genai.progress import Progress
 from server.app import create_app
 from server.errors import ApiError
+from server.loading import Room
 from server.models import ModelPool
 from server.settings import ModelSettings, Settings
 from tests.server.fakes import FakeModel, said, serving
@@ -30,7 +31,7 @@ class Loading:
         self.models = {name: FakeModel(name) for name in "ab"}
         self.begun: list[str] = []
 
-    def __call__(self, name: str, model: ModelSettings, settings: Settings, progress: Progress) -> AsyncLLM:
+    def __call__(self, name: str, model: ModelSettings, settings: Settings, progress: Progress, room: Room) -> AsyncLLM:
         self.begun.append(name)
         progress("reading", 1, 4)
         assert self.may_go_on[name].wait(60)
