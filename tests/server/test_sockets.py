@@ -73,6 +73,12 @@ async def until(condition: object) -> None:
         await asyncio.sleep(0.005)
 
 
+async def first_text(lines: AsyncIterator[str]) -> None:
+    """The role, and then the first text."""
+    told = [await anext(lines) for _ in range(3)]
+    assert ["role" in told[0], "first" in told[2]] == [True, True]
+
+
 def endless(text: str) -> Iterator[Chunk]:
     return itertools.repeat(chunk(text))
 
@@ -83,7 +89,7 @@ async def test_pieces_arrive_while_the_rest_is_not_there() -> None:
         it.model.will_say(chunk("first"), go_on, *said("second"))
         async with it.http.stream("POST", CHAT, json={**HELLO, "stream": True}) as answer:
             lines = answer.aiter_lines()
-            assert "first" in await anext(lines)
+            await first_text(lines)
             go_on.set()
             rest = [line async for line in lines if line]
         assert "second" in rest[0]
@@ -227,7 +233,7 @@ async def test_a_signal_lets_accepted_requests_end_and_refuses_new_ones() -> Non
         it.model.will_say(chunk("first"), go_on, *said("second"))
         async with it.http.stream("POST", CHAT, json={**HELLO, "stream": True}) as answer:
             lines = answer.aiter_lines()
-            assert "first" in await anext(lines)
+            await first_text(lines)
             it.signal()
             async with httpx.AsyncClient(base_url=it.http.base_url) as other:
                 ready = await other.get("/ready")
@@ -259,7 +265,7 @@ async def test_draining_has_an_end() -> None:
         it.model.will_say(chunk("first"), never, *said("", finish_reason="cancelled"))
         async with it.http.stream("POST", CHAT, json={**HELLO, "stream": True}) as answer:
             lines = answer.aiter_lines()
-            assert "first" in await anext(lines)
+            await first_text(lines)
             it.signal()
             rest = [line async for line in lines if line]
         assert json.loads(rest[-1].removeprefix("data: "))["error"]["code"] == "shutting_down"
