@@ -115,6 +115,9 @@ class Settings(_Model):
     unknown_fields: Literal["ignore", "refuse"] = Field(
         "ignore", description="What becomes of requests' fields that nobody here knows: told in a header, or 400."
     )
+    media: Literal["placeholder", "refuse"] = Field(
+        "placeholder", description="Images, audio, documents beside text: a line that tells the model, or 400."
+    )
     default_max_tokens: int | None = Field(
         None, ge=1, description="Tokens to generate if a request does not say; not given: 16 for completions, else all."
     )

@@ -27,8 +27,7 @@ def tool_grammar(
 
     token_ids: the markers that are single tokens; prompt: its end may open the reasoning.
     """
-    has_strict = any(tool.is_strict for tool in tools.callable)
-    if not tools.callable or not (tools.is_forced or has_strict or not tools.is_parallel):
+    if not tools.callable or not tools.binds:
         return None
     begun = reasoning_begun(prompt, reasoning)
     grammar = _Grammar(tool_format, token_ids)

@@ -48,7 +48,8 @@ class ToolSet:
     def of(cls, tools: object = None, tool_choice: object = None, parallel_tool_calls: object = None) -> ToolSet:
         """Check OpenAI's `tools`, `tool_choice` and `parallel_tool_calls`; None is its default: none, "auto", True.
 
-        With "none" the model is not told about the tools. A function that is chosen by name is called once.
+        With "none" the model is not told about the tools. A function that is chosen by name is called once. Of
+        "allowed_tools" those that are not named are told about all the same, so that prompts begin alike.
         Raises: ConfigError naming the place that is wrong.
         """
         checked = _checked_tools(tools)
@@ -63,8 +64,17 @@ class ToolSet:
                 raise ConfigError("tool_choice='required' needs tools; none are given")
             told = () if choice == "none" else checked
             return cls(told=told, callable=told, is_forced=choice == "required", is_parallel=is_parallel)
-        chosen = _named(choice, checked)
+        if isinstance(choice, Mapping) and choice.get("type") == "allowed_tools":
+            allowed, is_forced = _allowed(choice, checked)
+            return cls(told=checked, callable=allowed, is_forced=is_forced, is_parallel=is_parallel)
+        chosen = _named(choice, checked, "tool_choice")
         return cls(told=checked, callable=(chosen,), is_forced=True, is_parallel=False)
+
+    @property
+    def binds(self) -> bool:
+        """Whether the calls of an answer have to be of some kind."""
+        has_strict = any(tool.is_strict for tool in self.callable)
+        return self.is_forced or has_strict or not self.is_parallel or self.callable != self.told
 
     def loosened(self) -> ToolSet:
         """The same without what is no duty: schemas of tools that are not strict, should no grammar follow one."""
@@ -78,7 +88,7 @@ class ToolSet:
         return [tool.described() for tool in self.told] or None
 
 
-_CHOICES = 'must be "auto", "none", "required" or {"type": "function", "function": {"name": ...}}'
+_CHOICES = 'must be "auto", "none", "required", {"type": "function", "function": {"name": ...}} or "allowed_tools"'
 
 
 def _checked_tools(tools: object) -> tuple[Tool, ...]:
@@ -136,16 +146,29 @@ def _checked_schema(schema: object, place: str) -> Mapping[str, object]:
     return copy
 
 
-def _named(choice: object, tools: Sequence[Tool]) -> Tool:
-    """The tool that `tool_choice` names."""
-    fields = _fields(choice, "tool_choice", {"type", "function"})
+def _allowed(choice: Mapping[str, object], tools: Sequence[Tool]) -> tuple[tuple[Tool, ...], bool]:
+    """The tools that "allowed_tools" names, in the order in which they were given, and whether one must be called."""
+    place = "tool_choice.allowed_tools"
+    fields = _fields(choice.get("allowed_tools"), place, {"mode", "tools"})
+    mode, named = fields.get("mode"), fields.get("tools")
+    if mode not in ("auto", "required"):
+        raise ConfigError(f'{place}.mode={mode!r}: must be "auto" or "required"')
+    if not isinstance(named, list | tuple) or not named:
+        raise ConfigError(f'{place}.tools is a list of {{"type": "function", "function": {{"name": ...}}}}')
+    names = {_named(one, tools, f"{place}.tools[{index}]").name for index, one in enumerate(named)}
+    return tuple(tool for tool in tools if tool.name in names), mode == "required"
+
+
+def _named(choice: object, tools: Sequence[Tool], place: str) -> Tool:
+    """The tool that `tool_choice`, or a part of it, names."""
+    fields = _fields(choice, place, {"type", "function"})
     if fields.get("type") != "function":
-        raise ConfigError(f"tool_choice.type={fields.get('type')!r}: {_CHOICES}")
-    name = _fields(fields.get("function"), "tool_choice.function", {"name"}).get("name")
+        raise ConfigError(f"{place}.type={fields.get('type')!r}: {_CHOICES}")
+    name = _fields(fields.get("function"), f"{place}.function", {"name"}).get("name")
     chosen = next((tool for tool in tools if tool.name == name), None)
     if chosen is None:
         given = ", ".join(tool.name for tool in tools) or "none"
-        raise ConfigError(f"tool_choice.function.name={name!r}: no such tool; given: {given}")
+        raise ConfigError(f"{place}.function.name={name!r}: no such tool; given: {given}")
     return chosen
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal, TypeAlias, TypedDict
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from genai.errors import RequestError
 from genai.requests.base import JsonObject, Request
 from genai.requests.generation import ChatTemplateOptions, GenerationRequest, TokenLimit, with_options
-from genai.requests.messages import Messages, Name
+from genai.requests.messages import AssistantMessage, Messages, Name
 
 
 class Function(Request):
@@ -42,6 +42,20 @@ class NamedTool(Request):
     function: NamedFunction
 
 
+class AllowedTools(Request):
+    """Which tools may be called, and whether one must be."""
+
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[NamedTool], Field(fail_fast=True, min_length=1, max_length=512)]
+
+
+class AllowedToolChoice(Request):
+    """Some of the tools may be called. The model is told of all of them, so that prompts begin alike."""
+
+    type: Literal["allowed_tools"]
+    allowed_tools: AllowedTools
+
+
 class TextFormat(Request):
     """Any text."""
 
@@ -52,25 +66,34 @@ class JsonObjectFormat(Request):
     """A JSON object."""
 
     type: Literal["json_object"]
+    json_schema: JsonObject | None = Field(None, alias="schema", description="Extension. A schema that it follows.")
 
 
 class JsonSchema(Request):
     """A schema and its name."""
 
-    name: Name | None = None
+    name: str | None = None
     description: str | None = None
     json_schema: JsonObject | bool = Field(alias="schema", description="The schema that the text follows.")
     strict: bool | None = Field(None, description="The text always follows the schema; false changes nothing.")
 
 
 class JsonSchemaFormat(Request):
-    """JSON that follows a schema."""
+    """JSON that follows a schema; `schema` may stand here, too, without a name around it."""
 
     type: Literal["json_schema"]
     json_schema: JsonSchema
 
+    @model_validator(mode="before")
+    @classmethod
+    def _wrapped(cls, value: object) -> object:
+        if isinstance(value, Mapping) and "schema" in value and value.get("json_schema") is None:
+            return {**value, "json_schema": {"schema": value["schema"]}}
+        return value
+
 
 ResponseFormat: TypeAlias = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
+ToolChoice: TypeAlias = Annotated[NamedTool | AllowedToolChoice, Field(discriminator="type")]
 Tools: TypeAlias = Annotated[list[Tool], Field(fail_fast=True, max_length=128)]
 
 
@@ -86,8 +109,11 @@ class ChatRequest(GenerationRequest):
     logprobs: bool | None = Field(None, description="Report the log probability of each token.")
     response_format: ResponseFormat | None = None
     tools: Tools | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
     parallel_tool_calls: bool | None = None
+    continue_final_message: bool | None = Field(
+        None, description="Extension. Go on where the last message, an assistant's, ends; so does its `prefix: true`."
+    )
     chat_template_kwargs: ChatTemplateOptions | None = Field(
         None, description="Extension. Variables for the model's chat template, such as `enable_thinking`."
     )
@@ -100,17 +126,30 @@ class ChatArguments(TypedDict, total=False):
     tool_choice: object
     parallel_tool_calls: bool | None
     template_options: Mapping[str, object] | None
+    continue_final_message: bool
 
 
 def chat_arguments(body: ChatRequest) -> ChatArguments:
-    """What goes with a request's messages; functions are checked where everybody's are."""
+    """What goes with a request's messages; functions are checked where everybody's are. Raises: RequestError."""
     choice = body.tool_choice
     return ChatArguments(
         tools=[tool.model_dump(exclude_none=True) for tool in body.tools] if body.tools else None,
-        tool_choice=choice.model_dump() if isinstance(choice, NamedTool) else choice,
+        tool_choice=choice.model_dump() if isinstance(choice, Request) else choice,
         parallel_tool_calls=body.parallel_tool_calls,
         template_options=body.chat_template_kwargs,
+        continue_final_message=_is_continued(body),
     )
+
+
+def _is_continued(body: ChatRequest) -> bool:
+    """Whether the answer goes on where the last message ends."""
+    last = body.messages[-1]
+    if isinstance(last, AssistantMessage) and not last.tool_calls and last.function_call is None:
+        return bool(body.continue_final_message or last.prefix)
+    if body.continue_final_message:
+        message = "continue_final_message: the last message must be an assistant's without calls"
+        raise RequestError(message, code="invalid_value", param="continue_final_message")
+    return False
 
 
 def chat_options(body: ChatRequest, given: Mapping[str, object]) -> dict[str, object]:
@@ -123,8 +162,16 @@ def chat_options(body: ChatRequest, given: Mapping[str, object]) -> dict[str, ob
     options = {**given, **({"max_new_tokens": limits.pop()} if limits else {})}
     if body.logprobs is not None:
         options |= {"logprobs": body.logprobs} if body.logprobs else {"logprobs": False, "top_logprobs": 0}
-    if isinstance(body.response_format, JsonObjectFormat):
-        options["json_object"] = True
-    elif isinstance(body.response_format, JsonSchemaFormat):
-        options["json_schema"] = body.response_format.json_schema.json_schema
-    return options
+    return options | format_options(body.response_format)
+
+
+def format_options(wanted: ResponseFormat | None) -> dict[str, object]:
+    """The options of a response format."""
+    match wanted:
+        case JsonObjectFormat(json_schema=None):
+            return {"json_object": True}
+        case JsonObjectFormat(json_schema=schema):
+            return {"json_schema": schema}
+        case JsonSchemaFormat(json_schema=named):
+            return {"json_schema": named.json_schema}
+    return {}

@@ -6,33 +6,13 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints
 
 from genai.errors import RequestError
 from genai.requests.base import JsonObject, Request
+from genai.requests.content import Parts, check_media, text_of
 
 Name: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
-
-
-class TextPart(Request):
-    """A piece of a message's text."""
-
-    type: Literal["text"]
-    text: str
-
-
-class RefusalPart(Request):
-    """What an assistant said when it refused."""
-
-    type: Literal["refusal"]
-    refusal: str
-
-
-Parts: TypeAlias = Annotated[list[TextPart], Field(fail_fast=True, min_length=1, max_length=1000)]
-AssistantParts: TypeAlias = Annotated[
-    list[Annotated[TextPart | RefusalPart, Field(discriminator="type")]],
-    Field(fail_fast=True, min_length=1, max_length=1000),
-]
 
 
 class SystemMessage(Request):
@@ -70,69 +50,87 @@ class AssistantMessage(Request):
     """What the model said before."""
 
     role: Literal["assistant"]
-    content: str | AssistantParts | None = None
+    content: str | Parts | None = None
     refusal: str | None = None
     reasoning_content: str | None = Field(None, description="Extension. What it thought, for templates that show it.")
     tool_calls: Annotated[list[PastToolCall], Field(fail_fast=True, max_length=128)] | None = None
+    function_call: CalledFunction | None = Field(None, description="OpenAI's older form of one call.")
+    prefix: bool | None = Field(None, description="Extension. In the last message: the answer goes on where it ends.")
     name: str | None = None
-
-    @model_validator(mode="after")
-    def _says_something(self) -> AssistantMessage:
-        if self.content is None and not self.tool_calls and self.refusal is None and self.reasoning_content is None:
-            raise ValueError("an assistant's message needs content or tool_calls")
-        return self
 
 
 class ToolMessage(Request):
     """What a tool answered."""
 
     role: Literal["tool"]
-    content: str | Parts
+    content: str | Parts | None = None
     tool_call_id: str | None = None
     name: str | None = Field(None, description="The function's; left out: that of the call.")
 
 
+class FunctionMessage(Request):
+    """What a function answered, in OpenAI's older form."""
+
+    role: Literal["function"]
+    content: str | Parts | None = None
+    name: str
+
+
 Message: TypeAlias = Annotated[
-    SystemMessage | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")
+    SystemMessage | UserMessage | AssistantMessage | ToolMessage | FunctionMessage, Field(discriminator="role")
 ]
 Messages: TypeAlias = Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=4096)]
 
-
-def template_messages(messages: Sequence[Message]) -> list[Mapping[str, object]]:
-    """Messages as chat templates know them. Raises: RequestError for a past call whose arguments are no object."""
-    return [_template_message(message, f"messages[{number}]") for number, message in enumerate(messages)]
+_ROLES = {"developer": "system", "function": "tool"}
+"""Roles that templates know by another name."""
 
 
-def _template_message(message: Message, place: str) -> dict[str, object]:
-    plain: dict[str, object] = {"role": "system" if message.role == "developer" else message.role}
-    plain["content"] = _text(message.content)
-    if isinstance(message, ToolMessage):
-        plain |= {} if message.tool_call_id is None else {"tool_call_id": message.tool_call_id}
+def template_messages(messages: Sequence[Message], *, refuses_media: bool = False) -> list[Mapping[str, object]]:
+    """Messages as chat templates know them.
+
+    refuses_media: whether what is no text is refused even beside text.
+    Raises: RequestError for a past call whose arguments are no object, and for what is no text.
+    """
+    told = [_template_message(message, f"messages[{number}]") for number, message in enumerate(messages)]
+    check_media(messages, told, "messages", is_refused=refuses_media)
+    return told
+
+
+def _template_message(message: Message, place: str) -> Mapping[str, object]:
+    plain: dict[str, object] = {"role": _ROLES.get(message.role, message.role)}
     if isinstance(message, AssistantMessage):
-        if message.content is None and message.refusal is not None:
-            plain["content"] = message.refusal
-        if message.reasoning_content is not None:
-            plain["reasoning_content"] = message.reasoning_content
-        if message.tool_calls:
-            calls = enumerate(message.tool_calls)
-            plain["tool_calls"] = [
-                past_call(call.id, call.function, f"{place}.tool_calls[{number}].function.arguments")
-                for number, call in calls
-            ]
+        plain |= _answer(message, place)
+    else:
+        plain["content"] = text_of(message.content)
+    if isinstance(message, ToolMessage) and message.tool_call_id is not None:
+        plain["tool_call_id"] = message.tool_call_id
     return plain | ({"name": message.name} if message.name is not None else {})
 
 
-def _text(content: str | Sequence[TextPart | RefusalPart] | None) -> str:
-    """A message's text: its parts joined; nothing for none, because templates would write "None"."""
-    if content is None or isinstance(content, str):
-        return content or ""
-    return "".join(part.text if isinstance(part, TextPart) else part.refusal for part in content)
+def _answer(message: AssistantMessage, place: str) -> dict[str, object]:
+    """What the model said, thought and called."""
+    refused = message.refusal if message.content is None else None
+    answer: dict[str, object] = {"content": refused or text_of(message.content, is_answer=True)}
+    if message.reasoning_content is not None:
+        answer["reasoning_content"] = message.reasoning_content
+    if message.tool_calls:
+        answer["tool_calls"] = [
+            past_call(call.id, call.function, f"{place}.tool_calls[{number}].function.arguments")
+            for number, call in enumerate(message.tool_calls)
+        ]
+    elif message.function_call is not None:
+        answer["tool_calls"] = [past_call(None, message.function_call, f"{place}.function_call.arguments")]
+    return answer
 
 
 def past_call(call_id: str | None, function: CalledFunction, param: str) -> dict[str, object]:
-    """A past call; templates expect its arguments as an object. param: where they stand. Raises: RequestError."""
+    """A past call; templates expect its arguments as an object: {} if they are blank.
+
+    param: where they stand. Raises: RequestError.
+    """
+    given = function.arguments
     try:
-        arguments = json.loads(function.arguments) if isinstance(function.arguments, str) else function.arguments
+        arguments = (json.loads(given) if given.strip() else {}) if isinstance(given, str) else given
     except (ValueError, RecursionError):
         arguments = None
     if not isinstance(arguments, dict):

@@ -48,7 +48,7 @@ def _work(body: ChatRequest, settings: Settings) -> Work:
         raise RequestError(message, code="invalid_value", param="top_logprobs")
     defaults = {"max_new_tokens": settings.default_max_tokens, "logprobs": False, "top_logprobs": 0}
     return Work(
-        prompts=[template_messages(body.messages)],
+        prompts=[template_messages(body.messages, refuses_media=settings.media == "refuse")],
         options=defaults | chat_options(body, given),
         param="messages",
         chat=chat_arguments(body),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from itertools import groupby
 
 from fastapi import APIRouter
@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from genai.requests.chat import ChatArguments
+from genai.requests.content import OtherPart, check_media
 from server.body import StrictRoute
 from server.errors import SHAPES, ApiError, unless_gone
 from server.generation import Work, start
@@ -24,23 +25,29 @@ from server.replies.messages import (
     new_message,
 )
 from server.replies.parts import AnswerParts
+from server.schemas.blocks import (
+    AssistantTurn,
+    SystemTurn,
+    TextBlock,
+    ThinkingBlock,
+    ToolResultBlock,
+    ToolUseBlock,
+    UserTurn,
+    joined,
+)
 from server.schemas.messages import (
     AnswerMessage,
     AnyChoice,
-    AssistantTurn,
     AutoChoice,
     CountTokensRequest,
     CustomTool,
     MessagesError,
     MessagesRequest,
-    TextBlock,
-    ThinkingBlock,
+    ThinkingEnabled,
     TokenCount,
     ToolChoice,
-    ToolResultBlock,
-    ToolUseBlock,
-    UserTurn,
 )
+from server.settings import Settings
 from server.state import State
 
 router = APIRouter(tags=["generation"], route_class=StrictRoute)
@@ -54,6 +61,7 @@ _OPTIONS = {
     "top_k": "top_k",
 }
 """Request fields and the generation options that they are."""
+_BILLING = "x-anthropic-billing-header:"
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 _ERRORS: Responses = {status: {**told, "model": MessagesError} for status, told in GENERATING.items()}
 _ANSWER = streaming(AnswerMessage, "typed events, from `message_start` to `message_stop`.")
@@ -64,7 +72,7 @@ SHAPES.update(dict.fromkeys((_MESSAGES, _COUNT), anthropic_shape))
 async def messages(body: MessagesRequest, request: Request, state: State) -> Response:
     """Answer a conversation, in Anthropic's shape."""
     model = await state.models.get(body.model)
-    work = _work(body, model)
+    work = _work(body, model, state.settings)
     message = new_message(model.name)
     running, tokenizer = await start(model, work, state), model.llm.llm.tokenizer
     if body.stream:
@@ -78,26 +86,30 @@ async def messages(body: MessagesRequest, request: Request, state: State) -> Res
 async def count_tokens(body: CountTokensRequest, state: State) -> TokenCount:
     """How many tokens a conversation is for the model."""
     model = await state.models.get(body.model)
-    return await asyncio.to_thread(_count, body, model)
+    return await asyncio.to_thread(_count, body, model, state.settings)
 
 
-def _count(body: CountTokensRequest, model: ServedModel) -> TokenCount:
+def _count(body: CountTokensRequest, model: ServedModel, settings: Settings) -> TokenCount:
     from genai.chat.tools import ToolSet
 
     told = ToolSet.of(_tools(body), _choice(body), _is_parallel(body)).described()
-    variables = _template_options(body, model) or {}
-    tokens = model.llm.llm.tokenizer.apply_chat_template(_conversation(body), tools=told, **variables)
+    tokens = model.llm.llm.tokenizer.apply_chat_template(
+        _conversation(body, settings),
+        tools=told,
+        continue_final_message=body.is_begun,
+        **(_template_options(body, model) or {}),
+    )
     return TokenCount(input_tokens=len(tokens))
 
 
-def _work(body: MessagesRequest, model: ServedModel) -> Work:
+def _work(body: MessagesRequest, model: ServedModel, settings: Settings) -> Work:
     """What to run. Raises: ApiError."""
     given = {ours: getattr(body, name) for name, ours in _OPTIONS.items()}
     options = {name: value for name, value in given.items() if value is not None}
     if body.output_config and body.output_config.format:
         options["json_schema"] = body.output_config.format.json_schema
     return Work(
-        prompts=[_conversation(body)],
+        prompts=[_conversation(body, settings)],
         options=options,
         param="messages",
         chat=ChatArguments(
@@ -105,13 +117,14 @@ def _work(body: MessagesRequest, model: ServedModel) -> Work:
             tool_choice=_choice(body),
             parallel_tool_calls=_is_parallel(body),
             template_options=_template_options(body, model),
+            continue_final_message=body.is_begun,
         ),
     )
 
 
 def _tools(body: CountTokensRequest) -> list[dict[str, object]] | None:
-    """Tools as chat completions write them."""
-    return [_tool(tool) for tool in body.tools] if body.tools else None
+    """Tools as chat completions write them, without those that are not known here."""
+    return [_tool(tool) for tool in body.tools or () if isinstance(tool, CustomTool)] or None
 
 
 def _tool(tool: CustomTool) -> dict[str, object]:
@@ -132,23 +145,41 @@ def _is_parallel(body: CountTokensRequest) -> bool | None:
 
 
 def _template_options(body: CountTokensRequest, model: ServedModel) -> dict[str, bool] | None:
-    """Thinking, as chat templates know it. Raises: ApiError if this one does not."""
-    if body.thinking is None:
+    """Thinking, as this model's chat template knows it; nothing where it does not. Raises: ApiError for a budget."""
+    thinking = body.thinking
+    knows = "enable_thinking" in (model.llm.llm.tokenizer.chat_template or "")
+    if thinking is None or thinking.type == "adaptive" or not knows:
         return None
-    if "enable_thinking" not in (model.llm.llm.tokenizer.chat_template or ""):
-        message = f"thinking is not supported by {model.name}: its chat template does not know enable_thinking"
-        raise ApiError(400, message, code="unsupported_parameter", param="thinking")
-    return {"enable_thinking": body.thinking.type == "enabled"}
+    if isinstance(thinking, ThinkingEnabled) and thinking.budget_tokens is not None:
+        message = (
+            "thinking.budget_tokens: nothing ends thinking early here: leave it out; max_tokens ends it at the latest"
+        )
+        raise ApiError(400, message, code="unsupported_parameter", param="thinking.budget_tokens")
+    return {"enable_thinking": thinking.type == "enabled"}
 
 
-def _conversation(body: CountTokensRequest) -> list[Mapping[str, object]]:
-    """The conversation as chat templates know it."""
+def _conversation(body: CountTokensRequest, settings: Settings) -> list[Mapping[str, object]]:
+    """The conversation as chat templates know it. Raises: RequestError for what is no text."""
     said: list[Mapping[str, object]] = []
-    if body.system:
-        said.append({"role": "system", "content": _text(body.system)})
+    if system := _system(body.system or ""):
+        said.append({"role": "system", "content": system})
     for turn in body.messages:
-        said += _assistant(turn) if isinstance(turn, AssistantTurn) else _user(turn)
+        match turn:
+            case AssistantTurn():
+                said.append(_assistant(turn))
+            case UserTurn():
+                said += _user(turn)
+            case SystemTurn():
+                said.append({"role": "system", "content": joined(turn.content)})
+    check_media(body.messages, said, "messages", is_refused=settings.media == "refuse")
     return said
+
+
+def _system(system: str | list[TextBlock]) -> str:
+    """The instructions. A first block that is a header for billing changes with each request, and tells nothing."""
+    if isinstance(system, list) and system and system[0].text.startswith(_BILLING):
+        system = system[1:]
+    return joined(system)
 
 
 def _user(turn: UserTurn) -> Iterator[Mapping[str, object]]:
@@ -156,40 +187,41 @@ def _user(turn: UserTurn) -> Iterator[Mapping[str, object]]:
     if isinstance(turn.content, str):
         yield {"role": "user", "content": turn.content}
         return
-    for _, group in groupby(turn.content, key=type):
+    for is_result, group in groupby(turn.content, key=lambda block: isinstance(block, ToolResultBlock)):
         blocks = list(group)
-        if texts := [block for block in blocks if isinstance(block, TextBlock)]:
-            yield {"role": "user", "content": _text(texts)}
+        if not is_result:
+            yield {"role": "user", "content": "".join(_told(block) for block in blocks)}
         for block in blocks:
             if isinstance(block, ToolResultBlock):
-                yield {"role": "tool", "tool_call_id": block.tool_use_id, "content": _result(block)}
+                yield {"role": "tool", "tool_call_id": block.tool_use_id, "content": _told(block)}
 
 
-def _assistant(turn: AssistantTurn) -> list[Mapping[str, object]]:
+def _assistant(turn: AssistantTurn) -> Mapping[str, object]:
     """What the model thought, said and called, as one message."""
     if isinstance(turn.content, str):
-        return [{"role": "assistant", "content": turn.content}]
+        return {"role": "assistant", "content": turn.content}
     blocks = turn.content
     message: dict[str, object] = {
         "role": "assistant",
-        "content": _text([block for block in blocks if isinstance(block, TextBlock)]),
+        "content": joined([block for block in blocks if isinstance(block, TextBlock)]),
     }
     if thought := "".join(block.thinking for block in blocks if isinstance(block, ThinkingBlock)):
         message["reasoning_content"] = thought
     if calls := [_call(block) for block in blocks if isinstance(block, ToolUseBlock)]:
         message["tool_calls"] = calls
-    return [message]
+    return message
 
 
 def _call(block: ToolUseBlock) -> dict[str, object]:
     return {"id": block.id, "type": "function", "function": {"name": block.name, "arguments": block.input}}
 
 
-def _result(block: ToolResultBlock) -> str:
-    """A result's text. Templates do not know of errors: the text has to say that it is one."""
-    return ("Error: " if block.is_error else "") + _text(block.content or "")
-
-
-def _text(content: str | Sequence[TextBlock]) -> str:
-    """Blocks joined."""
-    return content if isinstance(content, str) else "".join(block.text for block in content)
+def _told(block: TextBlock | ToolResultBlock | OtherPart) -> str:
+    """A block's text. Templates do not know of errors: a result's text has to say that it is one."""
+    if isinstance(block, TextBlock):
+        return block.text
+    if isinstance(block, OtherPart):
+        return block.told
+    content = block.content or ""
+    text = content if isinstance(content, str) else "".join(_told(each) for each in content)
+    return f"Error: {text}" if block.is_error else text

@@ -2,101 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from genai.requests.base import JsonObject, ModelName, Request, WholeRequest
 from genai.requests.messages import Name
+from server.schemas.blocks import AssistantTurn, TextBlocks, Turns
 from server.schemas.common import Response
-
-_CACHED = "Changes nothing: prompts that begin alike share what is cached, marked or not."
-
-
-class CacheControl(Request):
-    """Where a prompt is to be cached."""
-
-    type: Literal["ephemeral"]
-    ttl: Literal["5m", "1h"] | None = None
-
-
-class TextBlock(Request):
-    """A piece of text. Several are joined as they are."""
-
-    type: Literal["text"]
-    text: str
-    citations: Annotated[list[JsonObject], Field(max_length=0)] | None = Field(None, description="None are made here.")
-    cache_control: CacheControl | None = Field(None, description=_CACHED)
-
-
-TextBlocks: TypeAlias = Annotated[list[TextBlock], Field(fail_fast=True, max_length=1000)]
-
-
-class ToolUseBlock(Request):
-    """A call that the model made."""
-
-    type: Literal["tool_use"]
-    id: str
-    name: Name
-    input: JsonObject
-    cache_control: CacheControl | None = Field(None, description=_CACHED)
-
-
-class ToolResultBlock(Request):
-    """What a tool answered."""
-
-    type: Literal["tool_result"]
-    tool_use_id: str
-    content: str | TextBlocks | None = None
-    is_error: bool | None = Field(None, description="If true, the model is told `Error: ` before the content.")
-    cache_control: CacheControl | None = Field(None, description=_CACHED)
-
-
-class ThinkingBlock(Request):
-    """What the model thought before, for templates that show it."""
-
-    type: Literal["thinking"]
-    thinking: str
-    signature: str | None = Field(None, description="Not looked at: none are made here.")
-
-
-UserBlocks: TypeAlias = Annotated[
-    list[Annotated[TextBlock | ToolResultBlock, Field(discriminator="type")]],
-    Field(fail_fast=True, min_length=1, max_length=1000),
-]
-AssistantBlocks: TypeAlias = Annotated[
-    list[Annotated[TextBlock | ToolUseBlock | ThinkingBlock, Field(discriminator="type")]],
-    Field(fail_fast=True, min_length=1, max_length=1000),
-]
-
-
-class UserTurn(Request):
-    """What the user says, and what tools answered."""
-
-    role: Literal["user"]
-    content: str | UserBlocks
-
-
-class AssistantTurn(Request):
-    """What the model said before."""
-
-    role: Literal["assistant"]
-    content: str | AssistantBlocks
-
-
-Turn: TypeAlias = Annotated[UserTurn | AssistantTurn, Field(discriminator="role")]
-Turns: TypeAlias = Annotated[list[Turn], Field(fail_fast=True, min_length=1, max_length=4096)]
 
 
 class CustomTool(Request):
-    """A tool that the model may call: Anthropic's own tools are not run here."""
+    """A tool that the model may call."""
 
     type: Literal["custom"] | None = None
     name: Name
     description: str | None = None
     input_schema: JsonObject = Field(description="A JSON schema of type object.")
     strict: bool | None = Field(None, description="Whether arguments must follow the schema to the letter.")
-    cache_control: CacheControl | None = Field(None, description=_CACHED)
+
+
+class OtherTool(Request):
+    """A tool of Anthropic's own. None is run or known here: the model is not told about it."""
+
+    type: str
+    name: str | None = None
+
+
+def _tool_branch(tool: object) -> str:
+    kind = tool.get("type") if isinstance(tool, Mapping) else getattr(tool, "type", None)
+    return "custom" if kind in (None, "custom") else "other"
+
+
+AnyTool: TypeAlias = Annotated[
+    Annotated[CustomTool, Tag("custom")] | Annotated[OtherTool, Tag("other")], Discriminator(_tool_branch)
+]
 
 
 class AutoChoice(Request):
@@ -127,24 +68,28 @@ class NoChoice(Request):
     type: Literal["none"]
 
 
-def _no_budget(value: object) -> None:
-    if value is not None:
-        raise ValueError("nothing ends thinking early here: leave it out; max_tokens ends it at the latest")
-
-
 class ThinkingEnabled(Request):
     """The model thinks before it answers."""
 
     type: Literal["enabled"]
-    budget_tokens: Annotated[None, BeforeValidator(_no_budget)] = Field(
-        None, description="Not supported: nothing ends thinking before `max_tokens` does."
+    budget_tokens: int | None = Field(
+        None, description="Not supported where the model can be told to think: nothing ends it before `max_tokens`."
     )
+
+
+class ThinkingAdaptive(Request):
+    """The model thinks as it likes."""
+
+    type: Literal["adaptive"]
 
 
 class ThinkingDisabled(Request):
     """The model answers at once."""
 
     type: Literal["disabled"]
+
+
+Thinking: TypeAlias = Annotated[ThinkingEnabled | ThinkingAdaptive | ThinkingDisabled, Field(discriminator="type")]
 
 
 class JsonFormat(Request):
@@ -164,21 +109,29 @@ class CountTokensRequest(WholeRequest):
     """A conversation, to be counted as it would be answered."""
 
     model: ModelName = None
-    messages: Turns = Field(description="The last one is the user's: answers cannot be begun here.")
+    messages: Turns = Field(description="The answer goes on where the last one ends, if that is the assistant's.")
     system: str | TextBlocks | None = None
-    tools: Annotated[list[CustomTool], Field(fail_fast=True, max_length=128)] | None = None
+    tools: Annotated[list[AnyTool], Field(fail_fast=True, max_length=128)] | None = None
     tool_choice: Annotated[AutoChoice | AnyChoice | ToolChoice | NoChoice, Field(discriminator="type")] | None = None
-    thinking: Annotated[ThinkingEnabled | ThinkingDisabled, Field(discriminator="type")] | None = Field(
-        None, description="Only for models whose chat template knows `enable_thinking`."
+    thinking: Thinking | None = Field(
+        None, description="Changes nothing for models whose chat template does not know `enable_thinking`."
     )
     output_config: OutputConfig | None = None
-    cache_control: CacheControl | None = Field(None, description=_CACHED)
+    cache_control: JsonObject | None = Field(
+        None, description="Changes nothing: prompts that begin alike share what is cached, marked or not."
+    )
 
     @model_validator(mode="after")
-    def _ends_with_the_user(self) -> CountTokensRequest:
-        if self.messages[-1].role != "user":
-            raise ValueError("messages must end with the user's: the beginning of an answer cannot be given here")
+    def _calls_have_results(self) -> CountTokensRequest:
+        last = self.messages[-1]
+        if isinstance(last, AssistantTurn) and last.has_call:
+            raise ValueError("messages must not end with a tool_use: its tool_result is missing")
         return self
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether the answer is begun: it goes on where the last message ends."""
+        return isinstance(self.messages[-1], AssistantTurn)
 
 
 class MessagesRequest(CountTokensRequest):
@@ -205,7 +158,6 @@ class AnswerText(Response):
 
     type: Literal["text"] = "text"
     text: str
-    citations: None = None
 
 
 class AnswerThinking(Response):

@@ -214,6 +214,18 @@ def test_calls_that_must_not_be_parallel(template: str, has_markers: bool) -> No
         assert not model.accepts(several, tools)
 
 
+@pytest.mark.parametrize(("template", "has_markers"), MODELS)
+@pytest.mark.parametrize("mode", ["auto", "required"])
+def test_some_of_the_tools(template: str, has_markers: bool, mode: str) -> None:
+    """The model is told of all tools, and calls none but those that are allowed."""
+    model, named = Model(template, has_markers), [{"type": "function", "function": {"name": "get"}}]
+    tools = ToolSet.of(FUNCTIONS, {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": named}})
+    valid = VALID[template].replace("PLACED", PLACED)
+    assert model.accepts(valid, tools)
+    assert not model.accepts(valid.replace('"get"', '"get_now"').replace("]get[", "]get_now["), tools)
+    assert model.accepts("Hello", tools) == (mode == "auto")
+
+
 def test_what_is_free_has_no_grammar() -> None:
     model = Model(QWEN, True)
     for tools in (ToolSet.of(), ToolSet.of(FUNCTIONS), ToolSet.of(STRICT, "none"), ToolSet.of(None, None, False)):

@@ -29,6 +29,12 @@ def test_a_schema_without_a_type_is_an_objects() -> None:
     assert one.parameters == {"type": "object", "properties": {}}
 
 
+def allowed(mode: str, *names: str) -> dict[str, object]:
+    """OpenAI's choice of some of the tools."""
+    named = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": named}}
+
+
 @pytest.mark.parametrize(
     ("choice", "told", "callable_", "is_forced", "is_parallel"),
     [
@@ -37,6 +43,8 @@ def test_a_schema_without_a_type_is_an_objects() -> None:
         ("none", "", "", False, True),
         ("required", "ab", "ab", True, True),
         ({"type": "function", "function": {"name": "b"}}, "ab", "b", True, False),
+        (allowed("auto", "b"), "ab", "b", False, True),
+        (allowed("required", "b", "a"), "ab", "ab", True, True),
     ],
 )
 def test_choices(choice: object, told: str, callable_: str, is_forced: bool, is_parallel: bool) -> None:
@@ -86,7 +94,11 @@ def endless() -> dict[str, object]:
         ([tool()], "any", "tool_choice='any': must be"),
         ([tool()], 3, "tool_choice is a int"),
         ([], "required", "tool_choice='required' needs tools"),
-        ([tool()], {"type": "allowed_tools"}, "tool_choice.type='allowed_tools'"),
+        ([tool()], {"type": "allowed_tools"}, "tool_choice.allowed_tools is a NoneType"),
+        ([tool()], allowed("auto"), "tool_choice.allowed_tools.tools is a list of"),
+        ([tool()], allowed("any", "get_weather"), "tool_choice.allowed_tools.mode='any': must be"),
+        ([tool()], allowed("auto", "x"), r"tool_choice.allowed_tools.tools\[0\].function.name='x': no such tool"),
+        ([tool()], {"type": "function", "allowed_tools": {}}, "tool_choice.allowed_tools is unknown"),
         ([tool()], {"type": "function", "name": "x"}, "tool_choice.name is unknown"),
         ([tool()], {"type": "function", "function": {"name": "x"}}, "no such tool; given: get_weather"),
         (None, {"type": "function", "function": {"name": "x"}}, "no such tool; given: none"),

@@ -308,7 +308,7 @@ BAD_LINES: list[tuple[object, str, object]] = [
     (chat("x", messages=[{"role": "user", "content": 5}]), "messages[0].content=5: must be a valid string or", "x"),
     (
         chat("x", messages=[{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]),
-        "messages[0].content[0].type=\"image_url\": must be 'text'",
+        "messages[0].content[0]: this model reads text only",
         "x",
     ),
     (plain("x", ["a", "b"]), "prompt: a line has one", "x"),

@@ -26,7 +26,12 @@ def test_arguments_become_an_object(arguments: object) -> None:
     assert told(arguments, id="c1", type="function") == {"id": "c1", **expected}
 
 
-@pytest.mark.parametrize("arguments", ["", "[]", "1", "{", "[" * 100_000])
+@pytest.mark.parametrize("arguments", ["", " \n", "{}", {}])
+def test_blank_arguments_are_none(arguments: object) -> None:
+    assert told(arguments) == {"type": "function", "function": {"name": "add", "arguments": {}}}
+
+
+@pytest.mark.parametrize("arguments", ["[]", "1", "{", "[" * 100_000])
 def test_other_arguments_are_refused(arguments: str) -> None:
     with pytest.raises(RequestError, match="must be a JSON object") as refused:
         told(arguments)

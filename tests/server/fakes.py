@@ -77,6 +77,7 @@ class Submission:
     tools: Sequence[Mapping[str, object]] | None
     tool_choice: object
     template_options: Mapping[str, object] | None
+    continue_final_message: bool
     timeout: float | None
     is_cancelled: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -162,6 +163,7 @@ class FakeModel:
         tool_choice: object = None,
         parallel_tool_calls: bool | None = None,
         template_options: Mapping[str, object] | None = None,
+        continue_final_message: bool = False,
         timeout: float | None = None,
         **options: object,
     ) -> FakeStream:
@@ -171,6 +173,7 @@ class FakeModel:
             tools=tools,
             tool_choice=tool_choice,
             template_options=template_options,
+            continue_final_message=continue_final_message,
             timeout=timeout,
         )
         await asyncio.sleep(0)

@@ -105,6 +105,7 @@ async def test_completions(name: str) -> None:
         {"messages": []},
         {"messages": [{"role": "critic", "content": "Hm"}]},
         {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+        {"messages": [{"role": "user", "content": "a"}], "continue_final_message": True},
         {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "["}}]}]},
         {"response_format": {"type": "xml"}},
         {"tools": [{"type": "web_search"}]},

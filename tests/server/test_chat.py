@@ -198,6 +198,15 @@ async def test_fields_become_options() -> None:
             {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "array"}}}},
             {"json_schema": {"type": "array"}},
         ),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "array"}}}},
+            {"json_schema": {"type": "array"}},
+        ),
+        ({"response_format": {"type": "json_schema", "schema": {"type": "array"}}}, {"json_schema": {"type": "array"}}),
+        (
+            {"response_format": {"type": "json_object", "schema": {"type": "object"}}},
+            {"json_schema": {"type": "object"}},
+        ),
         ({"grammar": "start: /a/"}, {"lark": "start: /a/"}),
         ({"choices": ["a", "b"]}, {"choices": ["a", "b"]}),
     ],
@@ -259,6 +268,65 @@ async def test_what_the_template_is_given() -> None:
     assert submission.tools == [TOOL]
     assert submission.tool_choice == {"type": "function", "function": {"name": "add"}}
     assert submission.template_options == {"enable_thinking": False}
+
+
+async def test_messages_as_clients_give_them_back() -> None:
+    model = FakeModel()
+    model.will_say(*said("a"))
+    function = {"name": "add", "arguments": "  "}
+    call = {"index": 0, "id": "c1", "type": "function", "function": function, "extra_content": {"a": 1}}
+    more = {"audio": None, "annotations": [], "provider_specific_fields": {"a": 1}, "refusal": None}
+    messages = [
+        {"role": "user", "content": "1+2?"},
+        {"role": "assistant", "content": "", "function_call": None, "tool_calls": [call], **more},
+        {"role": "tool", "tool_call_id": "c1", "name": "add", "content": []},
+        {"role": "assistant", "content": None, **more},
+        {"role": "assistant", "content": None, "function_call": {"name": "add", "arguments": ""}},
+        {"role": "function", "name": "add", "content": "3"},
+        {"role": "system", "content": "Go on."},
+    ]
+    answer = await ask(model, {**HELLO, "messages": messages})
+    assert answer.status_code == 200, answer.text
+    called = {"type": "function", "function": {"name": "add", "arguments": {}}}
+    assert model.submissions[0].prompt == [
+        {"role": "user", "content": "1+2?"},
+        {"role": "assistant", "content": "", "tool_calls": [{"id": "c1", **called}]},
+        {"role": "tool", "content": "", "tool_call_id": "c1", "name": "add"},
+        {"role": "assistant", "content": ""},
+        {"role": "assistant", "content": "", "tool_calls": [called]},
+        {"role": "tool", "content": "3", "name": "add"},
+        {"role": "system", "content": "Go on."},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("last", "more", "is_continued"),
+    [
+        ({}, {}, False),
+        ({"prefix": True}, {}, True),
+        ({"prefix": False}, {"continue_final_message": True}, True),
+        ({"prefix": None}, {"continue_final_message": False}, False),
+    ],
+)
+async def test_which_answers_are_continued(
+    last: dict[str, object], more: dict[str, object], is_continued: bool
+) -> None:
+    model = FakeModel()
+    model.will_say(*said("a"))
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "The", **last}]
+    assert (await ask(model, {**HELLO, "messages": messages, **more})).status_code == 200
+    assert model.submissions[0].continue_final_message is is_continued
+    assert model.submissions[0].prompt == [HELLO["messages"][0], {"role": "assistant", "content": "The"}]
+
+
+async def test_images_may_be_refused() -> None:
+    parts = [{"type": "text", "text": "What?"}, {"type": "image_url", "image_url": {"url": "x"}}]
+    body = {**HELLO, "messages": [{"role": "user", "content": parts}]}
+    model = FakeModel()
+    model.will_say(*said("a"))
+    assert (await ask(model, body)).status_code == 200
+    answer = await ask(FakeModel(), body, media="refuse")
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "messages[0].content[1]")
 
 
 async def test_tool_calls_and_reasoning() -> None:
@@ -391,15 +459,18 @@ async def test_an_error_in_the_middle_of_a_stream_is_an_event() -> None:
     [
         ({"messages": []}, "messages", "at least 1"),
         ({"messages": "Hi"}, "messages", "valid list"),
-        ({"messages": [{"role": "function", "content": ""}]}, "messages[0]", "role"),
+        ({"messages": [{"role": "critic", "content": ""}]}, "messages[0]", "role"),
+        ({"messages": [{"role": "function", "content": ""}]}, "messages[0].name", "missing"),
         ({"messages": [{"role": "user"}]}, "messages[0].content", "missing"),
         ({"messages": [{"role": "user", "content": None}]}, "messages[0].content", "missing"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
-            "messages[0].content[0].type",
-            "'text'",
+            "messages[0].content[0]",
+            "this model reads text only",
         ),
-        ({"messages": [{"role": "assistant"}]}, "messages[0]", "needs content or tool_calls"),
+        ({"messages": [{"role": "user", "content": [{"text": "x"}]}]}, "messages[0].content[0].type", "missing"),
+        ({"continue_final_message": True}, "continue_final_message", "must be an assistant's without calls"),
+        ({"tool_choice": {"type": "allowed_tools"}}, "tool_choice.allowed_tools", "missing"),
         (
             {
                 "messages": [
