@@ -42,7 +42,7 @@ class EngineConfig:
     prefill_chunk: most tokens of one prompt in one run of the graph.
     prefix_cache_bytes: host memory for keys and values of earlier prompts, 0 for none; None: `PREFIX_CACHE_SHARE` of
     the host's free memory.
-    max_waiting: requests that may wait for a row before further ones are refused; None: any number.
+    max_waiting: requests that may wait for a row, or to be prepared, before further ones are refused; None: any number.
     provider_options: passed to ONNX Runtime's execution provider as they are; `device_id` chooses one of several.
     session_options: ONNX Runtime session configuration entries, passed as they are.
     """

@@ -11,6 +11,8 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import abc, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -62,6 +64,7 @@ class Engine:
         self._pace = Pace()
         self._chooser = Chooser(self._rows, self._events, self._pace, metrics, num_threads)
         self._inbox: deque[tuple[Sequence | Job, FinishReason | None]] = deque()
+        self._preparing: set[object] = set()
         self.is_stalled = False
 
     @property
@@ -89,8 +92,9 @@ class Engine:
 
     @property
     def num_waiting(self) -> int:
-        """How many sequences wait for a row."""
-        return len(self._scheduler.waiting) + sum(reason is None for _, reason in tuple(self._inbox))
+        """How many sequences wait for a row, and requests that are still being prepared."""
+        num_new = sum(reason is None for _, reason in tuple(self._inbox))
+        return len(self._scheduler.waiting) + num_new + len(self._preparing)
 
     @property
     def cache_status(self) -> CacheStatus:
@@ -104,11 +108,25 @@ class Engine:
         many wait.
         """
         check(request, self._model)
-        if self.limits.max_waiting is not None and self.num_waiting >= self.limits.max_waiting:
-            raise QueueFullError(f"{self.num_waiting} requests are waiting, the most allowed; try again later")
+        self._check_queue()
         job, first = job_of(request, self._model)
         self._inbox.append((first, None))
         return job
+
+    @contextmanager
+    def preparing(self) -> Iterator[None]:
+        """Count a request among those that wait while it is prepared. Any thread may. Raises: QueueFullError."""
+        self._check_queue()
+        place = object()
+        self._preparing.add(place)
+        try:
+            yield
+        finally:
+            self._preparing.discard(place)
+
+    def _check_queue(self) -> None:
+        if self.limits.max_waiting is not None and self.num_waiting >= self.limits.max_waiting:
+            raise QueueFullError(f"{self.num_waiting} requests are waiting, the most allowed; try again later")
 
     def cancel(self, job: Job) -> None:
         """End a job before the next step runs, wherever it is; cancelling what has ended does nothing."""

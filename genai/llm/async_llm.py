@@ -1,21 +1,35 @@
-"""A loaded model for asyncio: any number of coroutines generate at once, and none waits for a run of the graph."""
+"""A loaded model for asyncio: any number of coroutines generate at once, and none waits for a run of the graph.
+
+    submit ──► encode: prompts, templates, grammars that are known ──────────────► loop
+                  └► compile: one grammar after another, so that only others wait ─┘
+
+Who is in either counts among those that wait (`EngineConfig.max_waiting`), and who gives up leaves its place.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import functools
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TypeVar
 
 from genai.engine.engine import Engine
+from genai.engine.request import Request
 from genai.engine.streams import Stream, Streams
 from genai.errors import QueueFullError
 from genai.llm.llm import LLM
-from genai.llm.prepare import Prompt
+from genai.llm.prepare import Preparation, Prepared, Prompt
 from genai.llm.results import Chunk
 from genai.options.generation_config import GenerationConfig
 
-_PREPARING_THREADS = 2
+Result = TypeVar("Result")
+_ENCODING_THREADS = 2
 """Threads that encode prompts and apply templates beside the event loop."""
+_MAX_COMPILING = 16
+"""Requests that may wait for grammars to be compiled: each of them may take seconds."""
 
 
 class AsyncLLM:
@@ -24,7 +38,9 @@ class AsyncLLM:
     def __init__(self, llm: LLM) -> None:
         self.llm = llm
         self._streams = Streams(llm.loop)
-        self._preparing = ThreadPoolExecutor(_PREPARING_THREADS, thread_name_prefix="genai-prepare")
+        self._encoding = ThreadPoolExecutor(_ENCODING_THREADS, thread_name_prefix="genai-encode")
+        self._compiling = ThreadPoolExecutor(1, thread_name_prefix="genai-compile")
+        self._num_compiling = 0
 
     @property
     def engine(self) -> Engine:
@@ -35,13 +51,16 @@ class AsyncLLM:
         """Queue a prompt; returns its pieces as they come. Arguments are those of `LLM.generate`.
 
         Leaving the stream early, or its `cancel`, ends the request and frees its rows. Raises: as `LLM.generate`, and
-        QueueFullError after `close`; what fails later is raised by the stream.
+        QueueFullError when too many wait, and after `close`; what fails later is raised by the stream.
         """
         if self._streams.is_closed:
             raise QueueFullError("this AsyncLLM is closed and takes no new requests; make another one")
-        prepare = functools.partial(self.llm.prepare, prompt, config, **options)  # type: ignore[arg-type]  # checked there
-        prepared = await asyncio.get_running_loop().run_in_executor(self._preparing, prepare)
-        return self._streams.submit(prepared.request, prepared.writer, keeps=(self, options.get("draft")))
+        started = time.perf_counter()
+        with self.engine.preparing():
+            begin = functools.partial(self.llm.begin, prompt, config, **options)  # type: ignore[arg-type]  # checked there
+            prepared = await self._prepared(begin)
+        request = _without(prepared.request, time.perf_counter() - started)
+        return self._streams.submit(request, prepared.writer, keeps=(self, options.get("draft")))
 
     async def drain(self, timeout: float | None = None) -> bool:
         """Refuse new requests here and wait for the accepted ones; True if all ended within `timeout` seconds."""
@@ -50,4 +69,31 @@ class AsyncLLM:
     def close(self) -> None:
         """End the requests that were made here; the model stays loaded. Closing twice does nothing."""
         self._streams.close()
-        self._preparing.shutdown(wait=False)  # those under way find this closed
+        for threads in (self._encoding, self._compiling):
+            threads.shutdown(wait=False)  # those under way find this closed
+
+    async def _prepared(self, begin: Callable[[], Preparation]) -> Prepared:
+        """A request prepared beside the event loop."""
+        found = await self._run(self._encoding, lambda: _finished_unless_slow(begin()))
+        if isinstance(found, Prepared):
+            return found
+        if self._num_compiling >= _MAX_COMPILING:
+            raise QueueFullError(f"{self._num_compiling} requests wait for grammars to be compiled; try again later")
+        self._num_compiling += 1
+        try:
+            return await self._run(self._compiling, found.finish)
+        finally:
+            self._num_compiling -= 1
+
+    @staticmethod
+    async def _run(threads: ThreadPoolExecutor, function: Callable[[], Result]) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(threads, function)
+
+
+def _finished_unless_slow(begun: Preparation) -> Prepared | Preparation:
+    return begun if begun.needs_compiling else begun.finish()
+
+
+def _without(request: Request, seconds: float) -> Request:
+    """A request whose time has been running so long."""
+    return request if request.timeout is None else replace(request, timeout=max(request.timeout - seconds, 0.0))

@@ -25,7 +25,7 @@ from genai.engine.sequence import Job
 from genai.engine.streams import Feed, Follower
 from genai.errors import CapacityError, ConfigError
 from genai.llm.generator import Generator
-from genai.llm.prepare import ChatOptions, Prepared, Preparer, Prompt, are_tokens, as_list
+from genai.llm.prepare import ChatOptions, Preparation, Prepared, Preparer, Prompt, are_tokens, as_list
 from genai.llm.results import Chunk, Generation
 from genai.llm.session_file import SessionFile
 from genai.metrics import EngineMetrics
@@ -134,7 +134,15 @@ class LLM:
         next(pieces)  # of a generator that has not begun, closing runs nothing
         return pieces
 
-    def prepare(
+    def prepare(self, prompt: Prompt, config: GenerationConfig | None = None, **options: object) -> Prepared:
+        """A prompt encoded and its settings made, ready for the loop. Any thread may.
+
+        Arguments are those of `begin`. Raises: ConfigError, TokenizerError; QueueFullError while a grammar that others
+        gave takes too long.
+        """
+        return self.begin(prompt, config, **options).finish()  # type: ignore[arg-type]  # checked where they are used
+
+    def begin(
         self,
         prompt: Prompt,
         config: GenerationConfig | None = None,
@@ -148,8 +156,8 @@ class LLM:
         priority: int = 0,
         timeout: float | None = None,
         **options: object,
-    ) -> Prepared:
-        """A prompt encoded and its settings made, ready for the loop. Any thread may.
+    ) -> Preparation:
+        """A prompt encoded and its settings made; a grammar that is not known yet is left to `Preparation.finish`.
 
         With messages: tools that the model may call, tool_choice and parallel_tool_calls (all in OpenAI's form),
         template_options (variables for the chat template), continue_final_message (the answer goes on where the last
@@ -167,9 +175,14 @@ class LLM:
             continue_final_message=continue_final_message,
         )
         model = None if draft is None else self._draft_model(draft)
-        prepared = self._preparer.prepare(prompt, settings, chat)
-        request = replace(prepared.request, priority=priority, timeout=timeout, draft_model=model)
-        return Prepared(request=request, writer=prepared.writer)
+        begun = self._preparer.begin(prompt, settings, chat)
+
+        def finish() -> Prepared:
+            prepared = begun.finish()
+            request = replace(prepared.request, priority=priority, timeout=timeout, draft_model=model)
+            return Prepared(request=request, writer=prepared.writer)
+
+        return Preparation(needs_compiling=begun.needs_compiling, finish=finish)
 
     def warm_up(self) -> None:
         """Do now what the first constraint or forced tool call would wait for; called before others are served.
@@ -251,7 +264,7 @@ class LLM:
         return draft.loop.drafting
 
     def _prepared(self, prompt: Prompt, config: GenerationConfig | None, options: Mapping[str, object]) -> Prepared:
-        return self.prepare(prompt, config, **options)  # type: ignore[arg-type]  # checked where they are used
+        return self.prepare(prompt, config, **options)
 
     def _generate(self, prepared: abc.Sequence[Prepared]) -> list[Generation]:
         ends = [threading.Event() for _ in prepared]

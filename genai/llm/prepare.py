@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections import abc
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, TypeAlias, TypeGuard, cast
 
 import numpy as np
@@ -53,6 +53,14 @@ class Prepared:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Preparation:
+    """A request whose prompt is encoded. needs_compiling: its grammar is not known, and `finish` may take seconds."""
+
+    needs_compiling: bool
+    finish: Callable[[], Prepared]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Encoded:
     """A prompt's tokens; text: its text, where there was one; is_chat: it was made of messages; is_begun: so was the
     beginning of the answer.
@@ -85,8 +93,19 @@ class Preparer:
 
     def prepare(self, prompt: Prompt, config: GenerationConfig, chat: ChatOptions = _NO_CHAT) -> Prepared:
         """A request for a prompt, to be run as any other. Raises: ConfigError, TokenizerError."""
+        return self.begin(prompt, config, chat).finish()
+
+    def begin(self, prompt: Prompt, config: GenerationConfig, chat: ChatOptions = _NO_CHAT) -> Preparation:
+        """The same, but for a grammar that may have to be compiled yet. Raises: ConfigError, TokenizerError."""
         tools = ToolSet.of(chat.tools, chat.tool_choice, chat.parallel_tool_calls)
         encoded = self._encode(prompt, tools, chat)
+        wanted = self.answer_format.tool_constraint(tools, encoded.text) if tools.told else config.constraint
+        return Preparation(
+            needs_compiling=wanted is not None and not self._grammars.knows(wanted),
+            finish=partial(self._finished, config, encoded, tools),
+        )
+
+    def _finished(self, config: GenerationConfig, encoded: _Encoded, tools: ToolSet) -> Prepared:
         constraint = self._constraint(config, encoded, tools)
         if constraint is not None:
             constraint.mask()  # the first one takes longest: here nothing waits for it
