@@ -1,5 +1,7 @@
 """Opening an ONNX file that anyone may have made: nothing outside of its folder is read, nothing absurd is believed.
 
+To a folder of the Hub's cache belong the blobs that its links lead to.
+
 Checked before anything else looks at the model: the file parses, every weight lies where it says and is as long as its
 shape says, every name is defined before it is used, nothing calls itself, and no size that is written in the file is
 beyond what this process could ever need.
@@ -14,6 +16,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import onnx
 import onnx_ir as ir
+from google.protobuf.message import Message
 
 from genai.errors import ModelError, ModelNotFoundError, UnsupportedModelError, WeightsError
 
@@ -62,16 +65,19 @@ def read_onnx(path: Path) -> ir.Model:
     Raises: ModelError, WeightsError, UnsupportedModelError.
     """
     proto = _parsed(path)
-    graphs = list(_graphs(proto))
+    bodies = [_body(function) for function in proto.functions]
     _check_functions(proto)
-    for graph in graphs:
-        for tensor in _tensors(graph):
-            _check_tensor(tensor, path.parent)
+    entry = _hub_entry(path.parent)
+    for tensor in _tensors(proto):
+        _check_tensor(tensor, path.parent, entry)
+    for graph in _graphs([proto.graph, *bodies]):
         _check_sizes(graph)
-    _check_names(proto.graph, set())
+    for graph in (proto.graph, *bodies):
+        _check_names(graph, set())
     try:
         model = ir.serde.deserialize_model(proto)
-        ir.external_data.set_base_dir(model.graph, path.parent)
+        for own in (model.graph, *(function.graph for function in model.functions.values())):
+            ir.external_data.set_base_dir(own, entry or path.parent)
         model.graph.sort()
     except Exception as error:  # the reader has no common base for its errors
         raise ModelError(f"{path} is damaged: {' '.join(str(error).split())[:300]}") from None
@@ -95,9 +101,16 @@ def _parsed(path: Path) -> onnx.ModelProto:
     return proto
 
 
-def _graphs(proto: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
-    """The main graph and all within its nodes and functions."""
-    todo = [proto.graph, *(graph for function in proto.functions for graph in _subgraphs(function.node))]
+def _body(function: onnx.FunctionProto) -> onnx.GraphProto:
+    """A function's body as a graph."""
+    body = onnx.GraphProto(name=function.name, node=function.node)
+    body.input.extend(onnx.ValueInfoProto(name=name) for name in function.input)
+    body.output.extend(onnx.ValueInfoProto(name=name) for name in function.output)
+    return body
+
+
+def _graphs(todo: list[onnx.GraphProto]) -> Iterator[onnx.GraphProto]:
+    """These graphs and all within their nodes."""
     while todo:
         graph = todo.pop()
         yield graph
@@ -113,18 +126,22 @@ def _subgraphs(nodes: list[onnx.NodeProto]) -> list[onnx.GraphProto]:
     ]
 
 
-def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    yield from graph.initializer
-    if graph.sparse_initializer:
-        raise UnsupportedModelError("the model has sparse weights; they are not supported")
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            yield from attribute.tensors
+def _tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Every tensor, wherever it stands: weights, attributes, functions and their defaults, training."""
+    todo: list[Message] = [proto]
+    while todo:
+        message = todo.pop()
+        if isinstance(message, onnx.TensorProto):
+            yield message
+        elif isinstance(message, onnx.SparseTensorProto):
+            raise UnsupportedModelError("the model has sparse weights; they are not supported")
+        else:
+            for field, value in message.ListFields():
+                if field.message_type is not None:
+                    todo += [value] if isinstance(value, Message) else value
 
 
-def _check_tensor(tensor: onnx.TensorProto, folder: Path) -> None:
+def _check_tensor(tensor: onnx.TensorProto, folder: Path, entry: Path | None) -> None:
     name = tensor.name or "a constant"
     if any(size < 0 for size in tensor.dims):
         raise WeightsError(f"{name!r} has the shape {list(tensor.dims)}")
@@ -136,7 +153,7 @@ def _check_tensor(tensor: onnx.TensorProto, folder: Path) -> None:
         return
     num_bytes = -(-count * bits // 8)
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
-        _check_external(tensor, num_bytes, folder)
+        _check_external(tensor, num_bytes, folder, entry)
     elif tensor.raw_data and len(tensor.raw_data) != num_bytes:
         raise WeightsError(f"{name!r} has {len(tensor.raw_data):,} bytes; its shape asks for {num_bytes:,}")
     elif not tensor.raw_data and count > tensor.ByteSize() * 8:
@@ -151,7 +168,7 @@ def _bits(tensor: onnx.TensorProto) -> int | None:
         raise WeightsError(f"{tensor.name!r} has the unknown type {tensor.data_type}") from None
 
 
-def _check_external(tensor: onnx.TensorProto, num_bytes: int, folder: Path) -> None:
+def _check_external(tensor: onnx.TensorProto, num_bytes: int, folder: Path, entry: Path | None) -> None:
     entries = {entry.key: entry.value for entry in tensor.external_data}
     location = entries.get("location", "")
     posix, windows = PurePosixPath(location), PureWindowsPath(location)
@@ -164,7 +181,8 @@ def _check_external(tensor: onnx.TensorProto, num_bytes: int, folder: Path) -> N
     ):
         raise WeightsError(f"{tensor.name!r} lies in {location[:80]!r}: weights must be in the model's folder")
     path = folder / location
-    if not path.resolve().is_relative_to(folder.resolve()):
+    places = [folder] if entry is None else [folder, entry / "blobs"]
+    if not any(path.resolve().is_relative_to(place.resolve()) for place in places):
         raise WeightsError(f"{tensor.name!r} lies in {location[:80]!r}, a link that leads out of the model's folder")
     if not path.is_file():
         raise WeightsError(f"{tensor.name!r} lies in {location[:80]!r}, which is not there")
@@ -179,6 +197,20 @@ def _check_external(tensor: onnx.TensorProto, num_bytes: int, folder: Path) -> N
             f"{tensor.name!r} takes {num_bytes:,} bytes by its shape; bytes {offset:,} to {offset + length:,} of "
             f"{location[:80]} ({size:,} bytes) were given"
         )
+    if entry is not None:  # who reads the weights later follows links within one folder only
+        _set_location(tensor, (folder.absolute() / location).relative_to(entry).as_posix())
+
+
+def _set_location(tensor: onnx.TensorProto, location: str) -> None:
+    for item in tensor.external_data:
+        if item.key == "location":
+            item.value = location
+
+
+def _hub_entry(folder: Path) -> Path | None:
+    """The entry of the Hub's cache that a folder belongs to: links in `ENTRY/snapshots/…` lead to `ENTRY/blobs`."""
+    places = [folder.absolute(), *folder.absolute().parents]
+    return next((place.parents[1] for place in places if place.parent.name == "snapshots"), None)
 
 
 def _check_names(graph: onnx.GraphProto, outer: set[str]) -> None:

@@ -86,6 +86,93 @@ def test_weights_elsewhere(tmp_path: Path, entries: dict[str, str], match: str) 
     refused(model_of([ADD], [external(**entries)]), folder, WeightsError, match)
 
 
+def function_with(*nodes: onnx.NodeProto, **defaults: onnx.TensorProto) -> onnx.ModelProto:
+    model = model_of([helper.make_node("F", ["x"], ["y"], domain="own")])
+    model.opset_import.append(helper.make_opsetid("own", 1))
+    opsets = [helper.make_opsetid("", 18)]
+    kept = [helper.make_attribute(name, tensor) for name, tensor in defaults.items()]
+    body = helper.make_function("own", "F", ["a"], ["b"], list(nodes), opsets, attribute_protos=kept)
+    model.functions.append(body)
+    return model
+
+
+ABSOLUTE = external(location="/etc/passwd", length="16")
+RELU = helper.make_node("Relu", ["a"], ["b"])
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        function_with(
+            helper.make_node("Constant", [], ["c"], value=ABSOLUTE), helper.make_node("Add", ["a", "c"], ["b"])
+        ),
+        function_with(helper.make_node("Own", ["a"], ["b"], values=[ABSOLUTE])),
+        function_with(RELU, weight=ABSOLUTE),
+    ],
+    ids=["constant", "list", "default"],
+)
+def test_functions_name_no_files_elsewhere(tmp_path: Path, model: onnx.ModelProto) -> None:
+    refused(model, tmp_path, WeightsError, "must be in the model's folder")
+
+
+def test_functions_are_looked_at_as_graphs_are(tmp_path: Path) -> None:
+    refused(function_with(helper.make_node("Add", ["a", "w"], ["b"])), tmp_path, ModelError, "'w', which nothing makes")
+    big = helper.make_node("Constant", [], ["big"], value=numpy_helper.from_array(np.array([2**40], np.int64)))
+    filled = helper.make_node("ConstantOfShape", ["big"], ["b"])
+    refused(function_with(big, filled), tmp_path, UnsupportedModelError, "elements")
+    dense = onnx.SparseTensorProto(values=ABSOLUTE)
+    sparse = helper.make_node("Constant", [], ["b"], sparse_value=dense)
+    refused(function_with(sparse), tmp_path, UnsupportedModelError, "sparse")
+
+
+def hub_snapshot(place: Path, model: onnx.ModelProto, **weights: bytes) -> Path:
+    """A snapshot as the Hub's cache lays it out: links to blobs, external data included."""
+    blobs, folder = place / "models--org--m" / "blobs", place / "models--org--m" / "snapshots" / "abc" / "onnx"
+    blobs.mkdir(parents=True)
+    folder.mkdir(parents=True)
+    for name, data in {"model.onnx": model.SerializeToString(), **weights}.items():
+        (blobs / f"blob-of-{name}").write_bytes(data)
+        (folder / name).symlink_to(Path("../../../blobs") / f"blob-of-{name}")
+    return folder / "model.onnx"
+
+
+def test_links_within_an_entry_of_the_hubs_cache_are_followed(tmp_path: Path) -> None:
+    path = hub_snapshot(tmp_path, model_of([ADD], [external()]), **{"w.bin": WEIGHT.raw_data})
+    tensor = read_onnx(path).graph.initializers["w"].const_value
+    assert tensor is not None
+    assert tensor.numpy().tolist() == [0, 1, 2, 3]
+
+
+def test_links_out_of_an_entry_of_the_hubs_cache_are_not(tmp_path: Path) -> None:
+    path = hub_snapshot(tmp_path, model_of([ADD], [external(location="link")]))
+    entry = tmp_path / "models--org--m"
+    for secret in (tmp_path / "secret", entry / "secret", tmp_path / "models--org--other" / "blobs" / "secret"):
+        secret.parent.mkdir(parents=True, exist_ok=True)
+        secret.write_bytes(b"s" * 16)
+        (path.parent / "link").unlink(missing_ok=True)
+        (path.parent / "link").symlink_to(secret)
+        with pytest.raises(WeightsError, match="leads out"):
+            read_onnx(path)
+    (entry / "blobs" / "onward").symlink_to(tmp_path / "secret")
+    (path.parent / "link").unlink()
+    (path.parent / "link").symlink_to(entry / "blobs" / "onward")
+    with pytest.raises(WeightsError, match="leads out"):
+        read_onnx(path)
+
+
+def test_a_model_in_the_hubs_cache_is_converted(tmp_path: Path) -> None:
+    onnx.save(
+        onnx.load(DATA / "llama" / "model.onnx"), tmp_path / "model.onnx", save_as_external_data=True, location="w"
+    )
+    path = hub_snapshot(
+        tmp_path, onnx.load(tmp_path / "model.onnx", load_external_data=False), w=(tmp_path / "w").read_bytes()
+    )
+    tiny.write_tokenizer(path.parents[1])
+    shutil.copy(DATA / "llama" / "config.json", path.parents[1])
+    convert(path.parents[1], tmp_path / "package")
+    assert (tmp_path / "package" / "model.onnx").is_file()
+
+
 def test_weights_that_do_not_fit_their_shape(tmp_path: Path) -> None:
     short = onnx.TensorProto(name="w", data_type=FLOAT, dims=[1_000_000_000], raw_data=b"\0" * 16)
     refused(model_of([ADD], [short]), tmp_path, WeightsError, "its shape asks for 4,000,000,000")
