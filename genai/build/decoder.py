@@ -16,6 +16,7 @@ from genai import contract
 from genai.build import layers
 from genai.build.spec import DecoderSpec
 from genai.build.weights import Weights
+from genai.errors import WeightsError
 from genai.progress import Progress, silent
 
 _EMBEDDING = "model.embed_tokens"
@@ -34,21 +35,43 @@ def build_decoder(
     weights.require(_biases(spec))
     graph, num_layers = weights.graph, len(spec.layers)
     ctx = layers.Context.build(weights, spec)
-    x, delta = layers.embedding(ctx, _EMBEDDING), None
+    embedding, head = _ends(spec, weights)
+    x, delta = layers.embedding(ctx, embedding), None
     for layer in range(num_layers):
         progress("building", layer, num_layers)
         with graph.scope(f"layer.{layer}"):
             x, delta = _layer(ctx, x, delta, layer)
     with graph.scope("head"):
-        _head(ctx, x, delta)
+        _head(ctx, x, delta, head)
     progress("building", num_layers, num_layers)
-    weights.refuse_unused([*_IGNORED, *([f"{_HEAD}.weight"] if spec.is_head_tied else [])])
+    weights.refuse_unused([*_IGNORED, *([f"{_HEAD}.weight"] if embedding == head else [])])
     kv_size = spec.layers[0].num_kv_heads * spec.layers[0].head_dim
     return graph.model(
         contract.inputs(num_layers, kv_size, weights.plan.dtype),
         contract.outputs(num_layers, kv_size, weights.plan.dtype, spec.vocab_size),
         metadata,
     )
+
+
+def _ends(spec: DecoderSpec, weights: Weights) -> tuple[str, str]:
+    """The tensors of embedding and head, the same where they are tied.
+
+    As transformers does it: what the checkpoint has twice, and differently, is not tied, whatever the configuration
+    says; and of what is tied, either may be left out.
+    """
+    embedding, head = f"{_EMBEDDING}.weight", f"{_HEAD}.weight"
+    if not spec.is_head_tied:
+        if not weights.has(head):
+            raise WeightsError(
+                f"the checkpoint has no tensor {head!r}; if its head is its embedding, its config.json should say "
+                '"tie_word_embeddings": true'
+            )
+        return _EMBEDDING, _HEAD
+    if not weights.has(head):
+        return _EMBEDDING, _EMBEDDING
+    if not weights.has(embedding):
+        return _HEAD, _HEAD
+    return _EMBEDDING, _EMBEDDING if weights.are_equal(embedding, head) else _HEAD
 
 
 def _layer(ctx: layers.Context, x: str, delta: str | None, layer: int) -> tuple[str, str]:
@@ -63,10 +86,9 @@ def _layer(ctx: layers.Context, x: str, delta: str | None, layer: int) -> tuple[
     return x, layers.block_result(ctx, layers.mlp(ctx, normed, layer), norms.mlp_out)
 
 
-def _head(ctx: layers.Context, x: str, delta: str | None) -> None:
+def _head(ctx: layers.Context, x: str, delta: str | None, name: str) -> None:
     graph, spec = ctx.graph, ctx.spec
     _, normed = layers.add_and_norm(ctx, x, delta, "model.norm")
-    name = _EMBEDDING if spec.is_head_tied else _HEAD
     logits = ctx.weights.head(normed, name, spec.vocab_size, spec.hidden_size)
     logits = layers.scaled(graph, graph.cast(logits, ctx.dtype, _F32), spec.logits_scale, _F32)
     graph.op_into(contract.LOGITS, "Identity", layers.softcapped(graph, logits, spec.logits_softcap))

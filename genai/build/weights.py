@@ -5,6 +5,7 @@ Everything here works on names and shapes; what a layer is made of stands in `la
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -96,6 +97,17 @@ class Weights:
         leading = graph.op("Shape", x, start=0, end=2)
         shape = graph.op("Concat", leading, graph.constant([vocab_size], np.int64), axis=0)
         return graph.op("Reshape", logits, shape)
+
+    def has(self, name: str) -> bool:
+        """Whether the checkpoint has a tensor."""
+        return name in self._present
+
+    def are_equal(self, first: str, second: str) -> bool:
+        """Whether two tensors hold the same; only one of them is in memory at a time."""
+        digests = {
+            hashlib.sha256(np.ascontiguousarray(self._source.read(name)).data).digest() for name in (first, second)
+        }
+        return len(digests) == 1
 
     def require(self, names: Sequence[str]) -> None:
         """Raises: WeightsError unless the checkpoint has all these tensors."""

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from genai.build import architectures
 from genai.build.package import build_package
@@ -169,6 +171,33 @@ def test_follows_transformers(tmp_path: Path, case: Case) -> None:
     folder = tiny.save(tiny.make_model(case.model_type, **case.options), tmp_path / "checkpoint", **case.changes)
     package = build_package(folder, tmp_path / "package", precision="f32", max_seq_len=case.max_seq_len)
     check(package, tiny.load(folder), [tiny.tokens(length, seed) for seed, length in enumerate(case.lengths)])
+
+
+@pytest.mark.parametrize("precision", ["f32", "int8"])
+@pytest.mark.parametrize("kind", ["another head", "the same twice", "the head's name only"])
+def test_heads_are_tied_as_transformers_ties_them(tmp_path: Path, kind: str, precision: str) -> None:
+    """The configuration says tied, whatever the checkpoint holds."""
+    folder = tiny.save(tiny.make_model("llama", tie_word_embeddings=True), tmp_path / "checkpoint")
+    tensors = load_file(folder / "model.safetensors")
+    embedding = tensors["model.embed_tokens.weight"]
+    if kind == "another head":
+        tensors["lm_head.weight"] = np.ascontiguousarray(embedding[::-1])
+    else:
+        tensors["lm_head.weight"] = embedding.copy()
+    if kind == "the head's name only":
+        del tensors["model.embed_tokens.weight"]
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    model = tiny.load(folder)
+    head = model.get_output_embeddings().weight.detach().numpy()
+    assert np.array_equal(head, embedding) == (kind != "another head"), "transformers does what this test is about"
+    package = build_package(folder, tmp_path / "package", precision=precision)
+    prompt = tiny.tokens(20)
+    wanted = tiny.expected(model, prompt)
+    with tiny.loaded(package) as llm:
+        error = llm.logits(prompt) - wanted
+    assert error.std() < wanted.std() * (1e-5 if precision == "f32" else 0.1)
+    names = [weight.name for weight in onnx.load(package / "model.onnx", load_external_data=False).graph.initializer]
+    assert ("lm_head" in " ".join(names) and "embed_tokens" in " ".join(names)) == (kind == "another head")
 
 
 def check(package: Path, model: Any, prompts: Sequence[list[int]]) -> None:

@@ -168,7 +168,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], type[GenAIError], str]] = {
     "missing tensor": (drop(f"{ATTENTION}.o_proj.weight"), WeightsError, f"no tensor '{ATTENTION}.o_proj.weight'"),
     "missing norm": (drop("model.norm.weight"), WeightsError, r"no tensor 'model\.norm\.weight'"),
     "missing bias": (drop(f"{ATTENTION}.k_proj.bias"), WeightsError, f"no tensor '{ATTENTION}.k_proj.bias'"),
-    "missing head": (drop("lm_head.weight"), WeightsError, r"no tensor 'lm_head\.weight'"),
+    "missing head": (drop("lm_head.weight"), WeightsError, r"no tensor 'lm_head\.weight'; .*tie_word"),
     "wrong shape": (put("model.norm.weight", 65), WeightsError, r"'model.norm.weight' has shape \[65\], .* \[64\]"),
     "transposed": (put("model.layers.0.mlp.up_proj.weight", 64, 96), WeightsError, r"has shape \[64, 96\]"),
     "wrong bias": (put(f"{ATTENTION}.v_proj.bias", 33), WeightsError, r"shape \[33\], its configuration says \[32\]"),
