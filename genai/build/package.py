@@ -15,8 +15,8 @@ import onnx
 
 from genai.build.architectures import spec_of
 from genai.build.architectures.config import ConfigReader
-from genai.build.checkpoint_config import read_json_object
 from genai.build.decoder import build_decoder
+from genai.build.defaults import Settings, defaults_of_folder, defaults_of_gguf
 from genai.build.gguf.source import GgufSource
 from genai.build.graph import ExternalData, GraphBuilder
 from genai.build.open import open_source, source_digest
@@ -26,15 +26,12 @@ from genai.build.safetensors import SafetensorsSource
 from genai.build.spec import DecoderSpec
 from genai.build.weights import Weights
 from genai.config import CONFIG_FILE, CONTRACT_VERSION, MODEL_FILE, ModelConfig, Precision, Provenance
-from genai.errors import ConfigError, ModelError
-from genai.options.generation_config import GenerationConfig
+from genai.errors import ConfigError
 from genai.progress import Progress, silent
 from genai.tokenizer.files import TokenizerFiles
 
-BUILDER = "genai-3"
-"""Changes whenever the same source and options would give another graph: cached packages are keyed by it."""
-
-_GENERATION_KEYS = ("do_sample", "temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+BUILDER = "genai-4"
+"""Changes whenever the same source and options would give another package: cached packages are keyed by it."""
 
 
 def package_key(source: Path, *, precision: Precision, device: str, max_seq_len: int | None, sha256: str) -> str:
@@ -69,7 +66,7 @@ def build_package(
             plan,
             tokenizer,
             model_type=str(checkpoint.config["model_type"]),
-            generation=generation_defaults(source),
+            generation=_defaults(checkpoint),
             provenance=Provenance(
                 source=checkpoint.path.resolve().name,
                 sha256=source_digest(source),
@@ -94,7 +91,7 @@ def _model_config(
     tokenizer: TokenizerFiles,
     *,
     model_type: str,
-    generation: dict[str, int | float | bool],
+    generation: Settings,
     provenance: Provenance,
 ) -> ModelConfig:
     heads = spec.layers[0]
@@ -128,19 +125,7 @@ def _tokenizer(checkpoint: GgufSource | SafetensorsSource) -> TokenizerFiles:
     return tokenizer_from_hf(checkpoint.path)
 
 
-def generation_defaults(source: Path) -> dict[str, int | float | bool]:
-    """The sampling settings of a folder's `generation_config.json`, if it has one; without `do_sample` they are off.
-
-    Raises: ModelError for settings that could not be used.
-    """
-    path = source / "generation_config.json"
-    if not path.is_file():
-        return {}
-    values = read_json_object(path)
-    given = {key: value for key in _GENERATION_KEYS if isinstance(value := values.get(key), int | float)}
-    settings = {"do_sample": False} | given if given else {}
-    try:
-        GenerationConfig().updated(**settings)
-    except ConfigError as error:
-        raise ModelError(f"{path} has settings that cannot be used: {error}") from None
-    return settings
+def _defaults(checkpoint: GgufSource | SafetensorsSource) -> Settings:
+    if isinstance(checkpoint, GgufSource):
+        return defaults_of_gguf(checkpoint.metadata, checkpoint.path)
+    return defaults_of_folder(checkpoint.path)

@@ -10,8 +10,8 @@ import onnx_ir as ir
 from genai import contract
 from genai.build.checkpoint_config import CONFIG_FILE as HF_CONFIG
 from genai.build.checkpoint_config import read_json_object
+from genai.build.defaults import defaults_of_folder
 from genai.build.open import files_digest
-from genai.build.package import generation_defaults
 from genai.build.source import JSON
 from genai.config import CONTRACT_VERSION, MODEL_FILE, ModelConfig, Provenance
 from genai.convert.emit import CACHE_TYPES, Heads
@@ -107,7 +107,7 @@ def read_facts(folder: Path, heads: Heads, max_seq_len: int | None) -> ModelFact
         num_kv_heads=heads.num_kv_heads,
         head_dim=heads.head_dim,
         max_position=longest,
-        generation=generation_defaults(folder),
+        generation=defaults_of_folder(folder),
     )
 
 

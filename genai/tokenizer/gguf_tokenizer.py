@@ -17,6 +17,7 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, processors
 
 from genai.errors import TokenizerError, UnsupportedModelError
+from genai.tokenizer.cuts import cuts
 from genai.tokenizer.files import TokenizerFiles
 from genai.tokenizer.gguf_vocabulary import GgufVocabulary, TokenType
 from genai.tokenizer.pre_tokenizers import pre_tokenizer
@@ -33,14 +34,26 @@ _END_OF_TURN = {
     "<end_of_turn>",
     "<turn|>",
     "<end_of_utterance>",
+    "<eos>",
     "<EOT>",
+    "_<EOT>",
     "[EOT]",
+    "[EOS]",
+    "[e~[",
+    "<|flush|>",
+    "<|calls|>",
+    "<|tool_response>",
     "<|endoftext|>",
     "<|end_of_text|>",
     "<|END_OF_TURN_TOKEN|>",
     "<｜end▁of▁sentence｜>",
 }
-"""Added tokens that end a turn or a text wherever they occur (llama.cpp's list, without fill-in-the-middle tokens)."""
+"""Tokens that end a turn or a text wherever they occur, whatever type a file gives them.
+
+llama.cpp's list, without tokens for filling in the middle, and without "</s>", which Gemma's vocabulary has as HTML.
+"""
+_HARMONY_ENDS = ({"<|return|>", "<|call|>"}, {"<|call|>", "<|flush|>"}, {"<|calls|>", "<|flush|>"})
+"""Where both of a pair exist, "<|end|>" only ends a message."""
 
 
 def tokenizer_from_gguf(metadata: Mapping[str, object]) -> TokenizerFiles:
@@ -120,17 +133,12 @@ def merges_from_scores(tokens: list[str], types: list[int], scores: list[float])
     SentencePiece joins the two neighbours that make the piece of the highest score; a ranked merge for every way of
     cutting a piece in two known pieces says the same. Control and byte tokens are never made by merging, and
     user-defined ones are found before.
+    Raises: TokenizerError if there are far more of them than any real vocabulary has.
     """
     made = (TokenType.UNDEFINED, TokenType.NORMAL, TokenType.UNUSED)
     candidates = [token_id for token_id, kind in enumerate(types) if kind in made]
-    known = {tokens[token_id] for token_id in candidates}
-    merges = []
-    for token_id in sorted(candidates, key=lambda token_id: (-scores[token_id], token_id)):
-        piece = tokens[token_id]
-        for cut in range(1, len(piece)):
-            if piece[:cut] in known and piece[cut:] in known:
-                merges.append((piece[:cut], piece[cut:]))
-    return merges
+    candidates.sort(key=lambda token_id: (-scores[token_id], token_id))
+    return cuts([tokens[token_id] for token_id in candidates])
 
 
 def _ids(tokens: Iterable[str]) -> dict[str, int]:
@@ -162,15 +170,14 @@ def _special_ids(vocabulary: GgufVocabulary) -> dict[str, int]:
 def _end_tokens(vocabulary: GgufVocabulary, ids: Mapping[str, int]) -> tuple[int, ...]:
     """EOS first, then the other tokens that end a text or a turn."""
     named = [ids[name] for name in ("eos", "eot", "eom") if name in ids]
-    added = (TokenType.CONTROL, TokenType.USER_DEFINED)
-    spelled = {
-        token: token_id
-        for token_id, token in enumerate(vocabulary.tokens)
-        if token in _END_OF_TURN and vocabulary.types[token_id] in added
-    }
-    if {"<|return|>", "<|call|>"} <= spelled.keys():
-        spelled.pop("<|end|>", None)  # in the harmony format it only ends a message
-    return tuple(dict.fromkeys([*named, *spelled.values()]))
+    return tuple(dict.fromkeys([*named, *_spelled_ends(vocabulary).values()]))
+
+
+def _spelled_ends(vocabulary: GgufVocabulary) -> dict[str, int]:
+    spelled = {token: token_id for token_id, token in enumerate(vocabulary.tokens) if token in _END_OF_TURN}
+    if any(pair <= spelled.keys() for pair in _HARMONY_ENDS):
+        spelled.pop("<|end|>", None)
+    return spelled
 
 
 def _add_tokens(tokenizer: tokenizers.Tokenizer, vocabulary: GgufVocabulary, special_ids: set[int]) -> None:
@@ -180,7 +187,7 @@ def _add_tokens(tokenizer: tokenizers.Tokenizer, vocabulary: GgufVocabulary, spe
     added = []
     for token_id, (token, kind) in enumerate(zip(vocabulary.tokens, vocabulary.types, strict=True)):
         is_special = kind == TokenType.CONTROL or token_id in special_ids
-        if is_special or kind == TokenType.USER_DEFINED:
+        if is_special or kind == TokenType.USER_DEFINED or token in _END_OF_TURN:
             rstrip = is_special and _strips_right(vocabulary, token)
             normalized = is_normalized and " " in token and not is_special
             added.append(AddedToken(token, special=is_special, normalized=normalized, rstrip=rstrip))

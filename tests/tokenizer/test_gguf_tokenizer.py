@@ -14,6 +14,7 @@ from tokenizers import models, pre_tokenizers
 
 from genai.errors import TokenizerError, UnsupportedModelError, WeightsError
 from genai.tokenizer.gguf_tokenizer import merges_from_scores, tokenizer_from_gguf
+from genai.tokenizer.gguf_vocabulary import TokenType
 from genai.tokenizer.pre_tokenizers import pre_tokenizer, supported
 from genai.tokenizer.tokenizer import Tokenizer
 from tests.tokenizer.vocabularies import (
@@ -125,15 +126,40 @@ def test_an_ordinary_token_named_for_padding_stays_visible() -> None:
     assert tokenizer.decode([4]) == tokenizer.id_to_token(4) == "!"
 
 
-def test_an_end_token_that_is_ordinary_text_does_not_end() -> None:
-    types = [1, 3, 3, 4] + [1] * (len(byte_level_metadata()["tokenizer.ggml.tokens"]) - 4)
-    assert tokenizer_from_gguf(byte_level_metadata(**{"tokenizer.ggml.token_type": types})).eos_token_ids == (2,)
+@pytest.mark.parametrize("kind", [TokenType.NORMAL, TokenType.UNUSED, TokenType.UNDEFINED])
+def test_end_tokens_of_another_type_end_and_are_one_token(kind: int) -> None:
+    """llama.cpp overrides the type of what looks like one of them."""
+    tokens = byte_level_metadata()["tokenizer.ggml.tokens"]
+    types = [int(kind), 3, int(kind), 4] + [1] * (len(tokens) - 4)
+    metadata = byte_level_metadata(**{"tokenizer.ggml.token_type": types, "tokenizer.ggml.eos_token_id": 1})
+    assert tokenizer_from_gguf(metadata).eos_token_ids == (1, 0, 2)
+    tokenizer = build(metadata)
+    assert tokenizer.encode("a<|im_end|><|endoftext|>")[-2:] == [2, 0]
+    assert tokenizer.decode([2, 0]) == ""
 
 
-def test_harmony_end_of_message_is_not_the_end() -> None:
-    tokens = ["<|return|>", "<|call|>", "<|end|>", *byte_level_metadata()["tokenizer.ggml.tokens"][3:]]
+def test_end_tokens_of_a_file_without_types_end() -> None:
+    metadata = byte_level_metadata()
+    del metadata["tokenizer.ggml.token_type"]
+    assert tokenizer_from_gguf(metadata).eos_token_ids == (2, 0)
+    assert build(metadata).encode("<|im_end|>") == [2]
+
+
+@pytest.mark.parametrize(
+    ("pair", "ends"),
+    [
+        (("<|return|>", "<|call|>"), (0, 1)),
+        (("<|calls|>", "<|flush|>"), (0, 1)),
+        (("<|call|>", "<|flush|>"), (0, 1)),
+        (("<|return|>", "<|flush|>"), (0, 1, 2)),
+    ],
+)
+def test_harmony_end_of_message_is_not_the_end(pair: tuple[str, str], ends: tuple[int, ...]) -> None:
+    tokens = [*pair, "<|end|>", *byte_level_metadata()["tokenizer.ggml.tokens"][3:]]
     metadata = byte_level_metadata(**{"tokenizer.ggml.tokens": tokens, "tokenizer.ggml.eos_token_id": 0})
-    assert tokenizer_from_gguf(metadata).eos_token_ids == (0, 1)
+    assert tokenizer_from_gguf(metadata).eos_token_ids == ends
+    del metadata["tokenizer.ggml.token_type"]
+    assert build(metadata).encode("<|end|>") == [2], "one token all the same"
 
 
 @pytest.mark.parametrize(("bos", "eos"), [(True, True), (True, False), (False, True), (False, False)])
