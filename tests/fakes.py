@@ -95,7 +95,7 @@ class FakeRunner:
         return self.prefill_chunk(row, tokens)
 
     def score(self, row: int, tokens: Sequence[int]) -> np.ndarray:
-        return self.run_row(row, tokens, len(tokens))
+        return self.run_row(row, tokens, len(tokens)).copy()
 
     def run_row(self, row: int, tokens: Sequence[int], num_logits: int) -> np.ndarray:
         assert tokens, "the graph refuses an empty run"

@@ -4,15 +4,16 @@ Tokens are cut into blocks; a block's key is the hash of everything up to its en
 
     key 0 = H(model, tokens 0…15)   key 1 = H(key 0, tokens 16…31)   key 2 = H(key 1, …)
 
-A lookup walks the chain until a key is missing. Blocks live in host memory within a byte budget; the least recently
-used go first, and a chain is touched from its end, so that what others build on stays longest.
+A lookup walks the chain until a key is missing. Blocks live in host memory, one piece of it for the whole budget, which
+the operating system commits as it is first written; the least recently used go first, and a chain is touched from its
+end, so that what others build on stays longest.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,28 @@ import numpy.typing as npt
 Bytes = npt.NDArray[np.uint8]
 
 BLOCK_SIZE = 16
+
+
+class BlockKeys:
+    """The keys of one text's blocks: each is computed once, while the text grows."""
+
+    def __init__(self) -> None:
+        self._tokens: list[int] = []
+        self._keys: list[bytes] = []
+
+    def of(self, tokens: list[int], seed: bytes) -> list[bytes]:
+        """The keys of all whole blocks. What the text no longer begins with (it was rewound) is computed anew."""
+        if tokens[: len(self._tokens)] != self._tokens:
+            pairs = enumerate(zip(tokens, self._tokens, strict=False))
+            shared = next((place for place, (new, old) in pairs if new != old), min(len(tokens), len(self._tokens)))
+            del self._keys[shared // BLOCK_SIZE :], self._tokens[shared // BLOCK_SIZE * BLOCK_SIZE :]
+        new = tokens[len(self._tokens) : len(tokens) // BLOCK_SIZE * BLOCK_SIZE]
+        key = self._keys[-1] if self._keys else seed
+        for block in np.array(new, np.int64).reshape(-1, BLOCK_SIZE):
+            key = hashlib.blake2b(key + block.tobytes(), digest_size=16).digest()
+            self._keys.append(key)
+        self._tokens += new
+        return list(self._keys)
 
 
 class PrefixCache:
@@ -33,12 +56,9 @@ class PrefixCache:
         self._block_bytes = slot_bytes * BLOCK_SIZE
         self._num_buffers = num_buffers
         self._max_blocks = max_bytes // (self._block_bytes * num_buffers)
-        self._blocks: OrderedDict[bytes, list[Bytes]] = OrderedDict()
-
-    @property
-    def is_on(self) -> bool:
-        """Whether there is room for a single block."""
-        return self._max_blocks > 0
+        self._memory: Bytes = np.empty((self._max_blocks, num_buffers, self._block_bytes), np.uint8)
+        self._places: OrderedDict[bytes, int] = OrderedDict()
+        self._free: list[int] = []  # places that hold no block, of all that have been in use
 
     @property
     def max_tokens(self) -> int:
@@ -48,48 +68,44 @@ class PrefixCache:
     @property
     def num_bytes(self) -> int:
         """Bytes of keys and values held."""
-        return len(self._blocks) * self._block_bytes * self._num_buffers
+        return len(self._places) * self._block_bytes * self._num_buffers
 
-    def lookup(self, tokens: Sequence[int]) -> int:
-        """How many of the first tokens are held: whole blocks only."""
-        count = 0
-        for key in self._keys(tokens):
-            if key not in self._blocks:
-                break
-            count += 1
-        return count * BLOCK_SIZE
+    def keys(self, tokens: list[int], known: BlockKeys) -> list[bytes]:
+        """The keys of a text's whole blocks, those computed already included; none if the cache is off."""
+        return known.of(tokens, self._seed) if self._max_blocks else []
 
-    def take(self, tokens: Sequence[int]) -> list[Bytes]:
-        """Keys and values of these tokens, which `lookup` found: one array of bytes for each buffer, copied."""
-        keys = self._keys(tokens)
+    def lookup(self, keys: Sequence[bytes]) -> int:
+        """How many of the first blocks are held."""
+        for count, key in enumerate(keys):
+            if key not in self._places:
+                return count
+        return len(keys)
+
+    def take(self, keys: Sequence[bytes]) -> Iterator[Bytes]:
+        """Keys and values of these blocks, which `lookup` found: one array of bytes for each buffer, copied."""
         self._touch(keys)
-        blocks = [self._blocks[key] for key in keys]
-        return [np.concatenate([block[index] for block in blocks]) for index in range(self._num_buffers)]
+        places = [self._places[key] for key in keys]
+        return (self._memory[places, buffer].reshape(-1) for buffer in range(self._num_buffers))
 
-    def put(self, tokens: Sequence[int], start: int, data: Sequence[Bytes]) -> None:
-        """Keep keys and values; data: what `KVCache.export_row(row, start, end)` gave for whole blocks from `start`."""
-        keys = self._keys(tokens)[: self._max_blocks]
+    def put(self, keys: Sequence[bytes], known: int, data: Iterable[Bytes]) -> None:
+        """Keep a text's blocks after the first `known`, which are held.
+
+        keys: of the whole text, no more than `max_tokens` of it; data: what `KVCache.export_row` gives for the rest.
+        """
         self._touch(keys)
-        num_new = sum(key not in self._blocks for key in keys)
-        while len(self._blocks) + num_new > self._max_blocks:  # first, so that the limit holds meanwhile
-            self._blocks.popitem(last=False)
-        for index, key in enumerate(keys[start // BLOCK_SIZE :]):
-            part = slice(index * self._block_bytes, (index + 1) * self._block_bytes)
-            self._blocks[key] = [buffer[part].copy() for buffer in data]
+        num_new = len(keys) - known
+        while len(self._places) + num_new > self._max_blocks:
+            self._free.append(self._places.popitem(last=False)[1])
+        num_places = len(self._places) + len(self._free)
+        self._free += range(num_places, num_places + num_new - len(self._free))
+        places = self._free[len(self._free) - num_new :]
+        for buffer, content in enumerate(data):
+            self._memory[places, buffer] = content.reshape(-1, self._block_bytes)
+        del self._free[len(self._free) - num_new :]  # now, so that nothing is held if copying fails
+        self._places.update(zip(keys[known:], places, strict=True))
         self._touch(keys)
 
     def _touch(self, keys: Sequence[bytes]) -> None:
         for key in reversed(keys):
-            if key in self._blocks:
-                self._blocks.move_to_end(key)
-
-    def _keys(self, tokens: Sequence[int]) -> list[bytes]:
-        """The keys of all whole blocks; none if not a single block may be kept."""
-        if not self._max_blocks:
-            return []
-        data = np.asarray(tokens, np.int64)
-        keys, key = [], self._seed
-        for start in range(0, len(tokens) - BLOCK_SIZE + 1, BLOCK_SIZE):
-            key = hashlib.blake2b(key + data[start : start + BLOCK_SIZE].tobytes(), digest_size=16).digest()
-            keys.append(key)
-        return keys
+            if key in self._places:
+                self._places.move_to_end(key)

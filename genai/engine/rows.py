@@ -75,10 +75,12 @@ class Rows:
 
         Returns how many tokens that is. Raises: CapacityError.
         """
-        known = 0 if sequence.lacks_prompt_logprobs else self._prefixes.lookup(sequence.tokens[:-1])
+        keys = self._keys(sequence, len(sequence.tokens) - 1)
+        num_blocks = 0 if sequence.lacks_prompt_logprobs else self._prefixes.lookup(keys)
+        known = num_blocks * BLOCK_SIZE
         if known:
-            data = self._prefixes.take(sequence.tokens[:known])
-            sequence.row = self._cache.import_row(data, room=sequence.need)
+            data = self._prefixes.take(keys[:num_blocks])
+            sequence.row = self._cache.import_row(data, known, room=sequence.need)
         else:
             sequence.row = self._cache.allocate(sequence.need)
         sequence.num_computed = known
@@ -91,12 +93,12 @@ class Rows:
 
     def restore(self, sequence: Sequence, data: list[Bytes]) -> None:
         """A row with all of a sequence's keys and values. Raises: CapacityError."""
-        sequence.row = self._cache.import_row(data, room=sequence.need)
+        sequence.row = self._cache.import_row(data, len(sequence.tokens), room=sequence.need)
         sequence.num_computed = len(sequence.tokens)
 
     def export(self, sequence: Sequence) -> list[Bytes]:
         """A copy of a sequence's keys and values, one array of bytes for each buffer."""
-        return self._cache.export_row(row_of(sequence))
+        return list(self._cache.export_row(row_of(sequence)))
 
     def truncate(self, sequence: Sequence) -> None:
         """Forget what a row holds beyond what counts as computed."""
@@ -105,11 +107,15 @@ class Rows:
 
     def remember(self, sequence: Sequence) -> None:
         """Put a sequence's whole blocks into the prefix cache."""
-        row = row_of(sequence)
-        end = min(sequence.num_computed, self._prefixes.max_tokens) // BLOCK_SIZE * BLOCK_SIZE
-        known = self._prefixes.lookup(sequence.tokens[:end])
-        if known < end:
-            self._prefixes.put(sequence.tokens[:end], known, self._cache.export_row(row, known, end))
+        keys = self._keys(sequence, min(sequence.num_computed, self._prefixes.max_tokens))
+        known = self._prefixes.lookup(keys)
+        if known < len(keys):
+            start, end = known * BLOCK_SIZE, len(keys) * BLOCK_SIZE
+            self._prefixes.put(keys, known, self._cache.export_row(row_of(sequence), start, end))
+
+    def _keys(self, sequence: Sequence, num_tokens: int) -> list[bytes]:
+        """The keys of the whole blocks among a sequence's first tokens."""
+        return self._prefixes.keys(sequence.tokens, sequence.block_keys)[: num_tokens // BLOCK_SIZE]
 
     def release(self, sequence: Sequence) -> None:
         """Free a sequence's row, if it has one."""

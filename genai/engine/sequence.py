@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, cast
 from genai.decoding.logprobs import TokenLogprob
 from genai.decoding.processors import FloatArray
 from genai.decoding.sampler import Sampler
+from genai.engine.prefix_cache import BlockKeys
 from genai.errors import GenAIError, bare
 from genai.options.generation_config import GenerationConfig
 
@@ -81,8 +82,9 @@ class Sequence:
 
     tokens: prompt and generated tokens; max_tokens: the length at which it ends; index: its place in the job;
     priority: lower runs first; deadline: `time.perf_counter()` seconds; row: its row while it runs; num_computed: how
-    many of its tokens the row holds; num_cached: prompt tokens whose keys and values were found; forks: begin with its
-    prompt; consumer: takes the logits that follow it; logits: those that `Keep` kept.
+    many of its tokens the row holds; num_cached: prompt tokens whose keys and values were found; block_keys: what those
+    are found by; forks: begin with its prompt; consumer: takes the logits that follow it; logits: those that `Keep`
+    kept.
     """
 
     tokens: list[int]
@@ -103,6 +105,7 @@ class Sequence:
     row: int | None = None
     num_computed: int = 0
     num_cached: int = 0
+    block_keys: BlockKeys = field(default_factory=BlockKeys)
     logits: FloatArray | None = None
     logprobs: list[TokenLogprob] = field(default_factory=list)
     prompt_logprobs: list[TokenLogprob | None] = field(default_factory=list)

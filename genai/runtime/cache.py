@@ -6,7 +6,7 @@ pointer and a shape [rows, capacity, kv_size], bound as input and as output of T
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,7 +40,7 @@ class CacheShape:
         """Bytes that one token takes in all buffers."""
         return self.slot_bytes * self.num_buffers
 
-    def is_finite(self, data: Sequence[npt.NDArray[np.uint8]]) -> bool:
+    def is_finite(self, data: Iterable[npt.NDArray[np.uint8]]) -> bool:
         """Whether raw keys and values are finite numbers, all of them."""
         bits = _EXPONENTS[self.dtype]
         words = f"u{_ITEM_SIZE[self.dtype]}"
@@ -165,15 +165,15 @@ class KVCache:
             self._copy(buffer, target_slot, source_slot, size)
         self._layout.set_valid(target, end)
 
-    def export_row(self, row: int, start: int = 0, end: int | None = None) -> list[npt.NDArray[np.uint8]]:
+    def export_row(self, row: int, start: int = 0, end: int | None = None) -> Iterator[npt.NDArray[np.uint8]]:
         """A copy of a row's tokens from `start` to `end` (default: all) as raw bytes, one array for each buffer."""
         end = self.valid(row) if end is None else end
         offset = (self._layout.place(row).start + start) * self.shape.slot_bytes
-        return [buffer.read(offset, (end - start) * self.shape.slot_bytes) for buffer in self._buffers]
+        for buffer in self._buffers:
+            yield buffer.read(offset, (end - start) * self.shape.slot_bytes)
 
-    def import_row(self, data: Sequence[npt.NDArray[np.uint8]], room: int = 0) -> int:
-        """A new row from what `export_row` returned, with room for at least so many tokens. Raises: CapacityError."""
-        num_tokens = data[0].size // self.shape.slot_bytes
+    def import_row(self, data: Iterable[npt.NDArray[np.uint8]], num_tokens: int, room: int = 0) -> int:
+        """A new row of so many tokens from what `export_row` gave, with room for more. Raises: CapacityError."""
         row = self.allocate(max(num_tokens, room))
         start = self._layout.place(row).start * self.shape.slot_bytes
         for buffer, content in zip(self._buffers, data, strict=True):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from genai.engine.engine import Engine
-from genai.engine.prefix_cache import BLOCK_SIZE, PrefixCache
+from genai.engine.prefix_cache import BLOCK_SIZE, BlockKeys, PrefixCache
 from genai.engine.request import Request
 from genai.engine.scheduler import Limits
+from genai.errors import GraphRunError
 from genai.options.generation_config import GenerationConfig
 from tests.fakes import SHAPE, FakeRunner, greedy_continuation
 
@@ -37,12 +39,27 @@ def rows_of(tokens: Sequence[int], start: int = 0) -> list[np.ndarray]:
     return result
 
 
-def put(cache: PrefixCache, tokens: Sequence[int]) -> None:
+def keys_of(cache: PrefixCache, tokens: list[int]) -> list[bytes]:
+    return cache.keys(tokens, BlockKeys())
+
+
+def lookup(cache: PrefixCache, tokens: list[int]) -> int:
+    """How many of the first tokens are held."""
+    return cache.lookup(keys_of(cache, tokens)) * BLOCK_SIZE
+
+
+def take(cache: PrefixCache, tokens: list[int]) -> list[np.ndarray]:
+    return list(cache.take(keys_of(cache, tokens)))
+
+
+def put(cache: PrefixCache, tokens: list[int]) -> None:
     """As the engine does: the whole blocks that are not there yet."""
-    end = len(tokens) // BLOCK_SIZE * BLOCK_SIZE
-    known = cache.lookup(tokens[:end])
-    if known < end:
-        cache.put(tokens[:end], known, rows_of(tokens[:end], known))
+    tokens = tokens[: cache.max_tokens]
+    keys = keys_of(cache, tokens)
+    known = cache.lookup(keys)
+    if known < len(keys):
+        end = len(keys) * BLOCK_SIZE
+        cache.put(keys, known, rows_of(tokens[:end], known * BLOCK_SIZE))
 
 
 def assert_same(taken: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> None:
@@ -67,9 +84,9 @@ def test_a_lookup_finds_the_longest_stored_prefix_in_whole_blocks(stored: list[l
         put(cache, tokens)
     ends = range(0, len(asked) + 1, BLOCK_SIZE)
     longest = max(end for end in ends if not end or any(asked[:end] == tokens[:end] for tokens in stored))
-    assert cache.lookup(asked) == longest
+    assert lookup(cache, asked) == longest
     if longest:
-        assert_same(cache.take(asked[:longest]), rows_of(asked[:longest]))
+        assert_same(take(cache, asked[:longest]), rows_of(asked[:longest]))
 
 
 @settings(max_examples=60)
@@ -85,59 +102,104 @@ def test_one_other_token_anywhere_ends_the_match_in_its_block(tokens: list[int],
     changed = [*tokens[:place], other, *tokens[place + 1 :]]
     whole = len(tokens) // BLOCK_SIZE * BLOCK_SIZE
     expected = whole if changed == tokens else min(place // BLOCK_SIZE * BLOCK_SIZE, whole)
-    assert cache.lookup(changed) == expected
+    assert lookup(cache, changed) == expected
 
 
 def test_the_same_block_after_another_beginning_is_another_block() -> None:
     cache = cache_of(1000)
     put(cache, prompt(1, 2))
-    assert cache.lookup(prompt(2)) == 0
-    assert cache.lookup(prompt(1, 1, 2)) == BLOCK_SIZE
-    assert cache.lookup(prompt(2, 1)) == 0
+    assert lookup(cache, prompt(2)) == 0
+    assert lookup(cache, prompt(1, 1, 2)) == BLOCK_SIZE
+    assert lookup(cache, prompt(2, 1)) == 0
 
 
 def test_another_model_never_hits() -> None:
     """Keys and values of one model are noise to another: blocks moved over by force are not found."""
     ours, theirs = cache_of(1000, b"llama f32"), cache_of(1000, b"llama int8")
     put(theirs, prompt(1, 2, 3))
-    ours._blocks.update(theirs._blocks)
-    assert theirs.lookup(prompt(1, 2, 3)) == 3 * BLOCK_SIZE
-    assert ours.lookup(prompt(1, 2, 3)) == 0
+    ours._places.update(theirs._places)
+    assert lookup(theirs, prompt(1, 2, 3)) == 3 * BLOCK_SIZE
+    assert lookup(ours, prompt(1, 2, 3)) == 0
 
 
 def test_a_round_trip_gives_copies() -> None:
     cache = cache_of(1000)
     data = rows_of(prompt(5, 6))
-    cache.put(prompt(5, 6), 0, data)
+    cache.put(keys_of(cache, prompt(5, 6)), 0, data)
     for buffer in data:
         buffer[:] = 0
-    taken = cache.take(prompt(5, 6))
+    taken = take(cache, prompt(5, 6))
     assert_same(taken, rows_of(prompt(5, 6)))
     taken[0][:] = 0
-    assert_same(cache.take(prompt(5, 6)), rows_of(prompt(5, 6)))
+    assert_same(take(cache, prompt(5, 6)), rows_of(prompt(5, 6)))
+
+
+def test_a_copy_that_fails_leaves_nothing_half_held() -> None:
+    cache = cache_of(3)
+    put(cache, prompt(9))
+
+    def failing() -> Iterator[np.ndarray]:
+        yield rows_of(prompt(1, 2, 3))[0]
+        raise GraphRunError("the device is gone")
+
+    with pytest.raises(GraphRunError):
+        cache.put(keys_of(cache, prompt(1, 2, 3)), 0, failing())
+    assert lookup(cache, prompt(1, 2, 3)) == 0
+    put(cache, prompt(1, 2, 3))
+    assert_same(take(cache, prompt(1, 2, 3)), rows_of(prompt(1, 2, 3)))
+
+
+@settings(max_examples=100)
+@given(texts=st.lists(tokens_strategy, max_size=8))
+def test_keys_that_are_kept_are_those_computed_anew(texts: list[list[int]]) -> None:
+    """Of a text that grows, is cut, or becomes another one, as beams do."""
+    cache, kept = cache_of(1000), BlockKeys()
+    for tokens in texts:
+        assert cache.keys(tokens, kept) == keys_of(cache, tokens)
+        assert cache.keys([*tokens, *tokens], kept) == keys_of(cache, [*tokens, *tokens])
+
+
+def test_each_block_of_a_request_is_hashed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    num_hashed, original = 0, hashlib.blake2b
+
+    def counting(data: bytes, digest_size: int) -> object:
+        nonlocal num_hashed
+        num_hashed += 1
+        return original(data, digest_size=digest_size)
+
+    prefixes = PrefixCache(b"fake", SHAPE.slot_bytes, SHAPE.num_buffers, 10**6)
+    limits = Limits(max_batch=4, max_seq_len=250, prefill_chunk=64)
+    engine = Engine(FakeRunner(300), limits, (), prefixes)  # type: ignore[arg-type]
+    texts = [Request(prompt=[n] * 64, config=GenerationConfig(max_new_tokens=64, ignore_eos=True)) for n in range(3)]
+    monkeypatch.setattr(hashlib, "blake2b", counting)
+    jobs = [engine.submit(text) for text in texts]
+    while engine.has_work:
+        engine.step()
+    assert any(text.timeline.num_preemptions for job in jobs for text in job.sequences)
+    assert num_hashed == 3 * 128 // BLOCK_SIZE
 
 
 def test_what_is_put_later_continues_what_is_there() -> None:
     cache = cache_of(1000)
     put(cache, prompt(1, 2, tail=9))
     put(cache, prompt(1, 2, 3, 4))
-    assert_same(cache.take(prompt(1, 2, 3, 4)), rows_of(prompt(1, 2, 3, 4)))
+    assert_same(take(cache, prompt(1, 2, 3, 4)), rows_of(prompt(1, 2, 3, 4)))
     assert cache.num_bytes == 4 * BLOCK_BYTES
 
 
 @pytest.mark.parametrize("max_bytes", [0, 1, BLOCK_BYTES - 1])
 def test_less_than_a_block_is_off(max_bytes: int) -> None:
     cache = PrefixCache(b"model", SLOT_BYTES, NUM_BUFFERS, max_bytes)
-    assert not cache.is_on
-    cache.put(prompt(1, 2), 0, rows_of(prompt(1, 2)))
-    assert cache.lookup(prompt(1, 2)) == 0
+    assert cache.max_tokens == 0
+    put(cache, prompt(1, 2))
+    assert lookup(cache, prompt(1, 2)) == 0
     assert cache.num_bytes == 0
 
 
 def test_a_text_longer_than_the_budget_keeps_its_beginning() -> None:
     cache = cache_of(3)
     put(cache, prompt(1, 2, 3, 4, 5))
-    assert cache.lookup(prompt(1, 2, 3, 4, 5)) == 3 * BLOCK_SIZE
+    assert lookup(cache, prompt(1, 2, 3, 4, 5)) == 3 * BLOCK_SIZE
 
 
 def test_the_least_recently_used_go_first_and_what_others_build_on_last() -> None:
@@ -145,16 +207,16 @@ def test_the_least_recently_used_go_first_and_what_others_build_on_last() -> Non
     put(cache, prompt(9, 1))
     put(cache, prompt(9, 2))
     put(cache, prompt(8))
-    cache.take(prompt(9, 1))  # used again: 9-2 is the oldest now
+    take(cache, prompt(9, 1))  # used again: 9-2 is the oldest now
     put(cache, prompt(7))
-    assert cache.lookup(prompt(9, 2)) == BLOCK_SIZE
+    assert lookup(cache, prompt(9, 2)) == BLOCK_SIZE
     put(cache, prompt(6))
-    assert cache.lookup(prompt(8)) == 0
+    assert lookup(cache, prompt(8)) == 0
     put(cache, prompt(5))
-    assert cache.lookup(prompt(9, 1)) == BLOCK_SIZE, "its end goes before what it shares"
+    assert lookup(cache, prompt(9, 1)) == BLOCK_SIZE, "its end goes before what it shares"
     put(cache, prompt(4))
-    assert cache.lookup(prompt(9, 1)) == 0
-    assert all(cache.lookup(prompt(n)) == BLOCK_SIZE for n in (4, 5, 6, 7))
+    assert lookup(cache, prompt(9, 1)) == 0
+    assert all(lookup(cache, prompt(n)) == BLOCK_SIZE for n in (4, 5, 6, 7))
 
 
 class Weighing(PrefixCache):
@@ -162,9 +224,10 @@ class Weighing(PrefixCache):
 
     num_brought = 0
 
-    def put(self, tokens: Sequence[int], start: int, data: Sequence[np.ndarray]) -> None:
-        self.num_brought += sum(part.nbytes for part in data)
-        super().put(tokens, start, data)
+    def put(self, keys: Sequence[bytes], known: int, data: Iterable[np.ndarray]) -> None:
+        brought = list(data)
+        self.num_brought += sum(part.nbytes for part in brought)
+        super().put(keys, known, brought)
 
 
 @pytest.mark.parametrize("num_blocks", [0, 1, 3])
@@ -224,29 +287,30 @@ class Prefixes(RuleBasedStateMachine):
         put(self.cache, tokens)
         self.seen.append(tokens)
         whole = min(len(tokens) // BLOCK_SIZE, self.num_blocks) * BLOCK_SIZE
-        assert self.cache.lookup(tokens) == whole, "what was put last is there"
+        assert lookup(self.cache, tokens) == whole, "what was put last is there"
 
     @precondition(lambda self: self.seen)
     @rule(data=st.data())
     def take(self, data: st.DataObject) -> None:
         tokens = data.draw(st.sampled_from(self.seen))
-        if known := self.cache.lookup(tokens):
-            assert_same(self.cache.take(tokens[:known]), rows_of(tokens[:known]))
-            assert self.cache.lookup(tokens) == known, "taking keeps"
+        if known := lookup(self.cache, tokens):
+            assert_same(take(self.cache, tokens[:known]), rows_of(tokens[:known]))
+            assert lookup(self.cache, tokens) == known, "taking keeps"
 
     @invariant()
     def stays_in_budget(self) -> None:
-        buffers = [buffer for block in self.cache._blocks.values() for buffer in block]
-        assert all(buffer.base is None for buffer in buffers), "a view would hold a whole text's memory"
-        held = sum(buffer.nbytes for buffer in buffers)
-        assert held == self.cache.num_bytes <= self.num_blocks * BLOCK_BYTES
+        cache = self.cache
+        assert cache.num_bytes <= cache._memory.nbytes <= self.num_blocks * BLOCK_BYTES
+        places = [*cache._places.values(), *cache._free]
+        assert sorted(places) == list(range(len(places))), "each place is a block's or free, and low ones come first"
 
     @invariant()
     def no_block_outlives_what_it_builds_on(self) -> None:
         reachable: set[bytes] = set()
         for tokens in self.seen:
-            reachable.update(self.cache._keys(tokens[: self.cache.lookup(tokens)]))
-        assert reachable == set(self.cache._blocks), "a block that no lookup reaches is lost memory"
+            keys = keys_of(self.cache, tokens)
+            reachable.update(keys[: self.cache.lookup(keys)])
+        assert reachable == set(self.cache._places), "a block that no lookup reaches is lost memory"
 
 
 Prefixes.TestCase.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)

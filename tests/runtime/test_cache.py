@@ -100,7 +100,7 @@ class CacheMachine(RuleBasedStateMachine):
     def export_and_import(self, choice: int) -> None:
         row = self._row(choice)
         try:
-            new = self.cache.import_row(self.cache.export_row(row))
+            new = self.cache.import_row(self.cache.export_row(row), len(self.model[row]))
         except CapacityError:
             return
         self.model[new] = list(self.model[row])
@@ -271,7 +271,7 @@ def test_rows_survive_in_sixteen_bits(provider: type[Provider]) -> None:
     assert cache.shape.bytes_per_token == 4 * 6 * 2
     rng = np.random.default_rng(0)
     data = [rng.integers(0, 256, 10 * 12, dtype=np.uint8) for _ in range(4)]
-    row = cache.import_row(data)
+    row = cache.import_row(data, 10)
     cache.reserve(row, 200)
     for got, want in zip(cache.export_row(row), data, strict=True):
         np.testing.assert_array_equal(got, want)

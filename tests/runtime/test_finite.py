@@ -140,5 +140,5 @@ def test_clearing_stays_behind_the_valid_part() -> None:
         cache.extend(row, 10)
     cache.clear_behind(rows[1])
     for row, behind in zip(rows, (5, 0, 5), strict=True):
-        data = cache.export_row(row, 0, 16)[0].view(np.float32)
+        data = next(cache.export_row(row, 0, 16)).view(np.float32)
         np.testing.assert_array_equal(data, [5] * 10 + [behind] * 6)

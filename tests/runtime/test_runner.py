@@ -183,7 +183,7 @@ def test_a_saved_row_goes_on_bit_for_bit(session: Session) -> None:
     runner = runner_for(session)
     row = runner.cache.allocate(200)
     runner.prefill(row, TOKENS[:100])
-    restored = runner.cache.import_row(runner.cache.export_row(row))
+    restored = runner.cache.import_row(runner.cache.export_row(row), runner.cache.valid(row))
     for each in (row, restored):
         runner.cache.reserve(each, 101)
     logits = advance(runner, [[7], [7]])
