@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from genai.errors import RequestError
 from genai.requests.base import JsonObject, Request
 from genai.requests.generation import ChatTemplateOptions, GenerationRequest, TokenLimit, with_options
-from genai.requests.messages import AssistantMessage, Messages, Name
+from genai.requests.messages import Messages, Name, is_begun
 
 
 class Function(Request):
@@ -137,19 +137,8 @@ def chat_arguments(body: ChatRequest) -> ChatArguments:
         tool_choice=choice.model_dump() if isinstance(choice, Request) else choice,
         parallel_tool_calls=body.parallel_tool_calls,
         template_options=body.chat_template_kwargs,
-        continue_final_message=_is_continued(body),
+        continue_final_message=is_begun(body.messages, body.continue_final_message),
     )
-
-
-def _is_continued(body: ChatRequest) -> bool:
-    """Whether the answer goes on where the last message ends."""
-    last = body.messages[-1]
-    if isinstance(last, AssistantMessage) and not last.tool_calls and last.function_call is None:
-        return bool(body.continue_final_message or last.prefix)
-    if body.continue_final_message:
-        message = "continue_final_message: the last message must be an assistant's without calls"
-        raise RequestError(message, code="invalid_value", param="continue_final_message")
-    return False
 
 
 def chat_options(body: ChatRequest, given: Mapping[str, object]) -> dict[str, object]:

@@ -130,6 +130,6 @@ def _unreadable(value: object, place: str) -> Iterator[tuple[str, OtherPart]]:
         for index, item in enumerate(value):
             yield from _unreadable(item, f"{place}[{index}]")
     elif isinstance(value, Request) and getattr(value, "role", None) != "assistant":
-        content = getattr(value, "content", None)
-        if isinstance(content, list):
-            yield from _unreadable(content, f"{place}.content")
+        for field in ("content", "output"):
+            if isinstance(held := getattr(value, field, None), list):
+                yield from _unreadable(held, f"{place}.{field}")

@@ -96,6 +96,20 @@ def template_messages(messages: Sequence[Message], *, refuses_media: bool = Fals
     return told
 
 
+def is_begun(messages: Sequence[Message], asked: bool | None) -> bool:
+    """Whether the answer goes on where the last message ends; asked: whether the request says so.
+
+    Raises: RequestError if it says so and the last message is no answer.
+    """
+    last = messages[-1]
+    if isinstance(last, AssistantMessage) and not last.tool_calls and last.function_call is None:
+        return bool(asked or last.prefix)
+    if asked:
+        message = "continue_final_message: the last message must be an assistant's without calls"
+        raise RequestError(message, code="invalid_value", param="continue_final_message")
+    return False
+
+
 def _template_message(message: Message, place: str) -> Mapping[str, object]:
     plain: dict[str, object] = {"role": _ROLES.get(message.role, message.role)}
     if isinstance(message, AssistantMessage):

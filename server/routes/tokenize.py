@@ -9,7 +9,7 @@ from fastapi import APIRouter
 
 from genai.errors import ConfigError
 from genai.replies.openai import token_text
-from genai.requests.messages import template_messages
+from genai.requests.messages import is_begun, template_messages
 from server.body import StrictRoute
 from server.openapi import GENERATING
 from server.schemas.tokenize import Detokenized, DetokenizeRequest, Tokenized, TokenizeRequest
@@ -40,10 +40,12 @@ def _tokenized(llm: LLM, body: TokenizeRequest) -> Tokenized:
     if body.prompt is not None:
         tokens = tokenizer.encode(body.prompt, add_special_tokens=body.add_special_tokens is not False)
     else:
+        assert body.messages is not None, "there is either a prompt or messages"
         variables: dict[str, Any] = dict(body.chat_template_kwargs or {})
         tokens = tokenizer.apply_chat_template(
-            template_messages(body.messages or []),
+            template_messages(body.messages),
             add_generation_prompt=body.add_generation_prompt is not False,
+            continue_final_message=is_begun(body.messages, body.continue_final_message),
             tools=[tool.model_dump(exclude_none=True) for tool in body.tools] if body.tools else None,
             **variables,
         )

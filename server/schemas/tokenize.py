@@ -23,6 +23,9 @@ class TokenizeRequest(WholeRequest):
     add_special_tokens: bool | None = Field(None, description="The text's begin and end, as the model wants them.")
     messages: Messages | None = Field(None, description="The conversation; or give `prompt`.")
     add_generation_prompt: bool | None = Field(None, description="With messages: begin the answer. Null: true.")
+    continue_final_message: bool | None = Field(
+        None, description="With messages: end where the last one, an assistant's, does; so does its `prefix: true`."
+    )
     tools: Tools | None = Field(None, description="With messages: the tools that the model is told about.")
     chat_template_kwargs: ChatTemplateOptions | None = Field(None, description="With messages: template variables.")
     return_token_strs: bool | None = Field(None, description="Tell the tokens' texts too.")
@@ -32,7 +35,7 @@ class TokenizeRequest(WholeRequest):
         if (self.prompt is None) == (self.messages is None):
             raise ValueError("give either prompt or messages")
         if self.messages is None:
-            for name in ("add_generation_prompt", "tools", "chat_template_kwargs"):
+            for name in ("add_generation_prompt", "continue_final_message", "tools", "chat_template_kwargs"):
                 if getattr(self, name) is not None:
                     raise ValueError(f"{name} goes with messages, not with a prompt")
         elif self.add_special_tokens is not None:

@@ -21,6 +21,10 @@ LEAVES_OUT_LATER_SYSTEMS = (
     "{% if messages[0].role == 'system' %}[system]{{ messages[0].content }}{% endif %}"
     "{% for m in messages %}{% if m.role != 'system' %}[{{ m.role }}]{{ m.content }}{% endif %}{% endfor %}"
 )
+TAKES_PARTS_AND_NO_SYSTEM = (
+    "{% for m in messages %}{% if m.role == 'system' or (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('no') }}{% endif %}[{{ m.role }}]{% for p in m.content %}{{ p.text }}{% endfor %}{% endfor %}"
+)
 SHOWS_NO_TEXT = "{{ messages | length }}"
 CALL = {"id": "abc123def", "type": "function", "function": {"name": "look", "arguments": {}}}
 
@@ -51,6 +55,7 @@ def render(source: str, messages: list[dict[str, object]], **options: object) ->
         (TAKES_NO_SYSTEM, "s:A|u:B|a:C|u:D", "u:A\n\nB|a:C|u:D"),
         (TAKES_NO_SYSTEM, "s:A|s:B|a:C|u:D", "u:A\n\nB|a:C|u:D"),
         (TAKES_NO_SYSTEM, "s:A", "u:A"),
+        (TAKES_PARTS_AND_NO_SYSTEM, "s:A|u:B|a:C|s:D|u:E", "u:A\n\nB|a:C|u:D\n\nE"),
         (LEAVES_OUT_LATER_SYSTEMS, "s:A|s:B|u:C", "s:A\n\nB|u:C"),
         (LEAVES_OUT_LATER_SYSTEMS, "u:A|s:B", "u:A|u:B"),
     ],

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from genai.errors import RequestError
-from genai.requests.base import read
+from genai.requests.base import Request, read
 from genai.requests.chat import ChatRequest
+from genai.requests.content import Part, check_media
 from genai.requests.messages import template_messages
 
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA", "detail": "low"}}
@@ -66,6 +67,18 @@ def test_a_request_for_nothing_but_an_image_is_refused(messages: list[dict[str, 
     with pytest.raises(RequestError, match="this model reads text only, and nothing but this") as refused:
         told(*messages)
     assert refused.value.param == param
+
+
+def test_what_is_read_of_a_request() -> None:
+    """Wherever the parts stand: in messages, in results within them, in items."""
+
+    class Result(Request):
+        output: list[Part]
+
+    part = {"type": "input_image"}
+    body = read(Result, {"output": [{"type": "input_text", "text": "a"}, part]})
+    with pytest.raises(RequestError, match=r"input\[0\].output\[1\]: this model reads text only"):
+        check_media([body], [{"role": "tool", "content": "a"}], "input", is_refused=True)
 
 
 def test_an_agent_s_session_survives_an_image() -> None:

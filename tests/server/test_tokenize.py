@@ -30,6 +30,12 @@ async def test_a_conversation() -> None:
     plain = (await ask("/tokenize", {"messages": HI, "add_generation_prompt": False})).json()["tokens"]
     assert plain == [BEGIN_ID, *b"user\nHi", END_ID]
     assert whole == [*plain, BEGIN_ID, *b"assistant\n"]
+    begun = {"role": "assistant", "content": "The"}
+    for body in (
+        {"messages": [*HI, begun], "continue_final_message": True, "add_generation_prompt": False},
+        {"messages": [*HI, {**begun, "prefix": True}]},
+    ):
+        assert (await ask("/tokenize", body)).json()["tokens"] == [*whole, *b"The"]
 
 
 async def test_back_again() -> None:
@@ -65,7 +71,7 @@ async def test_bad_requests(path: str, body: dict[str, object], message: str) ->
     assert message in answer.json()["error"]["message"]
 
 
-@pytest.mark.parametrize("name", ["messages", "tools", "add_generation_prompt", "self"])
+@pytest.mark.parametrize("name", ["messages", "tools", "add_generation_prompt", "continue_final_message", "self"])
 async def test_template_variables_cannot_be_what_the_server_sets(name: str) -> None:
     answer = await ask("/tokenize", {"messages": HI, "chat_template_kwargs": {name: 1}})
     assert answer.status_code == 400
