@@ -1,4 +1,4 @@
-"""Writes what pages tell of options and fields, from their tables: `python -m docs.tables`, or `make docs`.
+"""Writes what pages tell of options, fields and formats of calls, from tables: `python -m docs.tables`, or `make docs`.
 
 A table stands between `<!-- options: NAME -->` and `<!-- end -->`.
 """
@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+from genai.chat.formats import TOOL_FORMATS
 from genai.options.generation_config import OPTIONS
 from genai.options.option import Entry
 from genai.requests.chat import ChatRequest
@@ -17,7 +18,7 @@ from genai.requests.completions import CompletionRequest
 from genai.requests.foreign import HARMLESS, REFUSED, RENAMED
 from genai.requests.generation import served
 
-PAGES = tuple(Path(__file__).with_name(name) for name in ("options.md", "server.md"))
+PAGES = tuple(Path(__file__).with_name(name) for name in ("options.md", "server.md", "tools.md"))
 _PLACES = {
     "sampling_config": "how a token is chosen (`sampling_config`)",
     "beam_search_config": "how texts are compared (`beam_search_config`)",
@@ -82,6 +83,19 @@ def _by_reason(fields: Iterable[tuple[str, str]]) -> str:
     return _table([("fields", ""), ("---",) * 2, *((", ".join(names), why) for why, names in by_reason.items())])
 
 
+def tool_formats() -> str:
+    """The formats of calls: two of them, as each is written."""
+    rows: list[tuple[str, ...]] = [("format", "models", "written as"), ("---", "---", "---")]
+    for entry in dict.fromkeys(TOOL_FORMATS):
+        calls = [("f", '{"a": "x", "n": 3}'), ("g", "{}")]
+        written = entry.spelled(calls if entry.is_parallel else calls[:1])
+        fence = "``" if "`" in written else "`"
+        row = (entry.name, entry.models, f"{fence}{written}{fence}".replace("\n", "⏎"))
+        if row not in rows:
+            rows.append(row)
+    return _table(rows)
+
+
 def _default(entry: Entry) -> str:
     default, rule = entry.default, entry.option.rule
     if entry.option.unset:
@@ -112,6 +126,7 @@ def _table(rows: Iterable[tuple[str, ...]]) -> str:
 TABLES: Mapping[str, Callable[[], str]] = {
     "all": every_option,
     "fields": request_fields,
+    "formats": tool_formats,
     "renamed": renamed_fields,
     "harmless": harmless_fields,
     "refused": refused_fields,

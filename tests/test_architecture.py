@@ -21,7 +21,7 @@ ALLOWED = {
     "genai.tokenizer": {"genai.chat", "genai.errors"},
     "genai.runtime": LEAVES - {"genai.options"},
     "genai.decoding": {"genai.errors", "genai.options"},
-    "genai.answer": {"genai.chat", "genai.errors", "genai.options", "genai.tokenizer"},
+    "genai.answer": {"genai.chat", "genai.errors", "genai.grammar", "genai.options", "genai.tokenizer"},
     "genai.grammar": {"genai.decoding", "genai.errors", "genai.options"},
     "genai.engine": LEAVES | {"genai.decoding", "genai.runtime"},
     "genai.build": LEAVES | {"genai.runtime", "genai.tokenizer"},

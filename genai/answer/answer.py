@@ -9,14 +9,8 @@ from dataclasses import dataclass, field
 from genai.answer.answer_text import Markers, PiecewiseText, Reading
 from genai.answer.tool_calls import ToolCall, ToolCallDelta, ToolCallReader
 from genai.answer.tool_grammar import tool_grammar
-from genai.chat.formats import (
-    GENERIC,
-    KNOWN_REASONING,
-    Opener,
-    ReasoningMarkers,
-    ToolFormat,
-    reasoning_begun,
-)
+from genai.chat.formats import GENERIC, KNOWN_REASONING, reasoning_begun
+from genai.chat.shapes import Opener, ReasoningMarkers, ToolFormat
 from genai.chat.tools import ToolSet
 from genai.options.generation_config import ConstraintConfig
 from genai.tokenizer.tokenizer import Tokenizer
@@ -88,7 +82,8 @@ class AnswerParser:
     """Follows one answer. The deltas joined do not depend on how the text was cut.
 
     White space around reasoning and around calls belongs to neither and is dropped, as far as no content precedes it.
-    Text that looked like a call but is none is content.
+    Text that looked like a call but is none is content; where calls are forced there is no content. What follows
+    calls, and is no further one, is dropped: calls end the answer.
     """
 
     def __init__(self, answer_format: AnswerFormat, tools: ToolSet, begun: ReasoningMarkers | None) -> None:
@@ -99,6 +94,7 @@ class AnswerParser:
         )
         self._reasoning_markers = {known.open: known for known in answer_format.reasoning}
         self._openers = {opener.text: opener for opener in openers}
+        self._has_content = not tools.is_forced
         self._first_openers = tuple(opener.text for opener in openers if opener.place != "anywhere")
         self._markers = Markers(
             [opener.text for opener in openers if opener.place == "anywhere"],
@@ -108,6 +104,7 @@ class AnswerParser:
         self._reasoning: list[str] = []
         self._space: list[str] = []  # white space that is shown only if more text of its kind follows
         self._is_running = True
+        self._is_over = False
         self._reading = self._read_answer(begun)
         self._run()
 
@@ -115,6 +112,11 @@ class AnswerParser:
     def tool_calls(self) -> tuple[ToolCall, ...]:
         """The calls that are complete so far."""
         return tuple(self._calls.calls)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the answer has made its calls, and nothing that follows is part of it."""
+        return self._is_over
 
     def push(self, text: str) -> AnswerDelta:
         """Take a piece of the answer; return what is certain with it."""
@@ -151,7 +153,7 @@ class AnswerParser:
         if begun is not None:
             yield from self._read_reasoning(begun)
         yield from self._read_content()
-        if begun is None and not self._calls.calls:
+        if begun is None and not self._calls.calls and self._has_content:
             self._content += self._space  # an answer of nothing else
 
     def _read_reasoning(self, markers: ReasoningMarkers) -> Reading[None]:
@@ -161,29 +163,33 @@ class AnswerParser:
         yield from self._skip_space()
 
     def _read_content(self) -> Reading[None]:
-        is_start = True
+        found = None
+        if self._first_openers and self._calls.can_take_more:
+            found = yield from self._text.starting(self._first_openers)
         while self._calls.can_take_more:
-            found = None
-            if is_start and self._first_openers:
-                found = yield from self._text.starting(self._first_openers)
             if found is None:
                 found = yield from self._read_until(self._markers, self._say)
             if found is None:
                 return
-            is_start = yield from self._read_calls(self._openers[found])
+            yield from self._read_calls(self._openers[found])
+            found = None
+            if self._calls.calls:
+                yield from self._skip_space()
+                if self._calls.can_take_more:
+                    found = yield from self._text.starting(tuple(self._openers))
+                if found is None:
+                    self._is_over = not self._text.is_ended
+                    return
         yield from self._read_until(Markers([]), self._say)
 
-    def _read_calls(self, opener: Opener) -> Reading[bool]:
-        """Read what an opener announces; True if it was calls and nothing else."""
+    def _read_calls(self, opener: Opener) -> Reading[None]:
+        """Read what an opener announces; as content, if it is no call."""
         self._text.mark()
-        if not opener.is_json:
+        if not opener.is_part:
             self._text.take(len(opener.text))
         is_whole = yield from self._calls.read(opener)
-        if is_whole:
-            yield from self._skip_space()
-        elif (rest := self._text.since_mark()) and not rest.isspace():
+        if not is_whole and not self._calls.calls and not (rest := self._text.since_mark()).isspace():
             self._say(rest)
-        return is_whole
 
     def _read_until(self, markers: Markers, give: Callable[[str], None]) -> Reading[str | None]:
         """Give all text before the next marker, as it comes; return the marker, or None at the end."""
@@ -202,7 +208,7 @@ class AnswerParser:
         self._text.mark()
 
     def _say(self, text: str) -> None:
-        if text:
+        if text and self._has_content:
             self._content += [*self._space, text]
             self._space = []
 

@@ -128,3 +128,9 @@ class PiecewiseText:
             if self.is_ended or not any(word.startswith(unread) for word in words):
                 return None
             yield
+
+    def took(self, word: str) -> Reading[bool]:
+        """Take a word that may be next; whether it was there. An empty one always is."""
+        is_there = not word or (yield from self.starting((word,))) is not None
+        self.take(len(word) if is_there else 0)
+        return is_there

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 
 from genai.answer.answer_text import PiecewiseText, Reading
 from genai.answer.tool_json import read_colon, read_json
-from genai.chat.formats import Opener, ToolFormat
+from genai.answer.tool_pairs import PairsReader
+from genai.chat.shapes import Opener, Pairs, ToolFormat
 from genai.chat.tools import Tool
 
 
@@ -36,19 +37,24 @@ class ToolCallDelta:
     arguments: str = ""
 
 
-_WORD = re.compile(r"[a-zA-Z0-9_-]*")
+_LABEL = re.compile(r"[a-zA-Z0-9_-]*")
+_NAME_START = re.compile(r"[a-zA-Z_]")
+_MOST_REPEATS = 2
+"""How often the same call may stand in an answer, one behind the other: models that do not stop repeat themselves."""
 
 
 @dataclass(slots=True, kw_only=True)
 class _OpenCall:
     """A call that is being read.
 
-    waiting: arguments that no delta has given yet; given: those before; id: set when the first delta has been made.
+    waiting: arguments that no delta has given yet; given: those before; is_begun: whether it may be given; id: set when
+    the first delta has been made.
     """
 
     names: frozenset[str]
     name: str | None = None
     id: str | None = None
+    is_begun: bool = False
     has_arguments: bool = False
     waiting: list[str]
     given: list[str]
@@ -66,21 +72,24 @@ class ToolCallReader:
     ) -> None:
         self._text = text
         self._named = tool_format.named
+        self._is_in_lines = tool_format.is_named and tool_format.between.isspace()
         self._name_key = tool_format.json.name_key
         self._argument_keys = {"arguments", "parameters", tool_format.json.arguments_key}
         self._keys = {self._name_key, *self._argument_keys, tool_format.json.id_key, "id", "type"}
         self._is_parallel = is_parallel
-        self._names = frozenset(tool.name for tool in tools)
+        self._schemas = {tool.name: tool.parameters for tool in tools}
+        self._names = frozenset(self._schemas)
         self._lenient_names = frozenset(tool.name for tool in tools if not tool.is_strict)
         self._num_begun = 0
         self._deltas: list[ToolCallDelta] = []
         self._call: _OpenCall | None = None
+        self._is_repeating = False
         self.calls: list[ToolCall] = []
 
     @property
     def can_take_more(self) -> bool:
         """Whether a further call would be read."""
-        return bool(self._names) and (self._is_parallel or not self.calls)
+        return bool(self._names) and not self._is_repeating and (self._is_parallel or not self.calls)
 
     def take_deltas(self) -> tuple[ToolCallDelta, ...]:
         """The pieces since the last call."""
@@ -95,8 +104,8 @@ class ToolCallReader:
         """
         names = self._names if opener.is_constrained else self._lenient_names
         if opener.has_label:
-            yield from self._text.take_run(_WORD)
-        is_whole = yield from self._read_calls(names)
+            yield from self._text.take_run(_LABEL)
+        is_whole = yield from self._read_calls(names, opener.close)
         self._give_arguments()
         self._call = None
         if is_whole and opener.close:
@@ -105,20 +114,23 @@ class ToolCallReader:
                 self._text.take(len(opener.close))
         return is_whole
 
-    def _read_calls(self, names: frozenset[str]) -> Reading[bool]:
+    def _read_calls(self, names: frozenset[str], close: str) -> Reading[bool]:
         first = yield from self._text.skip_space()
         if first == "[":
-            return (yield from self._read_array(names))
+            return (yield from self._read_array(names, close))
         if first == "{":
             return (yield from self._read_objects(names))
-        return (yield from self._read_all_named(names))
+        return (yield from self._read_all_named(names, close))
 
-    def _read_array(self, names: frozenset[str]) -> Reading[bool]:
+    def _read_array(self, names: frozenset[str], close: str) -> Reading[bool]:
         separator = "["
         while separator != "]":
             self._text.take(1)
-            yield from self._text.skip_space()
-            if not self.can_take_more or not (yield from self._read_object(names)):
+            first = yield from self._text.skip_space()
+            if not self.can_take_more:
+                return False
+            is_object = first == "{" or self._named.pairs is None
+            if not (yield from (self._read_object(names) if is_object else self._read_named(names, close))):
                 return False
             separator = yield from self._text.skip_space()
             if separator not in (",", "]"):
@@ -192,8 +204,7 @@ class ToolCallReader:
         first = yield from self._text.skip_space()
         call.has_arguments = True
         if first == "{":
-            if call.name is not None:
-                self._begin(call)
+            call.is_begun = call.name is not None
             return (yield from self._copy_json(call.waiting))
         value: list[str] = []
         if first not in ('"', "n") or not (yield from self._copy_json(value)):
@@ -208,60 +219,86 @@ class ToolCallReader:
         self._text.copy_to(None)
         return is_json
 
-    def _read_all_named(self, names: frozenset[str]) -> Reading[bool]:
+    def _read_all_named(self, names: frozenset[str], close: str) -> Reading[bool]:
         """Read calls that begin with a name, or each with the marker before it."""
         while True:
-            if not (yield from self._read_named(names)):
+            if not (yield from self._read_named(names, close)):
                 return False
-            if not self._named.before_name or not self.can_take_more:
+            if not self.can_take_more or not (self._named.before_name or self._is_in_lines):
                 return True
-            yield from self._text.skip_space()
-            if not (yield from self._text.starting((self._named.before_name,))):
+            following = yield from self._text.skip_space()
+            if self._named.before_name:
+                has_more = (yield from self._text.starting((self._named.before_name,))) is not None
+            else:
+                has_more = _NAME_START.match(following) is not None
+            if not has_more:
                 return True
 
-    def _read_named(self, names: frozenset[str]) -> Reading[bool]:
-        """Read a call's name and, behind the form's markers or at once, `{…}`."""
+    def _read_named(self, names: frozenset[str], close: str) -> Reading[bool]:
+        """Read a call's name and, behind the form's markers or at once, its arguments. close: what ends all calls."""
         call = self._call = _OpenCall(names=names, waiting=[], given=[])
-        if not (yield from self._took(self._named.before_name)):
+        if not (yield from self._text.took(self._named.before_name)):
             return False
-        name: list[str] = []
-        self._text.copy_to(name)
-        yield from self._text.take_run(_WORD)
-        self._text.copy_to(None)
-        if (call_name := "".join(name)) not in names:
+        call.name = yield from self._read_name(names)
+        if call.name is None:
             return False
-        call.name = call_name
-        has_id = bool(self._named.id_marker) and (yield from self._took(self._named.id_marker))
-        if has_id:
-            yield from self._text.take_run(_WORD)
-        marker = self._named.before_arguments
-        has_marker = bool(marker) and (yield from self._took(marker))
-        following = yield from (self._text.skip_space() if has_marker else self._text.peek())
-        if following != "{" or (has_id and marker and not has_marker):
+        if self._named.pairs is not None:
+            is_whole = yield from self._read_pairs(call, call.name, self._named.pairs, close)
+        else:
+            is_whole = yield from self._read_named_object(call)
+        if not is_whole:
             return False
-        if not (yield from self._read_arguments(call)):
-            return False
-        yield from self._took(self._named.after_arguments)
+        yield from self._text.skip_space()
+        yield from self._text.took(self._named.after_arguments.strip())
         self._end(call)
         return True
 
-    def _took(self, text: str) -> Reading[bool]:
-        """Take a text that may be next; whether it was there."""
-        is_there = not text or (yield from self._text.starting((text,))) is not None
-        self._text.take(len(text) if is_there else 0)
-        return is_there
+    def _read_name(self, names: frozenset[str]) -> Reading[str | None]:
+        """Take the longest of the names that comes next."""
+        name = ""
+        while True:
+            character = yield from self._text.peek()
+            if not character or not any(other.startswith(name + character) for other in names):
+                return name if name in names else None
+            name += self._text.take(1)
 
-    def _begin(self, call: _OpenCall) -> None:
-        """Give a call's id and name."""
-        call.id = f"call_{secrets.token_hex(12)}"
-        self._deltas.append(ToolCallDelta(index=self._num_begun, id=call.id, name=call.name))
-        self._num_begun += 1
+    def _read_named_object(self, call: _OpenCall) -> Reading[bool]:
+        """Read what may be an id, a marker, and `{…}`."""
+        has_id = bool(self._named.id_marker) and (yield from self._text.took(self._named.id_marker))
+        if has_id:
+            yield from self._text.take_run(_LABEL)
+        marker = self._named.before_arguments
+        has_marker = bool(marker) and (yield from self._text.took(marker))
+        following = yield from (self._text.skip_space() if has_marker else self._text.peek())
+        if following != "{" or (has_id and marker and not has_marker):
+            return False
+        return (yield from self._read_arguments(call))
+
+    def _read_pairs(self, call: _OpenCall, name: str, pairs: Pairs, close: str) -> Reading[bool]:
+        """Read arguments one by one, up to what ends the call."""
+        yield from self._text.skip_space()
+        if not (yield from self._text.took(self._named.before_arguments.strip())):
+            return False
+        ends = (self._named.after_arguments.strip() or close,)
+        yield from self._text.skip_space()
+        before = pairs.before_key.strip()
+        if before and not (yield from self._text.starting((before, *ends))):
+            return False
+        call.is_begun = call.has_arguments = True
+        return (yield from PairsReader(self._text, pairs, ends, self._schemas[name], call.waiting).read())
 
     def _give_arguments(self) -> None:
-        """Give the arguments that have come since the last delta, if their call has one."""
+        """Give the arguments that have come since the last delta, if their call may be given."""
         call = self._call
-        if call is None or call.id is None:
-            return
+        if call is not None and call.is_begun and not self._may_repeat(call):
+            self._give(call)
+
+    def _give(self, call: _OpenCall) -> None:
+        """Give a call's id and name, once, and the arguments that have come since."""
+        if call.id is None:
+            call.id = f"call_{secrets.token_hex(12)}"
+            self._deltas.append(ToolCallDelta(index=self._num_begun, id=call.id, name=call.name))
+            self._num_begun += 1
         piece = "".join(call.waiting)
         call.waiting.clear()
         if not piece:
@@ -274,15 +311,22 @@ class ToolCallReader:
         else:
             self._deltas.append(ToolCallDelta(index=index, arguments=piece))
 
+    def _may_repeat(self, call: _OpenCall) -> bool:
+        """Whether a call of which nothing is given is so far the last ones, which were the same often enough."""
+        last = [(each.name, each.arguments) for each in self.calls[-_MOST_REPEATS:]]
+        if call.id is not None or len(last) < _MOST_REPEATS or len(set(last)) > 1:
+            return False
+        return call.name == last[0][0] and last[0][1].startswith("".join(call.waiting))
+
     def _end(self, call: _OpenCall) -> None:
-        if call.id is None:
-            self._begin(call)
         if not call.has_arguments:
             call.waiting.append("{}")
-        self._give_arguments()
-        assert call.id is not None
-        assert call.name is not None
-        self.calls.append(ToolCall(id=call.id, name=call.name, arguments="".join(call.given)))
+        self._is_repeating = self._may_repeat(call)  # to the end: no object begins another
+        if not self._is_repeating:
+            self._give(call)
+            assert call.id is not None
+            assert call.name is not None
+            self.calls.append(ToolCall(id=call.id, name=call.name, arguments="".join(call.given)))
         self._call = None
         self._text.mark()
 

@@ -1,16 +1,13 @@
-"""Grammars (llguidance's Lark dialect) that have a model write tool calls in its own format.
-
-A marker that is one token of the vocabulary is asked for by its id, `<[id]>`: so the model learnt to write it, and
-llguidance matches special tokens in no other way.
-"""
+"""Grammars (llguidance's Lark dialect) of answers: reasoning, and then calls in the model's own format, or a form."""
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping, Sequence
 
-from genai.chat.formats import ReasoningMarkers, ToolFormat, reasoning_begun
+from genai.answer.lark_text import ANY_TEXT, LarkText, in_regex
+from genai.answer.pairs_grammar import PairsGrammar
+from genai.chat.formats import reasoning_begun
+from genai.chat.shapes import ReasoningMarkers, ToolFormat
 from genai.chat.tools import Tool, ToolSet
 
 _APPLICATORS = {"$ref", "allOf", "anyOf", "oneOf", "if", "patternProperties", "additionalProperties"}
@@ -25,7 +22,8 @@ def tool_grammar(
 ) -> str | None:
     """The grammar of the answers that a request allows, or None if that is any text.
 
-    token_ids: the markers that are single tokens; prompt: its end may open the reasoning.
+    token_ids: the markers that are single tokens; prompt: its end may open the reasoning. Raises: ConfigError for a
+    tool whose arguments this format cannot hold to their schema.
     """
     if not tools.callable or not tools.binds:
         return None
@@ -38,7 +36,7 @@ def tool_grammar(
         start = grammar.text_then_calls(reasoning, begun)
     else:
         start = grammar.text_or_calls(reasoning, begun)
-    return "\n".join([f"start: {start}", *grammar.rules]) + "\n"
+    return "\n".join([f"start: {start}", *grammar.lark.rules]) + "\n"
 
 
 class _Grammar:
@@ -47,66 +45,57 @@ class _Grammar:
     def __init__(self, tool_format: ToolFormat, token_ids: Mapping[str, int]) -> None:
         self._format = tool_format
         self._marker = tool_format.openers[0].text if tool_format.before else ""
-        self._token_ids = token_ids
-        self._tokens = re.compile(f"({'|'.join(map(re.escape, token_ids))})" if token_ids else r"((?!))")
-        self.rules = [r"TEXT: /(.|\n)+/", r"GAP: /[ \n]{1,4}/", r"NUMBER: /[0-9]{1,2}/"]
+        self.lark = LarkText(token_ids)
 
     def add_calls(self, tools: ToolSet) -> None:
         """Add `calls`, and `unmarked`, which is calls without the marker before the first."""
-        form, count = self._format, len(tools.callable)
-        more = f"({self._spelled(form.between)} call)*" if tools.is_parallel and form.is_parallel else ""
-        before = self._spelled(form.before.removeprefix(self._marker))
-        self.rules += [
-            f"calls: {self._spelled(self._marker)} unmarked",
-            f"unmarked: {before} call {more} {self._spelled(form.after)}",
-            f"call: {' | '.join(f'call_{index}' for index in range(count))}",
+        form, spelled = self._format, self.lark.spelled
+        more = f"({spelled(form.between)} call)*" if tools.is_parallel and form.is_parallel else ""
+        self.lark.rules += [
+            f"calls: {spelled(self._marker)} unmarked",
+            f"unmarked: {spelled(form.before.removeprefix(self._marker))} call {more} {spelled(form.after)}",
+            f"call: {' | '.join(self._call(tool, tools) for tool in tools.callable)}",
         ]
-        for index, tool in enumerate(tools.callable):
-            head = " NUMBER ".join(map(self._spelled, form.call.head(tool.name)))
-            schema = json.dumps(_schema(tool, is_forced=tools.is_forced))
-            self.rules.append(f"call_{index}: {head} arguments_{index} {self._spelled(form.call.tail)}")
-            self.rules.append(f"arguments_{index}: %json {schema}")
+
+    def _call(self, tool: Tool, tools: ToolSet) -> str:
+        """A rule for calls of one tool."""
+        call, schema = self._format.call, _schema(tool, is_forced=tools.is_forced)
+        head = " NUMBER ".join(map(self.lark.spelled, call.head(tool.name)))
+        if call.pairs is None:
+            arguments = self.lark.json(schema)
+        else:
+            arguments = PairsGrammar(self.lark, call.pairs, schema).arguments()
+        return self.lark.rule(f"{head} {arguments} {self.lark.spelled(call.tail)}")
 
     def reasoning(self, allowed: Sequence[ReasoningMarkers], begun: ReasoningMarkers | None) -> str:
         """What reasoning the answer may begin with; or, where the prompt has begun it, must go on with."""
         if begun is not None:
-            return f"{self._through(begun.close, 'thought')} GAP?"
-        choices = [
-            f"{self._spelled(known.open)} {self._through(known.close, f'thought_{index}')} GAP?"
-            for index, known in enumerate(allowed)
-        ]
+            return f"{self.lark.through(begun.close)} GAP?"
+        choices = [f"{self.lark.spelled(known.open)} {self.lark.through(known.close)} GAP?" for known in allowed]
         return f"({' | '.join(choices)})?" if choices else ""
 
     def text_then_calls(self, allowed: Sequence[ReasoningMarkers], begun: ReasoningMarkers | None) -> str:
         """Any text, and calls from the first marker on."""
         # reasoning between markers that are plain text is part of TEXT
-        tokens = [known for known in allowed if {known.open, known.close} <= self._token_ids.keys()]
+        ids = self.lark.token_ids
+        tokens = [known for known in allowed if {known.open, known.close} <= ids.keys()]
         reasoning = self.reasoning(tokens, begun if begun in tokens else None)
-        if self._marker in self._token_ids:
+        if self._marker in ids:
             return f"{reasoning} TEXT? calls?"
+        first, rest = self.lark.split(self._marker)
+        if rest:
+            text = self.lark.rule(f"/{ANY_TEXT}{in_regex(first)}/")
+            return f"{reasoning} (TEXT? | {text} {rest} unmarked)"
         # a lazy rule ends with the first marker, so that TEXT cannot run on over it
-        self.rules.append(rf"text_and_marker[lazy]: /(.|\n)*{re.escape(self._marker)}/")
+        self.lark.rules.append(f"text_and_marker[lazy]: /{ANY_TEXT}{in_regex(self._marker)}/")
         return f"{reasoning} (TEXT? | text_and_marker unmarked)"
 
     def text_or_calls(self, allowed: Sequence[ReasoningMarkers], begun: ReasoningMarkers | None) -> str:
         """Calls that no marker announces, or a text that begins neither as they do nor as reasoning in plain text."""
-        first = {known.open[0] for known in allowed if known.open not in self._token_ids}
+        first = {known.open[0] for known in allowed if known.open not in self.lark.token_ids}
         first.add(self._format.call.head("")[0][0])
-        self.rules.append(rf"PLAIN: /\s*[^\s{re.escape(''.join(sorted(first)))}](.|\n)*/")
+        self.lark.rules.append(rf"PLAIN: /\s*[^\s{in_regex(''.join(sorted(first)))}](.|\n)*/")
         return f"{self.reasoning(allowed, begun)} (PLAIN? | calls)"
-
-    def _through(self, marker: str, name: str) -> str:
-        """Any text up to and with a marker."""
-        if marker in self._token_ids:
-            return f"TEXT? {self._spelled(marker)}"
-        self.rules.append(rf"{name}[suffix={_literal(marker)}]: /(.|\n)*/")
-        return name
-
-    def _spelled(self, text: str) -> str:
-        """A text as literals and the tokens that are markers."""
-        ids = self._token_ids
-        parts = [part for part in self._tokens.split(text) if part]
-        return " ".join(f"<[{ids[part]}]>" if part in ids else _literal(part) for part in parts)
 
 
 def _schema(tool: Tool, *, is_forced: bool) -> Mapping[str, object]:
@@ -116,7 +105,3 @@ def _schema(tool: Tool, *, is_forced: bool) -> Mapping[str, object]:
     if "properties" in tool.parameters and not tool.parameters.keys() & _APPLICATORS:
         return {**tool.parameters, "additionalProperties": False}  # arguments that the function has not help nobody
     return tool.parameters
-
-
-def _literal(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)

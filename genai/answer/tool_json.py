@@ -95,4 +95,9 @@ def _read_scalar(text: PiecewiseText) -> Reading[bool]:
     scalar = ""
     while len(scalar) <= MAX_NUMBER and (yield from text.peek()) in _SCALAR_CHARACTERS:
         scalar += text.take(1)
-    return len(scalar) <= MAX_NUMBER and _SCALAR.fullmatch(scalar) is not None
+    return len(scalar) <= MAX_NUMBER and is_scalar(scalar)
+
+
+def is_scalar(word: str) -> bool:
+    """Whether a word is a number, true, false or null."""
+    return _SCALAR.fullmatch(word) is not None

@@ -1,33 +1,15 @@
 """How models write reasoning and tool calls: two tables, from which everything else about a format follows.
 
-hermes    <tool_call>{"name": …, "arguments": {…}}</tool_call>      Hermes, Qwen2.5, Qwen3, SmolLM3
-granite   <|tool_call|>[{"name": …, "arguments": {…}}]              Granite 3
-llama3    {"name": …, "parameters": {…}}, perhaps <|python_tag|>    Llama 3.1 and later
-mistral   [TOOL_CALLS] [{"name": …, "arguments": {…}}]              Mistral 7B v0.3, Nemo, Small 3
-          [TOOL_CALLS]name[ARGS]{…}                                 Mistral from tokenizer v11 on
-json      the first; an object or array alone; one in a fence       templates that know no tools
-
-A further format whose arguments are JSON is one more entry: templates are recognised, calls read and forced, and
-conversations spelled by it. Only another syntax of arguments needs a reader of its own (`genai.answer.tool_calls`).
+A further format is one more entry: templates are recognised, calls read and forced, and conversations spelled by it.
+What calls may look like is data too (`genai.chat.shapes`). Each entry was written from a real template or parser.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import replace
 
-OpenerPlace = Literal["anywhere", "line start", "start"]
-"""Where an opener counts: anywhere in the answer, where a line begins, or where the answer (after reasoning) begins."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReasoningMarkers:
-    """What stands before and after reasoning text."""
-
-    open: str
-    close: str
-
+from genai.chat.shapes import JsonCall, NamedCall, Opener, Pairs, ReasoningMarkers, ToolFormat
 
 KNOWN_REASONING = (
     ReasoningMarkers(open="<think>", close="</think>"),  # Qwen3, DeepSeek R1, SmolLM3, Olmo 3, Granite 3.3, Phi-4
@@ -39,121 +21,9 @@ KNOWN_REASONING = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Opener:
-    """What calls begin with.
-
-    text: a marker, or the first character of a call's JSON; close: the marker that ends them, if there is one;
-    has_label: whether a word may follow the marker, as behind a fence; is_constrained: whether the grammar for strict
-    tools covers calls that begin so.
-    """
-
-    text: str
-    place: OpenerPlace = "anywhere"
-    close: str = ""
-    has_label: bool = False
-    is_constrained: bool = True
-
-    @property
-    def is_json(self) -> bool:
-        """Whether the opener is part of the calls."""
-        return self.text in ("{", "[")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JsonCall:
-    """A call as an object: `{"id_key": "0", "name_key": NAME, "arguments_key": {…}}`.
-
-    id_key: of the call's number, where models write one.
-    """
-
-    name_key: str = "name"
-    arguments_key: str = "arguments"
-    id_key: str = ""
-
-    def head(self, name: str) -> tuple[str, ...]:
-        """What stands before the arguments, in pieces with the call's number between them."""
-        named = f'"{self.name_key}": "{name}", "{self.arguments_key}": '
-        return (f'{{"{self.id_key}": "', f'", {named}') if self.id_key else (f"{{{named}",)
-
-    @property
-    def tail(self) -> str:
-        """What stands behind the arguments."""
-        return "}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NamedCall:
-    """A call as a name and an object: `before_name NAME id_marker ID before_arguments {…} after_arguments`.
-
-    id_marker: what an id may follow; is_numbered: whether models write the call's number there.
-    """
-
-    before_name: str = ""
-    id_marker: str = ""
-    is_numbered: bool = False
-    before_arguments: str = ""
-    after_arguments: str = ""
-
-    def head(self, name: str) -> tuple[str, ...]:
-        """What stands before the arguments, in pieces with the call's number between them."""
-        named = self.before_name + name
-        return (named + self.id_marker, self.before_arguments) if self.is_numbered else (named + self.before_arguments,)
-
-    @property
-    def tail(self) -> str:
-        """What stands behind the arguments."""
-        return self.after_arguments
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ToolFormat:
-    """How a model writes calls: what is taken for some, and the one spelling that grammars force.
-
-    ```
-    before  CALL  between  … another CALL …  after
-    ```
-    signs: strings that are all in the source of a chat template that asks for the format; inner_markers: those within
-    before, between and calls that openers do not name; json, named: the forms that are read, and is_named which of them
-    is forced; is_parallel: whether the chat template can show several calls in one turn; result: what stands around a
-    function's result in a user's turn, for templates without a role for it.
-    """
-
-    name: str
-    signs: tuple[str, ...]
-    openers: tuple[Opener, ...]
-    inner_markers: tuple[str, ...] = ()
-    json: JsonCall = JsonCall()
-    named: NamedCall = NamedCall()
-    is_named: bool = False
-    before: str = ""
-    between: str = ", "
-    after: str = ""
-    is_parallel: bool = True
-    result: tuple[str, str] = ("<tool_response>\n", "\n</tool_response>")
-
-    @property
-    def call(self) -> JsonCall | NamedCall:
-        """The form that grammars force."""
-        return self.named if self.is_named else self.json
-
-    @property
-    def markers(self) -> tuple[str, ...]:
-        """Every marker that may be a token which the model learnt to write calls with."""
-        around = [text for opener in self.openers if opener.place == "anywhere" for text in (opener.text, opener.close)]
-        return tuple(text for text in (*around, *self.inner_markers) if text)
-
-    def spelled(self, calls: Iterable[tuple[str, str]]) -> str:
-        """Calls, names and the JSON of their arguments, as the model would write them."""
-        written = [
-            f"{str(index).join(self.call.head(name))}{arguments}{self.call.tail}"
-            for index, (name, arguments) in enumerate(calls)
-        ]
-        return self.before + self.between.join(written) + self.after
-
-
 _HERMES = ToolFormat(
     name="hermes",
+    models="Hermes, Qwen2.5, Qwen3, SmolLM3, Granite 4",
     signs=("<tool_call>",),
     openers=(Opener(text="<tool_call>", close="</tool_call>"),),
     before="<tool_call>\n",
@@ -162,13 +32,15 @@ _HERMES = ToolFormat(
 )
 _LLAMA3 = ToolFormat(
     name="llama3",
+    models="Llama 3.1 and later; also behind `<|python_tag|>`, and with `;` between",
     signs=("<|python_tag|>",),
-    openers=(Opener(text="<|python_tag|>"), Opener(text="{", place="start")),
+    openers=(Opener(text="<|python_tag|>"), Opener(text="{", place="start", is_part=True)),
     json=JsonCall(arguments_key="parameters"),
     is_parallel=False,
 )
 _MISTRAL = ToolFormat(
     name="mistral",
+    models="Mistral 7B v0.3, Nemo, Small 3",
     signs=("[TOOL_CALLS]",),
     openers=(Opener(text="[TOOL_CALLS]"),),
     inner_markers=("[CALL_ID]", "[ARGS]"),
@@ -176,22 +48,268 @@ _MISTRAL = ToolFormat(
     before="[TOOL_CALLS][",
     after="]",
 )
+_QWEN_XML = ToolFormat(
+    name="qwen xml",
+    models="Qwen3-Coder, Qwen3.5, Nemotron 3",
+    signs=("<function=", "<parameter="),
+    openers=(Opener(text="<tool_call>", close="</tool_call>"), Opener(text="<function=", is_part=True)),
+    named=NamedCall(
+        before_name="<function=",
+        before_arguments=">\n",
+        pairs=Pairs(before_key="<parameter=", after_key=">\n", after_value="\n</parameter>\n"),
+        after_arguments="</function>",
+    ),
+    is_named=True,
+    before="<tool_call>\n",
+    between="\n</tool_call>\n<tool_call>\n",
+    after="\n</tool_call>",
+)
+_SEED = ToolFormat(
+    name="seed",
+    models="Seed-OSS",
+    signs=("<seed:tool_call>",),
+    openers=(Opener(text="<seed:tool_call>", close="</seed:tool_call>"),),
+    named=NamedCall(
+        before_name="<function=",
+        before_arguments=">\n",
+        pairs=Pairs(before_key="<parameter=", after_key=">", after_value="</parameter>\n"),
+        after_arguments="</function>",
+    ),
+    is_named=True,
+    before="<seed:tool_call>\n",
+    between="\n</seed:tool_call>\n<seed:tool_call>\n",
+    after="\n</seed:tool_call>",
+)
+_GLM = ToolFormat(
+    name="glm",
+    models="GLM-4.5, GLM-4.6",
+    signs=("<arg_key>",),
+    openers=(Opener(text="<tool_call>", close="</tool_call>"),),
+    inner_markers=("<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"),
+    named=NamedCall(
+        before_arguments="\n",
+        pairs=Pairs(before_key="<arg_key>", after_key="</arg_key>\n<arg_value>", after_value="</arg_value>\n"),
+    ),
+    is_named=True,
+    before="<tool_call>",
+    between="</tool_call>\n<tool_call>",
+    after="</tool_call>",
+)
+_GLM_47 = replace(
+    _GLM,
+    models="GLM-4.7",
+    signs=("</arg_key><arg_value>",),
+    named=NamedCall(pairs=Pairs(before_key="<arg_key>", after_key="</arg_key><arg_value>", after_value="</arg_value>")),
+    between="</tool_call><tool_call>",
+)
+_DSML = ToolFormat(
+    name="dsml",
+    models="DeepSeek V3.2",
+    signs=("｜DSML｜", "function_calls>"),
+    openers=(Opener(text="<｜DSML｜function_calls>", close="</｜DSML｜function_calls>"),),
+    inner_markers=("｜DSML｜",),
+    named=NamedCall(
+        before_name='<｜DSML｜invoke name="',
+        before_arguments='">\n',
+        pairs=Pairs(
+            before_key='<｜DSML｜parameter name="',
+            after_key='" string="false">',
+            after_string_key='" string="true">',
+            after_value="</｜DSML｜parameter>\n",
+        ),
+        after_arguments="</｜DSML｜invoke>\n",
+    ),
+    is_named=True,
+    before="<｜DSML｜function_calls>\n",
+    between="",
+    after="</｜DSML｜function_calls>",
+)
+_DSML_V4 = replace(
+    _DSML,
+    models="DeepSeek V4",
+    signs=("｜DSML｜",),
+    openers=(Opener(text="<｜DSML｜tool_calls>", close="</｜DSML｜tool_calls>"),),
+    before="<｜DSML｜tool_calls>\n",
+    after="</｜DSML｜tool_calls>",
+)
+_DEEPSEEK_V31 = ToolFormat(
+    name="deepseek",
+    models="DeepSeek V3.1",
+    signs=("<｜tool▁sep｜>",),
+    openers=(Opener(text="<｜tool▁calls▁begin｜>", close="<｜tool▁calls▁end｜>"),),
+    inner_markers=("<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>"),
+    named=NamedCall(
+        before_name="<｜tool▁call▁begin｜>", before_arguments="<｜tool▁sep｜>", after_arguments="<｜tool▁call▁end｜>"
+    ),
+    is_named=True,
+    before="<｜tool▁calls▁begin｜>",
+    between="",
+    after="<｜tool▁calls▁end｜>",
+)
+_DEEPSEEK_V3 = replace(
+    _DEEPSEEK_V31,
+    models="DeepSeek V3, R1",
+    signs=("<｜tool▁sep｜>", "```json"),
+    named=NamedCall(
+        before_name="<｜tool▁call▁begin｜>function<｜tool▁sep｜>",
+        before_arguments="\n```json\n",
+        after_arguments="\n```<｜tool▁call▁end｜>",
+    ),
+    between="\n",
+)
+_MINIMAX = ToolFormat(
+    name="minimax",
+    models="MiniMax M2",
+    signs=("<minimax:tool_call>",),
+    openers=(Opener(text="<minimax:tool_call>", close="</minimax:tool_call>"),),
+    named=NamedCall(
+        before_name='<invoke name="',
+        before_arguments='">\n',
+        pairs=Pairs(before_key='<parameter name="', after_key='">', after_value="</parameter>\n"),
+        after_arguments="</invoke>\n",
+    ),
+    is_named=True,
+    before="<minimax:tool_call>\n",
+    between="",
+    after="</minimax:tool_call>",
+)
+_KIMI = ToolFormat(
+    name="kimi",
+    models="Kimi K2",
+    signs=("<|tool_call_argument_begin|>",),
+    openers=(Opener(text="<|tool_calls_section_begin|>", close="<|tool_calls_section_end|>"),),
+    inner_markers=("<|tool_call_begin|>", "<|tool_call_argument_begin|>", "<|tool_call_end|>"),
+    named=NamedCall(
+        before_name="<|tool_call_begin|>functions.",
+        id_marker=":",
+        is_numbered=True,
+        before_arguments="<|tool_call_argument_begin|>",
+        after_arguments="<|tool_call_end|>",
+    ),
+    is_named=True,
+    before="<|tool_calls_section_begin|>",
+    between="",
+    after="<|tool_calls_section_end|>",
+    history_id="functions.{name}:{index}",
+)
+_LFM2 = ToolFormat(
+    name="lfm2",
+    models="LFM2, LFM2.5",
+    signs=("<|tool_call_start|>",),
+    openers=(Opener(text="<|tool_call_start|>", close="<|tool_call_end|>"),),
+    named=NamedCall(
+        before_arguments="(", pairs=Pairs(after_key="=", between=", ", values="python"), after_arguments=")"
+    ),
+    is_named=True,
+    before="<|tool_call_start|>[",
+    after="]<|tool_call_end|>",
+)
+_OLMO3 = ToolFormat(
+    name="olmo3",
+    models="Olmo 3",
+    signs=("<function_calls>",),
+    openers=(Opener(text="<function_calls>", close="</function_calls>"),),
+    named=NamedCall(before_arguments="(", pairs=Pairs(after_key="=", between=", ", values="json"), after_arguments=")"),
+    is_named=True,
+    before="<function_calls>\n",
+    between="\n",
+    after="\n</function_calls>",
+)
+_GEMMA4 = ToolFormat(
+    name="gemma",
+    models="Gemma 4",
+    signs=("<|tool_call>",),
+    openers=(Opener(text="<|tool_call>", close="<tool_call|>"),),
+    inner_markers=('<|"|>',),
+    named=NamedCall(
+        before_name="call:",
+        before_arguments="{",
+        pairs=Pairs(after_key=":", between=",", values="quoted", quote='<|"|>'),
+        after_arguments="}",
+    ),
+    is_named=True,
+    before="<|tool_call>",
+    between="<tool_call|><|tool_call>",
+    after="<tool_call|>",
+)
+_FUNCTION_GEMMA = replace(
+    _GEMMA4,
+    models="FunctionGemma",
+    signs=("<start_function_call>",),
+    openers=(Opener(text="<start_function_call>", close="<end_function_call>"),),
+    inner_markers=("<escape>",),
+    named=NamedCall(
+        before_name="call:",
+        before_arguments="{",
+        pairs=Pairs(after_key=":", between=",", values="quoted", quote="<escape>"),
+        after_arguments="}",
+    ),
+    before="<start_function_call>",
+    between="<end_function_call><start_function_call>",
+    after="<end_function_call>",
+)
+_COHERE = ToolFormat(
+    name="cohere",
+    models="Command R7B, Command A",
+    signs=("<|START_ACTION|>",),
+    openers=(Opener(text="<|START_ACTION|>", close="<|END_ACTION|>"),),
+    json=JsonCall(name_key="tool_name", arguments_key="parameters", id_key="tool_call_id"),
+    before="<|START_ACTION|>[\n    ",
+    between=",\n    ",
+    after="\n]<|END_ACTION|>",
+)
+_NEMOTRON = ToolFormat(
+    name="nemotron",
+    models="Nemotron Nano 2",
+    signs=("<TOOLCALL>",),
+    openers=(Opener(text="<TOOLCALL>", close="</TOOLCALL>"),),
+    before="<TOOLCALL>[",
+    after="]</TOOLCALL>",
+)
+_HUNYUAN = ToolFormat(
+    name="hunyuan",
+    models="Hunyuan A13B",
+    signs=("<tool_calls>[",),
+    openers=(Opener(text="<tool_calls>", close="</tool_calls>"),),
+    before="<tool_calls>[",
+    after="]</tool_calls>",
+)
 GENERIC = replace(
     _HERMES,
     name="json",
+    models="all others; also an object or array that begins a line, or one in a fence",
     signs=(),
     openers=(
         *_HERMES.openers,
         Opener(text="```", place="line start", close="```", has_label=True, is_constrained=False),
-        Opener(text="{", place="line start", is_constrained=False),
-        Opener(text="[", place="line start", is_constrained=False),
+        Opener(text="{", place="line start", is_part=True, is_constrained=False),
+        Opener(text="[", place="line start", is_part=True, is_constrained=False),
     ),
 )
 """The format of models that have none: what they are told to write, and what they write all the same."""
 
 TOOL_FORMATS = (
+    _SEED,
+    _QWEN_XML,
+    _GLM_47,
+    _GLM,
+    _DSML,
+    _DSML_V4,
+    _DEEPSEEK_V3,
+    _DEEPSEEK_V31,
+    _MINIMAX,
+    _KIMI,
+    _LFM2,
+    replace(_LFM2, signs=("<|tool_list_start|>",)),
+    _OLMO3,
+    _GEMMA4,
+    _FUNCTION_GEMMA,
+    _COHERE,
+    _NEMOTRON,
+    _HUNYUAN,
     replace(
         _MISTRAL,
+        models="Mistral from tokenizer v11 on",
         signs=("[TOOL_CALLS]", "[ARGS]"),
         is_named=True,
         before="[TOOL_CALLS]",
@@ -202,6 +320,7 @@ TOOL_FORMATS = (
     _MISTRAL,
     ToolFormat(
         name="granite",
+        models="Granite 3",
         signs=("<|tool_call|>",),
         openers=(Opener(text="<|tool_call|>"), *_HERMES.openers),
         before="<|tool_call|>[",

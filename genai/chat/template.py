@@ -8,9 +8,16 @@ from collections.abc import Mapping, Sequence
 import jinja2.meta
 
 from genai.chat.content import ContentForms, PlainMessage
-from genai.chat.formats import GENERIC, tool_format_of
+from genai.chat.formats import tool_format_of
 from genai.chat.sandbox import compile_template, render_template
-from genai.chat.tool_messages import call_forms, describe_tools, normal_calls, spell_calls, spell_results
+from genai.chat.tool_messages import (
+    call_forms,
+    describe_tools,
+    normal_calls,
+    number_calls,
+    spell_calls,
+    spell_results,
+)
 from genai.chat.turns import Turns, joined
 from genai.errors import TokenizerError
 
@@ -19,6 +26,7 @@ Message = Mapping[str, object]
 
 _TOOL_VARIABLES = frozenset({"tools", "xml_tools"})  # the second is SmolLM3's
 _RESULT_ROLE = re.compile(r"""["'](?:tool|ipython)["']""")
+_CALLS_FIELD = re.compile(r"""\.tool_calls\b|["']tool_calls["']""")
 _REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
 _NO_SPECIAL_TOKENS = dict.fromkeys(("bos_token", "eos_token", "pad_token", "unk_token"), "")
 _HERE = "\ue000\ue001\ue002"
@@ -42,7 +50,7 @@ class ChatTemplate:
         except Exception as error:  # compiling folds constants, which runs the template's own expressions
             raise TokenizerError(f"the chat template cannot be compiled: {_one_line(error)}") from None
         self._tool_variables = names & _TOOL_VARIABLES
-        self.tool_format = tool_format_of(source) if self.takes_tools else GENERIC
+        self.tool_format = tool_format_of(source)
         self._contents = ContentForms(lambda messages: self._rendered_as_they_are(messages, _NO_SPECIAL_TOKENS))
         self._turns = Turns(lambda messages: self._rendered(messages, _NO_SPECIAL_TOKENS))
 
@@ -74,8 +82,10 @@ class ChatTemplate:
         if tools:
             values |= dict.fromkeys(self._tool_variables, _plain(tools, "tools"))
         plain = [_with_reasoning(message) for message in normal_calls(self._contents.joined(_checked(messages)))]
+        if self.tool_format.history_id:
+            plain = number_calls(plain, self.tool_format.history_id)
         if tools and not self.takes_tools:
-            plain = describe_tools(plain, tools)
+            plain = describe_tools(plain, tools, self.tool_format)
         if continue_final_message:
             plain = [*plain[:-1], _marked(plain[-1])]
         values["add_generation_prompt"] = add_generation_prompt and not continue_final_message
@@ -102,9 +112,9 @@ class ChatTemplate:
 
     def _with_spelled_calls(self, messages: Sequence[PlainMessage]) -> list[PlainMessage]:
         """The messages with calls and results as text, where the template knows neither them nor tools."""
-        if not self.takes_tools or "tool_calls" not in self.source:
+        if not _CALLS_FIELD.search(self.source):
             messages = spell_calls(messages, self.tool_format)
-        if not self.takes_tools or not _RESULT_ROLE.search(self.source):
+        if not _RESULT_ROLE.search(self.source):
             messages = spell_results(messages, self.tool_format)
         return list(messages)
 

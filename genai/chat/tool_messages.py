@@ -7,11 +7,12 @@ and many know nothing of tools; then the conversation itself has to say it all.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from genai.chat.content import PlainMessage, joined_text
-from genai.chat.formats import GENERIC, ToolFormat
+from genai.chat.shapes import ToolFormat
 from genai.errors import TokenizerError
 
 
@@ -35,14 +36,34 @@ def call_forms(messages: Sequence[PlainMessage]) -> Iterator[list[PlainMessage]]
     yield _with_one_call_a_turn(messages)
 
 
-def describe_tools(messages: Sequence[PlainMessage], tools: Sequence[Mapping[str, object]]) -> list[PlainMessage]:
+def number_calls(messages: Sequence[PlainMessage], form: str) -> list[PlainMessage]:
+    """The messages with ids that templates write as part of calls: `functions.{name}:{index}`, counted through all."""
+    ids: dict[object, str] = {}
+    count = itertools.count()
+
+    def numbered(call: PlainMessage) -> PlainMessage:
+        ids[call.get("id")] = form.format(name=_function(call)["name"], index=next(count))
+        return {**call, "id": ids[call.get("id")]}
+
+    return [
+        {**message, "tool_call_id": ids.get(message.get("tool_call_id"), message.get("tool_call_id"))}
+        if message["role"] == "tool"
+        else _with_calls(message, numbered)
+        for message in messages
+    ]
+
+
+def describe_tools(
+    messages: Sequence[PlainMessage], tools: Sequence[Mapping[str, object]], tool_format: ToolFormat
+) -> list[PlainMessage]:
     """The messages with a system text that tells of the tools, for templates that do not."""
     lines = "\n".join(json.dumps(tool.get("function", tool), ensure_ascii=False) for tool in tools)
-    example = GENERIC.spelled([("<name of the function>", '{"<name of an argument>": <its value>}')])
+    value = "<its value>" if tool_format.call.pairs is None else '"<its value>"'
+    example = tool_format.spelled([("<name of the function>", f'{{"<name of an argument>": {value}}}')])
     text = (
         f"You can call these functions; each is described by a JSON schema:\n<tools>\n{lines}\n</tools>\n\n"
         f"To call a function, answer with a JSON object that has its name and its arguments, like this:\n{example}\n"
-        f"You will be given its result between {' and '.join(map(str.strip, GENERIC.result))}. "
+        f"You will be given its result between {' and '.join(map(str.strip, tool_format.result))}. "
         "If no function helps, answer in plain text."
     )
     if not messages or messages[0]["role"] != "system":

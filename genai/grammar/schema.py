@@ -80,6 +80,11 @@ _NEUTRAL: dict[str, tuple[object, ...]] = {
 """Values with which a keyword that is not supported rules out nothing."""
 
 
+def is_annotation(name: str) -> bool:
+    """Whether a keyword rules out nothing, whatever its value is."""
+    return name in _ANNOTATIONS or (name.startswith("x-") and name != "x-guidance")
+
+
 def rewritten(text: str) -> Schema:
     """The JSON schema in `text` as llguidance is to see it.
 
@@ -204,10 +209,8 @@ class _Rewriter:
             if where != "#" and not str(value).startswith("#"):
                 raise refusal(name, where, "references inside it would mean another document")
             return True
-        if name.startswith("x-") and name != "x-guidance":
-            return True
         neutral = _NEUTRAL.get(name, ())
-        return name in _ANNOTATIONS or any(value == each and type(value) is type(each) for each in neutral)
+        return is_annotation(name) or any(value == each and type(value) is type(each) for each in neutral)
 
     def _modernized(self, schema: Schema) -> Schema:
         """A schema of an older draft in the words of 2020-12."""

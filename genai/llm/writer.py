@@ -37,7 +37,10 @@ class TextWriter:
         self._deltas: list[AnswerDelta] = []
 
     def write(self, event: TokenEvent) -> tuple[AnswerDelta, bool]:
-        """What an event adds, and whether a stop string ends the text there. End-of-sequence tokens add no text."""
+        """What an event adds, and whether a stop string or the end of the calls ends the text there.
+
+        End-of-sequence tokens add no text.
+        """
         token, reason = event.token, event.finish_reason
         text, is_stopped = "", False
         if token is not None and not _is_end(event):
@@ -47,7 +50,7 @@ class TextWriter:
             text += tail if is_stopped else tail + self._stops.finish()
         delta = self._parsed(text, is_last=is_stopped or reason is not None)
         self._deltas.append(delta)
-        return delta, is_stopped
+        return delta, is_stopped or self._is_over
 
     def choice(self, sequence: Sequence) -> Choice:
         """The whole text of a sequence that has ended."""
@@ -66,12 +69,17 @@ class TextWriter:
             and not sequence.eos_token_ids.isdisjoint(sequence.generated[-1:]),
         )
 
+    @property
+    def _is_over(self) -> bool:
+        """Whether the answer has made its calls."""
+        return self._parser is not None and self._parser.is_over
+
     def _parsed(self, text: str, *, is_last: bool) -> AnswerDelta:
         prefix, self._prefix = self._prefix, ""
         if self._parser is None:
             return AnswerDelta(content=prefix + text)
         delta = self._parser.push(text)
-        if is_last:
+        if is_last or self._is_over:
             rest = self._parser.finish()
             delta = AnswerDelta(
                 content=delta.content + rest.content,

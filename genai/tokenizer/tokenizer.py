@@ -7,7 +7,8 @@ from pathlib import Path
 
 import tokenizers
 
-from genai.chat.formats import GENERIC, ToolFormat
+from genai.chat.formats import GENERIC
+from genai.chat.shapes import ToolFormat
 from genai.chat.template import ChatTemplate, Message
 from genai.errors import TokenizerError
 from genai.tokenizer.detokenizer import IncrementalDetokenizer

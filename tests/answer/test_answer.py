@@ -86,11 +86,11 @@ GET = ("get", "{}")
     [
         (QWEN, TAGGED, "", [WEATHER]),
         (QWEN, f"Let me look.\n{TAGGED}\n<tool_call>{OTHER}</tool_call>\n", "Let me look.\n", [WEATHER, GET]),
-        (QWEN, f"{TAGGED} That was it. ", "That was it. ", [WEATHER]),
+        (QWEN, f"{TAGGED} That was it. ", "", [WEATHER]),
         (QWEN, f"<tool_call>[{CALL},\n {OTHER} ]</tool_call>", "", [WEATHER, GET]),
         (QWEN, f"<tool_call>{CALL}\n{OTHER}</tool_call>", "", [WEATHER, GET]),
         (QWEN, f"<tool_call>{CALL}", "", [WEATHER]),
-        (QWEN, f"<tool_call>{CALL}</tool_c", "</tool_c", [WEATHER]),
+        (QWEN, f"<tool_call>{CALL}</tool_c", "", [WEATHER]),
         (QWEN, f"<tool_call>{CALL}<tool_call>{OTHER}</tool_call>", "", [WEATHER, GET]),
         (QWEN, f'<tool_call>{{"arguments": {ARGUMENTS} , "name":"get_weather"}}</tool_call>', "", [WEATHER]),
         (QWEN, '<tool_call>{"id": "x", "type": "function", "name": "get"}</tool_call>', "", [GET]),
@@ -105,10 +105,10 @@ GET = ("get", "{}")
         (LLAMA, f"<|python_tag|>{CALL}", "", [WEATHER]),
         (LLAMA, "<|python_tag|>print(1)", "<|python_tag|>print(1)", []),
         (LLAMA, f"Sure:\n{CALL}", f"Sure:\n{CALL}", []),
-        (LLAMA, f"{CALL}; and", "; and", [WEATHER]),
+        (LLAMA, f"{CALL}; and", "", [WEATHER]),
         (MISTRAL, f"[TOOL_CALLS] [{CALL}, {OTHER}]", "", [WEATHER, GET]),
         (MISTRAL, f"[TOOL_CALLS][{CALL}", "", [WEATHER]),
-        (MISTRAL, f"[TOOL_CALLS] [{CALL}, nothing]", ", nothing]", [WEATHER]),
+        (MISTRAL, f"[TOOL_CALLS] [{CALL}, nothing]", "", [WEATHER]),
         (MISTRAL, "[TOOL_CALLS] []", "[TOOL_CALLS] []", []),
         (MISTRAL_NAMED, f"Hm.[TOOL_CALLS]get_weather[ARGS]{ARGUMENTS}[TOOL_CALLS]get[ARGS]{{}}", "Hm.", [WEATHER, GET]),
         (MISTRAL_NAMED, f"[TOOL_CALLS]get_weather[CALL_ID]aB3[ARGS] {ARGUMENTS}", "", [WEATHER]),
@@ -119,7 +119,7 @@ GET = ("get", "{}")
         (CHATML, CALL, "", [WEATHER]),
         (CHATML, f"\n [{CALL},{OTHER}]\n", "", [WEATHER, GET]),
         (CHATML, f"{CALL}\n{OTHER}", "", [WEATHER, GET]),
-        (CHATML, f"Sure:\n\n```json\n{CALL}\n```\nDone", "Sure:\n\nDone", [WEATHER]),
+        (CHATML, f"Sure:\n\n```json\n{CALL}\n```\nDone", "Sure:\n\n", [WEATHER]),
         (CHATML, f"```\n[{CALL}]\n```", "", [WEATHER]),
         (CHATML, f"Sure: {CALL}", f"Sure: {CALL}", []),
         (CHATML, TAGGED, "", [WEATHER]),
@@ -240,17 +240,53 @@ def test_without_tools_nothing_is_a_call() -> None:
 
 def test_only_the_chosen_tool_can_be_called() -> None:
     tools = ToolSet.of(TOOLS.described(), {"type": "function", "function": {"name": "get"}})
-    assert hear(QWEN, TAGGED, tools=tools).content == TAGGED
+    heard = hear(QWEN, TAGGED, tools=tools)
+    assert (heard.calls, heard.content) == ([], "")
 
 
-def test_without_parallel_calls_the_second_is_content() -> None:
+@pytest.mark.parametrize("template", [QWEN, CHATML, LLAMA, MISTRAL, MISTRAL_NAMED])
+def test_a_forced_call_that_is_cut_leaves_nothing_in_the_content(template: str) -> None:
+    tools = ToolSet.of(TOOLS.described(), "required")
+    text = tool_format_of(template).spelled([WEATHER, GET])
+    for length in range(len(text)):
+        heard = hear(template, *text[:length], tools=tools)
+        assert heard.content == ""
+        assert heard.calls in ([], [WEATHER], [WEATHER, GET])
+
+
+def test_without_parallel_calls_the_first_ends_the_answer() -> None:
     tools = ToolSet.of(TOOLS.described(), "auto", False)
-    heard = hear(QWEN, TAGGED + TAGGED, tools=tools)
-    assert (heard.calls, heard.content) == ([WEATHER], TAGGED)
-    heard = hear(CHATML, f"[{CALL}, {CALL}]", tools=tools)
-    assert (heard.calls, heard.content) == ([WEATHER], f", {CALL}]")
-    heard = hear(LLAMA, f"{CALL}; {CALL}", tools=tools)
-    assert (heard.calls, heard.content) == ([WEATHER], f"; {CALL}")
+    for template, text in {QWEN: TAGGED + TAGGED, CHATML: f"[{CALL}, {CALL}]", LLAMA: f"{CALL}; {CALL}"}.items():
+        heard = hear(template, text, tools=tools)
+        assert (heard.calls, heard.content) == ([WEATHER], "")
+
+
+@pytest.mark.parametrize("following", ["\nThe weather is fine.", "\n\n<think>", "<tool_call>{broken", TAGGED * 3])
+def test_calls_end_the_answer(following: str) -> None:
+    parser = parser_of(QWEN)
+    for character in f"Let me look.\n{TAGGED}":
+        assert not parser.is_over
+        parser.push(character)
+    parser.push("\n")
+    assert not parser.is_over, "another call may follow"
+    deltas = [parser.push(character) for character in following]
+    assert parser.is_over
+    assert not any(delta.content for delta in deltas)
+    assert len(parser.tool_calls) == (2 if following.startswith(TAGGED) else 1), "the same call comes twice at most"
+    assert sum(call.name is not None for delta in deltas for call in delta.tool_calls) == len(parser.tool_calls) - 1
+
+
+def test_calls_that_differ_are_not_held_back() -> None:
+    parser, texts = parser_of(QWEN), [TAGGED, TAGGED, TAGGED.replace("Zü", "Be"), TAGGED]
+    for text in texts:
+        parser.push(text)
+    parser.finish()
+    assert [call.arguments for call in parser.tool_calls] == [
+        ARGUMENTS,
+        ARGUMENTS,
+        ARGUMENTS.replace("Zü", "Be"),
+        ARGUMENTS,
+    ]
 
 
 def test_strict_tools_are_called_only_where_a_grammar_can_see_it() -> None:
@@ -299,6 +335,7 @@ SAID = st.text(st.characters(exclude_characters="<[{`", exclude_categories=["Cs"
 @given(SAID, st.lists(st.tuples(st.sampled_from(NAMES), st.dictionaries(st.text(), st.text() | st.none())), max_size=3))
 def test_what_was_written_is_read(said: str, calls: list[tuple[str, dict[str, str | None]]]) -> None:
     written = [(name, json.dumps(arguments, ensure_ascii=False)) for name, arguments in calls]
+    written = written[:2] if written[2:] == written[:1] == written[1:2] else written  # what is repeated ends an answer
     objects = [f'{{"name": "{name}", "arguments": {arguments}}}' for name, arguments in written]
     texts = {
         QWEN: said + "\n".join(f"<tool_call>\n{one}\n</tool_call>" for one in objects),

@@ -12,39 +12,12 @@ import pytest
 
 from genai.answer.answer import AnswerFormat, AnswerParser
 from genai.chat import formats
-from genai.chat.formats import JsonCall, NamedCall, Opener, ToolFormat
+from genai.chat.shapes import NamedCall, Opener, ToolFormat
 from genai.chat.template import ChatTemplate
 from genai.chat.tools import ToolSet
 from genai.tokenizer.tokenizer import Tokenizer
 from tests.chat.tool_models import SPECIAL, tokenizer_with
 
-OBJECTS = ToolFormat(
-    name="objects",
-    signs=("<|ACT|>",),
-    openers=(Opener(text="<|ACT|>", close="<|/ACT|>"),),
-    json=JsonCall(name_key="tool", arguments_key="inputs", id_key="call"),
-    before="<|ACT|>[",
-    after="]<|/ACT|>",
-)
-"""As Command R writes them."""
-SECTION = ToolFormat(
-    name="section",
-    signs=("<|calls|>", "<|call|>"),
-    openers=(Opener(text="<|calls|>", close="<|/calls|>"),),
-    inner_markers=("<|call|>", "<|with|>", "<|/call|>"),
-    named=NamedCall(
-        before_name="<|call|>functions.",
-        id_marker=":",
-        is_numbered=True,
-        before_arguments="<|with|>",
-        after_arguments="<|/call|>",
-    ),
-    is_named=True,
-    before="<|calls|>",
-    between="",
-    after="<|/calls|>",
-)
-"""As Kimi K2 writes them."""
 FENCED = ToolFormat(
     name="fenced",
     signs=("<fenced>",),
@@ -56,14 +29,8 @@ FENCED = ToolFormat(
     after="</fenced>",
     is_parallel=False,
 )
-"""As Hunyuan writes them."""
+"""Like none of the table."""
 WRITTEN = {
-    "objects": (
-        '<|ACT|>[{"call": "0", "tool": "get", "inputs": {"n": 1}}, {"call": "1", "tool": "put", "inputs": {}}]<|/ACT|>'
-    ),
-    "section": (
-        '<|calls|><|call|>functions.get:0<|with|>{"n": 1}<|/call|><|call|>functions.put:1<|with|>{}<|/call|><|/calls|>'
-    ),
     "fenced": '<fenced>get\n```json\n{"n": 1}\n```</fenced>\n<fenced>put\n```json\n{}\n```</fenced>',
 }
 CALLS = [("get", '{"n": 1}'), ("put", "{}")]
@@ -74,7 +41,7 @@ TOOLS = [
 ]
 
 
-@pytest.fixture(params=[OBJECTS, SECTION, FENCED], ids=lambda entry: entry.name)
+@pytest.fixture(params=[FENCED], ids=lambda entry: entry.name)
 def entry(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ToolFormat:
     """An entry that has joined the table."""
     added: ToolFormat = request.param

@@ -176,3 +176,21 @@ def test_when_no_form_will_do_the_first_failure_is_told() -> None:
     source = "{{ tools }}{{ raise_exception('no ' ~ messages[1].tool_calls | length ~ ' calls') }}"
     with pytest.raises(TokenizerError, match="no 2 calls"):
         render(source, TWO)
+
+
+def test_ids_take_the_form_that_a_template_writes_as_part_of_the_call() -> None:
+    template = ChatTemplate(
+        "{{ tools | length if tools }}{% for m in messages %}{% if m.tool_calls %}{% for c in m.tool_calls %}"
+        "<|tool_call_begin|>{{ c.id }}<|tool_call_argument_begin|>{{ c.function.arguments | tojson }}{% endfor %}"
+        "{% elif m.role == 'tool' %}Return of {{ m.tool_call_id }}: {{ m.content }}{% else %}{{ m.content }}{% endif %}"
+        "{{ '\n' }}{% endfor %}"
+    )
+    calls = [{"role": "assistant", "content": None, "tool_calls": [call(IDS[0]), call(IDS[1])]}]
+    chat = [{"role": "user", "content": "x"}, *calls, result(IDS[1], "b"), result(IDS[0], "a"), *calls]
+    spelled = [
+        f"<|tool_call_begin|>functions.get_weather:{index}<|tool_call_argument_begin|>{ARGUMENTS}" for index in range(4)
+    ]
+    assert template.render(chat, tools=TOOLS.described()) == (
+        f"1x\n{spelled[0]}{spelled[1]}\nReturn of functions.get_weather:1: b\n"
+        f"Return of functions.get_weather:0: a\n{spelled[2]}{spelled[3]}\n"
+    )
