@@ -28,6 +28,7 @@ from genai.errors import ConfigError, GenAIError
 from genai.requests.base import invalid
 from server.auth import ADMIN_KEYS_VARIABLE, ApiKeys, administered, authenticated, load_api_keys
 from server.errors import ApiError, api_error, error_response
+from server.kept import KeptResponses
 from server.lifecycle import Lifecycle
 from server.limits import BodyMiddleware, GateMiddleware, KeyLimit, allowed_hosts, connection_limit, known_host
 from server.logs import RequestMiddleware
@@ -74,6 +75,7 @@ def create_app(settings: Settings | None = None, models: ModelPool | None = None
         lifecycle=Lifecycle(settings.drain_timeout),
         metrics=HttpMetrics(),
         unknown_fields=UnknownFields(settings.unknown_fields),
+        responses=KeptResponses(settings.kept_responses_bytes, settings.kept_responses_seconds),
         tracing=tracing,
     )
     app = FastAPI(

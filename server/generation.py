@@ -68,12 +68,18 @@ class Running:
     def __init__(self, streams: Sequence[Stream[Chunk]], work: Work) -> None:
         self._streams = streams
         self._work = work
+        self._is_called_off = False
 
     @property
     def prompt_tokens(self) -> tuple[int, int]:
         """Tokens of all prompts, and how many of them were in the prefix cache: known once there is a first piece."""
         firsts = [stream.job.first for stream in self._streams]
         return sum(first.num_prompt for first in firsts), sum(first.num_cached for first in firsts)
+
+    def call_off(self) -> None:
+        """End them because the client says so: what they have said so far is their result."""
+        self._is_called_off = True
+        self.cancel()
 
     def cancel(self) -> None:
         """End them; their rows are free before the next step runs."""
@@ -94,10 +100,11 @@ class Running:
         try:
             async with aclosing(_merged(self._streams)) as pieces:
                 async for number, chunk in pieces:
-                    if chunk.finish_reason == "cancelled":
+                    if chunk.finish_reason == "cancelled" and not self._is_called_off:
                         raise draining()
                     if chunk.result is not None:
-                        check_result(chunk.result)
+                        if not self._is_called_off:
+                            check_result(chunk.result)
                         _count(chunk.result)
                     yield number, chunk
         except _BLAMED as error:

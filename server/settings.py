@@ -123,6 +123,10 @@ class Settings(_Model):
     )
     max_choices: int = Field(32, ge=1, description="Texts that one request may ask for: prompts times n.")
     max_body_bytes: int = Field(1 << 20, ge=1024, description="Longest request body.")
+    kept_responses_bytes: int = Field(
+        64 << 20, ge=0, description="Memory for answers of /v1/responses that are kept; 0: none is."
+    )
+    kept_responses_seconds: Seconds = Field(86400.0, description="Seconds for which such an answer is kept at most.")
     max_connections: int = Field(1024, ge=1, description="Connections at a time; further ones get 503.")
     max_concurrent_per_key: int | None = Field(
         None, ge=1, description="Requests at a time with the same API key; further ones get 429."

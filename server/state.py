@@ -10,6 +10,7 @@ from fastapi import Depends
 from starlette.requests import Request
 
 from server.errors import ApiError
+from server.kept import KeptResponses
 from server.lifecycle import Lifecycle
 from server.metrics import HttpMetrics
 from server.models import ModelPool
@@ -30,6 +31,7 @@ class ServerState:
     lifecycle: Lifecycle
     metrics: HttpMetrics
     unknown_fields: UnknownFields
+    responses: KeptResponses
     tracing: TracerProvider | None = None
 
     def event_stream(

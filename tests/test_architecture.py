@@ -32,7 +32,7 @@ ALLOWED = {
     "genai.llm": LEAVES
     | STRINGS
     | {"genai.decoding", "genai.engine", "genai.grammar", "genai.models", "genai.runtime"},
-    "genai.requests": {"genai.errors", "genai.options"},
+    "genai.requests": {"genai.chat", "genai.errors", "genai.options"},
     "genai.replies": {"genai.decoding", "genai.llm", "genai.tokenizer"},
     "genai.batch": LEAVES | STRINGS | {"genai.engine", "genai.llm", "genai.replies", "genai.requests"},
     "genai.bench": LEAVES | {"genai", "genai.llm", "genai.engine", "genai.runtime", "genai.models"},

@@ -9,7 +9,11 @@ from dataclasses import dataclass, replace
 
 from genai.errors import ConfigError
 
-_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+TOOL_NAME = r"[a-zA-Z0-9_.:/-]{1,128}"
+"""What tools may be called: between the names of a server and of its tools stand dots, colons and slashes."""
+MAX_TOOLS = 512
+"""Tools that a request may tell of."""
+
 _NO_PARAMETERS: Mapping[str, object] = {"type": "object", "properties": {}, "additionalProperties": False}
 
 
@@ -125,8 +129,8 @@ def _checked_tool(tool: object, place: str) -> Tool:
 
 
 def _checked_name(name: object, place: str) -> str:
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise ConfigError(f"{place}={name!r}: must be 1 to 64 of the characters a-z, A-Z, 0-9, _ and -")
+    if not isinstance(name, str) or not re.fullmatch(TOOL_NAME, name):
+        raise ConfigError(f"{place}={name!r}: must be 1 to 128 of the characters a-z, A-Z, 0-9, _ . : / and -")
     return name
 
 

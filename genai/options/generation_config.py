@@ -51,6 +51,8 @@ __all__ = [
 ]
 
 Speculation: TypeAlias = Literal["prompt_lookup"]
+MAX_STOPS = 64
+"""Strings that may end a text, in a request to the server."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +86,7 @@ class GenerationConfig:
         peers=("–", "same", "–", "same"), served=Served(most=1024))
     stop_strings: tuple[str, ...] = option((), strings, "The text ends before the first of these.",
         aliases=("stop",), peers=("same", "same", "–", "`stop`"), flag=Flag(name="stop", says="End before this text"),
-        served=Served(name="stop", is_extension=False, most=16, longest=1000, takes_one=True))
+        served=Served(name="stop", is_extension=False, most=MAX_STOPS, longest=1000, takes_one=True))
     n: int = option(1, Whole(least=1), "How many texts, each with a random stream of its own.",
         peers=("`num_return_sequences`", "`num_return_sequences`", "`num_return_sequences`", "same"),
         flag=Flag(group="several"), served=Served(is_extension=False, most=128))

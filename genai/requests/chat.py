@@ -7,6 +7,7 @@ from typing import Annotated, Literal, TypeAlias, TypedDict
 
 from pydantic import Field, model_validator
 
+from genai.chat.tools import MAX_TOOLS
 from genai.errors import RequestError
 from genai.requests.base import JsonObject, Request
 from genai.requests.generation import ChatTemplateOptions, GenerationRequest, TokenLimit, with_options
@@ -46,7 +47,7 @@ class AllowedTools(Request):
     """Which tools may be called, and whether one must be."""
 
     mode: Literal["auto", "required"]
-    tools: Annotated[list[NamedTool], Field(fail_fast=True, min_length=1, max_length=512)]
+    tools: Annotated[list[NamedTool], Field(fail_fast=True, min_length=1, max_length=MAX_TOOLS)]
 
 
 class AllowedToolChoice(Request):
@@ -94,7 +95,7 @@ class JsonSchemaFormat(Request):
 
 ResponseFormat: TypeAlias = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
 ToolChoice: TypeAlias = Annotated[NamedTool | AllowedToolChoice, Field(discriminator="type")]
-Tools: TypeAlias = Annotated[list[Tool], Field(fail_fast=True, max_length=128)]
+Tools: TypeAlias = Annotated[list[Tool], Field(fail_fast=True, max_length=MAX_TOOLS)]
 
 
 @with_options("chat")

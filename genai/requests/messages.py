@@ -8,11 +8,12 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, StringConstraints
 
+from genai.chat.tools import MAX_TOOLS, TOOL_NAME
 from genai.errors import RequestError
 from genai.requests.base import JsonObject, Request
 from genai.requests.content import Parts, check_media, text_of
 
-Name: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+Name: TypeAlias = Annotated[str, StringConstraints(pattern=f"^{TOOL_NAME}$")]
 
 
 class SystemMessage(Request):
@@ -53,7 +54,7 @@ class AssistantMessage(Request):
     content: str | Parts | None = None
     refusal: str | None = None
     reasoning_content: str | None = Field(None, description="Extension. What it thought, for templates that show it.")
-    tool_calls: Annotated[list[PastToolCall], Field(fail_fast=True, max_length=128)] | None = None
+    tool_calls: Annotated[list[PastToolCall], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None
     function_call: CalledFunction | None = Field(None, description="OpenAI's older form of one call.")
     prefix: bool | None = Field(None, description="Extension. In the last message: the answer goes on where it ends.")
     name: str | None = None

@@ -1,37 +1,27 @@
-"""`POST /v1/responses`: OpenAI's Responses API, for text; nothing is kept between requests."""
+"""`/v1/responses`: OpenAI's Responses API, for text; answers are kept for a while, unless they are not to be."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from functools import partial
+from typing import Annotated
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Path
 from starlette.requests import Request
 from starlette.responses import Response
 
-from genai.requests.chat import ChatArguments, JsonObjectFormat
-from genai.requests.messages import past_call
+from genai.requests.chat import ChatArguments, JsonObjectFormat, format_options
 from server.body import StrictRoute
 from server.errors import unless_gone
 from server.generation import Work, start
-from server.openapi import GENERATING, streaming
-from server.replies.parts import AnswerParts
-from server.replies.responses import finished_response, new_response, response_error_event, response_events
-from server.schemas.responses import (
-    ChosenFunction,
-    FunctionTool,
-    InputCall,
-    InputCallOutput,
-    InputItem,
-    InputMessage,
-    InputReasoning,
-    InputText,
-    JsonSchemaText,
-    ResponseObject,
-    ResponsesRequest,
-)
+from server.openapi import GENERATING, KEYED, errors, streaming
+from server.replies.responses import Answering, new_response, response_error_event, response_events
+from server.response_input import called_tools, choice, conversation, functions
+from server.schemas.response_items import InputItem, InputMessage
+from server.schemas.responses import DeletedResponse, JsonSchemaText, ResponseObject, ResponsesRequest
 from server.settings import Settings
-from server.state import State
+from server.state import ServerState, State
 
 router = APIRouter(tags=["generation"], route_class=StrictRoute)
 
@@ -40,32 +30,78 @@ _ANSWER = streaming(
     ResponseObject,
     "typed events, from `response.created` to `response.completed`, `response.incomplete` or `response.failed`.",
 )
+_KEPT = KEYED | errors(404)
+_ID = Annotated[str, Path(description="The id of an answer that is kept, or is being written.")]
 
 
 @router.post("/v1/responses", responses=GENERATING | _ANSWER)
 async def responses(body: ResponsesRequest, request: Request, state: State) -> Response:
     """Answer a conversation."""
-    work = _work(body, state.settings)
+    new = [InputMessage(role="user", content=body.input)] if isinstance(body.input, str) else body.input
+    items = state.responses.behind(body.previous_response_id, new)
+    work = _work(body, items, state.settings)
     model = await state.models.get(body.model)
-    response = new_response(body, model.name)
-    running, tokenizer = await start(model, work, state), model.llm.llm.tokenizer
+    is_kept = body.store is not False and state.settings.kept_responses_bytes > 0
+    answering = Answering(
+        response=new_response(body, model.name, is_kept=is_kept),
+        running=await start(model, work, state),
+        tokenizer=model.llm.llm.tokenizer,
+        tools=called_tools(body),
+        keep=partial(_keep, state, items),
+    )
     if body.stream:
-        return state.event_stream(response_events(response, running, tokenizer), response_error_event)
-    parts = await unless_gone(request.receive, AnswerParts(says_something=True).follow_to_the_end(running))
-    whole = await finished_response(response, parts, tokenizer)
+        return state.event_stream(_events(answering, state), response_error_event)
+    with state.responses.writing(answering.response, answering.running):
+        whole = await unless_gone(request.receive, answering.whole())
     return Response(whole.model_dump_json(), media_type="application/json")
 
 
-def _work(body: ResponsesRequest, settings: Settings) -> Work:
+@router.get("/v1/responses/{response_id}", responses=_KEPT)
+async def kept_response(response_id: _ID, state: State) -> ResponseObject:
+    """An answer that is kept, or is being written."""
+    return _told(state.responses.get(response_id))
+
+
+@router.delete("/v1/responses/{response_id}", responses=_KEPT)
+async def delete_response(response_id: _ID, state: State) -> DeletedResponse:
+    """Keep an answer no longer."""
+    state.responses.delete(response_id)
+    return DeletedResponse(id=response_id)
+
+
+@router.post("/v1/responses/{response_id}/cancel", responses=_KEPT)
+async def cancel_response(response_id: _ID, state: State) -> ResponseObject:
+    """End an answer that is being written; what it has said so far stays. One that has ended is told as it is."""
+    return _told(state.responses.cancel(response_id))
+
+
+def _told(reply: bytes) -> ResponseObject:
+    """A reply that is JSON already."""
+    return Response(reply, media_type="application/json")  # type: ignore[return-value]
+
+
+async def _events(answering: Answering, state: ServerState) -> AsyncGenerator[bytes, None]:
+    """The events of an answer, which can be called off meanwhile."""
+    with state.responses.writing(answering.response, answering.running):
+        async with aclosing(response_events(answering)) as events:
+            async for event in events:
+                yield event
+
+
+async def _keep(state: ServerState, items: Sequence[InputItem], whole: ResponseObject) -> None:
+    if whole.store:
+        await state.responses.keep(whole, items)
+
+
+def _work(body: ResponsesRequest, items: Sequence[InputItem], settings: Settings) -> Work:
     """What to run. Raises: RequestError."""
-    choice = body.tool_choice
     return Work(
-        prompts=[_messages(body)],
+        prompts=[conversation(body.instructions, items, refuses_media=settings.media == "refuse")],
         options=_options(body, settings),
         param="input",
         chat=ChatArguments(
-            tools=[_tool(tool) for tool in body.tools] if body.tools else None,
-            tool_choice=_chosen(choice) if isinstance(choice, ChosenFunction) else choice,
+            tools=functions(body),
+            tool_choice=choice(body),
             parallel_tool_calls=body.parallel_tool_calls,
             template_options=body.chat_template_kwargs,
         ),
@@ -79,77 +115,6 @@ def _options(body: ResponsesRequest, settings: Settings) -> dict[str, object]:
     given = {"temperature": body.temperature, "top_p": body.top_p}
     options |= {name: value for name, value in given.items() if value is not None}
     wanted = body.text.format if body.text else None
-    if isinstance(wanted, JsonObjectFormat):
-        options["json_object"] = True
-    elif isinstance(wanted, JsonSchemaText):
-        options["json_schema"] = wanted.json_schema
-    return options
-
-
-def _tool(tool: FunctionTool) -> dict[str, object]:
-    """A tool as chat completions write it."""
-    return {"type": "function", "function": tool.model_dump(exclude={"type"}, exclude_none=True)}
-
-
-def _chosen(choice: ChosenFunction) -> dict[str, object]:
-    return {"type": "function", "function": {"name": choice.name}}
-
-
-def _messages(body: ResponsesRequest) -> list[Mapping[str, object]]:
-    """The conversation as chat templates know it. Raises: RequestError for a past call without an object."""
-    said: list[dict[str, object]] = []
-    if body.instructions is not None:
-        said.append({"role": "system", "content": body.instructions})
-    if isinstance(body.input, str):
-        return [*said, {"role": "user", "content": body.input}]
-    turn = _AssistantTurn()
-    for number, item in enumerate(body.input):
-        if isinstance(item, InputReasoning):
-            if turn.content is not None or turn.calls:
-                said += turn.ended()
-            turn.reasoning += "".join(part.text for part in item.content or ())
-        elif isinstance(item, InputCall):
-            turn.calls.append(past_call(item.call_id, item, f"input[{number}].arguments"))
-        elif isinstance(item, InputMessage) and item.role == "assistant":
-            if turn.content is not None and not turn.calls:
-                said += turn.ended()
-            turn.content = (turn.content or "") + _text(item)
-        else:
-            said += [*turn.ended(), _message(item)]
-    return [*said, *turn.ended()]
-
-
-def _message(item: InputItem) -> dict[str, object]:
-    """An item that is not the assistant's."""
-    if isinstance(item, InputMessage):
-        return {"role": "system" if item.role == "developer" else item.role, "content": _text(item)}
-    assert isinstance(item, InputCallOutput), "all others are the assistant's"
-    output = item.output if isinstance(item.output, str) else "".join(part.text for part in item.output)
-    return {"role": "tool", "tool_call_id": item.call_id, "content": output}
-
-
-def _text(item: InputMessage) -> str:
-    """A message's text: its parts joined."""
-    if isinstance(item.content, str):
-        return item.content
-    return "".join(part.text if isinstance(part, InputText) else part.refusal for part in item.content)
-
-
-@dataclass(slots=True, kw_only=True)
-class _AssistantTurn:
-    """What the assistant thought, said and called, which is one message to templates."""
-
-    reasoning: str = ""
-    content: str | None = None
-    calls: list[dict[str, object]] = field(default_factory=list)
-
-    def ended(self) -> list[dict[str, object]]:
-        """The message, if there is one; another turn begins."""
-        message: dict[str, object] = {"role": "assistant", "content": self.content or ""}
-        if self.reasoning:
-            message["reasoning_content"] = self.reasoning
-        if self.calls:
-            message["tool_calls"] = self.calls
-        is_empty = self.content is None and not self.reasoning and not self.calls
-        self.reasoning, self.content, self.calls = "", None, []
-        return [] if is_empty else [message]
+    if isinstance(wanted, JsonSchemaText):
+        return options | {"json_schema": wanted.json_schema}
+    return options | (format_options(wanted) if isinstance(wanted, JsonObjectFormat) else {})

@@ -7,6 +7,8 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from genai.chat.tools import MAX_TOOLS
+from genai.options.generation_config import MAX_STOPS
 from genai.requests.base import JsonObject, ModelName, Request, WholeRequest
 from genai.requests.messages import Name
 from server.schemas.blocks import AssistantTurn, TextBlocks, Turns
@@ -111,7 +113,7 @@ class CountTokensRequest(WholeRequest):
     model: ModelName = None
     messages: Turns = Field(description="The answer goes on where the last one ends, if that is the assistant's.")
     system: str | TextBlocks | None = None
-    tools: Annotated[list[AnyTool], Field(fail_fast=True, max_length=128)] | None = None
+    tools: Annotated[list[AnyTool], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None
     tool_choice: Annotated[AutoChoice | AnyChoice | ToolChoice | NoChoice, Field(discriminator="type")] | None = None
     thinking: Thinking | None = Field(
         None, description="Changes nothing for models whose chat template does not know `enable_thinking`."
@@ -139,7 +141,7 @@ class MessagesRequest(CountTokensRequest):
 
     max_tokens: int = Field(ge=1, lt=1 << 31, description="Tokens to generate at most, thinking included.")
     stop_sequences: (
-        Annotated[list[Annotated[str, Field(min_length=1, max_length=1000)]], Field(max_length=16)] | None
+        Annotated[list[Annotated[str, Field(min_length=1, max_length=1000)]], Field(max_length=MAX_STOPS)] | None
     ) = Field(None, description="The text ends before the first of these.")
     stream: bool | None = Field(None, description="Send the answer as typed server-sent events while it is written.")
     temperature: float | None = Field(None, ge=0, le=2, description="0: always the most probable token.")

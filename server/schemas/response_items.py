@@ -7,6 +7,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Discriminator, Field, Tag
 
+from genai.chat.tools import MAX_TOOLS
 from genai.requests.base import JsonObject, Request
 from genai.requests.content import Parts, branch_of
 from genai.requests.messages import CalledFunction, Name
@@ -177,7 +178,7 @@ class NamespaceTool(Request):
     type: Literal["namespace"]
     name: Name
     description: str | None = None
-    tools: Annotated[list[Callable], Field(fail_fast=True, max_length=512)]
+    tools: Annotated[list[Callable], Field(fail_fast=True, max_length=MAX_TOOLS)]
 
 
 ResponseTool: TypeAlias = Annotated[
@@ -187,7 +188,7 @@ ResponseTool: TypeAlias = Annotated[
     | Annotated[HostedTool, Tag("other")],
     branch_of("function", "custom", "namespace"),
 ]
-ResponseTools: TypeAlias = Annotated[list[ResponseTool], Field(fail_fast=True, max_length=512)]
+ResponseTools: TypeAlias = Annotated[list[ResponseTool], Field(fail_fast=True, max_length=MAX_TOOLS)]
 
 
 class ChosenTool(Request):
@@ -199,9 +200,7 @@ class ChosenTool(Request):
 
 
 NamedTool: TypeAlias = Annotated[
-    Annotated[ChosenTool, Tag("function")]
-    | Annotated[ChosenTool, Tag("custom")]
-    | Annotated[HostedTool, Tag("other")],
+    Annotated[ChosenTool, Tag("function")] | Annotated[ChosenTool, Tag("custom")] | Annotated[HostedTool, Tag("other")],
     branch_of("function", "custom"),
 ]
 
@@ -211,4 +210,4 @@ class AllowedTools(Request):
 
     type: Literal["allowed_tools"]
     mode: Literal["auto", "required"]
-    tools: Annotated[list[NamedTool], Field(fail_fast=True, min_length=1, max_length=512)]
+    tools: Annotated[list[NamedTool], Field(fail_fast=True, min_length=1, max_length=MAX_TOOLS)]

@@ -1,133 +1,18 @@
-"""`POST /v1/responses`."""
+"""`/v1/responses`: what is asked for, but for its items and tools, and what is answered."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Discriminator, Field, JsonValue, StringConstraints, Tag
+from pydantic import AfterValidator, Field, StringConstraints
 
 from genai.requests.base import JsonObject, ModelName, Request, WholeRequest
 from genai.requests.chat import JsonObjectFormat, JsonSchema, TextFormat
 from genai.requests.generation import ChatTemplateOptions, TokenLimit
-from genai.requests.messages import CalledFunction, Name
 from server.schemas.common import Response
+from server.schemas.response_items import AllowedTools, ChosenTool, InputItems, ResponseTools
 
 ItemStatus: TypeAlias = Literal["in_progress", "completed", "incomplete"]
-Nothing: TypeAlias = Annotated[list[JsonValue], Field(max_length=0)]
-
-
-class _Item(Request):
-    id: str | None = Field(None, description="Its id; changes nothing, since nothing is kept.")
-    status: ItemStatus | None = Field(None, description="What became of it; changes nothing.")
-
-
-class InputText(Request):
-    """A piece of a message's text. `output_text` is what the model said before."""
-
-    type: Literal["input_text", "output_text"]
-    text: str
-    annotations: Nothing | None = Field(None, description="Of `output_text`: none are made here.")
-    logprobs: Nothing | None = Field(None, description="Of `output_text`: none are told here.")
-
-
-class InputRefusal(Request):
-    """What the model said when it refused."""
-
-    type: Literal["refusal"]
-    refusal: str
-
-
-InputParts: TypeAlias = Annotated[
-    list[Annotated[InputText | InputRefusal, Field(discriminator="type")]],
-    Field(fail_fast=True, min_length=1, max_length=1000),
-]
-
-
-class InputMessage(_Item):
-    """A message. `developer` is OpenAI's newer name for `system`, which is what templates are given."""
-
-    type: Literal["message"] = "message"
-    role: Literal["user", "assistant", "system", "developer"]
-    content: str | InputParts
-
-
-class InputCall(CalledFunction, _Item):
-    """A call that the model made."""
-
-    type: Literal["function_call"]
-    call_id: str
-
-
-class ResultText(Request):
-    """A piece of a result."""
-
-    type: Literal["input_text"]
-    text: str
-
-
-class InputCallOutput(_Item):
-    """What a function answered."""
-
-    type: Literal["function_call_output"]
-    call_id: str
-    output: str | Annotated[list[ResultText], Field(fail_fast=True, min_length=1, max_length=1000)]
-
-
-class ReasoningText(Request):
-    """A piece of the model's reasoning."""
-
-    type: Literal["reasoning_text"]
-    text: str
-
-
-class InputReasoning(_Item):
-    """What the model thought before, for templates that show it."""
-
-    type: Literal["reasoning"]
-    content: Annotated[list[ReasoningText], Field(fail_fast=True, max_length=1000)] | None = None
-    summary: Nothing | None = Field(None, description="None are made here.")
-    encrypted_content: None = Field(None, description="Reasoning is told in the open here.")
-
-
-def _item_type(item: object) -> str | None:
-    """Messages need not say that they are some."""
-    kind = item.get("type", "message") if isinstance(item, Mapping) else getattr(item, "type", None)
-    return kind if isinstance(kind, str) else None
-
-
-InputItem: TypeAlias = Annotated[
-    Annotated[InputMessage, Tag("message")]
-    | Annotated[InputCall, Tag("function_call")]
-    | Annotated[InputCallOutput, Tag("function_call_output")]
-    | Annotated[InputReasoning, Tag("reasoning")],
-    Discriminator(
-        _item_type,
-        custom_error_type="unknown_item",
-        custom_error_message="Input should be an item of type 'message', 'function_call', 'function_call_output' or "
-        "'reasoning'",
-    ),
-]
-InputItems: TypeAlias = Annotated[list[InputItem], Field(fail_fast=True, min_length=1, max_length=4096)]
-
-
-class FunctionTool(Request):
-    """A function that the model may call: other tools are not run here."""
-
-    type: Literal["function"]
-    name: Name
-    description: str | None = None
-    parameters: JsonObject | None = Field(None, description="A JSON schema of type object.")
-    strict: bool | None = Field(
-        None, description="Whether arguments must follow the schema to the letter; null: false, as in chat completions."
-    )
-
-
-class ChosenFunction(Request):
-    """The function that must be called."""
-
-    type: Literal["function"]
-    name: Name
 
 
 class JsonSchemaText(JsonSchema):
@@ -142,6 +27,13 @@ class TextConfig(Request):
     format: Annotated[TextFormat | JsonObjectFormat | JsonSchemaText, Field(discriminator="type")] | None = None
 
 
+def _not_logprobs(name: str) -> str:
+    if name == "message.output_text.logprobs":
+        raise ValueError("log probabilities are told by /v1/chat/completions and /v1/completions")
+    return name
+
+
+Included: TypeAlias = Annotated[str, AfterValidator(_not_logprobs)]
 Label: TypeAlias = Annotated[str, StringConstraints(max_length=512)]
 
 
@@ -149,7 +41,7 @@ class ResponsesRequest(WholeRequest):
     """What the model is to answer. Null is as good as left out: the model's own default."""
 
     model: ModelName = None
-    input: str | InputItems = Field(description="What the user says, or the whole conversation.")
+    input: str | InputItems = Field([], description="What the user says, or the whole conversation.")
     instructions: str | None = Field(None, description="A system message before it.")
     max_output_tokens: TokenLimit | None = Field(
         None, description="Tokens to generate at most, reasoning included; -1: until the answer or the context ends."
@@ -158,8 +50,10 @@ class ResponsesRequest(WholeRequest):
     top_p: float | None = Field(None, ge=0, le=1, description="Sample from the smallest set this probable; 0: off.")
     stream: bool | None = Field(None, description="Send the answer as typed server-sent events while it is written.")
     text: TextConfig | None = None
-    tools: Annotated[list[FunctionTool], Field(fail_fast=True, max_length=128)] | None = None
-    tool_choice: Literal["none", "auto", "required"] | ChosenFunction | None = None
+    tools: ResponseTools | None = Field(None, description="Those that servers run are left out: nothing is run here.")
+    tool_choice: (
+        Literal["none", "auto", "required"] | Annotated[ChosenTool | AllowedTools, Field(discriminator="type")] | None
+    ) = None
     parallel_tool_calls: bool | None = None
     metadata: Annotated[dict[str, Label], Field(max_length=16)] | None = Field(
         None, description="Labels; they change nothing, and are told with the answer."
@@ -168,6 +62,13 @@ class ResponsesRequest(WholeRequest):
     safety_identifier: str | None = Field(None, description="A label; it changes nothing, and is not kept.")
     prompt_cache_key: str | None = Field(
         None, description="Changes nothing: prompts that begin alike share what is cached, whatever their key."
+    )
+    store: bool | None = Field(
+        None, description="Whether the answer, and the conversation before it, are kept for a while; null: true."
+    )
+    previous_response_id: str | None = Field(None, description="An answer that is kept: `input` goes on behind it.")
+    include: Annotated[list[Included], Field(max_length=100)] | None = Field(
+        None, description="What to tell besides: there is nothing of what else may stand here."
     )
     truncation: Literal["auto", "disabled"] | None = Field(
         None, description="A conversation that is too long is refused, whatever this says."
@@ -196,6 +97,11 @@ class OutputMessage(Response):
     content: list[OutputText]
 
 
+Namespace: TypeAlias = Annotated[
+    str | None, Field(description="That of the tool, if it is in one.", exclude_if=lambda value: value is None)
+]
+
+
 class OutputCall(Response):
     """A call that the model makes."""
 
@@ -203,7 +109,20 @@ class OutputCall(Response):
     id: str
     call_id: str = Field(description="For the `function_call_output` that answers it.")
     name: str
+    namespace: Namespace = None
     arguments: str = Field(description="A JSON object, as text.")
+    status: ItemStatus
+
+
+class OutputCustomCall(Response):
+    """A call of a tool that takes text."""
+
+    type: Literal["custom_tool_call"] = "custom_tool_call"
+    id: str
+    call_id: str = Field(description="For the `custom_tool_call_output` that answers it.")
+    name: str
+    namespace: Namespace = None
+    input: str
     status: ItemStatus
 
 
@@ -224,7 +143,7 @@ class OutputReasoning(Response):
     status: ItemStatus
 
 
-OutputItem: TypeAlias = OutputMessage | OutputCall | OutputReasoning
+OutputItem: TypeAlias = OutputMessage | OutputCall | OutputCustomCall | OutputReasoning
 
 
 class InputTokensDetails(Response):
@@ -271,7 +190,7 @@ class ResponseObject(Response):
     id: str
     object: Literal["response"] = "response"
     created_at: int
-    status: Literal["in_progress", "completed", "incomplete", "failed"]
+    status: Literal["in_progress", "completed", "incomplete", "failed", "cancelled"]
     background: Literal[False] = False
     error: ResponseFailure | None = None
     incomplete_details: IncompleteDetails | None = None
@@ -281,8 +200,8 @@ class ResponseObject(Response):
     model: str
     output: list[OutputItem]
     parallel_tool_calls: bool
-    previous_response_id: None = None
-    store: Literal[False] = False
+    previous_response_id: str | None
+    store: bool = Field(description="Whether it is kept.")
     temperature: float | None = Field(description="As given; null: the model's own.")
     text: JsonObject
     tool_choice: str | JsonObject
@@ -293,3 +212,11 @@ class ResponseObject(Response):
     user: str | None
     safety_identifier: str | None
     prompt_cache_key: str | None
+
+
+class DeletedResponse(Response):
+    """What is not kept any more."""
+
+    id: str
+    object: Literal["response"] = "response"
+    deleted: Literal[True] = True

@@ -495,7 +495,7 @@ async def test_an_error_in_the_middle_of_a_stream_is_an_event() -> None:
         ({"seed": -2}, "seed", "greater than or equal to -1"),
         ({"seed": 10**30}, "seed", "less than"),
         ({"stop": ["a", ""]}, "stop[1]", "at least 1 character"),
-        ({"stop": ["a"] * 17}, "stop", "at most 16"),
+        ({"stop": ["a"] * 65}, "stop", "at most 64"),
         ({"max_tokens": -2}, "max_tokens", "greater than or equal to -1"),
         ({"max_tokens": 1, "max_completion_tokens": 2}, "max_tokens", "differ"),
         ({"top_logprobs": 2}, "top_logprobs", "needs logprobs=true"),

@@ -33,6 +33,8 @@ TOOL: dict[str, object] = {
     "parameters": {"type": "object"},
     "strict": None,
 }
+SPACE = {"type": "namespace", "name": "n"}
+LARK = {"type": "grammar", "syntax": "lark"}
 CALL = ToolCall(id="call_1", name="add", arguments='{"a": 1}')
 THOUGHT_AND_CALLED = [
     chunk(reasoning="h"),
@@ -114,7 +116,7 @@ async def test_a_whole_answer() -> None:
         "metadata": {"a": "b"},
         "parallel_tool_calls": True,
         "previous_response_id": None,
-        "store": False,
+        "store": True,
         "temperature": None,
         "text": {"format": {"type": "text"}},
         "tool_choice": "auto",
@@ -291,7 +293,8 @@ async def test_tools_become_tools() -> None:
     choice_of = {"type": "function", "name": "add"}
     more = {"parallel_tool_calls": False, "chat_template_kwargs": {"enable_thinking": False}}
     answer = await ask(model, {**HELLO, "tools": [{**TOOL, "strict": True}], "tool_choice": choice_of, **more})
-    assert (answer.json()["tool_choice"], answer.json()["parallel_tool_calls"]) == (choice_of, False)
+    assert answer.json()["tool_choice"] == {**choice_of, "namespace": None}
+    assert answer.json()["parallel_tool_calls"] is False
     assert answer.json()["tools"] == [{**TOOL, "strict": True}]
     (submission,) = model.submissions
     function = {"name": "add", "parameters": {"type": "object"}, "strict": True}
@@ -307,7 +310,7 @@ async def test_null_is_as_good_as_left_out() -> None:
     model = FakeModel()
     model.will_say(*said("a"))
     nothing = {name: None for name, field in ResponsesRequest.model_fields.items() if not field.is_required()}
-    assert (await ask(model, {**HELLO, **nothing})).status_code == 200
+    assert (await ask(model, {**nothing, **HELLO})).status_code == 200
     assert model.submissions[0].options == {"max_new_tokens": None}
 
 
@@ -433,15 +436,15 @@ async def test_no_turn_before_the_deadline() -> None:
 @pytest.mark.parametrize(
     ("change", "param", "message"),
     [
-        ({"input": []}, "input", "at least 1"),
+        ({"input": []}, "input", "nothing that can be answered"),
         ({"input": 5}, "input", "valid string"),
-        ({"input": [5]}, "input[0]", "'function_call_output'"),
-        ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0]", "'function_call_output'"),
+        ({"input": [5]}, "input[0]", "valid dictionary"),
+        ({"input": [{"type": "item_reference", "id": "x"}]}, "input", "nothing that can be answered"),
         ({"input": [{"role": "tool", "content": "x"}]}, "input[0].role", "'developer'"),
         (
             {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]},
             "input[0].content[0]",
-            "input_image",
+            "reads text only",
         ),
         (
             {"input": [{"type": "function_call", "call_id": "c", "name": "f", "arguments": "["}]},
@@ -449,16 +452,24 @@ async def test_no_turn_before_the_deadline() -> None:
             "JSON object",
         ),
         ({"input": [{"type": "function_call_output", "output": "x"}]}, "input[0].call_id", "missing"),
-        ({"input": [{"type": "reasoning", "encrypted_content": "x"}]}, "input[0].encrypted_content", "None"),
-        ({"previous_response_id": "resp_1"}, "previous_response_id", "give the whole conversation as `input`"),
-        ({"conversation": {"id": "x"}}, "conversation", "give all of it as `input`"),
+        ({"input": [{"type": "reasoning", "encrypted_content": "x"}]}, "input", "nothing that can be answered"),
+        ({"previous_response_id": "resp_1"}, "previous_response_id", "not found"),
+        ({"conversation": {"id": "x"}}, "conversation", "or all of it as `input`"),
+        ({"prompt": {"id": "pmpt_1"}}, "prompt", "prompts are not kept here"),
+        ({"include": ["message.output_text.logprobs"]}, "include[0]", "are told by /v1/chat/completions"),
         ({"background": True}, "background", "comes with the request"),
         ({"truncation": "middle"}, "truncation", "'disabled'"),
         ({"top_logprobs": 1}, "top_logprobs", "not supported"),
         ({"max_output_tokens": -2}, "max_output_tokens", "greater than or equal to -1"),
-        ({"tools": [{"type": "web_search"}]}, "tools[0].type", "'function'"),
+        ({"tools": [{"name": "f"}]}, "tools[0].type", "missing"),
         ({"tools": [{"type": "function", "name": "a b"}]}, "tools[0].name", "pattern"),
-        ({"tool_choice": {"type": "file_search"}}, "tool_choice.type", "'function'"),
+        ({"tools": [{**SPACE, "tools": [{"type": "custom"}]}]}, "tools[0].tools[0].name", "missing"),
+        (
+            {"tools": [{"type": "custom", "name": "f", "format": {**LARK, "definition": "start: a"}}]},
+            "tools[0].format.definition",
+            "lark: 'a' is not defined",
+        ),
+        ({"tool_choice": {"type": "file_search"}}, "tool_choice", "'function'"),
         ({"text": {"format": {"type": "grammar"}}}, "text.format", "'json_object'"),
         ({"metadata": {"a": 1}}, "metadata.a", "valid string"),
     ],
@@ -476,7 +487,7 @@ async def test_the_client_is_told_of_errors() -> None:
     async with client(FakeModel()) as api:
         with pytest.raises(openai.NotFoundError, match="no model 'other'"):
             await api.responses.create(model="other", input="Hi")
-        with pytest.raises(openai.BadRequestError, match="nothing is kept"):
+        with pytest.raises(openai.BadRequestError, match="not found: it is not kept"):
             await api.responses.create(model="fake", input="Hi", previous_response_id="resp_1")
 
 

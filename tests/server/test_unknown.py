@@ -59,7 +59,8 @@ async def test_they_can_be_refused(path: str) -> None:
 
 @pytest.mark.parametrize("path", BODIES)
 async def test_what_changes_nothing_is_not_told(path: str) -> None:
-    own = {"metadata": {"user_id": "me"}, "user": "me", "safety_identifier": "me", "prompt_cache_key": "me"}
+    labels = dict.fromkeys(("user", "safety_identifier", "prompt_cache_key"), "me")
+    own = {"metadata": {"user_id": "me"}, "store": True, **labels}
     told: dict[str, object] = {**{name: {"effort": "low"} for name in HARMLESS}, **own}
     answer = await ask(path, told)
     assert answer.status_code == 200, answer.text
