@@ -102,13 +102,7 @@ class TransformersModel:
 def _compare(source: Path, graph: Path, config: Mapping[str, JSON], max_position: int) -> None:
     """Whether mobius built what the checkpoint is. Raises: ModelError."""
     found = rewrite(OnnxFile(path=graph, folder=source), read_onnx(graph), max_position)
-    window, has = _window(config), found.facts.sliding_window
-    if window is not None and window < max_position and window != has:
-        raise UnsupportedModelError(
-            f"the checkpoint has a window of {window} tokens, mobius's graph has {has or 'none'}: give "
-            f"max_seq_len={window} or less"
-        )
-    prompts = sample_prompts(ConfigReader(config).size("vocab_size"), window, max_position)
+    prompts = sample_prompts(ConfigReader(config).size("vocab_size"), found.facts.sliding_window, max_position)
     expected, built = Expected.of(TransformersModel(source), prompts), found.original()
     result = agreement(expected.logits, [built.logits([prompt]) for prompt in prompts], is_exact=True)
     if not result.is_good:
@@ -116,14 +110,6 @@ def _compare(source: Path, graph: Path, config: Mapping[str, JSON], max_position
             f"mobius built something else than the checkpoint, nothing was written: {result} "
             f"(allowed: {result.allowed})"
         )
-
-
-def _window(config: Mapping[str, JSON]) -> int | None:
-    """The newest keys that some layer's queries see, None if all see everything."""
-    if config.get("use_sliding_window") is False:
-        return None
-    windows = [config.get(key) for key in ("sliding_window", "attention_chunk_size")]
-    return min((window for window in windows if isinstance(window, int) and window > 0), default=None)
 
 
 def require_mobius() -> None:

@@ -93,12 +93,10 @@ def read_facts(folder: Path, heads: Heads, max_seq_len: int | None) -> ModelFact
     max_seq_len: the longest sequence, where the caller knows it. Raises: ModelError if nobody does.
     """
     path = folder / HF_CONFIG
-    config: dict[str, JSON] = read_json_object(path) if path.is_file() else {}
-    inner = config.get("text_config")
-    merged = config | (inner if isinstance(inner, dict) else {})
+    merged = _text_config(folder)
     longest = max_seq_len or _number(merged, ("max_position_embeddings", "n_positions", "seq_length", "n_ctx"))
     if longest is None:
-        where = f"{path} does not say" if config else f"{folder} has no config.json to say"
+        where = f"{path} does not say" if merged else f"{folder} has no config.json to say"
         raise ModelError(f"{where} how long a sequence may be (max_position_embeddings); give max_seq_len")
     return ModelFacts(
         model_type=str(merged.get("model_type", "unknown")),
@@ -109,6 +107,26 @@ def read_facts(folder: Path, heads: Heads, max_seq_len: int | None) -> ModelFact
         max_position=longest,
         generation=defaults_of_folder(folder),
     )
+
+
+def configured_window(folder: Path) -> int | None:
+    """The newest keys that some layer's queries see, by `config.json`; None for all, or where nothing says it."""
+    config = _text_config(folder)
+    layers = config.get("layer_types")
+    if config.get("use_sliding_window") is False or (
+        isinstance(layers, list) and set(map(str, layers)) == {"full_attention"}
+    ):
+        return None
+    windows = [_number(config, (key,)) for key in ("sliding_window", "attention_chunk_size")]
+    return min((window for window in windows if window is not None), default=None)
+
+
+def _text_config(folder: Path) -> dict[str, JSON]:
+    """The language model's configuration, empty where there is none."""
+    path = folder / HF_CONFIG
+    config: dict[str, JSON] = read_json_object(path) if path.is_file() else {}
+    inner = config.get("text_config")
+    return config | (inner if isinstance(inner, dict) else {})
 
 
 def _number(config: dict[str, JSON], names: tuple[str, ...]) -> int | None:

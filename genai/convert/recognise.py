@@ -13,8 +13,8 @@ from genai.convert.fusions import fuse
 from genai.convert.fusions.attention import PATTERN
 from genai.convert.fusions.match import site_at
 from genai.convert.normalize import normalize
-from genai.convert.package import read_facts
-from genai.convert.rewritten import Rewritten
+from genai.convert.package import configured_window, read_facts
+from genai.convert.rewritten import ModelFacts, Rewritten
 from genai.convert.sources import static_cache
 from genai.convert.sources.onnxruntime_genai import rewrite as onnxruntime_genai
 from genai.convert.sources.onnxruntime_genai.config import read_genai_config
@@ -42,6 +42,27 @@ def rewrite(file: OnnxFile, model: ir.Model, max_seq_len: int | None) -> Rewritt
 
     Raises: UnsupportedModelError that says what was found; ModelError for a configuration that is damaged.
     """
+    found = _rewritten(file, model, max_seq_len)
+    _check_window(found.facts, configured_window(file.folder))
+    return found
+
+
+def _check_window(facts: ModelFacts, window: int | None) -> None:
+    """Whether layers see as far back as the configuration says.
+
+    Exporters have left windows out, and a mask may hide keys in a way that was not seen. One token more or less is how
+    versions of transformers differ. Raises: UnsupportedModelError.
+    """
+    if window is None or window >= facts.max_position:
+        return
+    if facts.sliding_window is None or abs(facts.sliding_window - window) > 1:
+        raise UnsupportedModelError(
+            f"config.json says a window of {window} tokens, the graph has {facts.sliding_window or 'none'}: give "
+            f"max_seq_len={min(window, facts.sliding_window or window)} or less, where both are the same"
+        )
+
+
+def _rewritten(file: OnnxFile, model: ir.Model, max_seq_len: int | None) -> Rewritten:
     operators = Counter(node.op_type for node in model.graph)
     if loops := operators["Loop"] + operators["Scan"]:
         raise UnsupportedModelError(f"{file.path.name} has {loops} Loop or Scan nodes: no decoder needs them")
@@ -69,7 +90,8 @@ def _past_present(file: OnnxFile, model: ir.Model, max_seq_len: int | None) -> R
     past_present.prepare(model)
     fusions = fuse(model)
     pristine = model.clone()
-    decoder = past_present.understand(model)
+    window = configured_window(file.folder) or 0
+    decoder = past_present.understand(model, longest=max(past_present.LONGEST, window + 1))
     interface = decoder.interface
     heads = [layer.heads for layer in decoder.layers]
     facts = read_facts(file.folder, heads[0], max_seq_len)

@@ -85,11 +85,12 @@ def load(source: Path, options: ExportOptions) -> torch.nn.Module:
     had_bars = transformers_log.is_progress_bar_enabled()
     transformers_log.disable_progress_bar()
     try:
-        config = transformers.AutoConfig.from_pretrained(source, local_files_only=True)
+        here = {"local_files_only": True, "trust_remote_code": False}  # said, or transformers asks whether to run code
+        config = transformers.AutoConfig.from_pretrained(source, **here)
         if config.is_encoder_decoder:
             raise UnsupportedModelError(f"{config.model_type} is an encoder-decoder; only decoders can be exported")
         model = transformers.AutoModelForCausalLM.from_pretrained(
-            source, config=config, dtype=_DTYPES[options.dtype], attn_implementation=NAME, local_files_only=True
+            source, config=config, dtype=_DTYPES[options.dtype], attn_implementation=NAME, **here
         )
     except (ValueError, KeyError, ImportError, OSError) as error:
         is_own = isinstance(error, KeyError) and error.args == (NAME,)  # looked up among the model's own classes

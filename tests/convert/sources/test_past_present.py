@@ -17,6 +17,7 @@ import pytest
 import genai
 from genai.config import EngineConfig, ModelConfig
 from genai.convert import ConvertOptions, convert, probing
+from genai.convert.sources.past_present import rewrite as past_present
 from genai.errors import ConfigError, ModelError, ModelNotFoundError, TokenizerError, UnsupportedModelError
 from genai.llm.llm import LLM
 from tests.build import tiny
@@ -57,6 +58,47 @@ def test_optimum_exports(export: Callable[[str], Path], tmp_path: Path, name: st
             np.testing.assert_allclose(llm.logits(prompt), expected, atol=TOLERANCE, rtol=0)
         results = llm.generate(wanted["prompts"], max_new_tokens=12, ignore_eos=True)
     assert [list(result.token_ids) for result in results] == wanted["texts"]
+
+
+@pytest.mark.parametrize(
+    ("name", "window", "has"), [("mistral", 12, "7"), ("mistral", 5, "7"), ("llama", 9, "none"), ("gemma3", 9, "5")]
+)
+def test_windows_are_held_against_the_configuration(
+    export: Callable[[str], Path], tmp_path: Path, name: str, window: int, has: str
+) -> None:
+    folder = export(name)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"sliding_window": window}))
+    shortest = window if has == "none" else min(window, int(has))
+    with pytest.raises(
+        UnsupportedModelError, match=f"window of {window} .* graph has {has}: .*max_seq_len={shortest} "
+    ):
+        convert(folder, tmp_path / "package")
+    if shortest > 6:  # less is too short to compare on
+        assert convert(folder, tmp_path / "package", ConvertOptions(max_seq_len=shortest)).agreement.is_good
+
+
+@pytest.mark.parametrize(
+    "changes", [{"sliding_window": 8}, {"sliding_window": None}, {"sliding_window": 99, "use_sliding_window": False}]
+)
+def test_windows_that_are_the_configurations_or_nobodys(
+    export: Callable[[str], Path], tmp_path: Path, changes: dict[str, object]
+) -> None:
+    """Versions of transformers differ by one."""
+    folder = export("mistral")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+    assert convert(folder, tmp_path / "package").agreement.is_good
+    assert ModelConfig.read(tmp_path / "package").sliding_window == 7
+
+
+def test_windows_beyond_the_usual_length_are_found(
+    export: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The configuration says how far to look."""
+    monkeypatch.setattr(past_present, "LONGEST", 4)
+    convert(export("mistral"), tmp_path / "package")
+    assert ModelConfig.read(tmp_path / "package").sliding_window == 7
 
 
 def test_bookkeeping_reads_no_weights(

@@ -28,7 +28,7 @@ from genai.convert.sources.past_present.scores import Sampler
 from genai.convert.values import constant_values, size_of
 from genai.errors import UnsupportedModelError
 
-_LONGEST = 8192
+LONGEST = 8192
 """The past at which a window is looked for where nothing tells how long it may be."""
 
 
@@ -73,7 +73,7 @@ def prepare(model: ir.Model) -> None:
         infer_shapes(model)
 
 
-def understand(model: ir.Model, longest: int = _LONGEST) -> Decoder:
+def understand(model: ir.Model, longest: int = LONGEST) -> Decoder:
     """Read a prepared past/present model.
 
     longest: a past that is longer than any window. Raises: UnsupportedModelError for what has no equivalent.
