@@ -40,4 +40,4 @@ class UnknownFields:
 
 def _plain(name: str) -> str:
     """A name as a header and a line of the log can have it."""
-    return re.sub(r"[^A-Za-z0-9_.-]", "?", name[:64])
+    return re.sub(r"[^A-Za-z0-9_.-]", "?", name[:64]) or "?"

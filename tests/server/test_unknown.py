@@ -41,6 +41,12 @@ async def test_they_are_ignored_and_told(path: str) -> None:
     assert IGNORED_HEADER not in (await ask(path, {})).headers
 
 
+async def test_a_name_of_nothing_is_told_as_a_header_can_have_it() -> None:
+    """A header's value must not end with a space: the connection would be closed."""
+    answer = await ask("/v1/completions", {"b": 1, "": 1})
+    assert answer.headers[IGNORED_HEADER] == "b, ?"
+
+
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"])
 async def test_streams_tell_them_too(path: str) -> None:
     answer = await ask(path, {"stream": True, "b": 1})
