@@ -100,7 +100,7 @@ class FakeRunner:
     def run_row(self, row: int, tokens: Sequence[int], num_logits: int) -> np.ndarray:
         assert tokens, "the graph refuses an empty run"
         self._count(len(tokens))
-        self.cache.reserve(row, self.cache.valid(row) + len(tokens))
+        self.cache.reserve({row: self.cache.valid(row) + len(tokens)})
         for _ in range(2):
             logits = self.logits.take((1, num_logits, VOCAB_SIZE))
             logits[0] = self._logits(row, tokens, len(tokens))[-num_logits:]

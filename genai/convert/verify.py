@@ -149,7 +149,7 @@ def _decoded(runner: Runner, prompts: Sequence[Sequence[int]], num_parts: int = 
         found += [runner.score(row, part.tolist()) for part in parts if part.size]
     for step in range(-_NUM_DECODED, 0):
         for row, prompt in zip(rows, prompts, strict=True):
-            runner.cache.reserve(row, len(prompt) + step + 1)
+            runner.cache.reserve({row: len(prompt) + step + 1})
         for group in runner.cache.groups:
             indices = [rows.index(row) for row in group.rows]
             result = runner.advance(group, [[prompts[index][step]] for index in indices])

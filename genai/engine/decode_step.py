@@ -6,7 +6,6 @@ positions, or the row runs alone and its group without it, whichever the capacit
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections import abc
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from genai.decoding.processors import FloatArray
+from genai.engine.rows import row_of
 from genai.engine.sequence import Sequence
 from genai.errors import CapacityError, GenAIError, NotFiniteError
 from genai.runtime.layout import Group
@@ -85,27 +85,30 @@ class DecodeStep:
 
     def _with_room(self, work: abc.Sequence[Work], failures: list[Failure]) -> dict[int, Work]:
         """Work by row, every row with room for its tokens: drafts are cut to what there is."""
-        by_row: dict[int, Work] = {}
-        for each in work:
-            row = each.sequence.row
-            assert row is not None, "what decodes has a row"
-            try:
-                self._cache.reserve(row, each.sequence.need)
-                by_row[row] = each
-            except CapacityError as error:
-                failures += self._failures({row: each}, error)
-        for row in self._cache.rows:  # a group's run writes behind the rows that sit it out, too
-            if row not in by_row:
-                with contextlib.suppress(CapacityError):
-                    self._cache.reserve(row, self._cache.valid(row) + 1)
-        for row, each in by_row.items():
-            if each.draft:
+        by_row = {row_of(each.sequence): each for each in work}
+        least = {row: each.sequence.need for row, each in by_row.items()}
+        # a group's run writes behind the rows that sit it out, too
+        beside = {row: self._cache.valid(row) + 1 for row in self._cache.rows if row not in by_row}
+        drafted = {row: least[row] + len(each.draft) for row, each in by_row.items()}
+        if not any(map(self._has_reserved, ({**beside, **drafted}, {**beside, **least}, least))):
+            for row, need in least.items():
                 try:
-                    self._cache.reserve(row, each.sequence.need + len(each.draft))
-                except CapacityError:
-                    room = self._cache.capacity(row) - each.sequence.need
-                    by_row[row] = Work(sequence=each.sequence, draft=each.draft[:room])
+                    self._cache.reserve({row: need})
+                except CapacityError as error:
+                    failures += self._failures({row: by_row.pop(row)}, error)
+        for row, each in by_row.items():
+            room = self._cache.capacity(row) - least[row]
+            if len(each.draft) > room:
+                by_row[row] = Work(sequence=each.sequence, draft=each.draft[:room])
         return by_row
+
+    def _has_reserved(self, needs: Mapping[int, int]) -> bool:
+        """Try to make room in all rows of a step at once."""
+        try:
+            self._cache.reserve(needs)
+        except CapacityError:
+            return False
+        return True
 
     def _apart(self, group: Group, members: Mapping[int, Work]) -> dict[int, Work]:
         """Members that run alone: all whose drafts are cheaper so, or all, if a row that sits the run out is full."""

@@ -59,7 +59,7 @@ class Rows:
 
     @property
     def headroom(self) -> int:
-        """Tokens to leave free for a newcomer beside others."""
+        """Tokens that every row should have room to grow by when one more comes."""
         return self._cache.policy.headroom
 
     def fits_next_token(self, sequence: Sequence) -> bool:
@@ -69,6 +69,10 @@ class Rows:
     def fit_together(self, needs: abc.Sequence[int]) -> bool:
         """Whether rows of these lengths find place at once."""
         return self._cache.would_hold(needs)
+
+    def num_worth_running(self, needs: abc.Sequence[int]) -> int:
+        """How many rows of these lengths, the first in line first, should run at once; 0: not even the first can."""
+        return self._cache.num_worth_running(needs)
 
     def give(self, sequence: Sequence) -> int:
         """A row, filled with what the prefix cache has; at least the last token has to be run.

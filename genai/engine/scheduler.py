@@ -138,17 +138,16 @@ class Scheduler:
 
     def _make_room(self, rows: Rows, now: float) -> tuple[list[Sequence], list[Sequence]]:
         """Preempt until those that run have room for their next token; the last one ends if even it has none."""
-        preempted: list[Sequence] = []
-        exhausted: list[Sequence] = []
         if all(rows.fits_next_token(sequence) for sequence in self.running):
-            return preempted, exhausted
-        while self.running and not rows.fit_together([sequence.need for sequence in self.running]):
-            if len(self.running) == 1:
-                exhausted.append(self.running.pop())
-                break
-            victim = max(self.running, key=lambda each: (each.is_paused, self._rank(each, now)))
+            return [], []
+        order = sorted(self.running, key=lambda each: (each.is_paused, self._rank(each, now)))
+        count = rows.num_worth_running([sequence.need for sequence in order])
+        preempted = order[max(count, 1) :][::-1]
+        for victim in preempted:
             self.preempt(victim)
-            preempted.append(victim)
+        exhausted = order[:1] if not count else []
+        for sequence in exhausted:
+            self.running.remove(sequence)
         return preempted, exhausted
 
     def _admit(self, rows: Rows, now: float) -> tuple[list[Sequence], list[Sequence]]:
@@ -178,10 +177,14 @@ class Scheduler:
         return preempted, admitted
 
     def _fits(self, newcomer: Sequence, others: abc.Sequence[Sequence], rows: Rows) -> bool:
-        """Whether a newcomer may run beside others."""
-        headroom = min(rows.headroom, newcomer.max_tokens - len(newcomer.tokens)) if others else 0
-        needs = [sequence.need for sequence in others]
-        return len(others) < self.limits.max_batch and rows.fit_together([*needs, newcomer.need + headroom])
+        """Whether a newcomer may run beside others: with room for all to grow, or some would soon lose their rows."""
+        if not others:
+            return rows.num_worth_running([newcomer.need]) == 1
+        needs = [
+            each.need if each.is_paused else min(each.need + rows.headroom, each.max_tokens)
+            for each in (*others, newcomer)
+        ]
+        return len(others) < self.limits.max_batch and rows.num_worth_running(needs) == len(needs)
 
     def _prefill(self, active: Iterable[Sequence], num_decoding: int, pace: Pace) -> tuple[Sequence, int] | None:
         """The first prompt that is not in the cache yet, and how much of it: little while others decode."""

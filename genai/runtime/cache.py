@@ -6,7 +6,7 @@ pointer and a shape [rows, capacity, kv_size], bound as input and as output of T
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -100,6 +100,10 @@ class KVCache:
         """Whether rows of these lengths, and no others, would fit."""
         return self.policy.fit_together(needs, self.num_slots)
 
+    def num_worth_running(self, needs: Sequence[int]) -> int:
+        """How many rows of these lengths, the first in line first and no others, should run together."""
+        return self.policy.num_worth_running(needs, self.num_slots)
+
     def allocate(self, num_tokens: int) -> int:
         """A new, empty row with room for this many tokens. Raises: CapacityError; nothing has changed then."""
         row = self._next_row
@@ -107,12 +111,13 @@ class KVCache:
         self._next_row += 1
         return row
 
-    def reserve(self, row: int, num_tokens: int) -> None:
-        """Make room for this many tokens in a row. Raises: CapacityError; nothing has changed then."""
-        if num_tokens > self.capacity(row):
-            self._arrange({**self._needs, row: num_tokens})
-        elif num_tokens > self._needs[row]:
-            self._needs[row] = num_tokens
+    def reserve(self, needs: Mapping[int, int]) -> None:
+        """Make room in rows for so many tokens each, all at once. Raises: CapacityError; nothing has changed then."""
+        grown = {row: max(need, self._needs[row]) for row, need in needs.items()}
+        if any(need > self.capacity(row) for row, need in grown.items()):
+            self._arrange({**self._needs, **grown})
+        else:
+            self._needs.update(grown)
 
     def free(self, row: int) -> None:
         """Forget a row; the last one of its group moves into its place."""
@@ -158,7 +163,7 @@ class KVCache:
         """
         if not start <= self.valid(target) or end > self.valid(source):
             raise CapacityError(f"tokens {start} to {end} cannot be copied from row {source} to row {target}")
-        self.reserve(target, end)
+        self.reserve({target: end})
         size = end - start
         source_slot, target_slot = (self._layout.place(row).start + start for row in (source, target))
         for buffer in self._buffers:

@@ -8,8 +8,11 @@ among short ones would make all pay for its capacity; a group of its own costs o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from genai.runtime.layout import Group
 
@@ -36,16 +39,20 @@ DEFAULT_COST = StepCost(weights=8e-3, row=4e-3, slot=5e-6)
 
 _WORTHWHILE = 0.9
 """Rows move between groups only if that makes a step at least this much cheaper: moving copies."""
+_CLEARLY_MORE = 1.25
+"""A row gives way only if the others get at least this much more done without it: it is prefilled again."""
 _FINEST_STEP = 16
 """Capacities are multiples of it."""
+_ANY_NUMBER = 2**48
+"""More slots than any arena has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CapacityPolicy:
     """Decides by lengths alone; the cache lays its rows out so, and the engine asks before it gives them.
 
-    cost: what decides which rows share a group; headroom: tokens that must be free beyond a newcomer's prompt while
-    others run, or it would soon be preempted again. Another policy overrides what it decides otherwise: any groups that
+    cost: what decides which rows share a group; headroom: tokens that every row must have room to grow by when one more
+    comes, or some would soon be preempted again. Another policy overrides what it decides otherwise: any groups that
     hold every row's need within the arena give the same texts.
     """
 
@@ -64,56 +71,117 @@ class CapacityPolicy:
     def groups(self, needs: Mapping[int, int], current: Sequence[Group], num_slots: int) -> list[Group] | None:
         """Groups that hold every row's needed tokens within `num_slots`, cheap to run; None if nothing fits.
 
-        Groups that still hold their rows stay as they are unless others are clearly cheaper. Tight groups, whose
-        capacities are not rounded up, are the last resort.
+        Groups that still hold their rows stay as they are unless others are clearly cheaper. Where memory is short,
+        capacities are rounded up less, at last not at all.
         """
+        if not needs:
+            return []
         kept = _kept(needs, current)
-        best = self._cheapest(needs, num_slots)
-        is_kept_good = best is None or (
-            kept is not None and self.cost.of_groups(best) > _WORTHWHILE * self.cost.of_groups(kept)
-        )
-        if kept is not None and _size(kept) <= num_slots and is_kept_good:
+        if kept is not None and _size(kept) > num_slots:
+            kept = None
+        best = self._cheapest(needs, num_slots, self.capacity) or self._cheapest(needs, num_slots, _finest)
+        if best is None:
+            return kept or _tight(needs, num_slots)
+        if kept is not None and self.cost.of_groups(best) > _WORTHWHILE * self.cost.of_groups(kept):
             return kept
-        if best is not None:
-            return best
-        tight = [Group(capacity=need, rows=(row,)) for row, need in needs.items()]
-        return tight if _size(tight) <= num_slots else None
+        return best
 
     def fit_together(self, needs: Sequence[int], num_slots: int) -> bool:
         """Whether rows of these lengths, and no others, find room."""
         return self.groups(dict(enumerate(needs)), (), num_slots) is not None
+
+    def num_worth_running(self, needs: Sequence[int], num_slots: int) -> int:
+        """How many of these rows, the first in line first, should run together; 0 if the first alone does not fit.
+
+        Memory that is short is paid for in passes over the weights, which fewer rows would not need: all run unless
+        fewer get clearly more done in the same time. Who gives way for that has to be prefilled again.
+        """
+        most = self._rate(needs, len(needs), num_slots)
+        if _CLEARLY_MORE * most >= self._rate(needs, len(needs), _ANY_NUMBER):
+            return len(needs)
+        best, count = most * _CLEARLY_MORE, len(needs)
+        for fewer in _ever_fewer(len(needs)):
+            rate = self._rate(needs[:fewer], len(needs), num_slots)
+            if rate > best:
+                best, count = rate, fewer
+            elif rate < best / _CLEARLY_MORE**2 and rate > 0:
+                break
+        return count if best > 0 else 0
+
+    def _rate(self, needs: Sequence[int], num_all: int, num_slots: int) -> float:
+        """What a step of these rows gets done for what it costs: 0 if they do not fit, 1 at best.
+
+        A row's share of the work is what it costs with room enough, a pass over the weights shared by all there are.
+        """
+        groups = self.groups(dict(enumerate(needs)), (), num_slots)
+        if not groups:
+            return 0.0
+        work = sum(self.cost.of(1, self.capacity(need)) for need in needs)
+        return (work - len(needs) * (1 - 1 / num_all) * self.cost.weights) / self.cost.of_groups(groups)
 
     def runs_apart(self, num_rows: int, drafts: Sequence[int]) -> bool:
         """Whether rows with drafts of these lengths run alone, or their group of so many rows as many positions."""
         together = num_rows * max(drafts, default=0) * self.cost.row
         return sum(self.cost.of(1 + length, 0) for length in drafts) < together
 
-    def _cheapest(self, needs: Mapping[int, int], num_slots: int) -> list[Group] | None:
-        """The best way to cut the rows, sorted by need, into runs: dynamic programming over the cuts.
+    def _cheapest(self, needs: Mapping[int, int], num_slots: int, capacity: Callable[[int], int]) -> list[Group] | None:
+        """The cheapest way within `num_slots` to cut the rows, sorted by need, into runs; None if there is none.
 
-        best[i] is the cheapest grouping of the i smallest rows. If it does not fit the arena, as many groups as there
-        are different capacities take the least room; None if even that is too much.
+        With a given number of groups, a step is cheapest where they take the fewest slots. So the fewest are found for
+        one group, two, three … (dynamic programming over the last cut), until one more pass over the weights costs more
+        than all the slots that it might spare. Rows of one capacity are never parted.
         """
-        rows = sorted(needs, key=lambda row: (needs[row], row))
-        capacities = [self.capacity(needs[row]) for row in rows]
-        best: list[tuple[float, int]] = [(0.0, 0)]
-        for end in range(1, len(rows) + 1):
-            capacity = capacities[end - 1]
-            options = [(best[cut][0] + self.cost.of(end - cut, capacity), cut) for cut in range(end)]
-            best.append(min(options))
-        groups, end = [], len(rows)
-        while end:
-            cut = best[end][1]
-            groups.append(Group(capacity=capacities[end - 1], rows=tuple(rows[cut:end])))
-            end = cut
-        groups.reverse()
-        if _size(groups) <= num_slots:
-            return groups
         by_capacity: dict[int, list[int]] = {}
-        for row, capacity in zip(rows, capacities, strict=True):
-            by_capacity.setdefault(capacity, []).append(row)
-        groups = [Group(capacity=capacity, rows=tuple(members)) for capacity, members in by_capacity.items()]
-        return groups if _size(groups) <= num_slots else None
+        for row in sorted(needs, key=lambda row: (needs[row], row)):
+            by_capacity.setdefault(capacity(needs[row]), []).append(row)
+        capacities, members = np.array([*by_capacity], np.int64), [*by_capacity.values()]
+        ends = np.cumsum([0, *map(len, members)])
+        sizes = (ends[None, 1:] - ends[:-1, None]) * capacities  # [first, last]: slots of a group of these capacities
+        sizes[np.tril_indices(len(members), -1)] = _ANY_NUMBER
+        least = int(np.diff(ends) @ capacities)
+        best, best_cost = None, math.inf
+        slots, cuts = sizes[0], []
+        for num_groups in range(1, len(members) + 1):
+            fixed = num_groups * self.cost.weights
+            if fixed + least * self.cost.slot >= best_cost:
+                break
+            if num_groups > 1:
+                options = sizes[1:] + slots[:-1, None]
+                cuts.append(options.argmin(axis=0) + 1)
+                slots = options.min(axis=0)
+            cost = fixed + int(slots[-1]) * self.cost.slot
+            if slots[-1] <= num_slots and cost < best_cost:
+                best, best_cost = num_groups, cost
+        if best is None:
+            return None
+        groups, end = [], len(members)
+        for cut in [*reversed(cuts[: best - 1]), None]:
+            first = 0 if cut is None else int(cut[end - 1])
+            rows = tuple(row for part in members[first:end] for row in part)
+            groups.append(Group(capacity=int(capacities[end - 1]), rows=rows))
+            end = first
+        return groups[::-1]
+
+
+def _finest(num_tokens: int) -> int:
+    """A capacity that is rounded up as little as makes sense."""
+    return -(-num_tokens // _FINEST_STEP) * _FINEST_STEP
+
+
+def _tight(needs: Mapping[int, int], num_slots: int) -> list[Group] | None:
+    """Each row in a group of its own, with an equal part of what is left; None if they do not fit at all."""
+    left = num_slots - sum(needs.values())
+    if left < 0:
+        return None
+    return [Group(capacity=need + left // len(needs), rows=(row,)) for row, need in needs.items()]
+
+
+def _ever_fewer(count: int) -> Iterator[int]:
+    """One less, two less, …, in ever larger steps down to 1."""
+    less = 1
+    while less < count:
+        yield count - less
+        less += max(1, less // 2)
 
 
 def _kept(needs: Mapping[int, int], current: Sequence[Group]) -> list[Group] | None:

@@ -14,7 +14,9 @@ Only valid prefixes are copied, in an order in which no copy overwrites what ano
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import bisect
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from genai.errors import CapacityError
@@ -103,20 +105,31 @@ class Layout:
 
     def _placed(self, groups: Sequence[Group]) -> list[Group]:
         """Starts for the groups: where their first row is already if that is possible, so that little is copied."""
-        placed: list[Group | None] = []
-        for group in groups:
-            old = self._places.get(group.rows[0])
-            stays = old is not None and old.capacity == group.capacity
-            moved = Group(capacity=group.capacity, rows=group.rows, start=old.start) if old and stays else None
-            taken = [other for other in placed if other]
-            placed.append(moved if moved and not _collides(moved, taken, self.num_slots) else None)
+        starts: list[int | None] = [None] * len(groups)
+        taken: list[tuple[int, int]] = []  # first slot and end of what is placed, in order
+        end = 0
+        for start, index in sorted(self._stays(groups)):
+            if start >= end and start + groups[index].num_slots <= self.num_slots:
+                starts[index], end = start, start + groups[index].num_slots
+                taken.append((start, end))
         for index, group in enumerate(groups):
-            if placed[index] is None:
-                start = _first_fit(group, [other for other in placed if other], self.num_slots)
-                if start is None:  # fragmented: push everything together
+            if starts[index] is None:
+                gap = _first_gap(group.num_slots, taken, self.num_slots)
+                if gap is None:  # fragmented: push everything together
                     return _packed(groups)
-                placed[index] = Group(capacity=group.capacity, rows=group.rows, start=start)
-        return [group for group in placed if group]
+                starts[index] = gap
+                bisect.insort(taken, (gap, gap + group.num_slots))
+        return [
+            Group(capacity=group.capacity, rows=group.rows, start=start or 0)
+            for group, start in zip(groups, starts, strict=True)
+        ]
+
+    def _stays(self, groups: Sequence[Group]) -> Iterator[tuple[int, int]]:
+        """Where groups would begin, and which they are, whose first row could stay where it is."""
+        for index, group in enumerate(groups):
+            old = self._places.get(group.rows[0])
+            if old is not None and old.capacity == group.capacity:
+                yield old.start, index
 
     def check_integrity(self) -> None:
         """Raises: AssertionError if rows overlap, leave the arena, or hold more than their capacity."""
@@ -138,44 +151,56 @@ def _packed(groups: Sequence[Group]) -> list[Group]:
     return placed
 
 
-def _collides(group: Group, taken: Sequence[Group], num_slots: int) -> bool:
-    """Whether a group leaves the arena or overlaps one that is already placed."""
-    end = group.start + group.num_slots
-    return end > num_slots or any(other.start < end and group.start < other.start + other.num_slots for other in taken)
-
-
-def _first_fit(group: Group, taken: Sequence[Group], num_slots: int) -> int | None:
-    """The first gap between the groups already placed that is large enough."""
+def _first_gap(size: int, taken: Sequence[tuple[int, int]], num_slots: int) -> int | None:
+    """Where the first gap begins between what is placed that is large enough."""
     start = 0
-    for other in sorted(taken, key=lambda other: other.start):
-        if other.start - start >= group.num_slots:
+    for other, end in taken:
+        if other - start >= size:
             return start
-        start = max(start, other.start + other.num_slots)
-    return start if num_slots - start >= group.num_slots else None
+        start = end
+    return start if num_slots - start >= size else None
 
 
-def _ordered(moves: list[Move]) -> list[Move]:
+def _ordered(moves: Sequence[Move]) -> list[Move]:
     """Moves in an order in which none overwrites another's source; a cycle is broken through the stash."""
-    pending, ordered, stashed = list(moves), [], []
-    while pending:
-        free = next((move for move in pending if not _overwrites(move, pending)), None)
-        if free is not None:
-            pending.remove(free)
-            ordered.append(free)
-            continue
-        smallest = min(pending, key=lambda move: move.length)
-        pending.remove(smallest)
-        ordered.append(Move(smallest.row, smallest.source, None, smallest.length))
-        stashed.append(Move(smallest.row, None, smallest.target, smallest.length))
+    waits_for, holds_up = _conflicts(moves)
+    free = deque(index for index, count in enumerate(waits_for) if not count)
+    shortest_first = iter(sorted(range(len(moves)), key=lambda index: moves[index].length))
+    done: set[int] = set()
+    ordered: list[Move] = []
+    stashed: list[Move] = []
+    while len(done) < len(moves):
+        index = free.popleft() if free else next(index for index in shortest_first if index not in done)
+        move = moves[index]
+        done.add(index)
+        if waits_for[index]:
+            ordered.append(Move(move.row, move.source, None, move.length))
+            stashed.append(Move(move.row, None, move.target, move.length))
+        else:
+            ordered.append(move)
+        for other in holds_up[index]:
+            waits_for[other] -= 1
+            if not waits_for[other] and other not in done:
+                free.append(other)
     return ordered + stashed
 
 
-def _overwrites(move: Move, pending: Sequence[Move]) -> bool:
-    assert move.target is not None
-    return any(
-        other is not move
-        and other.source is not None
-        and other.source < move.target + move.length
-        and move.target < other.source + other.length
-        for other in pending
-    )
+def _conflicts(moves: Sequence[Move]) -> tuple[list[int], list[list[int]]]:
+    """For each move: how many others it has to wait for, and which wait for it.
+
+    A move waits for all whose source it overwrites. Sources do not overlap each other, nor do targets: there are at
+    most two conflicts a move in all.
+    """
+    by_source = sorted((move.source or 0, index) for index, move in enumerate(moves))
+    waits_for = [0] * len(moves)
+    holds_up: list[list[int]] = [[] for _ in moves]
+    for index, move in enumerate(moves):
+        target = move.target or 0
+        place = max(bisect.bisect_right(by_source, (target, len(moves))) - 1, 0)
+        for source, other in by_source[place:]:
+            if source >= target + move.length:
+                break
+            if other != index and source + moves[other].length > target:
+                waits_for[index] += 1
+                holds_up[other].append(index)
+    return waits_for, holds_up

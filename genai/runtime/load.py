@@ -89,7 +89,7 @@ def _decode_seconds(runner: Runner, num_rows: int, capacity: int) -> float:
         seconds.append(time.perf_counter() - started)
         for row in rows:
             cache.truncate(row, 0)
-            cache.reserve(row, capacity)
+            cache.reserve({row: capacity})
     for row in rows:
         cache.free(row)
     return min(seconds)

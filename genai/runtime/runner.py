@@ -124,7 +124,7 @@ class Runner:
         finite numbers, and the row is as before; GraphRunError.
         """
         valid = self.cache.valid(row)
-        self.cache.reserve(row, valid + len(tokens))
+        self.cache.reserve({row: valid + len(tokens)})
         bound = self._shape(self.cache.view(row, valid + len(tokens)), len(tokens), num_logits)
         bound.input_ids[0] = tokens
         bound.write_indices[0] = valid

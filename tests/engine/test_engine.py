@@ -17,6 +17,7 @@ from genai.engine.sequence import Sequence, State, TokenEvent
 from genai.errors import CapacityError, ConfigError, QueueFullError
 from genai.metrics import EngineMetrics
 from genai.options.generation_config import GenerationConfig
+from genai.runtime.capacity import CapacityPolicy
 from tests.fakes import SHAPE, VOCAB_SIZE, FakeRunner, greedy_continuation
 
 pytestmark = pytest.mark.usefixtures("each_memory")
@@ -309,6 +310,7 @@ def test_a_failed_run_ends_those_in_it_and_the_others_go_on(fail_at: int) -> Non
 
 def test_memory_that_runs_out_preempts_the_youngest_which_resumes_with_the_same_text() -> None:
     engine, runner = engine_with(num_slots=256, max_seq_len=250, chunk=64)
+    runner.cache.policy = CapacityPolicy(headroom=0)
     sequences = [submit(engine, [n] * 30, config(80)) for n in range(3)]
     run(engine)
     for n, sequence in enumerate(sequences):

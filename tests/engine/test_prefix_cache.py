@@ -17,6 +17,7 @@ from genai.engine.request import Request
 from genai.engine.scheduler import Limits
 from genai.errors import GraphRunError
 from genai.options.generation_config import GenerationConfig
+from genai.runtime.capacity import CapacityPolicy
 from tests.fakes import SHAPE, FakeRunner, greedy_continuation
 
 SLOT_BYTES, NUM_BUFFERS = 4, 3
@@ -169,7 +170,9 @@ def test_each_block_of_a_request_is_hashed_once(monkeypatch: pytest.MonkeyPatch)
 
     prefixes = PrefixCache(b"fake", SHAPE.slot_bytes, SHAPE.num_buffers, 10**6)
     limits = Limits(max_batch=4, max_seq_len=250, prefill_chunk=64)
-    engine = Engine(FakeRunner(300), limits, (), prefixes)  # type: ignore[arg-type]
+    runner = FakeRunner(300)
+    runner.cache.policy = CapacityPolicy(headroom=0)
+    engine = Engine(runner, limits, (), prefixes)  # type: ignore[arg-type]
     texts = [Request(prompt=[n] * 64, config=GenerationConfig(max_new_tokens=64, ignore_eos=True)) for n in range(3)]
     monkeypatch.setattr(hashlib, "blake2b", counting)
     jobs = [engine.submit(text) for text in texts]
@@ -257,6 +260,7 @@ def test_what_had_to_give_way_is_copied_back_when_it_resumes() -> None:
     num_prefilled = []
     for max_bytes in (0, 10**6):
         runner = CountingRunner(256)
+        runner.cache.policy = CapacityPolicy(headroom=0)
         limits = Limits(max_batch=4, max_seq_len=250, prefill_chunk=64)
         prefixes = PrefixCache(b"fake", SHAPE.slot_bytes, SHAPE.num_buffers, max_bytes)
         engine = Engine(runner, limits, (), prefixes)  # type: ignore[arg-type]

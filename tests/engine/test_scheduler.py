@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections import abc
 
@@ -44,10 +45,8 @@ def text(
 class Machine:
     """Does what plans say, as the engine would: rows of whole buckets, so that not every token asks for room."""
 
-    headroom = 64
-
     def __init__(self, num_slots: int = 10_000, *, max_batch: int = 4, chunk: int = 64, bucket: int = 8) -> None:
-        self.num_slots, self.bucket, self.now = num_slots, bucket, 0.0
+        self.num_slots, self.bucket, self.now, self.headroom = num_slots, bucket, 0.0, 64
         self.scheduler = Scheduler(Limits(max_batch=max_batch, max_seq_len=num_slots, prefill_chunk=chunk))
         self.pace = Pace(decode_seconds=DECODE, prefill_token_seconds=PREFILL_TOKEN)
         self.capacity: dict[Sequence, int] = {}
@@ -167,8 +166,8 @@ class Machine:
         self.capacity.pop(sequence, None)
         self.asked.pop(sequence, None)
 
-    def fit_together(self, needs: abc.Sequence[int]) -> bool:
-        return sum(needs) <= self.num_slots
+    def num_worth_running(self, needs: abc.Sequence[int]) -> int:
+        return sum(total <= self.num_slots for total in itertools.accumulate(needs))
 
     def fits_next_token(self, sequence: Sequence) -> bool:
         return sequence.need <= self.capacity.get(sequence, 0)
@@ -245,6 +244,7 @@ def test_a_large_text_is_not_overtaken_for_ever_by_small_ones_that_fit() -> None
 
 def test_when_memory_runs_out_the_youngest_of_the_lowest_priority_gives_way_and_the_oldest_never() -> None:
     machine = Machine(200, max_batch=4, bucket=1)
+    machine.headroom = 0
     oldest = machine.add(text(20, 100, submitted=0.0))
     old = machine.add(text(20, 100, submitted=0.1))
     low = machine.add(text(20, 100, submitted=0.2, priority=1))
@@ -307,7 +307,8 @@ def test_the_pace_follows_what_steps_cost() -> None:
 
 def test_paused_texts_do_not_keep_others_from_running() -> None:
     """Slow readers' rows take all places, or all memory; whoever waits gets the last in line's."""
-    for machine in (Machine(max_batch=2), Machine(100, max_batch=8)):
+    for machine in (Machine(max_batch=2), Machine(80, max_batch=8)):
+        machine.headroom = 0
         slow = [machine.add(text(20, 40, submitted=float(n))) for n in range(2)]
         for _ in range(5):
             machine.step()

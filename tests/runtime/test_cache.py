@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+from types import FrameType
+
 import numpy as np
 import pytest
 from hypothesis import settings
@@ -58,7 +62,7 @@ class CacheMachine(RuleBasedStateMachine):
     @rule(choice=rows, count=st.integers(1, 120))
     def append(self, choice: int, count: int) -> None:
         row = self._row(choice)
-        if self._fails_cleanly(lambda: self.cache.reserve(row, len(self.model[row]) + count)):
+        if self._fails_cleanly(lambda: self.cache.reserve({row: len(self.model[row]) + count})):
             return
         self.asked[row] = max(self.asked[row], len(self.model[row]) + count)
         tokens = list(range(self.next_token, self.next_token + count))
@@ -221,7 +225,7 @@ def test_a_refused_request_changes_nothing() -> None:
     with pytest.raises(CapacityError, match="holds 128 tokens"):
         cache.allocate(100)
     with pytest.raises(CapacityError, match="holds 128 tokens"):
-        cache.reserve(row, 129)
+        cache.reserve({row: 129})
     assert cache.rows == (row,)
     assert read_tokens(cache, row) == [1, 2, 3]
 
@@ -258,7 +262,7 @@ def test_growing_many_rows_at_once_takes_a_handful_of_copies_on_a_device(num_row
         write_tokens(cache, row, 0, tokens)
         cache.extend(row, 1000)
     before = device.memory.num_copies
-    cache.reserve(rows[-1], 1025)
+    cache.reserve({rows[-1]: 1025})
     assert cache.capacity(rows[0]) >= 1025
     assert device.memory.num_copies - before == 2 * SHAPE.num_buffers
     for row in rows:
@@ -272,6 +276,52 @@ def test_rows_survive_in_sixteen_bits(provider: type[Provider]) -> None:
     rng = np.random.default_rng(0)
     data = [rng.integers(0, 256, 10 * 12, dtype=np.uint8) for _ in range(4)]
     row = cache.import_row(data, 10)
-    cache.reserve(row, 200)
+    cache.reserve({row: 200})
     for got, want in zip(cache.export_row(row), data, strict=True):
         np.testing.assert_array_equal(got, want)
+
+
+def test_rows_that_grow_together_are_laid_out_once() -> None:
+    """Otherwise a boundary that many rows reach at once costs one plan, and one copy of the arena, for each."""
+    cache = small_cache(64 * 64)
+    rows = [cache.allocate(16) for _ in range(64)]
+    before = cache.groups
+    arranged = []
+    arrange = cache._layout.arrange
+    cache._layout.arrange = lambda groups: arranged.append(groups) or arrange(groups)  # type: ignore[method-assign]
+    cache.reserve(dict.fromkeys(rows, 17))
+    assert len(arranged) == 1
+    assert cache.groups != before
+    with pytest.raises(CapacityError):
+        cache.reserve({rows[0]: 18, rows[1]: 64 * 64})
+    assert {cache.capacity(row) for row in rows} == {32}
+
+
+def lines_run_to_regroup(num_rows: int, order: int) -> int:
+    """Lines of `runtime` that run when rows of one length all grow, those of the layout turned round or not."""
+    layout = Layout(num_rows * 64)
+    layout.arrange([Group(capacity=32, rows=tuple(range(num_rows)))])
+    for row in range(num_rows):
+        layout.set_valid(row, 32)
+    count = 0
+
+    def trace(frame: FrameType, event: str, _: object) -> Callable[..., object]:
+        nonlocal count
+        count += event == "line" and "runtime" in frame.f_code.co_filename
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        CapacityPolicy().groups(dict.fromkeys(range(num_rows), 33), layout.groups, num_rows * 64)
+        layout.arrange([Group(capacity=48, rows=tuple(range(num_rows))[::order])])
+    finally:
+        sys.settrace(before)
+    return count
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_planning_takes_time_in_proportion_to_the_rows(order: int) -> None:
+    few, many = (lines_run_to_regroup(num_rows, order) for num_rows in (32, 256))
+    assert few > 32, "something was counted"
+    assert many < 1.25 * 8 * few

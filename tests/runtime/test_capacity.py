@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -89,3 +91,53 @@ def test_every_row_gets_what_it_needs_or_nothing_fits(
     for group in groups:
         assert group.rows
         assert all(wanted[row] <= group.capacity for row in group.rows)
+
+
+@given(
+    needs=st.lists(st.integers(1, 600), min_size=1, max_size=8),
+    share=st.floats(1.0, 3.0),
+    weights=st.floats(1e-4, 1e-1),
+)
+@settings(max_examples=200, deadline=None)
+def test_no_other_cut_within_the_arena_is_cheaper(needs: list[int], share: float, weights: float) -> None:
+    policy = CapacityPolicy(cost=StepCost(weights=weights, row=4e-3, slot=5e-6))
+    num_slots = int(share * sum(needs))
+    capacities = sorted(map(policy.capacity, needs))
+    costs = []
+    for cuts in itertools.product([False, True], repeat=len(needs) - 1):
+        ends = [*(end for end, is_cut in enumerate(cuts, start=1) if is_cut), len(needs)]
+        sizes = [end - start for start, end in zip([0, *ends], ends, strict=False)]
+        parts = [(size, capacities[end - 1]) for size, end in zip(sizes, ends, strict=True)]
+        if sum(size * capacity for size, capacity in parts) <= num_slots:
+            costs.append(sum(policy.cost.of(size, capacity) for size, capacity in parts))
+    groups = policy.groups(dict(enumerate(needs)), (), num_slots)
+    assert groups is not None
+    if costs:
+        assert policy.cost.of_groups(groups) == pytest.approx(min(costs))
+
+
+def test_memory_that_is_short_is_not_paid_for_in_passes_when_fewer_rows_do_more() -> None:
+    """Thirty-two ragged rows fill an arena: squeezed in they take 14 passes a step, two thirds of them take one."""
+    policy = CapacityPolicy(cost=StepCost(weights=1e-3, row=1e-5, slot=1e-8))
+    needs = [40 + 7 * (index * 11 % 32) for index in range(32)]
+    num_slots = sum(needs) + 300
+    squeezed = policy.groups(dict(enumerate(needs)), (), num_slots)
+    assert squeezed is not None
+    count = policy.num_worth_running(needs, num_slots)
+    chosen = policy.groups(dict(enumerate(needs[:count])), (), num_slots)
+    assert chosen is not None
+    assert count / policy.cost.of_groups(chosen) > 2 * len(needs) / policy.cost.of_groups(squeezed)
+    assert policy.num_worth_running(needs, 10 * num_slots) == 32
+
+
+def test_all_run_where_none_is_spared_a_pass() -> None:
+    assert POLICY.num_worth_running([100, 4000, 90, 110], 100_000) == 4, "a long row is no matter of memory"
+    assert POLICY.num_worth_running([65, 65], 130) == 2, "one after the other they would take as many passes"
+    assert POLICY.num_worth_running([65, 66], 130) == 1
+    assert POLICY.num_worth_running([131, 5], 130) == 0, "not even the first"
+
+
+def test_what_is_left_of_a_full_arena_is_shared_out() -> None:
+    """Otherwise every token would bind the rows anew."""
+    groups = POLICY.groups({0: 500, 1: 481}, (), 1001)
+    assert groups == [Group(capacity=510, rows=(0,)), Group(capacity=491, rows=(1,))]

@@ -86,7 +86,7 @@ def test_what_another_run_left_in_the_inputs_is_no_padding(new_runner: Callable[
     runner.advance(group, [by_row[row] for row in group.rows])
     runner.cache.truncate(rows[0], 0)
     for row in rows:
-        runner.cache.reserve(row, 60)
+        runner.cache.reserve({row: 60})
     by_row = {rows[0]: GOOD[:3], rows[1]: GOOD[:1]}
     logits = runner.advance(group, [by_row[row] for row in group.rows])
     np.testing.assert_allclose(logits[group.rows.index(rows[1]), 0], whole[0], atol=TOLERANCE)

@@ -72,7 +72,7 @@ def test_decoding_equals_scoring_across_growing_capacities(session: Session, who
     row = runner.cache.allocate(1)
     runner.prefill(row, TOKENS[:10])
     for position in range(10, len(TOKENS)):
-        runner.cache.reserve(row, position + 1)
+        runner.cache.reserve({row: position + 1})
         logits = advance(runner, [[TOKENS[position]]])
         np.testing.assert_allclose(logits[0], whole[position], atol=TOLERANCE)
 
@@ -89,7 +89,7 @@ def test_another_capacity_policy_gives_the_same_logits(
         runner.prefill(row, TOKENS[:length])
     for _ in range(20):
         for row in rows:
-            runner.cache.reserve(row, runner.cache.valid(row) + 1)
+            runner.cache.reserve({row: runner.cache.valid(row) + 1})
         for group in runner.cache.groups:
             places = [runner.cache.valid(row) for row in group.rows]
             logits = runner.advance(group, [[TOKENS[place]] for place in places])
@@ -104,7 +104,7 @@ def test_ragged_rows_advance_together_as_if_alone(session: Session, whole: np.nd
         runner.prefill(row, TOKENS[:length])
     for step in range(70):
         for row in rows:
-            runner.cache.reserve(row, runner.cache.valid(row) + 1)
+            runner.cache.reserve({row: runner.cache.valid(row) + 1})
         logits = advance(runner, [[TOKENS[length + step]] for length in lengths])
         for index, length in enumerate(lengths):
             np.testing.assert_allclose(logits[index], whole[length + step], atol=TOLERANCE)
@@ -123,7 +123,7 @@ def test_rows_bring_different_numbers_of_tokens(session: Session, whole: np.ndar
     for index, (start, count) in enumerate(zip(starts, counts, strict=True)):
         np.testing.assert_allclose(logits[index, :count], whole[start : start + count], atol=TOLERANCE)
     runner.cache.truncate(rows[0], 32)
-    runner.cache.reserve(rows[0], 60)
+    runner.cache.reserve({rows[0]: 60})
     np.testing.assert_allclose(runner.prefill(rows[0], TOKENS[32:50]), whole[49], atol=TOLERANCE)
 
 
@@ -185,7 +185,7 @@ def test_a_saved_row_goes_on_bit_for_bit(session: Session) -> None:
     runner.prefill(row, TOKENS[:100])
     restored = runner.cache.import_row(runner.cache.export_row(row), runner.cache.valid(row))
     for each in (row, restored):
-        runner.cache.reserve(each, 101)
+        runner.cache.reserve({each: 101})
     logits = advance(runner, [[7], [7]])
     np.testing.assert_array_equal(logits[0], logits[1])
 
