@@ -97,6 +97,10 @@ class Binding:
         self._outputs[name] = array
         self.handle.bind_output(name, "cpu", 0, _ONNX_TYPES[array.dtype.name], array.shape, array.ctypes.data)
 
+    def release_output(self, name: str) -> None:
+        """Hold on to a host array no longer; another one has to be bound before the next run."""
+        self._outputs.pop(name, None)
+
     def bind_input(self, name: str, dtype: str, shape: Sequence[int], pointer: int) -> None:
         """Bind memory on the graph's device."""
         self.handle.bind_input(name, *self._device, _ONNX_TYPES[dtype], shape, pointer)

@@ -165,7 +165,9 @@ class Runner:
         logits = self.logits.take((len(bound.input_ids), num_logits, self.vocab_size))
         bound.binding.bind_host_output(contract.LOGITS, logits)
         if self.logits.num_bytes != before:
-            self._shapes.clear()  # they would hold the memory that there was before
+            for other in self._shapes.values():
+                if other is not bound:
+                    other.binding.release_output(contract.LOGITS)  # in the memory that there was before
         started = time.perf_counter()
         bound.binding.send(_CHANGING)
         self._session.run(bound.binding)
