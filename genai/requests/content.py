@@ -104,21 +104,24 @@ def check_media(request: object, messages: Sequence[Mapping[str, object]], param
     request: what was asked, as it was read; messages: the same as the model is told it; param: the request's place;
     is_refused: whether even what stands beside text is refused. Raises: RequestError.
     """
-    found = next(_unreadable(request, param), None)
-    if found is None:
+    found = list(_unreadable(request, param))
+    if not found:
         return
-    place, part = found
+    place, part = found[0]
     if is_refused:
         message = f"{place}: this model reads text only, and this is of type {part.type[:_MAX_KIND]!r}"
         raise RequestError(message, code="invalid_value", param=place)
-    told = placeholder(part.kind)
-    if not any(_says_more(message, told) for message in messages if message["role"] != "system"):
+    lines = {each.told for _, each in found}
+    if not any(_says_more(message, lines) for message in messages if message["role"] != "system"):
         message = f"{place}: this model reads text only, and nothing but this ({part.kind}) is asked"
         raise RequestError(message, code="invalid_value", param=place)
 
 
-def _says_more(message: Mapping[str, object], than: str) -> bool:
-    return bool(message.get("tool_calls") or str(message.get("content") or "").replace(than, "").strip())
+def _says_more(message: Mapping[str, object], than: set[str]) -> bool:
+    text = str(message.get("content") or "")
+    for line in than:
+        text = text.replace(line, "")
+    return bool(message.get("tool_calls") or text.strip())
 
 
 def _unreadable(value: object, place: str) -> Iterator[tuple[str, OtherPart]]:

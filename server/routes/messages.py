@@ -184,8 +184,8 @@ def _system(system: str | list[TextBlock]) -> str:
 
 def _user(turn: UserTurn) -> Iterator[Mapping[str, object]]:
     """What the user says, and results: each is a message of its own."""
-    if isinstance(turn.content, str):
-        yield {"role": "user", "content": turn.content}
+    if isinstance(turn.content, str) or not turn.content:
+        yield {"role": "user", "content": turn.content or ""}
         return
     for is_result, group in groupby(turn.content, key=lambda block: isinstance(block, ToolResultBlock)):
         blocks = list(group)

@@ -60,6 +60,7 @@ def test_no_parts_are_an_empty_text(role: str) -> None:
             [{"role": "system", "content": "Be kind."}, {"role": "user", "content": [{**TEXT, "text": " "}, IMAGE]}],
             "messages[1].content[1]",
         ),
+        ([{"role": "user", "content": [FILE, IMAGE, AUDIO]}], "messages[0].content[0]"),
         ([{"role": "user", "content": [FILE]}, {"role": "assistant", "content": []}], "messages[0].content[0]"),
     ],
 )

@@ -98,6 +98,8 @@ REQUESTS: dict[str, dict[str, object]] = {
         "messages": [
             {"role": "user", "content": "Hi"},
             {"role": "assistant", "content": []},
+            {"role": "user", "content": []},
+            {"role": "assistant", "content": ""},
             {"role": "user", "content": "Hi?"},
         ],
     },
@@ -154,6 +156,15 @@ async def test_what_the_template_is_given_of_it() -> None:
     ]
     assert [tool["function"]["name"] for tool in submission.tools or ()] == ["Read", "Find", "Edit"]
     assert not submission.continue_final_message
+
+
+@pytest.mark.anyio
+async def test_turns_of_nothing_are_turns() -> None:
+    model = FakeModel()
+    model.will_say(*said("Yes."))
+    await ask(model, REQUESTS["an answer of nothing"])
+    told = [(message["role"], message["content"]) for message in model.submissions[0].prompt]
+    assert told == [("user", "Hi"), ("assistant", ""), ("user", ""), ("assistant", ""), ("user", "Hi?")]
 
 
 @pytest.mark.anyio
