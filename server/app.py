@@ -1,6 +1,6 @@
 """The application: middleware around routes.
 
-    request ─► id, log, metrics ─► trace ─► CORS ─► connections ─► host name ─► keys ─► draining?
+    request ─► id, log, metrics ─► path ─► trace ─► CORS ─► connections ─► host name ─► keys ─► draining?
             ─► requests per key ─► body ─► route
 
 `create_app` builds it; `app` builds it from the environment when it is first called, for `uvicorn server.app:app`.
@@ -35,7 +35,8 @@ from server.logs import RequestMiddleware
 from server.metrics import HttpMetrics
 from server.models import ModelPool
 from server.openapi import describe
-from server.routes import chat, completions, health, messages, pages, responses, tokenize
+from server.paths import PathMiddleware
+from server.routes import chat, completions, health, llama_cpp, messages, ollama, pages, responses, tokenize
 from server.routes import models as model_routes
 from server.settings import Settings, load_settings
 from server.state import ServerState
@@ -50,6 +51,8 @@ ROUTERS = (
     responses.router,
     messages.router,
     tokenize.router,
+    llama_cpp.router,
+    ollama.router,
     model_routes.router,
     health.router,
     pages.router,
@@ -130,6 +133,7 @@ def _middleware(state: ServerState, keys: ApiKeys, admins: ApiKeys) -> list[Midd
     hosts = allowed_hosts(settings.allowed_hosts, is_on_loopback=settings.is_on_loopback, has_keys=bool(len(keys)))
     return [
         Middleware(RequestMiddleware, state.metrics),
+        Middleware(PathMiddleware),
         *([Middleware(TracingMiddleware, state.tracing)] if state.tracing else ()),
         Middleware(
             CORSMiddleware,

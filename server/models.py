@@ -135,7 +135,8 @@ class ModelPool:
         return model
 
     def _found(self, name: str) -> ServedModel | None:
-        """By its name, an alias, an alias with wildcards, or else the fallback."""
+        """By its name, an alias, an alias with wildcards, or else the fallback; Ollama's clients add `:latest`."""
+        name = name.removesuffix(":latest")
         if name in self._models:
             return self._models[name]
         models = self.models

@@ -16,7 +16,7 @@ _MAX_BUFFERED = 1 << 16
 KEEP_ALIVE = b": keep-alive\n"
 """A line of its own between events: an empty one behind it would be an empty event to simple clients."""
 DONE = b"data: [DONE]\n\n"
-_HEADERS = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache", "x-accel-buffering": "no"}
+_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
 def event(data: str, name: str | None = None) -> bytes:
@@ -36,6 +36,9 @@ class EventStream(Response):
     its own status. The generator is closed when the client has gone, or takes nothing for `send_timeout` seconds.
     """
 
+    content_type = "text/event-stream; charset=utf-8"
+    keep_alive = KEEP_ALIVE
+
     def __init__(
         self,
         events: AsyncGenerator[bytes, None],
@@ -46,7 +49,7 @@ class EventStream(Response):
     ) -> None:
         self.status_code = 200
         self.background = None
-        self.init_headers(_HEADERS)
+        self.init_headers({"content-type": self.content_type, **_HEADERS})
         self._events = events
         self._keep_alive_interval = keep_alive_interval
         self._send_timeout = send_timeout
@@ -77,7 +80,7 @@ class EventStream(Response):
                 raise ClientGoneError from None
 
         while (data := await buffer.take(self._keep_alive_interval)) is not None:
-            await write(data or KEEP_ALIVE)
+            await write(data or self.keep_alive)
         if buffer.error is not None:
             problem = api_error(buffer.error)
             if begin:
@@ -86,6 +89,13 @@ class EventStream(Response):
             request_info().error = problem.code
             await write(self._error_event(problem, scope["path"]))
         await write(b"", more=False)
+
+
+class LineStream(EventStream):
+    """The same as lines of JSON, which have no place for comments: all that a silence does is to begin the answer."""
+
+    content_type = "application/x-ndjson"
+    keep_alive = b""
 
 
 class _Buffer:

@@ -38,9 +38,10 @@ class ServerState:
         self,
         events: AsyncGenerator[bytes, None],
         error_event: Callable[[ApiError, str], bytes] = openai_error_event,
+        kind: type[EventStream] = EventStream,
     ) -> EventStream:
         """An answer by events. error_event: how an error in the middle is told."""
-        return EventStream(
+        return kind(
             events,
             keep_alive_interval=self.settings.keep_alive_interval,
             send_timeout=self.settings.send_timeout,

@@ -28,7 +28,7 @@ router = APIRouter(tags=["generation"], route_class=StrictRoute)
 @router.post("/v1/chat/completions", responses=GENERATING | streaming(ChatCompletion))
 async def chat_completions(body: ChatRequest, request: Request, state: State) -> Response:
     """Answer a conversation."""
-    work = _work(body, state.settings)
+    work = chat_work(body, state.settings)
     model = await state.models.get(body.model)
     head, tokenizer = Head.of(model, "chatcmpl"), model.llm.llm.tokenizer
     running = await start(model, work, state)
@@ -40,7 +40,7 @@ async def chat_completions(body: ChatRequest, request: Request, state: State) ->
     return Response(reply, media_type="application/json")
 
 
-def _work(body: ChatRequest, settings: Settings) -> Work:
+def chat_work(body: ChatRequest, settings: Settings) -> Work:
     """What to run. Raises: RequestError."""
     given = options_of(body, "chat")
     if given.get("top_logprobs") and not body.logprobs:

@@ -12,7 +12,7 @@ from genai.replies.openai import token_text
 from genai.requests.messages import is_begun, template_messages
 from server.body import StrictRoute
 from server.openapi import GENERATING
-from server.schemas.tokenize import Detokenized, DetokenizeRequest, Tokenized, TokenizeRequest
+from server.schemas.tokenize import Detokenized, DetokenizeRequest, Piece, Tokenized, TokenizeRequest
 from server.state import State
 
 if TYPE_CHECKING:
@@ -37,7 +37,9 @@ async def detokenize(body: DetokenizeRequest, state: State) -> Detokenized:
 
 def _tokenized(llm: LLM, body: TokenizeRequest) -> Tokenized:
     tokenizer = llm.tokenizer
-    if body.prompt is not None:
+    if body.content is not None:
+        tokens = tokenizer.encode(body.content, add_special_tokens=bool(body.add_special))
+    elif body.prompt is not None:
         tokens = tokenizer.encode(body.prompt, add_special_tokens=body.add_special_tokens is not False)
     else:
         assert body.messages is not None, "there is either a prompt or messages"
@@ -50,11 +52,18 @@ def _tokenized(llm: LLM, body: TokenizeRequest) -> Tokenized:
             **variables,
         )
     texts = [token_text(tokenizer.token_bytes(token)) for token in tokens] if body.return_token_strs else None
-    return Tokenized(count=len(tokens), max_model_len=llm.max_seq_len, tokens=tokens, token_strs=texts)
+    pieces = [Piece(id=token, piece=token_text(tokenizer.token_bytes(token))) for token in tokens]
+    return Tokenized(
+        count=len(tokens),
+        max_model_len=llm.max_seq_len,
+        tokens=pieces if body.with_pieces else tokens,
+        token_strs=texts,
+    )
 
 
 def _detokenized(llm: LLM, body: DetokenizeRequest) -> Detokenized:
     limit = llm.config.vocab_size
     if (bad := max(body.tokens, default=0)) >= limit:
         raise ConfigError(f"token id {bad} is outside the vocabulary (0 to {limit - 1})")
-    return Detokenized(prompt=llm.tokenizer.decode(body.tokens, skip_special_tokens=bool(body.skip_special_tokens)))
+    text = llm.tokenizer.decode(body.tokens, skip_special_tokens=bool(body.skip_special_tokens))
+    return Detokenized(prompt=text, content=text)

@@ -16,11 +16,14 @@ from server.schemas.common import Response
 class TokenizeRequest(WholeRequest):
     """A text, or a conversation."""
 
-    says_something: ClassVar[frozenset[str]] = frozenset({"prompt"})
+    says_something: ClassVar[frozenset[str]] = frozenset({"prompt", "content"})
 
     model: ModelName = None
     prompt: str | None = Field(None, description="The text; or give `messages`.")
     add_special_tokens: bool | None = Field(None, description="The text's begin and end, as the model wants them.")
+    content: str | None = Field(None, description="llama.cpp's name of the prompt.")
+    add_special: bool | None = Field(None, description="With `content`: the text's begin and end. Null: false.")
+    with_pieces: bool | None = Field(None, description="With `content`: tell each token with its text.")
     messages: Messages | None = Field(None, description="The conversation; or give `prompt`.")
     add_generation_prompt: bool | None = Field(None, description="With messages: begin the answer. Null: true.")
     continue_final_message: bool | None = Field(
@@ -32,7 +35,7 @@ class TokenizeRequest(WholeRequest):
 
     @model_validator(mode="after")
     def _either(self) -> TokenizeRequest:
-        if (self.prompt is None) == (self.messages is None):
+        if [self.prompt, self.content, self.messages].count(None) != 2:
             raise ValueError("give either prompt or messages")
         if self.messages is None:
             for name in ("add_generation_prompt", "continue_final_message", "tools", "chat_template_kwargs"):
@@ -43,12 +46,19 @@ class TokenizeRequest(WholeRequest):
         return self
 
 
+class Piece(Response):
+    """A token and its text."""
+
+    id: int
+    piece: str
+
+
 class Tokenized(Response):
     """Token ids."""
 
     count: int
     max_model_len: int
-    tokens: list[int]
+    tokens: list[int] | list[Piece] = Field(description="Token ids; pieces, where `with_pieces` asks for them.")
     token_strs: list[str] | None
 
 
@@ -64,3 +74,4 @@ class Detokenized(Response):
     """Their text."""
 
     prompt: str
+    content: str = Field(description="The same, as llama.cpp calls it.")

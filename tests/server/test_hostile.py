@@ -23,6 +23,12 @@ PATHS = (
     "/v1/messages/count_tokens",
     "/tokenize",
     "/detokenize",
+    "/completion",
+    "/infill",
+    "/apply-template",
+    "/api/chat",
+    "/api/generate",
+    "/api/show",
 )
 NOT_JSON = {
     "nothing": b"",
@@ -72,6 +78,11 @@ LONG_LISTS = (
     ("/v1/messages/count_tokens", b'{"system":['),
     ("/tokenize", b'{"messages":['),
     ("/detokenize", b'{"tokens":['),
+    ("/completion", b'{"prompt":['),
+    ("/infill", b'{"input_extra":['),
+    ("/apply-template", b'{"messages":['),
+    ("/api/chat", b'{"messages":['),
+    ("/api/generate", b'{"images":['),
 )
 
 

@@ -40,9 +40,12 @@ async def test_a_conversation() -> None:
 
 async def test_back_again() -> None:
     tokens = [BEGIN_ID, *"é!".encode(), END_ID]
-    assert (await ask("/detokenize", {"tokens": tokens})).json() == {"prompt": "<|begin|>é!<|end|>"}
-    assert (await ask("/detokenize", {"tokens": tokens, "skip_special_tokens": True})).json() == {"prompt": "é!"}
-    assert (await ask("/detokenize", {"tokens": []})).json() == {"prompt": ""}
+    assert (await ask("/detokenize", {"tokens": tokens})).json()["prompt"] == "<|begin|>é!<|end|>"
+    assert (await ask("/detokenize", {"tokens": tokens, "skip_special_tokens": True})).json() == {
+        "prompt": "é!",
+        "content": "é!",
+    }
+    assert (await ask("/detokenize", {"tokens": []})).json()["prompt"] == ""
 
 
 @pytest.mark.parametrize(
@@ -76,3 +79,10 @@ async def test_template_variables_cannot_be_what_the_server_sets(name: str) -> N
     answer = await ask("/tokenize", {"messages": HI, "chat_template_kwargs": {name: 1}})
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == "chat_template_kwargs"
+
+
+async def test_in_llama_cpps_words() -> None:
+    assert (await ask("/tokenize", {"content": "é!"})).json()["tokens"] == [0xC3, 0xA9, 33]
+    pieces = (await ask("/tokenize", {"content": "a!", "with_pieces": True})).json()["tokens"]
+    assert pieces == [{"id": 97, "piece": "a"}, {"id": 33, "piece": "!"}]
+    assert (await ask("/tokenize", {"content": "a", "prompt": "b"})).status_code == 400

@@ -1,0 +1,222 @@
+"""Ollama's paths: conversations and texts as lines of JSON, and what is served. Requests become OpenAI's."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from genai.requests.base import read
+from genai.requests.chat import ChatRequest
+from genai.requests.completions import CompletionRequest, completion_options
+from genai.requests.generation import options_of
+from genai.tokenizer.infill import infill_ends, infill_prompt
+from server.body import StrictRoute
+from server.errors import SHAPES, unless_gone
+from server.generation import Work, start
+from server.models import ServedModel
+from server.openapi import GENERATING, KEYED, streaming
+from server.replies.ollama import (
+    Told,
+    beside_text,
+    in_message,
+    loaded_answer,
+    ollama_answer,
+    ollama_error_line,
+    ollama_lines,
+    ollama_shape,
+)
+from server.replies.parts import AnswerParts
+from server.routes.chat import chat_work
+from server.schemas.ollama import (
+    OllamaChatRequest,
+    OllamaCounts,
+    OllamaDetails,
+    OllamaGenerateRequest,
+    OllamaMessage,
+    OllamaModel,
+    OllamaRequest,
+    OllamaShown,
+    OllamaShowRequest,
+    OllamaTags,
+    OllamaVersion,
+)
+from server.sse import LineStream
+from server.state import ServerState, State
+
+if TYPE_CHECKING:
+    from genai.tokenizer.tokenizer import Tokenizer
+
+router = APIRouter(tags=["Ollama"], route_class=StrictRoute)
+
+_CHAT, _GENERATE, _SHOW = "/api/chat", "/api/generate", "/api/show"
+SHAPES.update(dict.fromkeys((_CHAT, _GENERATE, _SHOW), ollama_shape))
+_ANSWER = streaming(OllamaCounts, "lines of JSON; null means true.")
+_VERSION = "0.13.5"
+"""The version of Ollama whose API this is: clients refuse those that are older than what they need."""
+
+
+@router.get("/api/version", responses=KEYED)
+async def api_version() -> OllamaVersion:
+    """The version of Ollama whose API this is."""
+    return OllamaVersion(version=_VERSION)
+
+
+@router.get("/api/tags", responses=KEYED)
+async def tags(state: State) -> OllamaTags:
+    """The models that are served."""
+    return OllamaTags(models=[_listed(model) for model in state.models.models])
+
+
+@router.get("/api/ps", responses=KEYED)
+async def loaded(state: State) -> OllamaTags:
+    """The models that are loaded."""
+    return OllamaTags(models=[_listed(model) for model in state.models.ready])
+
+
+@router.post(_SHOW, responses=GENERATING)
+async def show(body: OllamaShowRequest, state: State) -> OllamaShown:
+    """What a model is and can do."""
+    model = await state.models.get(body.model or body.name)
+    llm = model.llm.llm
+    template = llm.tokenizer.chat_template or ""
+    return OllamaShown(
+        template=template,
+        details=_details(model),
+        model_info={
+            "general.architecture": llm.config.model_type,
+            f"{llm.config.model_type}.context_length": llm.max_seq_len,
+            f"{llm.config.model_type}.embedding_length": llm.config.hidden_size,
+        },
+        capabilities=["completion", *(["tools"] if template else [])],
+        modified_at=_time(model),
+    )
+
+
+@router.post(_CHAT, responses=GENERATING | _ANSWER)
+async def chat(body: OllamaChatRequest, request: Request, state: State) -> Response:
+    """Answer a conversation."""
+    model = await state.models.get(body.model)
+    if not body.messages:
+        return _whole(loaded_answer(model.name, in_message))
+    given = {**_asked(body), "messages": [_message(each) for each in body.messages]}
+    if body.tools:
+        given["tools"] = [tool.model_dump(exclude_none=True) for tool in body.tools]
+    work = chat_work(read(ChatRequest, given), state.settings)
+    is_stream = body.stream is not False
+    return await _answered(work, told=in_message, model=model, is_stream=is_stream, request=request, state=state)
+
+
+@router.post(_GENERATE, responses=GENERATING | _ANSWER)
+async def generate(body: OllamaGenerateRequest, request: Request, state: State) -> Response:
+    """Answer a text, continue it, or fill a gap in it."""
+    model = await state.models.get(body.model)
+    if not body.prompt and not body.suffix:
+        return _whole(loaded_answer(model.name, beside_text))
+    if body.raw or body.suffix:
+        work = await asyncio.to_thread(_text_work, body, model.llm.llm.tokenizer)
+    else:
+        system = [{"role": "system", "content": body.system}] if body.system else []
+        messages = [*system, {"role": "user", "content": body.prompt}]
+        given = {**_asked(body), "messages": messages}
+        work = chat_work(read(ChatRequest, given), state.settings)
+    is_stream = body.stream is not False
+    return await _answered(work, told=beside_text, model=model, is_stream=is_stream, request=request, state=state)
+
+
+async def _answered(
+    work: Work, *, told: Told, model: ServedModel, is_stream: bool, request: Request, state: ServerState
+) -> Response:
+    running = await start(model, work, state)
+    if is_stream:
+        return state.event_stream(ollama_lines(model.name, running, told), ollama_error_line, LineStream)
+    parts = await unless_gone(request.receive, AnswerParts(says_something=False).follow_to_the_end(running))
+    return _whole(ollama_answer(model.name, parts, told))
+
+
+def _whole(fields: Mapping[str, object]) -> Response:
+    return Response(json.dumps(fields, ensure_ascii=False, allow_nan=False), media_type="application/json")
+
+
+def _options(body: OllamaRequest) -> dict[str, object]:
+    """A request's options as OpenAI's fields."""
+    given = body.options.model_dump(exclude_none=True, exclude={"num_predict", "repeat_penalty", "mirostat"})
+    limit, penalty = body.options.num_predict, body.options.repeat_penalty
+    if limit is not None:
+        given["max_tokens"] = max(limit, -1)
+    if penalty is not None:
+        given["repetition_penalty"] = penalty
+    return given
+
+
+def _asked(body: OllamaRequest) -> dict[str, object]:
+    """What goes with messages, as OpenAI's fields."""
+    given = _options(body)
+    if isinstance(body.think, str):
+        given["reasoning_effort"] = body.think
+    elif body.think is not None:
+        given["chat_template_kwargs"] = {"enable_thinking": body.think}
+    if body.format == "json":
+        given["response_format"] = {"type": "json_object"}
+    elif body.format is not None:
+        given["response_format"] = {"type": "json_schema", "json_schema": {"name": "format", "schema": body.format}}
+    return given
+
+
+def _message(message: OllamaMessage) -> dict[str, object]:
+    told: dict[str, object] = {"role": message.role, "content": message.content}
+    if message.images:
+        images = [{"type": "image_url", "image_url": {"url": f"data:;base64,{each}"}} for each in message.images]
+        told["content"] = [{"type": "text", "text": message.content}, *images]
+    if message.thinking:
+        told["reasoning_content"] = message.thinking
+    if message.tool_calls:
+        told["tool_calls"] = [
+            {"type": "function", "function": each.function.model_dump()} for each in message.tool_calls
+        ]
+    names = {"name": message.tool_name, "tool_call_id": message.tool_call_id}
+    return told | {name: value for name, value in names.items() if value is not None}
+
+
+def _text_work(body: OllamaGenerateRequest, tokenizer: Tokenizer) -> Work:
+    """Raises: RequestError, ConfigError for a gap that the model cannot fill."""
+    completion = read(CompletionRequest, {**_options(body), "prompt": body.prompt})
+    options = {"max_new_tokens": None, **completion_options(completion, options_of(completion, "completion"))}
+    if body.format is not None:
+        options |= {"json_object": True} if body.format == "json" else {"json_schema": body.format}
+    if not body.suffix:
+        return Work(prompts=[body.prompt], options=options, param="prompt")
+    prompt = infill_prompt(tokenizer, body.prompt, body.suffix)
+    return Work(prompts=[prompt], options=options | {"stop_token_ids": infill_ends(tokenizer)}, param="prompt")
+
+
+def _listed(model: ServedModel) -> OllamaModel:
+    digest = model.llm.llm.config.provenance.sha256 if model.loaded else ""
+    return OllamaModel(
+        name=model.name,
+        model=model.name,
+        modified_at=_time(model),
+        size=model.num_bytes,
+        digest=digest,
+        details=_details(model),
+    )
+
+
+def _details(model: ServedModel) -> OllamaDetails:
+    config = model.llm.llm.config if model.loaded else None
+    family = config.model_type if config else ""
+    return OllamaDetails(
+        family=family,
+        families=[family] if family else [],
+        quantization_level=config.provenance.precision if config else "",
+    )
+
+
+def _time(model: ServedModel) -> str:
+    return datetime.fromtimestamp(model.created, UTC).isoformat().replace("+00:00", "Z")
