@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, model_validator
 
 from genai.requests.base import JsonObject, Request, WholeRequest
 from genai.requests.chat import Tools
@@ -92,6 +92,12 @@ class OllamaShowRequest(Request):
 
     model: str | None = None
     name: str | None = Field(None, description="Its older name.")
+
+    @model_validator(mode="after")
+    def _named(self) -> OllamaShowRequest:
+        if self.model is None and self.name is None:
+            raise ValueError("give the model's name as `model`")
+        return self
 
 
 class OllamaCounts(Response):
