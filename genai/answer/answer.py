@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from genai.answer.answer_text import Markers, PiecewiseText, Reading
 from genai.answer.tool_calls import ToolCall, ToolCallDelta, ToolCallReader
-from genai.answer.tool_grammar import tool_grammar
+from genai.answer.tool_grammar import answer_grammar
 from genai.chat.formats import GENERIC, KNOWN_REASONING, reasoning_begun
 from genai.chat.shapes import Opener, ReasoningMarkers, ToolFormat
 from genai.chat.tools import ToolSet
@@ -60,21 +60,30 @@ class AnswerFormat:
             visible_token_ids=frozenset(token_ids.values()) & tokenizer.special_token_ids,
         )
 
-    def parser(self, tools: ToolSet | None = None, prompt: str | None = None) -> AnswerParser:
+    def parser(
+        self, tools: ToolSet | None = None, prompt: str | None = None, *, has_form: bool = False
+    ) -> AnswerParser:
         """A parser for one answer.
 
         tools: None or an empty set: nothing is taken for a call; prompt: the text before the answer, whose end tells
-        whether the answer begins inside reasoning.
+        whether the answer begins inside reasoning; has_form: a grammar writes the answer, so that calls begin as it has
+        them begin.
         """
-        return AnswerParser(self, tools or ToolSet(), reasoning_begun(prompt, self.reasoning))
+        return AnswerParser(self, tools or ToolSet(), reasoning_begun(prompt, self.reasoning), has_form=has_form)
 
-    def tool_constraint(self, tools: ToolSet, prompt: str | None = None) -> ConstraintConfig | None:
-        """What an answer must match so that its calls are what the request asks for; None: anything.
+    def constraint(
+        self, tools: ToolSet, prompt: str | None = None, form: ConstraintConfig | None = None
+    ) -> ConstraintConfig | None:
+        """What an answer must match so that its calls and its content are what the request asks for; None: anything.
 
         Forced calls are the whole answer, after reasoning, in this model's format, with arguments that follow their
         schemas. Otherwise, strict tools and calls that must stay single constrain the answer from the first call on.
+        form: of the content, which begins after reasoning; with tools, the answer is either calls or that.
+        Raises: ConfigError for a strict tool whose schema cannot be followed.
         """
-        grammar = tool_grammar(self.tool_format, tools, self.reasoning, self.token_ids, prompt)
+        if form is not None and not tools.callable and not self.reasoning:
+            return form
+        grammar = answer_grammar(self.tool_format, tools, self.reasoning, self.token_ids, prompt, form=form)
         return None if grammar is None else ConstraintConfig(kind="lark", grammar=grammar)
 
 
@@ -86,8 +95,11 @@ class AnswerParser:
     calls, and is no further one, is dropped: calls end the answer.
     """
 
-    def __init__(self, answer_format: AnswerFormat, tools: ToolSet, begun: ReasoningMarkers | None) -> None:
-        openers = answer_format.tool_format.openers if tools.callable else ()
+    def __init__(
+        self, answer_format: AnswerFormat, tools: ToolSet, begun: ReasoningMarkers | None, *, has_form: bool = False
+    ) -> None:
+        openers = [each for each in answer_format.tool_format.openers if each.is_constrained or not has_form]
+        openers = openers if tools.callable else []
         self._text = PiecewiseText()
         self._calls = ToolCallReader(
             self._text, answer_format.tool_format, tools.callable, is_parallel=tools.is_parallel

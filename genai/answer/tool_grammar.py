@@ -2,36 +2,48 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 from genai.answer.lark_text import ANY_TEXT, LarkText, in_regex
 from genai.answer.pairs_grammar import PairsGrammar
 from genai.chat.formats import reasoning_begun
 from genai.chat.shapes import ReasoningMarkers, ToolFormat
 from genai.chat.tools import Tool, ToolSet
+from genai.errors import ConfigError
+from genai.grammar.compile import lark_body
+from genai.grammar.schema import rewritten
+from genai.options.generation_config import ConstraintConfig
 
 _APPLICATORS = {"$ref", "allOf", "anyOf", "oneOf", "if", "patternProperties", "additionalProperties"}
 
 
-def tool_grammar(
+def answer_grammar(
     tool_format: ToolFormat,
     tools: ToolSet,
     reasoning: Sequence[ReasoningMarkers],
     token_ids: Mapping[str, int],
     prompt: str | None,
+    *,
+    form: ConstraintConfig | None = None,
 ) -> str | None:
     """The grammar of the answers that a request allows, or None if that is any text.
 
-    token_ids: the markers that are single tokens; prompt: its end may open the reasoning. Raises: ConfigError for a
-    tool whose arguments this format cannot hold to their schema.
+    token_ids: the markers that are single tokens; prompt: its end may open the reasoning; form: what the content has to
+    be, behind the reasoning and instead of calls. Raises: ConfigError for a strict tool that no grammar can follow.
     """
-    if not tools.callable or not tools.binds:
+    if form is None and not (tools.callable and tools.binds):
         return None
     begun = reasoning_begun(prompt, reasoning)
     grammar = _Grammar(tool_format, token_ids)
-    grammar.add_calls(tools)
+    if tools.callable:
+        grammar.add_calls(tools)
     if tools.is_forced:
         start = f"{grammar.reasoning(reasoning, begun)} calls"
+    elif form is not None:
+        choices = [grammar.lark.rule(lark_body(form)), *(["calls"] if tools.callable else [])]
+        start = f"{grammar.reasoning(reasoning, begun)} ({' | '.join(choices)})"
     elif tool_format.before:
         start = grammar.text_then_calls(reasoning, begun)
     else:
@@ -58,14 +70,26 @@ class _Grammar:
         ]
 
     def _call(self, tool: Tool, tools: ToolSet) -> str:
-        """A rule for calls of one tool."""
-        call, schema = self._format.call, _schema(tool, is_forced=tools.is_forced)
+        """A rule for calls of one tool. Raises: ConfigError if it is strict, and no grammar follows its schema."""
+        call = self._format.call
         head = " NUMBER ".join(map(self.lark.spelled, call.head(tool.name)))
-        if call.pairs is None:
-            arguments = self.lark.json(schema)
-        else:
-            arguments = PairsGrammar(self.lark, call.pairs, schema).arguments()
+        if not self._marker:  # another object may stand there: what both begin with is a lexeme of its own
+            head = f"{self.lark.spelled(call.head('')[0][0])} {self.lark.spelled(call.head(tool.name)[0][1:])}"
+        try:
+            arguments = self._arguments(_schema(tool, is_forced=tools.is_forced))
+        except ConfigError as error:
+            if tool.is_strict:
+                raise ConfigError(f"tools: no grammar can follow them (strict: {tool.name}): {error}") from None
+            arguments = self._arguments({"type": "object"})
         return self.lark.rule(f"{head} {arguments} {self.lark.spelled(call.tail)}")
+
+    def _arguments(self, schema: Mapping[str, object]) -> str:
+        pairs = self._format.call.pairs
+        if pairs is not None:
+            return PairsGrammar(self.lark, pairs, schema).arguments()
+        if fault := _fault_of(json.dumps(schema)):
+            raise ConfigError(fault)
+        return self.lark.json(schema)
 
     def reasoning(self, allowed: Sequence[ReasoningMarkers], begun: ReasoningMarkers | None) -> str:
         """What reasoning the answer may begin with; or, where the prompt has begun it, must go on with."""
@@ -96,6 +120,16 @@ class _Grammar:
         first.add(self._format.call.head("")[0][0])
         self.lark.rules.append(rf"PLAIN: /\s*[^\s{in_regex(''.join(sorted(first)))}](.|\n)*/")
         return f"{self.reasoning(allowed, begun)} (PLAIN? | calls)"
+
+
+@lru_cache(maxsize=1024)
+def _fault_of(schema: str) -> str | None:
+    """Why no grammar can follow a JSON schema, as far as can be told without compiling one."""
+    try:
+        rewritten(schema)
+    except ConfigError as error:
+        return str(error)
+    return None
 
 
 def _schema(tool: Tool, *, is_forced: bool) -> Mapping[str, object]:

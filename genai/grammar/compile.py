@@ -76,6 +76,16 @@ def source_of(config: ConstraintConfig) -> Source:
     return Source(kind=kind, text=_as_lark(lark), unforced_text=_as_lark(_NO_FORCING + lark), tokens=tokens)
 
 
+def lark_body(config: ConstraintConfig) -> str:
+    """What stands for a constraint's texts in a rule of another Lark grammar. Raises: ConfigError."""
+    grammar = config.grammar
+    if config.kind == "json_schema":
+        is_object = str(grammar).lstrip().startswith("{")
+        return f"%json {grammar if is_object else json.dumps(_json_schema(str(grammar)))}"
+    inner = _choices(grammar) if config.kind == "choices" else str(grammar)
+    return f"%lark {{\n{_regex(inner) if config.kind == 'regex' else inner}\n}}"
+
+
 def compiled(tokenizer: LLTokenizer, source: str, kind: str) -> LLMatcher:
     """A matcher at the beginning of a text. Raises: ConfigError for a grammar that llguidance refuses."""
     from llguidance import LLMatcher, LLParserLimits

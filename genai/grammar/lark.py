@@ -14,6 +14,8 @@ from genai.grammar.pattern import PatternError, check_size
 from genai.grammar.values import Schema
 
 MAX_LARK_CHARACTERS = 32 * 1024
+"""How long a grammar may be without the JSON schemas in it, which have limits of their own."""
+MAX_CHARACTERS = 1024 * 1024
 MAX_INTERSECTIONS = 8
 
 _ATTRIBUTES = {
@@ -38,8 +40,9 @@ def rewritten_lark(text: str, rewrite: Callable[[str], Schema]) -> tuple[str, fr
 
     Raises: ConfigError for what cannot be followed, with its line.
     """
-    if len(text) > MAX_LARK_CHARACTERS:
-        raise ConfigError(f"lark has {len(text)} characters; a constraint has at most {MAX_LARK_CHARACTERS}")
+    if len(text) > MAX_CHARACTERS:
+        raise ConfigError(f"lark has {len(text)} characters; a constraint has at most {MAX_CHARACTERS}")
+    num_others = len(text)
     parts: list[str] = []
     bare: list[str] = []  # the same lines without strings, comments and schemas
     tokens: set[int] = set()
@@ -54,10 +57,13 @@ def rewritten_lark(text: str, rewrite: Callable[[str], Schema]) -> tuple[str, fr
             _check_regex(text, found)
         if found["json"]:
             position = _end_of_json(text, position)
+            num_others -= position - found.end()
             parts.append(json.dumps(rewrite(text[found.end() : position]), ensure_ascii=False))
         bare.append(re.sub(r"[^\n]", " ", text[found.start() : position]))
     parts.append(text[position:])
     bare.append(text[position:])
+    if num_others > MAX_LARK_CHARACTERS:
+        raise ConfigError(f"lark has {num_others} characters; a constraint has at most {MAX_LARK_CHARACTERS}")
     _check_attributes(text, "".join(bare))
     if "".join(bare).count("&") > MAX_INTERSECTIONS:
         raise ConfigError(f"lark: '&' is not supported more than {MAX_INTERSECTIONS} times")

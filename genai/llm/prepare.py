@@ -19,7 +19,7 @@ from genai.engine.request import Request
 from genai.errors import ConfigError, TokenizerError
 from genai.grammar.grammar import Grammars
 from genai.llm.writer import JobWriter, TextWriter
-from genai.options.generation_config import GenerationConfig
+from genai.options.generation_config import ConstraintConfig, GenerationConfig
 from genai.tokenizer.tokenizer import Tokenizer
 
 Prompt: TypeAlias = str | abc.Sequence[int] | abc.Sequence[Message]
@@ -99,7 +99,7 @@ class Preparer:
         """The same, but for a grammar that may have to be compiled yet. Raises: ConfigError, TokenizerError."""
         tools = ToolSet.of(chat.tools, chat.tool_choice, chat.parallel_tool_calls)
         encoded = self._encode(prompt, tools, chat)
-        wanted = self.answer_format.tool_constraint(tools, encoded.text) if tools.told else config.constraint
+        wanted = self._wanted(config, encoded, tools)
         return Preparation(
             needs_compiling=wanted is not None and not self._grammars.knows(wanted),
             finish=partial(self._finished, config, encoded, tools),
@@ -147,33 +147,34 @@ class Preparer:
         prefix = ""
         if config.echo:
             prefix = self._tokenizer.decode(encoded.tokens) if encoded.text is None else encoded.text
-        if not encoded.is_chat or config.constraint is not None:  # a text with a form of its own
+        form, has_form = self.answer_format, config.constraint is not None
+        if not encoded.is_chat or (has_form and not (form.reasoning or tools.callable)):  # nothing but its own form
             return TextWriter(self._tokenizer.detokenizer(is_begun=encoded.is_begun), config, prefix=prefix)
-        form = self.answer_format
-        parser = form.parser(tools, encoded.text)
+        parser = form.parser(tools, encoded.text, has_form=has_form)
         detokenizer = self._tokenizer.detokenizer(visible_token_ids=form.visible_token_ids, is_begun=encoded.is_begun)
         return TextWriter(detokenizer, config, parser=parser, prefix=prefix)
 
-    def _constraint(self, config: GenerationConfig, encoded: _Encoded, tools: ToolSet) -> Constraint | None:
-        if tools.told and config.constraint is not None:
-            raise ConfigError(f"tools and {config.constraint.kind} cannot be had together: a text follows one form")
-        ends = config.ends(self._eos_token_ids)
-        if tools.told:
-            return self._constraint_of_calls(encoded, tools, ends)
-        return None if config.constraint is None else self._grammars.constraint(config.constraint, ends)
+    def _wanted(self, config: GenerationConfig, encoded: _Encoded, tools: ToolSet) -> ConstraintConfig | None:
+        """What the text must match. Raises: ConfigError for a strict tool whose schema no grammar can follow."""
+        if not encoded.is_chat:
+            return config.constraint
+        return self.answer_format.constraint(tools, encoded.text, config.constraint)
 
-    def _constraint_of_calls(self, encoded: _Encoded, tools: ToolSet, ends: frozenset[int]) -> Constraint | None:
-        """What the calls must look like; where no grammar can follow a schema, it binds only strict tools."""
-        wanted = self.answer_format.tool_constraint(tools, encoded.text)
+    def _constraint(self, config: GenerationConfig, encoded: _Encoded, tools: ToolSet) -> Constraint | None:
+        """The same, compiled; where that fails for schemas of tools, they bind only strict ones."""
+        ends = config.ends(self._eos_token_ids)
+        wanted = self._wanted(config, encoded, tools)
         if wanted is None:
             return None
-        loose = tools.loosened()
         try:
             return self._grammars.constraint(wanted, ends)
         except ConfigError as error:
+            if config.constraint is not None:
+                self._grammars.constraint(config.constraint, ends)  # its own fault is told in its own words
+            loose = tools.loosened()
             if loose == tools:
-                raise _at_fault(tools, error) from None
-        wanted = self.answer_format.tool_constraint(loose, encoded.text)
+                raise (_at_fault(tools, error) if tools.callable else error) from None
+        wanted = self._wanted(config, encoded, loose)
         assert wanted is not None, "it constrains as much"
         try:
             return self._grammars.constraint(wanted, ends)

@@ -15,8 +15,12 @@ import pytest
 
 from genai.answer.answer import AnswerFormat
 from genai.chat.tools import ToolSet
+from genai.errors import ConfigError
+from genai.options.generation_config import ConstraintConfig
 from genai.tokenizer.tokenizer import Tokenizer
 from tests.chat.tool_models import CHATML, GRANITE, LLAMA, MISTRAL, MISTRAL_NAMED, QWEN, tokenizer_with
+
+QWEN_XML = "{{ tools }}<tool_call><function=f><parameter=a>"
 
 PLACE = {"$ref": "#/$defs/place"}
 SCHEMA = {
@@ -71,8 +75,10 @@ class Model:
         self.format = AnswerFormat.of(self.tokenizer)
         self._judge = judge(template, has_markers)
 
-    def matcher(self, tools: ToolSet, prompt: str | None = None) -> llguidance.LLMatcher:
-        constraint = self.format.tool_constraint(tools, prompt)
+    def matcher(
+        self, tools: ToolSet, prompt: str | None = None, form: ConstraintConfig | None = None
+    ) -> llguidance.LLMatcher:
+        constraint = self.format.constraint(tools, prompt, form)
         assert constraint is not None
         assert constraint.kind == "lark"
         assert isinstance(constraint.grammar, str)
@@ -80,8 +86,10 @@ class Model:
         assert not matcher.is_error(), matcher.get_error()
         return matcher
 
-    def accepts(self, text: str, tools: ToolSet, prompt: str | None = None) -> bool:
-        matcher = self.matcher(tools, prompt)
+    def accepts(
+        self, text: str, tools: ToolSet, prompt: str | None = None, form: ConstraintConfig | None = None
+    ) -> bool:
+        matcher = self.matcher(tools, prompt, form)
         tokens = self.tokenizer.encode(text)
         return matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting()
 
@@ -229,21 +237,64 @@ def test_some_of_the_tools(template: str, has_markers: bool, mode: str) -> None:
 def test_what_is_free_has_no_grammar() -> None:
     model = Model(QWEN, True)
     for tools in (ToolSet.of(), ToolSet.of(FUNCTIONS), ToolSet.of(STRICT, "none"), ToolSet.of(None, None, False)):
-        assert model.format.tool_constraint(tools) is None
+        assert model.format.constraint(tools) is None
 
 
-def test_a_schema_that_no_grammar_follows_binds_strict_tools_only() -> None:
-    schema = {"type": "object", "properties": {"a": {"type": "string", "not": {"const": "b"}}}}
-    model, text = Model(QWEN, True), '<tool_call>\n{"name": "f", "arguments": {"a": "b"}}\n</tool_call>'
-    for is_strict in (False, True):
-        tools = ToolSet.of([function("f", schema, strict=is_strict)], "required")
-        with pytest.raises(AssertionError, match="not"):
-            model.matcher(tools)
-        if is_strict:
-            assert tools.loosened() == tools
-        else:
-            assert model.accepts(text, tools.loosened())
-            assert tools.loosened().described() == tools.described()
+UNFOLLOWED = [
+    {"type": "object", "properties": {"a": {"type": "string", "not": {"const": "b"}}}},
+    {"type": "object", "properties": {"a": {"type": "string", "pattern": "^(?!x)b$"}}},
+]
+
+
+@pytest.mark.parametrize("template", [QWEN, QWEN_XML])
+@pytest.mark.parametrize("schema", UNFOLLOWED)
+def test_a_schema_that_no_grammar_follows_loosens_its_own_tool_alone(template: str, schema: object) -> None:
+    model = Model(template, True)
+    tools = ToolSet.of([function("f", schema), function("get", SCHEMA)], "required")
+    spelled = model.format.tool_format.spelled
+    assert model.accepts(spelled([("f", '{"a": "b", "c": [1]}')]), tools)
+    assert model.accepts(spelled([("get", PLACED)]), tools)
+    assert not model.accepts(spelled([("get", PLACED.replace("here", "there"))]), tools)
+    with pytest.raises(ConfigError, match=r"^tools: .*strict: f.*(not|pattern)"):
+        model.matcher(ToolSet.of([function("f", schema, strict=True), function("get", SCHEMA)], "required"))
+
+
+JSON_FORM = ConstraintConfig(kind="json_schema", grammar='{"type": "object", "properties": {"a": {"type": "integer"}}}')
+FORMS = [
+    (JSON_FORM, '{"a": 1}', '{"a": "b"}'),
+    (ConstraintConfig(kind="json_schema", grammar="true"), "[1]", "[1"),
+    (ConstraintConfig(kind="regex", grammar="[a-c]{3}/?"), "abc/", "abd"),
+    (ConstraintConfig(kind="choices", grammar=("yes", "n}o")), "n}o", "no"),
+    (ConstraintConfig(kind="lark", grammar='start: A "}" b\nA: /[0-9]+/\nb: "x" | %json {"const": 1}'), "12}1", "12}2"),
+]
+
+
+@pytest.mark.parametrize("has_markers", [True, False])
+@pytest.mark.parametrize(("form", "right", "wrong"), FORMS, ids=["json", "any json", "regex", "choices", "lark"])
+def test_a_form_begins_where_reasoning_ends(form: ConstraintConfig, right: str, wrong: str, has_markers: bool) -> None:
+    model, none = Model(QWEN, has_markers), ToolSet()
+    for before in ("", "<think>Hm, {1} [x] yes.</think>", "<think>\nHm.\n</think>\n\n"):
+        assert model.accepts(before + right, none, form=form)
+        assert not model.accepts(before + wrong, none, form=form)
+    opened = "...<think>\n"
+    assert model.accepts(f"Hm.</think>\n{right}", none, opened, form)
+    assert not model.accepts(right, none, opened, form)
+    plain = replace(model.format, reasoning=())
+    assert plain.constraint(none, None, form) is form, "without reasoning and tools it is what it was"
+
+
+@pytest.mark.parametrize("template", [QWEN, LLAMA, QWEN_XML])
+def test_an_answer_is_a_call_or_has_the_form(template: str) -> None:
+    model = Model(template, True)
+    call = model.format.tool_format.spelled([("get", PLACED)])
+    tools = ToolSet.of(FUNCTIONS)
+    assert model.accepts(call, tools, form=JSON_FORM)
+    assert model.accepts('{"a": 1}', tools, form=JSON_FORM)
+    assert not model.accepts('{"a": "b"}', tools, form=JSON_FORM)
+    assert not model.accepts("Hello", tools, form=JSON_FORM)
+    assert not model.accepts('{"a": 1}', ToolSet.of(FUNCTIONS, "required"), form=JSON_FORM), "the calls alone"
+    parser = model.format.parser(tools, has_form=True)
+    assert parser.push('{"a": 1}').content + parser.finish().content == '{"a": 1}'
 
 
 def test_schemas_that_say_themselves_what_else_is_allowed_are_kept() -> None:

@@ -106,7 +106,7 @@ def test_what_is_no_call_is_content(entry: ToolFormat) -> None:
 def test_forced_calls_are_read(entry: ToolFormat, has_markers: bool) -> None:
     tokenizer, tools = tokenizer_of(entry, has_markers), ToolSet.of(TOOLS, "required")
     form = AnswerFormat(tool_format=entry, token_ids=AnswerFormat.of(tokenizer).token_ids)
-    constraint = form.tool_constraint(tools)
+    constraint = form.constraint(tools)
     assert constraint is not None
     judge = llguidance.LLTokenizer(tokenizer.backend.to_str(), eos_token=tokenizer.eos_token_ids[0])
     grammar = llguidance.LLMatcher.grammar_from_lark(str(constraint.grammar))

@@ -231,7 +231,7 @@ class Forced:
     def __init__(self, known: Known, tools: ToolSet, *, has_markers: bool) -> None:
         self.tokenizer = tokenizer_of(known, has_markers)
         self.form = AnswerFormat(tool_format=form_of(known), token_ids=AnswerFormat.of(self.tokenizer).token_ids)
-        constraint = self.form.tool_constraint(tools)
+        constraint = self.form.constraint(tools)
         assert constraint is not None
         self.judge = llguidance.LLTokenizer(self.tokenizer.backend.to_str(), eos_token=self.tokenizer.eos_token_ids[0])
         self._grammar = llguidance.LLMatcher.grammar_from_lark(str(constraint.grammar))
