@@ -104,7 +104,7 @@ class AnswerParser:
         self._calls = ToolCallReader(
             self._text, answer_format.tool_format, tools.callable, is_parallel=tools.is_parallel
         )
-        self._reasoning_markers = {known.open: known for known in answer_format.reasoning}
+        self._reasoning_markers = {known.opening: known for known in answer_format.reasoning}
         self._openers = {opener.text: opener for opener in openers}
         self._has_content = not tools.is_forced
         self._first_openers = tuple(opener.text for opener in openers if opener.place != "anywhere")

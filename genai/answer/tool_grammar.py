@@ -95,7 +95,7 @@ class _Grammar:
         """What reasoning the answer may begin with; or, where the prompt has begun it, must go on with."""
         if begun is not None:
             return f"{self.lark.through(begun.close)} GAP?"
-        choices = [f"{self.lark.spelled(known.open)} {self.lark.through(known.close)} GAP?" for known in allowed]
+        choices = [f"{self.lark.spelled(known.opening)} {self.lark.through(known.close)} GAP?" for known in allowed]
         return f"({' | '.join(choices)})?" if choices else ""
 
     def text_then_calls(self, allowed: Sequence[ReasoningMarkers], begun: ReasoningMarkers | None) -> str:

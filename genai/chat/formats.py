@@ -14,6 +14,7 @@ from genai.chat.shapes import JsonCall, NamedCall, Opener, Pairs, ReasoningMarke
 KNOWN_REASONING = (
     ReasoningMarkers(open="<think>", close="</think>"),  # Qwen3, DeepSeek R1, SmolLM3, Olmo 3, Granite 3.3, Phi-4
     ReasoningMarkers(open="[THINK]", close="[/THINK]"),  # Magistral and later models of Mistral
+    ReasoningMarkers(open="<|channel>", label="thought", close="<channel|>"),  # Gemma 4
     ReasoningMarkers(open="<seed:think>", close="</seed:think>"),  # Seed-OSS
     ReasoningMarkers(open="<|START_THINKING|>", close="<|END_THINKING|>"),  # Command A Reasoning
     ReasoningMarkers(open="◁think▷", close="◁/think▷"),  # Kimi-VL
@@ -342,4 +343,4 @@ def tool_format_of(template: str) -> ToolFormat:
 def reasoning_begun(prompt: str | None, known: Sequence[ReasoningMarkers]) -> ReasoningMarkers | None:
     """The markers inside which an answer to this prompt begins: templates may open the reasoning themselves."""
     end = (prompt or "").rstrip()
-    return next((markers for markers in known if end.endswith(markers.open)), None)
+    return next((markers for markers in known if end.endswith(markers.opening)), None)

@@ -192,7 +192,13 @@ def _spelled(call: JsonCall | NamedCall, name: str, arguments: str, index: int) 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReasoningMarkers:
-    """What stands before and after reasoning text."""
+    """What stands before and after reasoning text; label: what follows the marker that opens it."""
 
     open: str
+    label: str = ""
     close: str
+
+    @property
+    def opening(self) -> str:
+        """All that stands before."""
+        return self.open + self.label

@@ -38,7 +38,7 @@ class ChatTemplate:
 
     Templates see what transformers gives them: `messages`, `tools`, `documents`, `add_generation_prompt`, special
     tokens, any further variables, and the functions `raise_exception` and `strftime_now`. tool_format: how the model
-    that a template is for writes calls.
+    that a template is for writes calls; variables: the names that it reads.
     """
 
     def __init__(self, source: str) -> None:
@@ -49,6 +49,7 @@ class ChatTemplate:
             names = jinja2.meta.find_undeclared_variables(self._template.environment.parse(source))
         except Exception as error:  # compiling folds constants, which runs the template's own expressions
             raise TokenizerError(f"the chat template cannot be compiled: {_one_line(error)}") from None
+        self.variables = frozenset(names)
         self._tool_variables = names & _TOOL_VARIABLES
         self.tool_format = tool_format_of(source)
         self._contents = ContentForms(lambda messages: self._rendered_as_they_are(messages, _NO_SPECIAL_TOKENS))

@@ -12,9 +12,13 @@ from typing import Any, TypeAlias, TypeGuard, cast
 import numpy as np
 
 from genai.answer.answer import AnswerFormat
+from genai.chat.formats import reasoning_begun
+from genai.chat.reasoning import reasoning_variables
+from genai.chat.shapes import ReasoningMarkers
 from genai.chat.template import Message
 from genai.chat.tools import ToolSet
 from genai.decoding.constraint import Constraint
+from genai.decoding.reasoning_budget import ReasoningBudget, ReasoningSpan
 from genai.engine.request import Request
 from genai.errors import ConfigError, TokenizerError
 from genai.grammar.grammar import Grammars
@@ -63,13 +67,14 @@ class Preparation:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Encoded:
     """A prompt's tokens; text: its text, where there was one; is_chat: it was made of messages; is_begun: so was the
-    beginning of the answer.
+    beginning of the answer; budget: how many tokens of reasoning there may be.
     """
 
     tokens: list[int]
     text: str | None
     is_chat: bool = False
     is_begun: bool = False
+    budget: int | None = None
 
 
 class Preparer:
@@ -79,6 +84,7 @@ class Preparer:
         self._tokenizer = tokenizer
         self._eos_token_ids = eos_token_ids
         self._grammars = Grammars(tokenizer.backend, vocab_size, eos_token_ids)
+        self._vocab_size = vocab_size
         self._breakers: dict[tuple[str, ...], frozenset[int]] = {}
 
     @cached_property
@@ -98,7 +104,7 @@ class Preparer:
     def begin(self, prompt: Prompt, config: GenerationConfig, chat: ChatOptions = _NO_CHAT) -> Preparation:
         """The same, but for a grammar that may have to be compiled yet. Raises: ConfigError, TokenizerError."""
         tools = ToolSet.of(chat.tools, chat.tool_choice, chat.parallel_tool_calls)
-        encoded = self._encode(prompt, tools, chat)
+        encoded = self._encode(prompt, config, tools, chat)
         wanted = self._wanted(config, encoded, tools)
         return Preparation(
             needs_compiling=wanted is not None and not self._grammars.knows(wanted),
@@ -106,7 +112,7 @@ class Preparer:
         )
 
     def _finished(self, config: GenerationConfig, encoded: _Encoded, tools: ToolSet) -> Prepared:
-        constraint = self._constraint(config, encoded, tools)
+        constraint = self._within_budget(encoded, self._constraint(config, encoded, tools))
         if constraint is not None:
             constraint.mask()  # the first one takes longest: here nothing waits for it
         request = Request(
@@ -120,20 +126,29 @@ class Preparer:
         writer = JobWriter([self._writer(config, encoded, tools) for _ in range(config.num_choices)])
         return Prepared(request=request, writer=writer)
 
-    def _encode(self, prompt: Prompt, tools: ToolSet, chat: ChatOptions) -> _Encoded:
+    def _encode(self, prompt: Prompt, config: GenerationConfig, tools: ToolSet, chat: ChatOptions) -> _Encoded:
         if _is_list(prompt) and len(prompt) and all(isinstance(item, Mapping) for item in prompt):
             messages = [item for item in prompt if isinstance(item, Mapping)]
             variables: dict[str, Any] = dict(chat.template_options or {})
             if reserved := variables.keys() & _NO_VARIABLES:
                 raise ConfigError(f"template_options: {min(reserved)} is not an option of the template")
+            known = self._tokenizer.template_variables(has_tools=bool(tools.told))
+            told: dict[str, Any] = reasoning_variables(known, config.reasoning_effort, config.reasoning_budget)
             text = self._tokenizer.render_chat(
                 messages,
                 tools=tools.described(),
                 continue_final_message=chat.continue_final_message,
-                **variables,
+                **told | variables,
             )
             tokens = self._tokenizer.encode(text, add_special_tokens=False)
-            return _Encoded(tokens=tokens, text=text, is_chat=True, is_begun=chat.continue_final_message)
+            is_silenced = config.reasoning_effort == "none" and not told
+            return _Encoded(
+                tokens=tokens,
+                text=text,
+                is_chat=True,
+                is_begun=chat.continue_final_message,
+                budget=0 if is_silenced else config.reasoning_budget,
+            )
         if chat != _NO_CHAT:
             message = "tools, tool_choice, template_options and continue_final_message go with chat messages"
             raise ConfigError(f"{message}; this prompt is no chat")
@@ -180,6 +195,26 @@ class Preparer:
             return self._grammars.constraint(wanted, ends)
         except ConfigError as error:
             raise _at_fault(tools, error) from None
+
+    def _within_budget(self, encoded: _Encoded, constraint: Constraint | None) -> Constraint | None:
+        """A constraint that ends the reasoning when its budget is spent, if there is one, and the model reasons."""
+        markers = self.answer_format.reasoning
+        if encoded.budget is None or not markers:
+            return constraint
+        begun = reasoning_begun(encoded.text, markers)
+        return ReasoningBudget(
+            encoded.budget,
+            [self._span(known) for known in markers],
+            begun=None if begun is None else self._span(begun),
+            piece=self._tokenizer.shown_bytes,
+            vocab_size=self._vocab_size,
+            inner=constraint,
+        )
+
+    def _span(self, markers: ReasoningMarkers) -> ReasoningSpan:
+        token = self._tokenizer.token_to_id(markers.close)
+        tokens = self._tokenizer.encode(markers.close, add_special_tokens=False) if token is None else [token]
+        return ReasoningSpan(open=markers.opening.encode(), close=markers.close.encode(), end=tuple(tokens))
 
     def _bad_words(self, config: GenerationConfig) -> list[list[int]]:
         """Bad words as tokens; a string as it is spelled at the beginning of a text, and after a space."""

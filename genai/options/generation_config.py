@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias, TypeVar, cast
+from typing import Any, Literal, TypeAlias, TypeVar, cast, get_args
 
 from genai.errors import ConfigError
 from genai.options.decoding_config import (
@@ -32,6 +32,7 @@ from genai.options.rules import SIZE_MAX, UNLIMITED, OneOf, TokenIds, Whole, str
 
 __all__ = [
     "ALIASES",
+    "EFFORTS",
     "FLAT_NAMES",
     "OPTIONS",
     "SIZE_MAX",
@@ -40,6 +41,7 @@ __all__ = [
     "ConstraintKind",
     "DryConfig",
     "GenerationConfig",
+    "ReasoningEffort",
     "SamplingConfig",
     "Speculation",
     "StopCriteria",
@@ -53,6 +55,8 @@ __all__ = [
 Speculation: TypeAlias = Literal["prompt_lookup"]
 MAX_STOPS = 64
 """Strings that may end a text, in a request to the server."""
+ReasoningEffort: TypeAlias = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+EFFORTS: tuple[str, ...] = get_args(ReasoningEffort)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +94,15 @@ class GenerationConfig:
     n: int = option(1, Whole(least=1), "How many texts, each with a random stream of its own.",
         peers=("`num_return_sequences`", "`num_return_sequences`", "`num_return_sequences`", "same"),
         flag=Flag(group="several"), served=Served(is_extension=False, most=128))
+    reasoning_effort: ReasoningEffort | None = option(None, OneOf(EFFORTS, f"one of {', '.join(EFFORTS)}"),
+        "How much a model reasons before it answers, as its chat template knows it; `none`: not at all.",
+        unset="the template's", peers=("–", "–", "–", "same"), flag=Flag(metavar="|".join(EFFORTS)),
+        served=Served(is_extension=False), bodies=("chat",))
+    reasoning_budget: int | None = option(None, Whole(none=UNLIMITED),
+        "Tokens of reasoning at most; then its end is written for the model.",
+        unset="none", aliases=("thinking_token_budget", "thinking_budget"),
+        peers=("–", "–", "–", "`thinking_token_budget` in vLLM, `thinking_budget` elsewhere"), flag=Flag(),
+        served=Served(), bodies=("chat",))
     sampling_config: SamplingConfig = part(SamplingConfig)
     beam_search_config: BeamSearchConfig = part(BeamSearchConfig)
     constraint: ConstraintConfig | None = field(default=None, metadata={"forms": CONSTRAINTS})

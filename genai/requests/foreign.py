@@ -28,8 +28,7 @@ HARMLESS: Mapping[str, str] = {
     "prompt_cache_options": _CACHE,
     "prompt_cache_retention": _CACHE,
     "provider": _ROUTE,
-    "reasoning": _TONE,
-    "reasoning_effort": _TONE,
+    "reasoning": "an effort is reasoning_effort there",
     "request_id": _LABEL,
     "safety_identifier": _LABEL,
     "service_tier": _ROUTE,
@@ -87,7 +86,6 @@ REFUSED: Mapping[str, Refused] = {
     "suffix": Refused(why="text is written behind other text, not into it"),
     "system": Refused(why="give a system message"),
     "tfs_z": Refused(why=_SAMPLING, off=(1,)),
-    "thinking_budget": Refused(why="nothing ends thinking early here; max_tokens ends it at the latest", off=(-1,)),
     "tools": Refused(why="only conversations have tools: ask /v1/chat/completions"),
     "top_a": Refused(why=_SAMPLING),
     "top_logprobs": Refused(why="log probabilities are told by /v1/chat/completions and /v1/completions"),
@@ -106,5 +104,8 @@ RENAMED: Mapping[str, str] = {
     "n_predict": "max_tokens",
     "num_predict": "max_tokens",
     "repeat_penalty": "repetition_penalty",
+    "thinking_budget": "reasoning_budget",
+    "thinking_budget_tokens": "reasoning_budget",
+    "thinking_token_budget": "reasoning_budget",
 }
 """Other servers' names of fields that are known here."""

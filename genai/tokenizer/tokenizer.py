@@ -151,6 +151,10 @@ class Tokenizer:
         """The bytes that a token adds to a text: perhaps part of a character. Empty for an unknown id."""
         return self._pieces.piece(token_id) or b""
 
+    def shown_bytes(self, token_id: int) -> bytes:
+        """The same; of a special token its own spelling."""
+        return self.token_bytes(token_id) or (self.id_to_token(token_id) or "").encode()
+
     def token_to_id(self, token: str) -> int | None:
         """The id of a token as the vocabulary spells it ("Ġthe", "▁the", "<s>"), or None."""
         return self._tokenizer.token_to_id(token)
@@ -186,6 +190,11 @@ class Tokenizer:
             continue_final_message=continue_final_message,
             variables={**self._special_tokens(), **variables},
         )
+
+    def template_variables(self, *, has_tools: bool = False) -> frozenset[str]:
+        """The names that the chat template reads; has_tools: that of conversations with tools."""
+        template = self._tool_template if has_tools or self._chat_template is None else self._chat_template
+        return frozenset() if template is None else template.variables
 
     def apply_chat_template(
         self,

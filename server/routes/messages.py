@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Mapping
 from itertools import groupby
+from typing import Any
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -13,7 +14,7 @@ from starlette.responses import Response
 from genai.requests.chat import ChatArguments
 from genai.requests.content import OtherPart, check_media
 from server.body import StrictRoute
-from server.errors import SHAPES, ApiError, unless_gone
+from server.errors import SHAPES, unless_gone
 from server.generation import Work, start
 from server.models import ServedModel
 from server.openapi import GENERATING, Responses, streaming
@@ -43,6 +44,7 @@ from server.schemas.messages import (
     CustomTool,
     MessagesError,
     MessagesRequest,
+    ThinkingDisabled,
     ThinkingEnabled,
     TokenCount,
     ToolChoice,
@@ -72,7 +74,7 @@ SHAPES.update(dict.fromkeys((_MESSAGES, _COUNT), anthropic_shape))
 async def messages(body: MessagesRequest, request: Request, state: State) -> Response:
     """Answer a conversation, in Anthropic's shape."""
     model = await state.models.get(body.model)
-    work = _work(body, model, state.settings)
+    work = _work(body, state.settings)
     message = new_message(model.name)
     running, tokenizer = await start(model, work, state), model.llm.llm.tokenizer
     if body.stream:
@@ -90,22 +92,23 @@ async def count_tokens(body: CountTokensRequest, state: State) -> TokenCount:
 
 
 def _count(body: CountTokensRequest, model: ServedModel, settings: Settings) -> TokenCount:
+    from genai.chat.reasoning import reasoning_variables
     from genai.chat.tools import ToolSet
 
     told = ToolSet.of(_tools(body), _choice(body), _is_parallel(body)).described()
-    tokens = model.llm.llm.tokenizer.apply_chat_template(
-        _conversation(body, settings),
-        tools=told,
-        continue_final_message=body.is_begun,
-        **(_template_options(body, model) or {}),
+    tokenizer = model.llm.llm.tokenizer
+    reasoning: dict[str, Any] = _reasoning(body)
+    variables: dict[str, Any] = reasoning_variables(tokenizer.template_variables(has_tools=bool(told)), **reasoning)
+    tokens = tokenizer.apply_chat_template(
+        _conversation(body, settings), tools=told, continue_final_message=body.is_begun, **variables
     )
     return TokenCount(input_tokens=len(tokens))
 
 
-def _work(body: MessagesRequest, model: ServedModel, settings: Settings) -> Work:
-    """What to run. Raises: ApiError."""
+def _work(body: MessagesRequest, settings: Settings) -> Work:
+    """What to run. Raises: RequestError."""
     given = {ours: getattr(body, name) for name, ours in _OPTIONS.items()}
-    options = {name: value for name, value in given.items() if value is not None}
+    options = {name: value for name, value in (given | _reasoning(body)).items() if value is not None}
     if body.output_config and body.output_config.format:
         options["json_schema"] = body.output_config.format.json_schema
     return Work(
@@ -116,7 +119,6 @@ def _work(body: MessagesRequest, model: ServedModel, settings: Settings) -> Work
             tools=_tools(body),
             tool_choice=_choice(body),
             parallel_tool_calls=_is_parallel(body),
-            template_options=_template_options(body, model),
             continue_final_message=body.is_begun,
         ),
     )
@@ -144,18 +146,14 @@ def _is_parallel(body: CountTokensRequest) -> bool | None:
     return False if isinstance(choice, AutoChoice | AnyChoice) and choice.disable_parallel_tool_use else None
 
 
-def _template_options(body: CountTokensRequest, model: ServedModel) -> dict[str, bool] | None:
-    """Thinking, as this model's chat template knows it; nothing where it does not. Raises: ApiError for a budget."""
-    thinking = body.thinking
-    knows = "enable_thinking" in (model.llm.llm.tokenizer.chat_template or "")
-    if thinking is None or thinking.type == "adaptive" or not knows:
-        return None
-    if isinstance(thinking, ThinkingEnabled) and thinking.budget_tokens is not None:
-        message = (
-            "thinking.budget_tokens: nothing ends thinking early here: leave it out; max_tokens ends it at the latest"
-        )
-        raise ApiError(400, message, code="unsupported_parameter", param="thinking.budget_tokens")
-    return {"enable_thinking": thinking.type == "enabled"}
+def _reasoning(body: CountTokensRequest) -> dict[str, object]:
+    """The options that thinking and effort are."""
+    thinking, effort = body.thinking, body.output_config.effort if body.output_config else None
+    if isinstance(thinking, ThinkingDisabled):
+        return {"reasoning_effort": "none"}
+    if isinstance(thinking, ThinkingEnabled):
+        return {"reasoning_effort": effort or "medium", "reasoning_budget": thinking.budget_tokens}
+    return {"reasoning_effort": effort}
 
 
 def _conversation(body: CountTokensRequest, settings: Settings) -> list[Mapping[str, object]]:

@@ -112,7 +112,8 @@ def _work(body: ResponsesRequest, items: Sequence[InputItem], settings: Settings
 def _options(body: ResponsesRequest, settings: Settings) -> dict[str, object]:
     limit = settings.default_max_tokens if body.max_output_tokens is None else body.max_output_tokens
     options: dict[str, object] = {"max_new_tokens": limit}
-    given = {"temperature": body.temperature, "top_p": body.top_p}
+    effort = body.reasoning.effort if body.reasoning else None
+    given = {"temperature": body.temperature, "top_p": body.top_p, "reasoning_effort": effort}
     options |= {name: value for name, value in given.items() if value is not None}
     wanted = body.text.format if body.text else None
     if isinstance(wanted, JsonSchemaText):

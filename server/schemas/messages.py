@@ -8,7 +8,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from genai.chat.tools import MAX_TOOLS
-from genai.options.generation_config import MAX_STOPS
+from genai.options.generation_config import MAX_STOPS, ReasoningEffort
 from genai.requests.base import JsonObject, ModelName, Request, WholeRequest
 from genai.requests.messages import Name
 from server.schemas.blocks import AssistantTurn, TextBlocks, Turns
@@ -74,9 +74,7 @@ class ThinkingEnabled(Request):
     """The model thinks before it answers."""
 
     type: Literal["enabled"]
-    budget_tokens: int | None = Field(
-        None, description="Not supported where the model can be told to think: nothing ends it before `max_tokens`."
-    )
+    budget_tokens: int | None = Field(None, ge=0, description="Tokens of thinking at most; then it is ended.")
 
 
 class ThinkingAdaptive(Request):
@@ -102,9 +100,10 @@ class JsonFormat(Request):
 
 
 class OutputConfig(Request):
-    """What the text must be."""
+    """What the text must be, and what it may cost."""
 
     format: JsonFormat | None = None
+    effort: ReasoningEffort | None = Field(None, description="As `reasoning_effort` of chat completions.")
 
 
 class CountTokensRequest(WholeRequest):
@@ -116,7 +115,7 @@ class CountTokensRequest(WholeRequest):
     tools: Annotated[list[AnyTool], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None
     tool_choice: Annotated[AutoChoice | AnyChoice | ToolChoice | NoChoice, Field(discriminator="type")] | None = None
     thinking: Thinking | None = Field(
-        None, description="Changes nothing for models whose chat template does not know `enable_thinking`."
+        None, description="As the chat template knows it; changes nothing for models that do not think."
     )
     output_config: OutputConfig | None = None
     cache_control: JsonObject | None = Field(

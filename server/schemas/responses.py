@@ -6,6 +6,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import AfterValidator, Field, StringConstraints
 
+from genai.options.generation_config import ReasoningEffort
 from genai.requests.base import JsonObject, ModelName, Request, WholeRequest
 from genai.requests.chat import JsonObjectFormat, JsonSchema, TextFormat
 from genai.requests.generation import ChatTemplateOptions, TokenLimit
@@ -37,6 +38,12 @@ Included: TypeAlias = Annotated[str, AfterValidator(_not_logprobs)]
 Label: TypeAlias = Annotated[str, StringConstraints(max_length=512)]
 
 
+class Reasoning(Request):
+    """How much the model reasons."""
+
+    effort: ReasoningEffort | None = Field(None, description="As `reasoning_effort` of chat completions.")
+
+
 class ResponsesRequest(WholeRequest):
     """What the model is to answer. Null is as good as left out: the model's own default."""
 
@@ -49,6 +56,7 @@ class ResponsesRequest(WholeRequest):
     temperature: float | None = Field(None, ge=0, le=2, description="0: always the most probable token.")
     top_p: float | None = Field(None, ge=0, le=1, description="Sample from the smallest set this probable; 0: off.")
     stream: bool | None = Field(None, description="Send the answer as typed server-sent events while it is written.")
+    reasoning: Reasoning | None = None
     text: TextConfig | None = None
     tools: ResponseTools | None = Field(None, description="Those that servers run are left out: nothing is run here.")
     tool_choice: (

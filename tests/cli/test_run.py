@@ -84,6 +84,7 @@ FLAGS: list[tuple[list[str], dict[str, object]]] = [
     (["--lark", "start: /a/"], {"lark": "start: /a/"}),
     (["--lark", "@FILE"], {"lark": '{"a": 1}'}),
     (["--choice", "yes", "--choice", "no"], {"choices": ["yes", "no"]}),
+    (["--reasoning-effort", "low", "--reasoning-budget", "9"], {"reasoning_effort": "low", "reasoning_budget": 9}),
     (["--speculative", "prompt_lookup", "--draft-length", "5"], {"speculative": "prompt_lookup", "draft_length": 5}),
     (["--set", "dry_base=2", "--set", "stop-criteria=NEVER"], {"dry_base": 2, "stop_criteria": "NEVER"}),
     (["--set", 'logit_bias={"5": 1}'], {"logit_bias": {"5": 1}}),

@@ -306,8 +306,6 @@ def test_tools(llm: LLM) -> None:
         llm.generate(PROMPT, tools=TOOLS)
     with pytest.raises(ConfigError, match="go with chat messages"):
         llm.generate(PROMPT, continue_final_message=True)
-    with pytest.raises(ConfigError, match="cannot be had together"):
-        llm.generate(CHAT, tools=TOOLS, json_object=True)
     told = llm.generate(CHAT, tools=TOOLS, max_new_tokens=1).usage.prompt_tokens
     assert told > llm.generate(CHAT, tools=TOOLS, tool_choice="none", max_new_tokens=1).usage.prompt_tokens
 

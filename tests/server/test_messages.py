@@ -18,10 +18,9 @@ from pydantic import TypeAdapter
 from genai.answer.tool_calls import ToolCall, ToolCallDelta
 from genai.errors import ConfigError, GraphRunError, PromptTooLongError, QueueFullError
 from genai.llm.llm import LLM
-from genai.tokenizer.tokenizer import Tokenizer
 from tests.server.fakes import FakeModel, app_with, choice, chunk, generation, said, serving
 from tests.server.live import LiveServer, live_server
-from tests.tiny_package import BEGIN_ID, END_ID, TEMPLATE, byte_tokenizer, tiny_package
+from tests.tiny_package import tiny_package
 
 EVENT: TypeAdapter[RawMessageStreamEvent] = TypeAdapter(RawMessageStreamEvent)
 HI = [{"role": "user", "content": "Hi"}]
@@ -275,28 +274,24 @@ async def test_which_tool(given: dict[str, object], choice_of: object, is_parall
 
 
 @pytest.mark.anyio
-async def test_thinking_is_the_template_s_to_know() -> None:
+async def test_thinking_and_effort_are_options_of_reasoning() -> None:
     model = FakeModel()
-    for kind in ("disabled", "enabled", "adaptive"):
-        model.will_say(*said("a"))
-        answer = await ask(model, {**HELLO, "thinking": {"type": kind, "budget_tokens": 1024}})
-        assert answer.status_code == 200, answer.text
-        assert model.submissions[-1].template_options is None, "it knows no thinking"
-    source = "{% if enable_thinking %}<think>{% endif %}" + TEMPLATE
-    model.llm.tokenizer = Tokenizer(
-        byte_tokenizer(), bos_token_id=BEGIN_ID, eos_token_ids=(END_ID,), chat_template=source
-    )
     for given, wanted in (
-        ({"type": "disabled"}, {"enable_thinking": False}),
-        ({"type": "enabled"}, {"enable_thinking": True}),
-        ({"type": "enabled", "budget_tokens": None}, {"enable_thinking": True}),
-        ({"type": "adaptive"}, None),
+        ({"thinking": {"type": "disabled"}}, {"reasoning_effort": "none"}),
+        ({"thinking": {"type": "enabled"}}, {"reasoning_effort": "medium"}),
+        (
+            {"thinking": {"type": "enabled", "budget_tokens": 1024}, "output_config": {"effort": "high"}},
+            {"reasoning_effort": "high", "reasoning_budget": 1024},
+        ),
+        ({"thinking": {"type": "adaptive"}, "output_config": {"effort": "low"}}, {"reasoning_effort": "low"}),
+        ({"thinking": {"type": "adaptive"}}, {}),
+        ({}, {}),
     ):
         model.will_say(*said("a"))
-        assert (await ask(model, {**HELLO, "thinking": given, "max_tokens": 2000})).status_code == 200
-        assert model.submissions[-1].template_options == wanted
-    answer = await ask(model, {**HELLO, "thinking": {"type": "enabled", "budget_tokens": 1024}})
-    assert (answer.status_code, "nothing ends thinking early" in answer.text) == (400, True)
+        answer = await ask(model, {**HELLO, "max_tokens": 2000, **given})
+        assert answer.status_code == 200, answer.text
+        options = model.submissions[-1].options
+        assert {name: value for name, value in options.items() if "reasoning" in name} == wanted
 
 
 @pytest.mark.anyio

@@ -273,6 +273,8 @@ async def test_what_the_assistant_did_is_one_turn_until_it_speaks_again() -> Non
             {"json_schema": {"type": "array"}},
         ),
         ({"temperature": 0.5}, {"temperature": 0.5}),
+        ({"reasoning": {"effort": "low", "summary": "auto"}}, {"reasoning_effort": "low"}),
+        ({"reasoning": {"effort": None}}, {}),
         ({"max_output_tokens": None}, {"max_new_tokens": 50}),
     ],
 )
