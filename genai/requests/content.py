@@ -104,35 +104,42 @@ def check_media(request: object, messages: Sequence[Mapping[str, object]], param
     request: what was asked, as it was read; messages: the same as the model is told it; param: the request's place;
     is_refused: whether even what stands beside text is refused. Raises: RequestError.
     """
-    found = list(_unreadable(request, param))
-    if not found:
+    first = next(_unreadable(request, param), None)
+    if first is None:
         return
-    place, part = found[0]
+    place, part = first
     if is_refused:
         message = f"{place}: this model reads text only, and this is of type {part.type[:_MAX_KIND]!r}"
         raise RequestError(message, code="invalid_value", param=place)
-    lines = {each.told for _, each in found}
-    if not any(_says_more(message, lines) for message in messages if message["role"] != "system"):
+    said = [message for message in messages if message["role"] != "system"]
+    if any(message.get("tool_calls") for message in said):
+        return
+    length = sum(_length(str(message.get("content") or "")) for message in said)
+    if length == sum(_length(each.told) for _, each in _unreadable(request, param)):
         message = f"{place}: this model reads text only, and nothing but this ({part.kind}) is asked"
         raise RequestError(message, code="invalid_value", param=place)
 
 
-def _says_more(message: Mapping[str, object], than: set[str]) -> bool:
-    text = str(message.get("content") or "")
-    for line in than:
-        text = text.replace(line, "")
-    return bool(message.get("tool_calls") or text.strip())
+def _length(text: str) -> int:
+    """How long a text is without white space."""
+    return sum(map(len, text.split()))
 
 
 def _unreadable(value: object, place: str) -> Iterator[tuple[str, OtherPart]]:
     """The parts of a request that the model is not told, with their places; the model's own are no loss."""
-    if isinstance(value, OtherPart):
-        if value.readable is None:
-            yield place, value
-    elif isinstance(value, list):
+    if isinstance(value, list):
         for index, item in enumerate(value):
-            yield from _unreadable(item, f"{place}[{index}]")
-    elif isinstance(value, Request) and getattr(value, "role", None) != "assistant":
-        for field in ("content", "output"):
-            if isinstance(held := getattr(value, field, None), list):
-                yield from _unreadable(held, f"{place}.{field}")
+            if isinstance(item, OtherPart):
+                if item.readable is None:
+                    yield f"{place}[{index}]", item
+            elif held := _held(item):
+                field, items = held
+                yield from _unreadable(items, f"{place}[{index}].{field}")
+
+
+def _held(value: object) -> tuple[str, list[object]] | None:
+    """The list of parts that a message or a result has, and in which field."""
+    fields = vars(value) if isinstance(value, Request) else {}
+    if fields.get("role") == "assistant":
+        return None
+    return next(((name, fields[name]) for name in ("content", "output") if isinstance(fields.get(name), list)), None)
