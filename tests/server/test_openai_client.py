@@ -175,6 +175,34 @@ def test_tools(live: LiveServer) -> None:
     assert live.openai.chat.completions.create(model="tiny", messages=past, max_tokens=3).choices
 
 
+def test_tools_and_a_format_together(live: LiveServer) -> None:
+    """A call, or JSON that follows the schema; where a call is required, that alone."""
+    schema = {"type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"], "additionalProperties": False}
+    options = {
+        "model": "tiny",
+        "messages": HI,
+        "max_tokens": 300,
+        "temperature": 1,
+        "tools": [TOOL],
+        "parallel_tool_calls": False,
+        "response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}},
+    }
+    kinds = set()
+    for seed in range(12):
+        (choice,) = live.openai.chat.completions.create(**options, seed=seed).choices
+        if calls := choice.message.tool_calls:
+            assert (choice.finish_reason, choice.message.content) == ("tool_calls", None)
+            assert [call.function.name for call in calls] == ["paint"]
+        else:
+            assert json.loads(choice.message.content or "") in ({"n": 1}, {"n": 2})
+        kinds.add(bool(calls))
+    assert kinds == {True, False}
+    (required,) = live.openai.chat.completions.create(**options, tool_choice="required", seed=0).choices
+    assert required.message.tool_calls
+    (none,) = live.openai.chat.completions.create(**options, tool_choice="none", seed=0).choices
+    assert json.loads(none.message.content or "") in ({"n": 1}, {"n": 2})
+
+
 def test_many_at_once_are_as_alone(live: LiveServer, llm: LLM) -> None:
     prompts = [f"prompt {number} " * (1 + number % 5) for number in range(24)]
     alone = [llm.generate(prompt, max_new_tokens=10, temperature=1, seed=5).text for prompt in prompts]
