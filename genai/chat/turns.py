@@ -95,6 +95,13 @@ def _join_assistants(messages: Sequence[PlainMessage]) -> list[PlainMessage]:
     return _with_neighbours_joined(messages, "assistant")
 
 
+def _begin_with_user(messages: Sequence[PlainMessage]) -> list[PlainMessage]:
+    """A greeting of the assistant's, as the answer to nothing."""
+    count = _num_first_systems(messages)
+    is_greeted = count < len(messages) and messages[count]["role"] == "assistant"
+    return [*messages[:count], *([_said("user", "")] if is_greeted else []), *messages[count:]]
+
+
 def _users_as_part_of_results(messages: Sequence[PlainMessage]) -> list[PlainMessage]:
     """What the user says right after a tool's result, as the end of that result."""
     turns: list[PlainMessage] = []
@@ -159,6 +166,7 @@ _FITS = (
         change=_later_systems_as_user,
     ),
     _Fit(sample=(_said("system", "one1"), _said("user", "two2")), change=_first_system_as_user),
+    _Fit(sample=(_said("assistant", "one1"), _said("user", "two2")), change=_begin_with_user),
     _Fit(sample=(*_CALLED, _said("user", "three3")), change=_users_as_part_of_results),
     _Fit(sample=(_said("user", "one1"), _said("user", "two2")), change=_join_users),
     _Fit(

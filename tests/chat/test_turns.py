@@ -55,6 +55,8 @@ def render(source: str, messages: list[dict[str, object]], **options: object) ->
         (TAKES_NO_SYSTEM, "s:A|u:B|a:C|u:D", "u:A\n\nB|a:C|u:D"),
         (TAKES_NO_SYSTEM, "s:A|s:B|a:C|u:D", "u:A\n\nB|a:C|u:D"),
         (TAKES_NO_SYSTEM, "s:A", "u:A"),
+        (TAKES_NO_SYSTEM, "a:A|u:B", "u:|a:A|u:B"),
+        (source_of("gemma"), "s:A|a:B|u:C", "s:A|u:|a:B|u:C"),
         (TAKES_PARTS_AND_NO_SYSTEM, "s:A|u:B|a:C|s:D|u:E", "u:A\n\nB|a:C|u:D\n\nE"),
         (LEAVES_OUT_LATER_SYSTEMS, "s:A|s:B|u:C", "s:A\n\nB|u:C"),
         (LEAVES_OUT_LATER_SYSTEMS, "u:A|s:B", "u:A|u:B"),
@@ -67,7 +69,7 @@ def test_turns_are_given_as_the_template_takes_them(source: str, given: str, tak
 
 
 @pytest.mark.parametrize("source", [source_of("chatml"), TURN, SHOWS_NO_TEXT])
-@pytest.mark.parametrize("turns", ["s:A|s:B|u:C", "u:A|a:B|s:C|u:D", "u:A|u:B|a:C|a:D|u:E"])
+@pytest.mark.parametrize("turns", ["s:A|s:B|u:C", "u:A|a:B|s:C|u:D", "u:A|u:B|a:C|a:D|u:E", "a:A|u:B"])
 def test_a_template_that_takes_all_is_given_what_it_was(source: str, turns: str) -> None:
     from transformers.utils.chat_template_utils import render_jinja_template
 
