@@ -9,7 +9,7 @@ from genai.answer.argument_types import resolved, types_of
 from genai.answer.lark_text import ANY_TEXT, EMPTY, LarkText, literal
 from genai.chat.shapes import Pairs
 from genai.errors import ConfigError
-from genai.grammar.pattern import PatternError, translated
+from genai.grammar.pattern import PatternError, anchored, translated
 from genai.grammar.schema import is_annotation
 
 _OBJECT = frozenset({"type", "properties", "required", "additionalProperties"})
@@ -187,8 +187,8 @@ def _whole(pattern: str, name: str) -> str:
         inner = translated(pattern)
     except PatternError as error:
         _refuse("pattern", name, str(error))
-    start, end = inner.startswith("^"), inner.endswith("$")
-    core = inner[start : len(inner) - end]
-    if "|" in core or "^" in core.replace("[^", "") or "$" in core:
+    core = anchored(inner)
+    if core is None:
         _refuse("pattern", name, "its anchors do not stand at its ends")
-    return f"{'' if start else ANY_TEXT}(?:{core}){'' if end else ANY_TEXT}".replace("/", r"\/")
+    before, after = "" if core.is_start else ANY_TEXT, "" if core.is_end else ANY_TEXT
+    return f"{before}(?:{core.inner}){after}".replace("/", r"\/")

@@ -17,9 +17,6 @@ NUMBER_FORMATS = {
 }
 """OpenAPI's integer formats as bounds; of 64 bits, only what every JSON reader keeps exactly (RFC 7493)."""
 
-UNRESTRICTING_FORMATS = frozenset({"double", "float", "password"})
-"""OpenAPI's formats that rule out no JSON value."""
-
 
 def _dates() -> str:
     year = "(?:[0-9]{3}[1-9]|[0-9]{2}[1-9]0|[0-9][1-9]00|[1-9]000)"
@@ -44,6 +41,9 @@ def _uri(*, is_relative: bool) -> str:
 _TIME = r"(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]{1,9})?(?:[zZ]|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])"
 _LABEL = "[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _REFERENCE = f"(?:{_uri(is_relative=False)}|{_uri(is_relative=True)})"
+
+PLAIN_EMAIL = r"^(?:[A-Za-z0-9_'+\-]+\.)*[A-Za-z0-9_'+\-]*[A-Za-z0-9_+\-]@(?:[A-Za-z0-9][A-Za-z0-9\-]*\.)+[A-Za-z]{2,}$"
+"""E-mail addresses as zod takes them, whose own pattern looks ahead; all are of the format `email`."""
 
 FORMATS = {
     "byte": "(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?",

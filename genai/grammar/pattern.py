@@ -8,6 +8,7 @@ ECMA-262 and Python's `re` both match, so a text that follows it is valid to eit
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 MAX_EXPANDED_SIZE = 30_000
 """How many characters a regular expression may have with its counted repetitions written out."""
@@ -37,6 +38,29 @@ def translated(pattern: str) -> str:
     """
     check_size(pattern)
     return _Translator(pattern).whole()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Anchored:
+    """A regular expression without the anchors at its ends; is_start, is_end: whether they were there."""
+
+    inner: str
+    is_start: bool
+    is_end: bool
+
+
+def anchored(pattern: str) -> Anchored | None:
+    """A translated pattern taken apart; None where anchors stand elsewhere, or hold for one choice of several."""
+    start, end = pattern.startswith("^"), pattern.endswith("$")
+    inner = pattern[start : len(pattern) - end]
+    position = depth = 0
+    while position < len(inner):
+        character = inner[position]
+        if character in "^$" or (character == "|" and not depth and (start or end)):
+            return None
+        depth += {"(": 1, ")": -1}.get(character, 0)
+        position = _end_of_atom(inner, position)
+    return Anchored(inner=inner, is_start=start, is_end=end)
 
 
 def check_size(pattern: str) -> None:

@@ -20,6 +20,7 @@ from urllib.parse import unquote
 
 from genai.errors import ConfigError
 from genai.grammar import values
+from genai.grammar.names import names_of
 from genai.grammar.values import Schema, fault, refusal
 from genai.grammar.whole import Disjointness, check_whole
 
@@ -30,12 +31,13 @@ MAX_PROPERTIES = 400
 MAX_PATTERN_PROPERTIES = 8
 
 _DRAFTS = {
-    "http://json-schema.org/draft-04/schema": 4,
-    "http://json-schema.org/draft-06/schema": 6,
-    "http://json-schema.org/draft-07/schema": 7,
-    "https://json-schema.org/draft/2019-09/schema": 2019,
-    "https://json-schema.org/draft/2020-12/schema": 2020,
+    "json-schema.org/draft-04/schema": 4,
+    "json-schema.org/draft-06/schema": 6,
+    "json-schema.org/draft-07/schema": 7,
+    "json-schema.org/draft/2019-09/schema": 2019,
+    "json-schema.org/draft/2020-12/schema": 2020,
 }
+"""Drafts by their addresses, which are written with http and with https."""
 _APPLICATORS = ("const", "enum", "$ref", "anyOf", "oneOf", "allOf")
 _KEYWORDS = frozenset(_APPLICATORS) | {
     *("type", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
@@ -132,9 +134,10 @@ class _Rewriter:
         self._root = root
         newest = "https://json-schema.org/draft/2020-12/schema"
         dialect = str(root.get("$schema", newest)).rstrip("#") if isinstance(root, dict) else newest
-        if dialect not in _DRAFTS:
+        address = dialect.removeprefix("https://").removeprefix("http://")
+        if address not in _DRAFTS:
             raise fault("$schema", "#", f"one of {', '.join(_DRAFTS)}", dialect)
-        self._draft = _DRAFTS[dialect]
+        self._draft = _DRAFTS[address]
         self._names: dict[str, str] = {}
         self._waiting: list[str] = []
         self._num_schemas = 0
@@ -197,6 +200,7 @@ class _Rewriter:
             kept = {name: value for name, value in kept.items() if name not in {"minContains", "maxContains"}}
         if "propertyNames" in kept:
             kept = self._with_property_names(kept, where)
+        kept = _without_shadows(values.without_look_around(kept))
         for name in kept:
             if name in _UNSUPPORTED:
                 raise refusal(name, where, _UNSUPPORTED[name])
@@ -351,6 +355,26 @@ class _Rewriter:
             else:
                 raise fault("$ref", where, "a path in this document", f"#{pointer}")
         return value
+
+
+def _without_shadows(schema: Schema) -> Schema:
+    """A schema without patterns that match nothing but properties which it names: these are bound by both.
+
+    After the last of them llguidance would take a comma, behind which no name is left.
+    """
+    named, patterns = schema.get("properties"), schema.get("patternProperties")
+    if schema.get("additionalProperties") is not False or not isinstance(named, dict) or not isinstance(patterns, dict):
+        return schema
+    properties, left = dict(named), dict(patterns)
+    for pattern, each in patterns.items():
+        names = names_of(pattern, len(named)) if isinstance(pattern, str) else None
+        if names is not None and names <= named.keys():
+            del left[pattern]
+            properties |= {
+                name: properties[name] if properties[name] == each else {"allOf": [properties[name], each]}
+                for name in names
+            }
+    return {**schema, "properties": properties, "patternProperties": left}
 
 
 def _items(value: object) -> list[object]:

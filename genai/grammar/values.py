@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import TypeGuard
 
 from genai.errors import ConfigError
-from genai.grammar.formats import FORMATS, NATIVE_FORMATS, NUMBER_FORMATS, UNRESTRICTING_FORMATS
+from genai.grammar.formats import FORMATS, NATIVE_FORMATS, NUMBER_FORMATS, PLAIN_EMAIL
 from genai.grammar.pattern import PatternError, translated
 
 Schema = dict[str, object]
@@ -168,7 +168,7 @@ def names_pattern(names: object) -> str | None:
 
 
 def format_keywords(name: object, where: str) -> Schema:
-    """The keywords that say what a format says."""
+    """The keywords that say what a format says; a format that is not known is an annotation."""
     if not isinstance(name, str):
         raise fault("format", where, "a string", name)
     if name in NUMBER_FORMATS:
@@ -176,9 +176,17 @@ def format_keywords(name: object, where: str) -> Schema:
         return {"minimum": least, "maximum": most}
     if name in FORMATS:
         return {"pattern": f"^(?:{FORMATS[name]})$"}
-    if name in UNRESTRICTING_FORMATS:
-        return {}
-    if name in NATIVE_FORMATS:
-        return {"format": name}
-    known = sorted({*FORMATS, *NATIVE_FORMATS, *NUMBER_FORMATS, *UNRESTRICTING_FORMATS})
-    raise refusal("format", where, f"{name!r:.40}; known are {', '.join(known)}")
+    return {"format": name} if name in NATIVE_FORMATS else {}
+
+
+def without_look_around(schema: Schema) -> Schema:
+    """A schema whose pattern no automaton can hold, but whose format says as much: with that alone."""
+    name, regex = schema.get("format"), schema.get("pattern")
+    if not isinstance(regex, str) or name not in {*FORMATS, *NATIVE_FORMATS}:
+        return schema
+    try:
+        translated(regex)
+    except PatternError:
+        others = {keyword: value for keyword, value in schema.items() if keyword != "pattern"}
+        return {**others, "pattern": PLAIN_EMAIL} if name == "email" else others
+    return schema

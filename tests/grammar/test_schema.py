@@ -12,10 +12,13 @@ import jsonschema
 import numpy as np
 import pytest
 import tokenizers
+from llguidance import LLMatcher, LLTokenizer
 
 from genai.decoding.processors import BoolArray
 from genai.errors import ConfigError
+from genai.grammar.formats import FORMATS, NATIVE_FORMATS
 from genai.grammar.grammar import GrammarConstraint, Grammars
+from genai.grammar.names import names_of
 from genai.grammar.schema import rewritten
 from genai.options.generation_config import ConstraintConfig
 from genai.tokenizer.token_pieces import TokenPieces
@@ -58,7 +61,6 @@ def allows(constraint: GrammarConstraint, text: str) -> bool:
         ("$ref", "#anchor"),
         ("nullable", True),
         ("x-guidance", {"lenient": True}),
-        ("format", "regex"),
         ("pattern", "(?!x)y"),
         ("pattern", "("),
         ("patternProperties", {"(": {}}),
@@ -181,6 +183,7 @@ def test_sizes_are_bounded() -> None:
 
 
 Case = tuple[object, list[str], list[str]]
+ZOD_EMAIL = r"^(?!\.)(?!.*\.\.)([A-Za-z0-9_'+\-\.]*)[A-Za-z0-9_+-]@([A-Za-z0-9][A-Za-z0-9\-]*\.)+[A-Za-z]{2,}$"
 DRAFT_4, DRAFT_7 = (f"http://json-schema.org/draft-0{number}/schema#" for number in (4, 7))
 LETTERS: dict[str, Case] = {
     "a name has one spelling": (
@@ -221,6 +224,38 @@ LETTERS: dict[str, Case] = {
         ["4", "2147483648"],
     ),
     "password": ({"type": "string", "format": "password"}, ['"x"'], ["3"]),
+    "a format that is not known": ({"type": "string", "format": "color"}, ['"x"'], ["3"]),
+    "zod's e-mail": (
+        {"type": "string", "format": "email", "pattern": ZOD_EMAIL},
+        ['"a.b+c@d-e.fg"', '"\'a@1.co"', '"_@a.b.cd"'],
+        ['".a@b.cd"', '"a..b@c.de"', '"a.@b.cd"', '"a@b"', '"a@b.c"', '"@b.cd"', '"!@b.cd"'],
+    ),
+    "a pattern that looks ahead, and a format": (
+        {"type": "string", "format": "date", "pattern": "^(?!19)"},
+        ['"2024-02-29"'],
+        ['"x"', '"2023-02-29"'],
+    ),
+    "draft 7 by https": (
+        {
+            "$schema": DRAFT_7.replace("http", "https"),
+            "type": "array",
+            "items": [{"const": 1}],
+            "additionalItems": False,
+        },
+        ["[1]", "[]"],
+        ["[1,2]", "[2]"],
+    ),
+    "a pattern that is a property": (
+        {
+            "type": "object",
+            "properties": {"name": {"type": "string"}, "score": {"type": "integer"}},
+            "required": ["name", "score"],
+            "patternProperties": {"^(?:score|name)$": {"maximum": 9, "maxLength": 3}, "^score$": {"minimum": 2}},
+            "additionalProperties": False,
+        },
+        ['{"name":"abc","score":2}'],
+        ['{"name":"abcd","score":2}', '{"name":"abc","score":1}', '{"name":"abc","score":12}', '{"name":"abc"}'],
+    ),
     "a bracket in a class": ({"type": "string", "pattern": "^[a[b]c]$"}, ['"ac]"', '"[c]"'], ['"a"']),
     "a negated class": ({"type": "string", "pattern": r"^[^\s\w]+$"}, ['"-!"'], ['"é"', '"a"', '" "']),
     "patterns are searched": ({"type": "string", "pattern": "b"}, ['"abc"'], ['"ac"']),
@@ -390,14 +425,23 @@ class Walker:
         return next((self.token[mark] for mark in wanted if mask[self.token[mark]]), None)
 
 
+CHECKER = jsonschema.FormatChecker(())
+CHECKER.checkers = {
+    name: checker
+    for name, checker in jsonschema.Draft202012Validator.FORMAT_CHECKER.checkers.items()
+    if name in FORMATS.keys() | NATIVE_FORMATS
+}
+"""Other formats are annotations."""
+
+
 def errors_of(schema: object, text: str) -> list[str]:
     """What jsonschema has against a text; multiples are those of decimal numbers, 0.3 one of 0.1."""
     validator = jsonschema.Draft202012Validator
-    errors = list(validator(schema, format_checker=validator.FORMAT_CHECKER).iter_errors(json.loads(text)))
+    errors = list(validator(schema, format_checker=CHECKER).iter_errors(json.loads(text)))
     if errors:
         exact_schema, exact = (json.loads(each, parse_float=decimal.Decimal) for each in (json.dumps(schema), text))
         with decimal.localcontext(prec=400):
-            errors = list(validator(exact_schema, format_checker=validator.FORMAT_CHECKER).iter_errors(exact))
+            errors = list(validator(exact_schema, format_checker=CHECKER).iter_errors(exact))
     return [error.message for error in errors]
 
 
@@ -455,3 +499,40 @@ def test_llguidance_spells_tokens_as_the_detokenizer_does(smollm2_auto: Path) ->
     for token in range(tokenizer.get_vocab_size()):
         if not theirs.is_special_token(token):
             assert theirs.decode_bytes([token]) == ours.piece(token), token
+
+
+@pytest.mark.parametrize("pattern", ["^score$", "^(?:score)$", "^(?:name|score)$", "^s[c]ore$"])
+@pytest.mark.parametrize("required", [["score"], ["name", "score"], []])
+def test_no_comma_where_no_property_may_follow(pattern: str, required: list[str]) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"name": {"type": "integer"}, "score": {"type": "integer"}},
+        "required": required,
+        "patternProperties": {pattern: {"type": "integer"}},
+        "additionalProperties": False,
+    }
+    rewritten_schema = rewritten(json.dumps(schema))
+    matcher = LLMatcher(LLTokenizer("byte"), LLMatcher.grammar_from_json_schema(json.dumps(rewritten_schema)))
+    text = b'{"name": 1, "score": 2'
+    assert matcher.try_consume_tokens([*text]) == len(text)
+    assert matcher.try_consume_tokens([*b","]) == 0, "behind it would be nothing but white space"
+    assert matcher.try_consume_tokens([*b"}"]) == 1
+
+
+def test_patterns_that_match_other_names_too_are_kept() -> None:
+    for pattern in ("^s", "^(score|more)$", "score", "^.{5}$"):
+        schema = {
+            "properties": {"score": {"type": "integer"}},
+            "patternProperties": {pattern: {"type": "integer"}},
+            "additionalProperties": False,
+        }
+        assert len(rewritten(json.dumps(schema))["patternProperties"]) == 1
+
+
+def test_names_are_listed_where_they_are_few() -> None:
+    assert names_of("^(?:a|bc?|\u00e9)$", 4) == {"a", "b", "bc", "é"}
+    assert names_of("^(?:a|bc?|\u00e9)$", 3) is None
+    assert names_of("^a*$", 100) is None
+    assert names_of("a", 100) is None
+    assert names_of("^a|b$", 100) is None
+    assert names_of("^(?=a)$", 100) is None
