@@ -53,10 +53,11 @@ lock: $(UV) ## follow pyproject.toml in the locks (ARGS=--upgrade to move them t
 	$(SMALL) pyproject.toml --extra cpu --extra server --extra otel --output-file $(LOCKS)/server-cpu.txt
 	$(SMALL) pyproject.toml --extra gpu --extra server --extra otel --output-file $(LOCKS)/server-gpu.txt
 	echo '$(BACKEND)' | $(SMALL) - --output-file $(LOCKS)/build.txt
-	for folder in $(PEERS); do $(COMPILE) $$folder/requirements.in --output-file $$folder/requirements.txt || exit; done
+	for folder in $(APART); do $(COMPILE) $$folder/requirements.in --output-file $$folder/requirements.txt || exit; done
+	for folder in $(NODE); do npm install --silent --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts --prefix $$folder || exit; done
 
 clean: ## remove the environments and what tools have cached here
-	rm -rf $(VENV) .venv-* .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) .venv-* tests/clients/.envs .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 
 # Handed over in the environment and unexpanded, so that quotes and dollar signs in a prompt arrive as they are.
 override PROMPT := $(value PROMPT)
@@ -78,7 +79,10 @@ RESOLVE = $(UV) pip compile --quiet --python .venv-lock/bin/python --python-vers
 COMPILE = $(RESOLVE) --universal --fork-strategy fewest --generate-hashes --custom-compile-command "make lock" $(ARGS)
 SMALL = $(COMPILE) --constraints $(LOCKS)/dev.txt
 BACKEND = $(shell sed -n 's/^requires = \["\(.*\)"\]$$/\1/p' pyproject.toml)
-PEERS = $(patsubst %/requirements.in,%,$(wildcard benchmarks/peers/*/requirements.in))
+
+# Benchmarks' peers and tests' clients have environments of their own, and locks beside what they want.
+APART = $(patsubst %/requirements.in,%,$(wildcard benchmarks/peers/*/requirements.in tests/clients/*/requirements.in))
+NODE = $(patsubst %/package.json,%,$(wildcard tests/clients/*/package.json))
 
 # A stamp for each set of dependencies.
 $(VENV)/.cpu: pyproject.toml $(LOCKS)/build.txt $(LOCKS)/cpu.txt | $(VENV)/bin/python

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -81,10 +82,14 @@ class RandomSource:
 
 
 def build_random_model(
-    folder: Path, precision: Precision = "f32", *, overflowing: int | None = None, **changes: object
+    folder: Path,
+    precision: Precision = "f32",
+    *,
+    weights_of: Callable[..., RandomSource] = RandomSource,
+    **changes: object,
 ) -> Path:
-    """Build the model file (and its data) in a folder; returns its path."""
-    source = RandomSource(overflowing=overflowing, **changes)
+    """Build the model file (and its data) in a folder; weights_of: what has other weights; returns its path."""
+    source = weights_of(**changes)
     path = folder / "model.onnx"
     with ExternalData(folder / "model.onnx.data") as data:
         weights = Weights(GraphBuilder(data), source, Plan.of(precision, "cpu"))

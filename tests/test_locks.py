@@ -1,7 +1,8 @@
-"""What `make lock` has written follows pyproject.toml and the peers' requirements, and tells nothing of the machine."""
+"""What `make lock` has written follows what project, peers and clients want, and tells nothing of the machine."""
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -10,7 +11,13 @@ import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
-PEERS = ROOT / "benchmarks" / "peers"
+APART = sorted(
+    path.parent
+    for pattern in ("benchmarks/peers/*/requirements.in", "tests/clients/*/requirements.in")
+    for path in ROOT.glob(pattern)
+)
+"""What has an environment of its own."""
+NODE = sorted(path.parent for path in ROOT.glob("tests/clients/*/package.json"))
 LOCKS = ROOT / "deploy" / "locks"
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT = PYPROJECT["project"]
@@ -68,14 +75,28 @@ def test_the_build_backend_is_locked() -> None:
     assert_follows(pins(LOCKS / "build.txt"), [Requirement(line) for line in PYPROJECT["build-system"]["requires"]])
 
 
-@pytest.mark.parametrize("peer", sorted(path.parent.name for path in PEERS.glob("*/requirements.in")))
-def test_locks_follow_the_peers(peer: str) -> None:
-    lines = (PEERS / peer / "requirements.in").read_text(encoding="utf-8").splitlines()
+@pytest.mark.parametrize("folder", APART, ids=lambda path: path.name)
+def test_locks_follow_what_stands_apart(folder: Path) -> None:
+    lines = (folder / "requirements.in").read_text(encoding="utf-8").splitlines()
     requirements = [Requirement(line) for line in lines if line and not line.startswith("#")]
-    assert_follows(pins(PEERS / peer / "requirements.txt"), requirements)
+    assert_follows(pins(folder / "requirements.txt"), requirements)
 
 
-@pytest.mark.parametrize("lock", [*LOCKS.glob("*.txt"), *PEERS.glob("*/requirements.txt")], ids=lambda path: path.name)
+@pytest.mark.parametrize("folder", NODE, ids=lambda path: path.name)
+def test_node_locks_follow_their_packages(folder: Path) -> None:
+    wanted = json.loads((folder / "package.json").read_text(encoding="utf-8"))["dependencies"]
+    text = (folder / "package-lock.json").read_text(encoding="utf-8")
+    locked = json.loads(text)["packages"]
+    assert {name: locked[f"node_modules/{name}"]["version"] for name in wanted} == wanted
+    assert all("integrity" in package for path, package in locked.items() if path)
+    assert '"resolved"' not in text, "where it was fetched from"
+
+
+@pytest.mark.parametrize(
+    "lock",
+    [*LOCKS.glob("*.txt"), *(folder / "requirements.txt" for folder in APART)],
+    ids=lambda path: path.parent.name,
+)
 def test_locks_tell_nothing_of_the_machine(lock: Path) -> None:
     text = lock.read_text(encoding="utf-8")
     assert "make lock" in text.splitlines()[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import tokenizers
@@ -9,7 +10,7 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from genai.config import CONTRACT_VERSION, ModelConfig, Provenance
 from genai.tokenizer.tokenizer import Tokenizer
-from tests.random_model import CONFIG, build_random_model
+from tests.random_model import CONFIG, RandomSource, build_random_model
 
 BEGIN, END = "<|begin|>", "<|end|>"
 VOCAB_SIZE = 258
@@ -36,17 +37,17 @@ def tiny_package(
     tokenizer: Tokenizer | None = None,
     has_template: bool = True,
     max_position: int = 4096,
-    overflowing: int | None = None,
+    weights_of: Callable[..., RandomSource] = RandomSource,
     **generation: object,
 ) -> Path:
-    """Build a package; tokenizer: one of its own, with its template; generation: its own generation defaults.
+    """Build a package.
 
-    overflowing: a token whose values overflow.
+    tokenizer: one of its own, with its template; weights_of: what has other weights; generation: its own defaults.
     """
     folder.mkdir(parents=True, exist_ok=True)
     backend = byte_tokenizer() if tokenizer is None else tokenizer.backend
     vocab_size = backend.get_vocab_size()
-    build_random_model(folder, vocab_size=vocab_size, max_position_embeddings=max_position, overflowing=overflowing)
+    build_random_model(folder, weights_of=weights_of, vocab_size=vocab_size, max_position_embeddings=max_position)
     backend.save(str(folder / "tokenizer.json"))
     template = TEMPLATE if tokenizer is None else tokenizer.chat_template
     if has_template and template is not None:

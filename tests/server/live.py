@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,10 +27,10 @@ class LiveServer:
 
 
 @contextmanager
-def live_server(models: dict[str, Path], **settings: object) -> Iterator[LiveServer]:
-    """Serve packages until the end of the block."""
+def live_server(models: Mapping[str, Path | Mapping[str, object]], **settings: object) -> Iterator[LiveServer]:
+    """Serve packages, each a folder or a model's settings, until the end of the block."""
     engine = {"device": "cpu", "max_batch": 4, "kv_cache_bytes": 30_000_000, "prefix_cache_bytes": 1_000_000}
-    table = {name: {"source": str(path)} for name, path in models.items()}
+    table = {name: {"source": str(each)} if isinstance(each, Path) else each for name, each in models.items()}
     chosen = Settings.model_validate({"models": table, "port": 0, "engine": engine, **settings})
     pool = ModelPool(chosen)
     server = DrainingServer(chosen, pool)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from genai.config import EngineConfig
 from genai.errors import GraphRunError
 from genai.llm.llm import LLM
+from tests.random_model import RandomSource
 from tests.server.live import LiveServer, live_server
 from tests.tiny_package import tiny_package
 
@@ -22,7 +24,9 @@ OPTIONS = {"ignore_eos": True, "temperature": 0.0}
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_package(tmp_path_factory.mktemp("overflow") / "tiny", overflowing=ord("!"))
+    return tiny_package(
+        tmp_path_factory.mktemp("overflow") / "tiny", weights_of=partial(RandomSource, overflowing=ord("!"))
+    )
 
 
 @pytest.fixture(scope="module")
