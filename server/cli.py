@@ -10,6 +10,7 @@ import typer
 from genai.cli import options
 from genai.config import Device, Precision
 from genai.errors import ConfigError
+from genai.extras import require
 
 
 def serve(
@@ -61,6 +62,7 @@ def serve(
     )
     engine = options.given(device=device, num_threads=threads, max_seq_len=max_seq_len, max_batch=max_batch)
     flags |= {f"engine.{name}": value for name, value in engine.items()}
+    require("server", "serving")
     from server.settings import load_settings, to_toml
 
     settings = load_settings(config, {**_settings(setting or []), **flags})

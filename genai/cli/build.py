@@ -24,11 +24,13 @@ def build(
         Literal["genai", "mobius"],
         typer.Option(help="mobius: for architectures that are not built here; from a folder or a hub id."),
     ] = "genai",
+    force: options.Force = False,
 ) -> None:
     """Build a model package from weights.
 
     A package is one folder with graph, weights and tokenizer; its path is printed.
     """
+    options.check_output(output, force=force)
     from genai import models
 
     with bars() as progress:

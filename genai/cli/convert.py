@@ -32,6 +32,7 @@ def convert(
         Path | None,
         typer.Option(metavar="DIR", help="Where config.json and the tokenizer are, if not beside the model."),
     ] = None,
+    force: options.Force = False,
     json_output: options.Json = False,
 ) -> None:
     """Convert an ONNX decoder that somebody exported into a model package.
@@ -39,6 +40,7 @@ def convert(
     Read are exports with past and present caches (torch, optimum, transformers) and folders of onnxruntime-genai. The
     original and the package run on the same tokens; the package is written if they agree, and the report says how well.
     """
+    options.check_output(output, force=force)
     from genai.convert import convert as run
 
     chosen = ConvertOptions(

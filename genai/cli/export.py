@@ -29,6 +29,7 @@ def export(
     plain: Annotated[
         bool, typer.Option("--plain", help="Stop at the ONNX model with past and present caches: no package.")
     ] = False,
+    force: options.Force = False,
     json_output: options.Json = False,
 ) -> None:
     """Export a checkpoint to ONNX with torch.export, and make a model package of it.
@@ -36,13 +37,14 @@ def export(
     Each layer's attention becomes one Attention operator, norms and rotary embeddings are fused; the report says where
     not. The package ran on the same tokens as the traced model before it was written.
     """
+    options.check_output(output, force=force)
     from genai import models
 
     chosen = ExportOptions(dtype=dtype, accumulate=accumulate)
     if plain and (quantize is not None or max_seq_len is not None):
         raise ConfigError("--plain writes the model as it was traced: --quantize and --max-seq-len are for packages")
     with bars() as progress:
-        folder = Path(source) if Path(source).is_dir() else models.pull(source, progress=progress)
+        folder = models.checkpoint(source, progress=progress)
         if plain:
             text, data = _plain(folder, output, chosen, progress)
         else:

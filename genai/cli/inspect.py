@@ -10,8 +10,10 @@ import typer
 
 from genai.cli import options
 from genai.cli.bars import bars
+from genai.cli.inspect_gguf import show_gguf
 from genai.cli.table import megabytes, table
-from genai.errors import ConfigError, RuntimeUnavailableError
+from genai.errors import ConfigError
+from genai.extras import require
 
 if TYPE_CHECKING:
     from genai.cli.results import JSON
@@ -20,7 +22,9 @@ if TYPE_CHECKING:
 
 
 def inspect(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A package folder, any .onnx file, or a known name.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A package folder, any .onnx or .gguf file, or a known name.")
+    ],
     *,
     batch: Annotated[int, typer.Option(min=1, metavar="N", help="Rows, for the size of the cache.")] = 1,
     length: Annotated[
@@ -34,12 +38,20 @@ def inspect(
 ) -> None:
     """Show what a graph is made of and where its memory goes.
 
-    Reads the graph only, not its external data: operators, what differs from the decoder contract, bytes by part.
+    Reads the graph only, not its external data: operators, what differs from the decoder contract, bytes by part. Of a
+    .gguf file: its tensors, their types and its metadata.
     """
     from genai.inspect import inspect as read
+    from genai.inspect import is_gguf
     from genai.inspect.page import page
 
-    report = read(_located(model))
+    path = _located(model)
+    if is_gguf(path):
+        if html is not None or fusions:
+            raise ConfigError(f"{path} is a GGUF file, weights without a graph: --html and --fusions are about graphs")
+        show_gguf(path, json_output=json_output)
+        return
+    report = read(path)
     found = _fusions(report) if fusions else None
     if html is not None:
         _write(html, page(report, batch=batch, length=length, fusions=found))
@@ -71,10 +83,9 @@ def _write(file: Path, text: str) -> None:
 
 def _fusions(report: GraphReport) -> FusionReport:
     """Raises: RuntimeUnavailableError without the extra; ModelError for a graph that cannot be read."""
-    try:
-        from genai.convert.fusions.survey import survey_file
-    except ModuleNotFoundError as error:
-        raise RuntimeUnavailableError(f"--fusions needs {error.name}: pip install 'onnx-kv-runtime[convert]'") from None
+    require("convert", "--fusions")
+    from genai.convert.fusions.survey import survey_file
+
     return survey_file(report.path)
 
 

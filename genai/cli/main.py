@@ -32,6 +32,7 @@ from genai.cli.pull import pull
 from genai.cli.run import run
 from genai.config import is_debugging
 from genai.errors import GenAIError
+from genai.extras import extra_of, how_to_install
 
 _DISTRIBUTION = "onnx-kv-runtime"
 _COMMANDS: tuple[Callable[..., None], ...] = (
@@ -121,7 +122,9 @@ def _plugin(entry: importlib.metadata.EntryPoint) -> Callable[..., None]:
         command: Callable[..., None] = entry.load()
         return command
     except Exception as error:
-        reason = f"`genai {entry.name}` cannot be loaded: {error}"
+        extra = extra_of(error.name) if isinstance(error, ModuleNotFoundError) else None
+        hint = f" ({how_to_install(extra)})" if extra else ""
+        reason = f"`genai {entry.name}` cannot be loaded: {error}{hint}"
 
     def unavailable() -> None:
         raise GenAIError(reason)

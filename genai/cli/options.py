@@ -17,7 +17,7 @@ import typer
 
 from genai.config import Device, Precision
 from genai.errors import ConfigError
-from genai.options.generation_config import OPTIONS
+from genai.options.generation_config import ALIASES, OPTIONS
 from genai.options.option import Entry, Flag, FlagGroup
 from genai.options.rules import Number, OneOf, Whole, strings, switch, words
 
@@ -37,6 +37,7 @@ MaxSeqLen = Annotated[
 System = Annotated[str | None, typer.Option("--system", "-s", metavar="TEXT", help="A system message.")]
 Draft = Annotated[str | None, typer.Option("--draft", metavar="MODEL", help="A smaller model that foresees tokens.")]
 Timeout = Annotated[float | None, typer.Option(min=0, metavar="SECONDS", help="End the text after so long.")]
+Force = Annotated[bool, typer.Option("--force", "-f", help="Replace the model that lies where this one is to be.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -120,7 +121,8 @@ def taking(*groups: Flags, max_new_tokens: int) -> Callable[[Callable[..., None]
     max_new_tokens: what holds if the user does not say.
     """
     flags = {name: flag for group in groups for name, flag in group.items()}
-    limit = typer.Option("--max-new-tokens", "-n", min=1, metavar="N", help="Write at most this many tokens.")
+    names = ("--max-new-tokens", "--max-tokens", "-n")
+    limit = typer.Option(*names, min=1, metavar="N", help="Write at most this many tokens.")
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         signature = inspect.signature(command, eval_str=True)
@@ -157,11 +159,19 @@ def generation_of(flags: Mapping[str, Any]) -> Keywords:
         options["template_options"] = _pairs("--template-option", options.pop("template_option"))
     others = _pairs("--set", options.pop("set", ()))
     for name in others:
-        if name in flags:
-            raise ConfigError(f"--set {name}: write --{name.replace('_', '-')}")
+        if (named := ALIASES.get(name, name)) in flags:
+            raise ConfigError(f"--set {name}: write --{named.replace('_', '-')}")
         if name in _EVERY or name in options:
             raise ConfigError(f"--set {name}: " + ("it is given twice" if name in options else "not with this command"))
     return options | others
+
+
+def check_output(output: Path, *, force: bool) -> None:
+    """What is there is replaced only when that was asked for. Raises: ConfigError."""
+    what = {"genai.json": "a model package", "export.json": "an exported model"}
+    there = next((said for name, said in what.items() if (output / name).is_file()), None)
+    if there is not None and not force:
+        raise ConfigError(f"{output} holds {there} already: --force replaces it, or name another folder")
 
 
 def given(**options: object) -> Keywords:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from genai.convert.options import ConvertOptions
-from genai.errors import ConfigError
+from genai.extras import require
 
 if TYPE_CHECKING:
     from genai.convert.pipeline import convert
@@ -21,9 +21,8 @@ def __getattr__(name: str) -> object:
     """What needs the extra's packages is imported when it is asked for."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        from genai.convert.pipeline import convert
-        from genai.convert.report import ConversionReport
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"converting needs {error.name}: pip install 'onnx-kv-runtime[convert]'") from None
+    require("convert", "converting")
+    from genai.convert.pipeline import convert
+    from genai.convert.report import ConversionReport
+
     return {"convert": convert, "ConversionReport": ConversionReport}[name]

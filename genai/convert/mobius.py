@@ -6,7 +6,7 @@ Hugging Face folder ─► mobius ─► graph with past and present caches ─�
 
 from __future__ import annotations
 
-import importlib.util
+import re
 import subprocess
 import sys
 import tempfile
@@ -25,10 +25,12 @@ from genai.convert.recognise import rewrite
 from genai.convert.rewritten import FloatArray
 from genai.convert.untrusted.reading import OnnxFile, read_onnx
 from genai.convert.verify import Expected, agreement, sample_prompts
-from genai.errors import ModelError, RuntimeUnavailableError, UnsupportedModelError
+from genai.errors import ModelError, UnsupportedModelError
 from genai.progress import Progress, silent
 from genai.runtime.providers import provider_class
 
+_ERROR = re.compile(r"[\w.]*(Error|Exception|Interrupt|Exit)\b")
+_BAR = re.compile(r"\d+%\|")
 _PASSES: dict[Precision, ConvertOptions] = {
     "auto": ConvertOptions(),
     "f32": ConvertOptions(),
@@ -50,10 +52,9 @@ def build_by_mobius(
 ) -> Path:
     """Build a package folder from a Hugging Face folder, of any architecture that mobius knows; returns `output`.
 
-    precision: "auto" is float32 on a CPU and float16 on CUDA. Raises: RuntimeUnavailableError without mobius,
+    precision: "auto" is float32 on a CPU and float16 on CUDA. Raises:
     UnsupportedModelError for what it cannot build, ModelError if its graph is not the checkpoint.
     """
-    require_mobius()
     if not source.is_dir():
         raise UnsupportedModelError(f"{source.name}: --builder mobius takes Hugging Face folders")
     config = read_json_object(source / CONFIG_FILE)
@@ -112,12 +113,6 @@ def _compare(source: Path, graph: Path, config: Mapping[str, JSON], max_position
         )
 
 
-def require_mobius() -> None:
-    """Raises: RuntimeUnavailableError that says what to install."""
-    if importlib.util.find_spec("mobius") is None:
-        raise RuntimeUnavailableError("--builder mobius needs mobius-onnx: pip install 'onnx-kv-runtime[mobius]'")
-
-
 def run_mobius(source: Path, output: Path) -> Path:
     """Write the graph of a Hugging Face folder into a folder, in float32; returns the graph's file.
 
@@ -126,7 +121,14 @@ def run_mobius(source: Path, output: Path) -> Path:
     command = [sys.executable, "-m", "mobius", "build", "--config", str(source), "--dtype", "f32", str(output)]
     done = subprocess.run(command, check=False, capture_output=True, text=True, errors="replace")
     if done.returncode or not (output / MODEL_FILE).is_file():
-        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        reason = lines[-1][:300] if lines else f"exit code {done.returncode}"
+        reason = _last_words(done.stderr) or f"exit code {done.returncode}"
         raise UnsupportedModelError(f"mobius cannot build {source.name}: {reason}")
     return output / MODEL_FILE
+
+
+def _last_words(said: str) -> str:
+    """The error among a process's last lines; progress bars are drawn over each other, and after it too."""
+    lines = [line.strip() for line in re.split(r"[\r\n]+", said)]
+    lines = [line for line in lines if line and not _BAR.search(line)]
+    errors = [line for line in lines if _ERROR.match(line)]
+    return (errors or lines or [""])[-1][:300]

@@ -24,6 +24,11 @@ from genai.convert.untrusted.reading import OnnxFile, find_onnx
 from genai.errors import UnsupportedModelError
 from genai.runtime.session import Session
 
+_INSTEAD = (
+    "take the checkpoint that it was made from: genai run ORGANISATION/NAME, or, for architectures that are not built "
+    "here, genai export ORGANISATION/NAME OUT"
+)
+
 
 def find_model(source: Path) -> OnnxFile:
     """The graph that a path means, as its configuration names it where it has one.
@@ -74,14 +79,14 @@ def _rewritten(file: OnnxFile, model: ir.Model, max_seq_len: int | None) -> Rewr
             return onnxruntime_genai.convert_genai(model, read_genai_config(folder), max_seq_len)
     if operators["If"]:
         raise UnsupportedModelError(
-            f"{file.path.name} has {operators['If']} If nodes: a merged decoder has two graphs in one; export it with "
-            "its past inputs and without merging"
+            f"{file.path.name} has {operators['If']} If nodes: a merged decoder has two graphs in one, which cannot be "
+            f"converted; {_INSTEAD}"
         )
     for name in ("GroupQueryAttention", "MultiHeadAttention", "PagedAttention"):
         if operators[name]:
             raise UnsupportedModelError(
-                f"{file.path.name} has {operators[name]} {name} nodes, onnxruntime-genai's form, but no "
-                "genai_config.json lies beside it"
+                f"{file.path.name} has {operators[name]} {name} nodes, as models for onnxruntime-genai and "
+                f"transformers.js have, but no genai_config.json lies beside it to say what they mean; {_INSTEAD}"
             )
     return _past_present(file, model, max_seq_len)
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from genai.errors import RuntimeUnavailableError
 from genai.export.options import ExportOptions
+from genai.extras import require
 
 if TYPE_CHECKING:
     from genai.export.package import export
@@ -21,9 +21,8 @@ def __getattr__(name: str) -> object:
     """What needs the extra's packages is imported when it is asked for."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        from genai.export.package import export
-        from genai.export.plain import Exported, export_plain
-    except ModuleNotFoundError as error:
-        raise RuntimeUnavailableError(f"exporting needs {error.name}: pip install 'onnx-kv-runtime[export]'") from None
+    require("export", "exporting")
+    from genai.export.package import export
+    from genai.export.plain import Exported, export_plain
+
     return {"export": export, "Exported": Exported, "export_plain": export_plain}[name]

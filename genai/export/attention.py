@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 import torch
 from transformers.cache_utils import Cache
@@ -104,11 +105,21 @@ class Attentions:
         return attributes
 
 
+class _NoStates(list[object]):
+    """The states of layers, which a model asks for only where they are something else than keys and values."""
+
+    def __getitem__(self, _: object) -> NoReturn:
+        raise UnsupportedModelError(
+            "some layer keeps a state that is no keys and values, as Mamba, linear attention and convolutions do; "
+            "decoders whose every layer attends can be exported"
+        )
+
+
 class PastCache(Cache):  # type: ignore[misc]
     """What a model takes for its cache: says how long the past is, and hands new keys and values through."""
 
     def __init__(self, past: Sequence[torch.Tensor]) -> None:
-        self.layers: list[object] = []
+        self.layers: list[object] = _NoStates()
         self._past = past
 
     def update(

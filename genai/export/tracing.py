@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -15,6 +16,7 @@ from genai import contract
 from genai.errors import UnsupportedModelError
 from genai.export.attention import Attentions, HeadShape, PastCache
 
+_OPERATOR = re.compile(r"Error when translating node .*?target=torch\.ops\.([\w.]+?)(?:\.default)?\]", re.DOTALL)
 _PREFIX = "decoder."  # the wrapper's attribute: what stands before the names that the checkpoint has
 _SAMPLE_BATCH, _SAMPLE_LENGTH, _SAMPLE_PAST = 2, 3, 5  # different, and neither 0 nor 1, which would be taken for fixed
 
@@ -46,8 +48,16 @@ def head_shapes(model: torch.nn.Module) -> list[HeadShape]:
     attentions = Attentions()
     attentions.register()
     one = torch.zeros(1, 1, dtype=torch.int64)
-    with torch.no_grad():
-        _logits(model, one, one + 1, one, [])
+    try:
+        with torch.no_grad():
+            _logits(model, one, one + 1, one, [])
+    except UnsupportedModelError as error:
+        raise UnsupportedModelError(f"{model.config.model_type}: {error}") from None
+    except Exception as error:  # the model's own code, which meets a cache that it does not know
+        reason = str(error).strip().split("\n")[0][:300] or type(error).__name__
+        raise UnsupportedModelError(
+            f"{model.config.model_type} does not run with the cache that exporting needs: {reason}"
+        ) from error
     num_layers = model.config.get_text_config().num_hidden_layers
     missing = [layer for layer in range(num_layers) if layer not in attentions.shapes]
     if missing:
@@ -86,11 +96,24 @@ def trace(model: torch.nn.Module, *, softmax_in_f32: bool) -> ir.Model:
                 verbose=False,
             )
     except (torch.onnx.OnnxExporterError, RuntimeError) as error:
-        reason = str(error.__cause__ or error).strip().splitlines()[0]
-        raise UnsupportedModelError(f"{model.config.model_type} cannot be traced by torch.export: {reason}") from error
+        raise UnsupportedModelError(f"{model.config.model_type} cannot be traced: {_reason(error)}") from error
     traced: ir.Model = program.model
     _name_weights(traced.graph, model)
     return traced
+
+
+def _reason(error: Exception) -> str:
+    """Why torch could not, in one line; of an operator without a form in ONNX, its name."""
+    text = str(error.__cause__ or error).strip()
+    operator = _OPERATOR.search(text)
+    if operator is None:
+        return text.splitlines()[0][:300]
+    if "grouped_mm" in operator[1]:
+        return (
+            f"its layers choose among experts ({operator[1]}), which no ONNX operator does; "
+            "genai build --builder mobius may know it"
+        )
+    return f"its operator {operator[1]} has no form in ONNX"
 
 
 def _name_weights(graph: ir.Graph, model: torch.nn.Module) -> None:

@@ -252,8 +252,15 @@ def _weight_bytes(graph: onnx.GraphProto) -> dict[str, int]:
 
 def _part(name: str, users: list[onnx.NodeProto]) -> str:
     """The part of the model that a weight belongs to: by its name, its users' names, or what they do."""
-    for text in (name, *(node.name for node in users)):
-        for part, hints in _HINTS:
-            if any(hint in text.lower() for hint in hints):
-                return part
-    return next((_OPERATOR_HINTS[node.op_type] for node in users if node.op_type in _OPERATOR_HINTS), "other")
+    told = (part for text in (name, *(node.name for node in users)) if (part := _told(text)) is not None)
+    done = (_OPERATOR_HINTS[node.op_type] for node in users if node.op_type in _OPERATOR_HINTS)
+    return next(told, None) or next(done, "other")
+
+
+def part_of(name: str) -> str:
+    """The part of the model that a weight belongs to by its name."""
+    return _told(name) or "other"
+
+
+def _told(text: str) -> str | None:
+    return next((part for part, hints in _HINTS if any(hint in text.lower() for hint in hints)), None)

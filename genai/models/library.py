@@ -13,8 +13,10 @@ from typing import Literal
 from genai import config
 from genai.config import CONFIG_FILE, DEVICES, PRECISIONS, Precision
 from genai.errors import ConfigError, ModelNotFoundError
+from genai.extras import require
 from genai.models import hub, store, wheels
 from genai.models.catalog import KnownModel, known_models, not_found
+from genai.models.mistaken import what_it_is_instead
 from genai.progress import Progress, silent
 
 Builder = Literal["genai", "mobius"]
@@ -83,6 +85,19 @@ def pull(name: str | Path, *, progress: Progress = silent) -> Path:
     raise not_found(str(name))
 
 
+def checkpoint(name: str | Path, *, progress: Progress = silent) -> Path:
+    """A model's weights as they are: a file or folder that is here, or what `pull` brings.
+
+    Raises: ModelNotFoundError that says what to do with what is no checkpoint, DownloadError.
+    """
+    path = Path(name).expanduser()
+    if str(name) in known_models() or not path.exists():
+        return pull(name, progress=progress)
+    if complaint := what_it_is_instead(path):
+        raise ModelNotFoundError(complaint)
+    return path
+
+
 def build(
     name: str | Path,
     output: Path,
@@ -104,6 +119,7 @@ def build(
     if is_package(Path(name).expanduser()):
         raise ConfigError(f"{name} is a built package already; give the weights that it was built from")
     if builder == "mobius":
+        require("mobius", "--builder mobius")
         from genai.convert.mobius import build_by_mobius as build_package
     else:
         from genai.build.package import build_package
@@ -195,29 +211,15 @@ def _source(name: str, progress: Progress) -> tuple[Path, str]:
     path = Path(name).expanduser()
     if path.is_file() and path.suffix == ".gguf":
         return path.resolve(), path.stem
-    if _is_foreign_onnx(path):
-        raise ModelNotFoundError(
-            f"{path} is somebody's ONNX model, not yet a package: genai convert {path} OUT makes one"
-        )
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise ModelNotFoundError(f"{path} is no model: it has neither genai.json (a package) nor config.json")
-        return path.resolve(), path.resolve().name
     if path.exists():
-        raise ModelNotFoundError(f"{path} is no model: give a package folder, a Hugging Face folder or a .gguf file")
+        if complaint := what_it_is_instead(path):
+            raise ModelNotFoundError(complaint)
+        return path.resolve(), path.resolve().name
     hub_id = hub.HubId.parse(name)
     if hub_id is None:
         raise not_found(name)
     here = store.recall(f"hub {name}", "")
     return Path(here) if here and Path(here).exists() else pull(name, progress=progress), hub_id.label
-
-
-def _is_foreign_onnx(path: Path) -> bool:
-    """Whether a path is an ONNX file, or a folder with one and without other weights."""
-    if path.is_file():
-        return path.suffix == ".onnx"
-    has_graph = any((path / name).is_file() for name in ("model.onnx", "genai_config.json", "onnx/model.onnx"))
-    return has_graph and not any(path.glob("*.safetensors"))
 
 
 def _pull_known(model: KnownModel, progress: Progress) -> Path:

@@ -93,7 +93,8 @@ class GenerationConfig:
         served=Served(name="stop", is_extension=False, most=MAX_STOPS, longest=1000, takes_one=True))
     n: int = option(1, Whole(least=1), "How many texts, each with a random stream of its own.",
         peers=("`num_return_sequences`", "`num_return_sequences`", "`num_return_sequences`", "same"),
-        flag=Flag(group="several"), served=Served(is_extension=False, most=128))
+        flag=Flag(group="several", says="How many texts, each with a random stream of its own (-n: how many tokens)."),
+        served=Served(is_extension=False, most=128))
     reasoning_effort: ReasoningEffort | None = option(None, OneOf(EFFORTS, f"one of {', '.join(EFFORTS)}"),
         "How much a model reasons before it answers, as its chat template knows it; `none`: not at all.",
         unset="the template's", peers=("–", "–", "–", "same"), flag=Flag(metavar="|".join(EFFORTS)),

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from genai.config import disable_runtime_telemetry
 from genai.errors import GraphRunError, RuntimeUnavailableError
+from genai.extras import how_to_install
 
 Array = npt.NDArray[np.generic]
 _ONNX_TYPES = {"float32": 1, "int64": 7, "float16": 10, "bfloat16": 16, "uint8": 2}
@@ -27,7 +28,7 @@ def import_onnxruntime() -> ModuleType:
         import onnxruntime
     except ImportError as error:
         raise RuntimeUnavailableError(
-            "ONNX Runtime is not installed: pip install 'onnx-kv-runtime[cpu]', or [gpu] for CUDA"
+            f"ONNX Runtime cannot be imported ({error}): {how_to_install('cpu')}, or [gpu] for CUDA"
         ) from error
     module: ModuleType = onnxruntime
     return module

@@ -133,6 +133,7 @@ def test_each_option_of_a_chat_is_handed_on(
         (["--logprobs", "1"], "log probabilities are part of the JSON: add --json"),
         (["--set", "top_k=5"], "--set top_k: write --top-k"),
         (["--set", "max_new_tokens=5"], "--set max_new_tokens: write --max-new-tokens"),
+        (["--set", "max_tokens=5"], "--set max_tokens: write --max-new-tokens"),
         (["--set", "dry_base=5", "--set", "dry_base=6"], "--set dry_base=…: the option is given twice"),
         (["--set", "choices=5", "--choice", "a"], "--set choices: it is given twice"),
         (["--set", "top"], "--set top: must be NAME=VALUE"),
@@ -237,3 +238,9 @@ def test_every_option_is_in_these_tests() -> None:
     flags = {f"--{name.replace('_', '-')}" for group in groups for name in group}
     others = {"temperature", "top-k", "top-p", "min-p", "repetition-penalty", "seed", "stop"}
     assert flags - tested - {f"--{name}" for name in others} == {"--parallel-tool-calls"}
+
+
+@pytest.mark.parametrize("name", ["-n", "--max-tokens", "--max-new-tokens"])
+def test_tokens_have_three_names(run_genai: Genai, llm: FakeLLM, name: str) -> None:
+    assert run_genai("run", "m", "hi", name, 7).code == 0
+    assert llm.calls[0][1]["max_new_tokens"] == 7

@@ -98,10 +98,29 @@ def test_mobius_cannot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         mobius.run_mobius(tmp_path / "checkpoint", tmp_path / "out")
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Traceback\nKeyError: the reason\nLoading:  50%|#####     | 1/2 [00:00<00:00,  1.2it/s]\n",
+        "Loading:  50%|#####     | 1/2\rLoading: 100%|##########| 2/2\rmobius.errors.KeyError: the reason",
+        "KeyError: the reason\n[transformers] a warning that comes last\n",
+        "KeyError: another\n\nDuring handling:\n\nKeyError: the reason\n  a note\n",
+    ],
+)
+def test_the_reason_is_found_among_bars_and_notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str) -> None:
+    (tmp_path / "said").write_text(said)
+    program = tmp_path / "python"
+    program.write_text(f"#!/bin/sh\ncat {tmp_path / 'said'} >&2; exit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setattr("genai.convert.mobius.sys.executable", str(program))
+    with pytest.raises(UnsupportedModelError, match=r"mobius cannot build c: (mobius\.errors\.)?KeyError: the reason$"):
+        mobius.run_mobius(tmp_path / "c", tmp_path / "out")
+
+
 def test_mobius_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(RuntimeUnavailableError, match=r"pip install 'onnx-kv-runtime\[mobius\]'"):
+    with pytest.raises(RuntimeUnavailableError, match=r"pip install '\.\[mobius\]'"):
         models.build(tmp_path, tmp_path / "package", builder="mobius", device="cpu")
 
 

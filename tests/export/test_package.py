@@ -175,6 +175,10 @@ def test_no_checkpoint(tmp_path: Path) -> None:
         ("bloom", {}, "bloom: layer 0 does not attend, or not through transformers' attention interface"),
         ("gpt_oss", {"num_hidden_layers": 1, "head_dim": 16, "num_local_experts": 2}, "layer 0 attends with s_aux"),
         ("falcon", {"alibi": False}, "it has attention of its own"),
+        ("mamba", {}, "mamba: some layer keeps a state that is no keys and values"),
+        ("bamba", {"mamba_n_heads": 4, "mamba_d_head": 32}, "bamba: some layer keeps a state that is no keys"),
+        ("minimax", {}, "minimax does not run with the cache that exporting needs: MiniMax uses cache of its own"),
+        ("mixtral", {"num_hidden_layers": 1, "num_local_experts": 2}, "its layers choose among experts .*mobius"),
     ],
 )
 def test_attention_that_cannot_be_replaced(
@@ -187,8 +191,8 @@ def test_attention_that_cannot_be_replaced(
 
 
 def test_without_torch_a_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "genai.export.plain", None)
-    with pytest.raises(RuntimeUnavailableError, match=r"pip install 'onnx-kv-runtime\[export\]'"):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(RuntimeUnavailableError, match=r"exporting needs torch, .*pip install '\.\[export\]'"):
         getattr(genai.export, "export_plain")  # noqa: B009  # an import would bind the error's module
 
 

@@ -183,11 +183,43 @@ def test_folder_or_file_that_is_no_model(tmp_path: Path, home: Path) -> None:
     with pytest.raises(ModelNotFoundError, match=r"neither genai\.json"):
         models.package(tmp_path)
     (tmp_path / "x.bin").write_text("")
-    with pytest.raises(ModelNotFoundError, match="is no model: give"):
+    with pytest.raises(ModelNotFoundError, match=r"x\.bin is only a file of weights: give its folder, .*config\.json"):
         models.package(tmp_path / "x.bin")
+    (tmp_path / "x.txt").write_text("")
+    with pytest.raises(ModelNotFoundError, match="is no model: give"):
+        models.package(tmp_path / "x.txt")
 
 
-@pytest.mark.parametrize("file", ["model.onnx", "genai_config.json", "onnx/model.onnx"])
+@pytest.mark.parametrize(
+    ("files", "given", "message"),
+    [
+        (["model.safetensors"], "model.safetensors", r"is only a file of weights: give its folder.*config\.json"),
+        (["config.json"], "config.json", r"is only the configuration: give its folder"),
+        (["adapter_config.json", "adapter_model.safetensors"], "", r"is a LoRA adapter.*merge_and_unload"),
+        (["adapter_config.json", "adapter_model.safetensors"], "adapter_model.safetensors", r"is a LoRA adapter"),
+        (["a.gguf", "b.gguf"], "", r"2 GGUF files: give one of them \(a\.gguf, b\.gguf\)"),
+        (["onnx/decoder_model_merged.onnx", "config.json"], "", r"genai convert .* OUT"),
+    ],
+)
+def test_what_people_mistake_for_a_model(
+    tmp_path: Path, home: Path, files: list[str], given: str, message: str
+) -> None:
+    folder = tmp_path / "folder"
+    for file in files:
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_text("{}")
+    for take in (models.package, models.checkpoint):
+        with pytest.raises(ModelNotFoundError, match=message):
+            take(folder / given)
+
+
+def test_a_folder_with_one_gguf_file_means_the_file(builds: list[str], tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "only.gguf").write_bytes(b"x" * 64)
+    assert models.package(tmp_path / "folder", device="cpu").name == builds[0]
+
+
+@pytest.mark.parametrize("file", ["model.onnx", "genai_config.json", "onnx/model.onnx", "onnx/model_q4.onnx"])
 def test_somebodys_onnx_model(tmp_path: Path, home: Path, file: str) -> None:
     path = tmp_path / file
     path.parent.mkdir(exist_ok=True)

@@ -9,7 +9,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from genai.errors import ConfigError
+from genai.errors import RuntimeUnavailableError
 from server import app as app_module
 from tests.server.fakes import FakeModel, app_with, said, serving
 
@@ -60,6 +60,6 @@ async def test_without_an_endpoint_nothing_is_imported() -> None:
 
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
-    with pytest.raises(ConfigError, match=r"pip install 'onnx-kv-runtime\[otel\]'"):
+    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http", None)
+    with pytest.raises(RuntimeUnavailableError, match=r"otlp_endpoint needs opentelemetry.*pip install '\.\[otel\]'"):
         app_with(FakeModel(), otlp_endpoint="http://127.0.0.1:1/v1/traces")

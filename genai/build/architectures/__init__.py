@@ -28,7 +28,11 @@ def spec_of(config: ConfigReader) -> DecoderSpec:
     """The specification of a checkpoint. Raises: UnsupportedModelError, WeightsError for a bad configuration."""
     model_type = config.text("model_type")
     if model_type not in supported():
-        raise UnsupportedModelError(f"model type {model_type!r} is not supported; supported: {', '.join(supported())}")
+        raise UnsupportedModelError(
+            f"model type {model_type!r} is not supported; supported: {', '.join(supported())}. Others may be made from "
+            "a Hugging Face folder or a hub id by torch (genai export SOURCE OUT) or mobius (genai build SOURCE -o OUT "
+            "--builder mobius)"
+        )
     module = importlib.import_module(f"{__name__}.{_OTHER_NAMES.get(model_type, model_type)}")
     spec: DecoderSpec = module.decoder_spec(config)
     return spec

@@ -50,12 +50,15 @@ def find_onnx(source: Path) -> OnnxFile:
     for name in _FILES:
         if (source / name).is_file():
             return OnnxFile(path=source / name, folder=source)
-    found = sorted(source.glob("*.onnx"))
+    found = sorted([*source.glob("*.onnx"), *source.glob("onnx/*.onnx")])
     if len(found) == 1:
         return OnnxFile(path=found[0], folder=source)
-    names = ", ".join(path.name for path in found[:8])
+    is_checkpoint = any(source.glob("*.safetensors")) or any(source.glob("*.gguf"))
+    hint = f"; it is a checkpoint: genai build {source} -o OUT" if is_checkpoint else ""
+    names = ", ".join(path.relative_to(source).as_posix() for path in found[:8])
     raise ModelNotFoundError(
-        f"{source} has no model.onnx" + (f"; give one of its files: {names}" if found else " and no other ONNX file")
+        f"{source} has no model.onnx"
+        + (f"; give one of its files: {names}" if found else f" and no other ONNX file{hint}")
     )
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from genai import contract
 from genai.config import EngineConfig
+from genai.extras import how_to_install
 from genai.runtime.ort import Binding, DeviceBinding, InferenceSession, import_onnxruntime, wrapped_errors
 from genai.runtime.providers.base import Bytes, Provider, device_id
 from genai.runtime.providers.device_memory import Block, DeviceBuffer, DeviceMemory, IntArray
@@ -42,7 +43,7 @@ class CudaProvider(Provider):
             return None
         return (
             "device='cuda': this ONNX Runtime has no CUDA provider; pip uninstall onnxruntime, then "
-            "pip install 'onnx-kv-runtime[gpu]'"
+            + how_to_install("gpu")
         )
 
     def allocate(self, size: int) -> DeviceBuffer:

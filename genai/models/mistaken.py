@@ -1,0 +1,58 @@
+"""What people give for a model that is none, or not yet one, and what to do with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
+_ADAPTER = "adapter_config.json"
+
+
+def what_it_is_instead(path: Path) -> str | None:
+    """What is wrong with a file or folder as a model's weights, in a sentence that says what to do; None: nothing."""
+    return _file(path) if path.is_file() else _folder(path)
+
+
+def _file(path: Path) -> str | None:
+    if path.suffix == ".gguf":
+        return None
+    if path.suffix == ".onnx":
+        return _foreign(path)
+    if (path.parent / _ADAPTER).is_file():
+        return _adapter(path.parent)
+    if path.suffix in _WEIGHTS:
+        return f"{path} is only a file of weights: give its folder, with config.json and the tokenizer ({path.parent})"
+    if path.name in ("config.json", "genai.json", "genai_config.json"):
+        return f"{path} is only the configuration: give its folder ({path.parent})"
+    return f"{path} is no model: give a package folder, a Hugging Face folder or a .gguf file"
+
+
+def _folder(path: Path) -> str | None:
+    has_weights = any(any(path.glob(f"*{suffix}")) for suffix in (".safetensors", ".bin", ".gguf"))
+    has_config = (path / "config.json").is_file()
+    if (path / _ADAPTER).is_file() and not has_config:
+        return _adapter(path)
+    if not has_weights and (any(path.glob("*.onnx")) or any(path.glob("onnx/*.onnx")) or _is_genai(path)):
+        return _foreign(path)
+    if has_config:
+        return None
+    if len(files := sorted(path.glob("*.gguf"))) == 1:
+        return None
+    if files:
+        return f"{path} holds {len(files)} GGUF files: give one of them ({', '.join(file.name for file in files[:8])})"
+    return f"{path} is no model: it has neither genai.json (a package) nor config.json"
+
+
+def _is_genai(path: Path) -> bool:
+    return (path / "genai_config.json").is_file()
+
+
+def _foreign(path: Path) -> str:
+    return f"{path} is somebody's ONNX model, not yet a package: genai convert {path} OUT makes one"
+
+
+def _adapter(folder: Path) -> str:
+    return (
+        f"{folder} is a LoRA adapter, which changes a model and is none: merge it into its base with peft "
+        "(model.merge_and_unload(), then save_pretrained) and give the folder that this makes"
+    )
