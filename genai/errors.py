@@ -44,18 +44,21 @@ class CapacityError(ConfigError):
 class PromptTooLongError(CapacityError):
     """A prompt leaves no room for an answer. num_tokens: its length; most: that of the longest that does.
 
-    The words are OpenAI's: clients look for them, and send less.
+    is_least: it has more, which were not counted. The words are OpenAI's: clients look for them, and send less.
     """
 
-    def __init__(self, num_tokens: int, most: int) -> None:
-        super().__init__(num_tokens, most)
+    def __init__(self, num_tokens: int, most: int, is_least: bool = False) -> None:
+        super().__init__(num_tokens, most, is_least)
         self.num_tokens = num_tokens
         self.most = most
+        self.is_least = is_least
 
     def __str__(self) -> str:
+        least = "at least " if self.is_least else ""
         return (
-            f"This model's maximum context length is {self.most + 1} tokens. However, the prompt has {self.num_tokens} "
-            f"tokens; at most {self.most} leave room for an answer. Please reduce the length of the prompt."
+            f"This model's maximum context length is {self.most + 1} tokens. However, the prompt has {least}"
+            f"{self.num_tokens} tokens; at most {self.most} leave room for an answer. Please reduce the length of the "
+            "prompt."
         )
 
 

@@ -30,12 +30,13 @@ from server.auth import ADMIN_KEYS_VARIABLE, ApiKeys, administered, authenticate
 from server.errors import ApiError, api_error, error_response
 from server.kept import KeptResponses
 from server.lifecycle import Lifecycle
-from server.limits import BodyMiddleware, GateMiddleware, KeyLimit, allowed_hosts, connection_limit, known_host
+from server.limits import GateMiddleware, KeyLimit, allowed_hosts, connection_limit, known_host
 from server.logs import RequestMiddleware
 from server.metrics import HttpMetrics
 from server.models import ModelPool
 from server.openapi import describe
 from server.paths import PathMiddleware
+from server.receiving import BodyLimits, BodyMiddleware
 from server.routes import chat, completions, health, llama_cpp, messages, ollama, pages, responses, tokenize
 from server.routes import models as model_routes
 from server.settings import Settings, load_settings
@@ -151,7 +152,14 @@ def _middleware(state: ServerState, keys: ApiKeys, admins: ApiKeys) -> list[Midd
             state.lifecycle.counted,
             KeyLimit(settings.max_concurrent_per_key),
         ),
-        Middleware(BodyMiddleware, settings.max_body_bytes, settings.body_timeout),
+        Middleware(
+            BodyMiddleware,
+            BodyLimits(
+                max_bytes=settings.max_body_bytes,
+                max_bytes_together=settings.max_bodies_bytes,
+                timeout=settings.body_timeout,
+            ),
+        ),
     ]
 
 

@@ -1,17 +1,16 @@
-"""What clients may take: connections, the size of a body, the time to send it, and requests at a time."""
+"""What clients may take: connections, and requests at a time. (Bodies have limits of their own: `server.receiving`.)"""
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TypeAlias
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.context import request_info
-from server.errors import ApiError, ClientGoneError, send_error
+from server.errors import ApiError, send_error
 from server.lifecycle import ALWAYS_ANSWERED, Lifecycle
 
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
@@ -37,65 +36,6 @@ class GateMiddleware:
                 await send_error(error, scope, receive, send)
                 return
             await self._app(scope, receive, send)
-
-
-class BodyMiddleware:
-    """Reads a request's body before anything else happens, so that a slow or endless one holds nothing but itself.
-
-    max_bytes: the longest body; timeout: seconds in which it has to be here.
-    """
-
-    def __init__(self, app: ASGIApp, max_bytes: int, timeout: float) -> None:
-        self._app = app
-        self._max_bytes = max_bytes
-        self._timeout = timeout
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        try:
-            async with asyncio.timeout(self._timeout):
-                body = await self._read(scope, receive)
-        except TimeoutError:
-            message = f"the body was not here after {self._timeout:g} s"
-            await send_error(ApiError(408, message, code="body_timeout", closes=True), scope, receive, send)
-        except ApiError as error:
-            await send_error(error, scope, receive, send)
-        else:
-            await self._app(scope, _replayed(body, receive), send)
-
-    async def _read(self, scope: Scope, receive: Receive) -> bytes:
-        declared = dict(scope["headers"]).get(b"content-length", b"0")
-        if declared.isdigit() and int(declared) > self._max_bytes:
-            raise self._too_long(int(declared))
-        parts: list[bytes] = []
-        length = 0
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise ClientGoneError
-            parts.append(message.get("body", b""))
-            length += len(parts[-1])
-            if length > self._max_bytes:
-                raise self._too_long(length)
-            if not message.get("more_body", False):
-                return b"".join(parts)
-
-    def _too_long(self, length: int) -> ApiError:
-        message = f"the body has {length} bytes or more; at most {self._max_bytes} are taken (max_body_bytes)"
-        return ApiError(413, message, code="body_too_long", closes=True)
-
-
-def _replayed(body: bytes, receive: Receive) -> Receive:
-    """`receive` that gives the body once, and then what really comes."""
-    given: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def replay() -> Message:
-        return given.pop() if given else await receive()
-
-    return replay
 
 
 @contextmanager

@@ -122,7 +122,10 @@ class Settings(_Model):
         None, ge=1, description="Tokens to generate if a request does not say; not given: 16 for completions, else all."
     )
     max_choices: int = Field(32, ge=1, description="Texts that one request may ask for: prompts times n.")
-    max_body_bytes: int = Field(1 << 20, ge=1024, description="Longest request body.")
+    max_body_bytes: int = Field(32 << 20, ge=1024, description="Longest request body.")
+    max_bodies_bytes: int = Field(
+        256 << 20, ge=1024, description="Bytes of large bodies that wait for their answers together; then 503."
+    )
     kept_responses_bytes: int = Field(
         64 << 20, ge=0, description="Memory for answers of /v1/responses that are kept; 0: none is."
     )

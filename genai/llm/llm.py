@@ -80,7 +80,7 @@ class LLM:
         )
         self.loop = EngineLoop(self._new_engine(loaded.prefix_cache_bytes), self._runner)
         weakref.finalize(self, self.loop.abandon).atexit = False
-        self._preparer = Preparer(self.tokenizer, self.config.vocab_size, self.config.eos_token_ids)
+        self._preparer = Preparer(self.tokenizer, self.config.vocab_size, self.config.eos_token_ids, self.max_seq_len)
         self.generation_config = GenerationConfig().updated(**self.config.generation)
         self._known_drafts: weakref.WeakSet[LLM] = weakref.WeakSet()  # models whose vocabulary was found to be the same
 

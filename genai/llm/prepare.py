@@ -20,7 +20,7 @@ from genai.chat.tools import ToolSet
 from genai.decoding.constraint import Constraint
 from genai.decoding.reasoning_budget import ReasoningBudget, ReasoningSpan
 from genai.engine.request import Request
-from genai.errors import ConfigError, TokenizerError
+from genai.errors import ConfigError, PromptTooLongError, TokenizerError
 from genai.grammar.grammar import Grammars
 from genai.llm.writer import JobWriter, TextWriter
 from genai.options.generation_config import ConstraintConfig, GenerationConfig
@@ -45,6 +45,8 @@ class ChatOptions:
 
 
 _NO_CHAT = ChatOptions()
+_LARGE_CHAT = 4_000_000
+"""Characters above which a chat's length is looked at before its template is: one that runs bounded would break off."""
 _NO_VARIABLES = frozenset({"messages", "tools", "add_generation_prompt", "continue_final_message"})
 
 
@@ -78,10 +80,11 @@ class _Encoded:
 
 
 class Preparer:
-    """Prepares requests for one model. Any thread may."""
+    """Prepares requests for one model, whose sequences have at most `max_seq_len` tokens. Any thread may."""
 
-    def __init__(self, tokenizer: Tokenizer, vocab_size: int, eos_token_ids: tuple[int, ...]) -> None:
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int, eos_token_ids: tuple[int, ...], max_seq_len: int) -> None:
         self._tokenizer = tokenizer
+        self._max_seq_len = max_seq_len
         self._eos_token_ids = eos_token_ids
         self._grammars = Grammars(tokenizer.backend, vocab_size, eos_token_ids)
         self._vocab_size = vocab_size
@@ -132,6 +135,7 @@ class Preparer:
             variables: dict[str, Any] = dict(chat.template_options or {})
             if reserved := variables.keys() & _NO_VARIABLES:
                 raise ConfigError(f"template_options: {min(reserved)} is not an option of the template")
+            self._check_length("".join(str(message.get("content") or "") for message in messages), _LARGE_CHAT)
             known = self._tokenizer.template_variables(has_tools=bool(tools.told))
             told: dict[str, Any] = reasoning_variables(known, config.reasoning_effort, config.reasoning_budget)
             text = self._tokenizer.render_chat(
@@ -140,7 +144,7 @@ class Preparer:
                 continue_final_message=chat.continue_final_message,
                 **told | variables,
             )
-            tokens = self._tokenizer.encode(text, add_special_tokens=False)
+            tokens = self._tokens(text, add_special_tokens=False)
             is_silenced = config.reasoning_effort == "none" and not told
             return _Encoded(
                 tokens=tokens,
@@ -153,10 +157,21 @@ class Preparer:
             message = "tools, tool_choice, template_options and continue_final_message go with chat messages"
             raise ConfigError(f"{message}; this prompt is no chat")
         if isinstance(prompt, str):
-            return _Encoded(tokens=self._tokenizer.encode(prompt), text=prompt)
+            return _Encoded(tokens=self._tokens(prompt, add_special_tokens=True), text=prompt)
         if _is_list(prompt) and all(map(is_token, prompt)):
             return _Encoded(tokens=[int(item) for item in prompt if is_token(item)], text=None)
         raise ConfigError(FORM)
+
+    def _tokens(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """A prompt's tokens. Raises: PromptTooLongError, before all of it is encoded."""
+        self._check_length(text)
+        return self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
+
+    def _check_length(self, text: str, unless_above: int = 0) -> None:
+        """Refuse a text that cannot fit, if it has more characters. Raises: PromptTooLongError."""
+        most = self._max_seq_len - 1
+        if len(text) > unless_above and (beyond := self._tokenizer.num_beyond(text, most)) is not None:
+            raise PromptTooLongError(beyond, most, is_least=True)
 
     def _writer(self, config: GenerationConfig, encoded: _Encoded, tools: ToolSet) -> TextWriter:
         prefix = ""

@@ -25,6 +25,7 @@ ModelName: TypeAlias = Annotated[
 ]
 
 _MAX_FIELDS = 100
+_MAX_SHOWN = 60
 
 
 class Request(BaseModel):
@@ -178,7 +179,10 @@ def _reason(message: str) -> str:
 
 def _shown(value: object) -> str:
     """A value in a message, cut short."""
-    return _shortened(json.dumps(value, ensure_ascii=False, default=str), 60)
+    if isinstance(value, str):
+        value = value[:_MAX_SHOWN]  # it may have megabytes, and so may what follows
+    pieces = json.JSONEncoder(ensure_ascii=False, default=str).iterencode(value)
+    return _shortened("".join(itertools.islice(pieces, _MAX_SHOWN)), _MAX_SHOWN)
 
 
 def _shortened(text: str, length: int) -> str:

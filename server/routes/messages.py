@@ -14,6 +14,7 @@ from starlette.responses import Response
 from genai.requests.chat import ChatArguments
 from genai.requests.content import OtherPart, check_media
 from server.body import StrictRoute
+from server.encoding import encoded
 from server.errors import SHAPES, unless_gone
 from server.generation import Work, start
 from server.models import ServedModel
@@ -99,10 +100,10 @@ def _count(body: CountTokensRequest, model: ServedModel, settings: Settings) -> 
     tokenizer = model.llm.llm.tokenizer
     reasoning: dict[str, Any] = _reasoning(body)
     variables: dict[str, Any] = reasoning_variables(tokenizer.template_variables(has_tools=bool(told)), **reasoning)
-    tokens = tokenizer.apply_chat_template(
+    text = tokenizer.render_chat(
         _conversation(body, settings), tools=told, continue_final_message=body.is_begun, **variables
     )
-    return TokenCount(input_tokens=len(tokens))
+    return TokenCount(input_tokens=len(encoded(tokenizer, text, add_special_tokens=False)))
 
 
 def _work(body: MessagesRequest, settings: Settings) -> Work:

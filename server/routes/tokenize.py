@@ -11,6 +11,7 @@ from genai.errors import ConfigError
 from genai.replies.openai import token_text
 from genai.requests.messages import is_begun, template_messages
 from server.body import StrictRoute
+from server.encoding import encoded
 from server.openapi import GENERATING
 from server.schemas.tokenize import Detokenized, DetokenizeRequest, Piece, Tokenized, TokenizeRequest
 from server.state import State
@@ -38,19 +39,20 @@ async def detokenize(body: DetokenizeRequest, state: State) -> Detokenized:
 def _tokenized(llm: LLM, body: TokenizeRequest) -> Tokenized:
     tokenizer = llm.tokenizer
     if body.content is not None:
-        tokens = tokenizer.encode(body.content, add_special_tokens=bool(body.add_special))
+        tokens = encoded(tokenizer, body.content, add_special_tokens=bool(body.add_special))
     elif body.prompt is not None:
-        tokens = tokenizer.encode(body.prompt, add_special_tokens=body.add_special_tokens is not False)
+        tokens = encoded(tokenizer, body.prompt, add_special_tokens=body.add_special_tokens is not False)
     else:
         assert body.messages is not None, "there is either a prompt or messages"
         variables: dict[str, Any] = dict(body.chat_template_kwargs or {})
-        tokens = tokenizer.apply_chat_template(
+        text = tokenizer.render_chat(
             template_messages(body.messages),
             add_generation_prompt=body.add_generation_prompt is not False,
             continue_final_message=is_begun(body.messages, body.continue_final_message),
             tools=[tool.model_dump(exclude_none=True) for tool in body.tools] if body.tools else None,
             **variables,
         )
+        tokens = encoded(tokenizer, text, add_special_tokens=False)
     texts = [token_text(tokenizer.token_bytes(token)) for token in tokens] if body.return_token_strs else None
     pieces = [Piece(id=token, piece=token_text(tokenizer.token_bytes(token))) for token in tokens]
     return Tokenized(

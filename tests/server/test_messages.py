@@ -463,7 +463,7 @@ async def test_a_missing_field_is_named() -> None:
 
 @pytest.mark.anyio
 async def test_errors_of_the_middleware_have_the_same_shape() -> None:
-    async with serving(app_with(FakeModel())) as http:
+    async with serving(app_with(FakeModel(), max_body_bytes=1 << 20)) as http:
         for path in ("/v1/messages", "/v1/messages/count_tokens"):
             wrong = await http.post(path, content=b"{", headers={"content-type": "application/json"})
             assert (wrong.status_code, wrong.json()["error"]["type"]) == (400, "invalid_request_error")

@@ -154,3 +154,22 @@ def test_saving_without_a_template_removes_an_old_one(folder: Path) -> None:
     del metadata["tokenizer.chat_template"]
     tokenizer_from_gguf(metadata).save(folder)
     assert not (folder / "chat_template.jinja").exists()
+
+
+def test_a_text_is_counted_only_until_it_is_too_long(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "word and more " * 60_000
+    whole = len(tokenizer.encode(text))
+    assert tokenizer.num_beyond(text, whole) is None
+    encoded: list[int] = []
+    encode = Tokenizer.encode
+
+    def counted(self: Tokenizer, piece: str, *, add_special_tokens: bool = True) -> list[int]:
+        encoded.append(len(piece))
+        return encode(self, piece, add_special_tokens=add_special_tokens)
+
+    monkeypatch.setattr(Tokenizer, "encode", counted)
+    beyond = tokenizer.num_beyond(text, 1000)
+    assert beyond is not None
+    assert 1000 < beyond <= whole
+    assert sum(encoded) < len(text) / 3
+    assert tokenizer.num_beyond(text[:1000], 1) is None, "it takes no more memory than a piece"
