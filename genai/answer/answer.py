@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from genai.answer.answer_text import Markers, PiecewiseText, Reading
+from genai.answer.channels import ChannelsReader
 from genai.answer.tool_calls import ToolCall, ToolCallDelta, ToolCallReader
 from genai.answer.tool_grammar import answer_grammar
-from genai.chat.formats import GENERIC, KNOWN_REASONING, reasoning_begun
-from genai.chat.shapes import Opener, ReasoningMarkers, ToolFormat
+from genai.chat.formats import GENERIC, KNOWN_REASONING, reasoning_begun, reasoning_of
+from genai.chat.shapes import Channels, Opener, ReasoningMarkers, ToolFormat
 from genai.chat.tools import ToolSet
 from genai.options.generation_config import ConstraintConfig
 from genai.tokenizer.tokenizer import Tokenizer
@@ -50,6 +51,8 @@ class AnswerFormat:
             for known in KNOWN_REASONING
             if known.open in template or known.close in template or tokenizer.token_to_id(known.open) is not None
         )
+        if tool_format.channels is not None:
+            reasoning = (reasoning_of(tool_format.channels),)
         markers = [*tool_format.markers, *(text for known in reasoning for text in (known.open, known.close))]
         found = {marker: tokenizer.token_to_id(marker) for marker in markers}
         token_ids = {marker: token_id for marker, token_id in found.items() if token_id is not None}
@@ -117,7 +120,8 @@ class AnswerParser:
         self._space: list[str] = []  # white space that is shown only if more text of its kind follows
         self._is_running = True
         self._is_over = False
-        self._reading = self._read_answer(begun)
+        channels = answer_format.tool_format.channels
+        self._reading = self._read_answer(begun) if channels is None else self._read_channels(channels)
         self._run()
 
     @property
@@ -167,6 +171,13 @@ class AnswerParser:
         yield from self._read_content()
         if begun is None and not self._calls.calls and self._has_content:
             self._content += self._space  # an answer of nothing else
+
+    def _read_channels(self, channels: Channels) -> Reading[None]:
+        reader = ChannelsReader(
+            self._text, channels, self._calls, say=self._say, think=self._think, between=self._skip_space
+        )
+        yield from reader.read()
+        self._is_over = bool(self._calls.calls)
 
     def _read_reasoning(self, markers: ReasoningMarkers) -> Reading[None]:
         yield from self._skip_space()

@@ -91,6 +91,20 @@ class ToolCallReader:
         """Whether a further call would be read."""
         return bool(self._names) and not self._is_repeating and (self._is_parallel or not self.calls)
 
+    def knows(self, name: str) -> bool:
+        """Whether a call of this function would be read."""
+        return name in self._names
+
+    def read_arguments_of(self, name: str) -> Reading[bool]:
+        """Read the object that is a call's arguments, its name being known. False: it is none."""
+        call = self._call = _OpenCall(names=self._names, name=name, waiting=[], given=[])
+        is_whole = yield from self._read_arguments(call)
+        if is_whole:
+            self._end(call)
+        self._give_arguments()
+        self._call = None
+        return is_whole
+
     def take_deltas(self) -> tuple[ToolCallDelta, ...]:
         """The pieces since the last call."""
         self._give_arguments()

@@ -39,10 +39,15 @@ def answer_grammar(
     grammar = _Grammar(tool_format, token_ids)
     if tools.callable:
         grammar.add_calls(tools)
+    answer = tool_format.channels.answer if tool_format.channels else ""
     if tools.is_forced:
         start = f"{grammar.reasoning(reasoning, begun)} calls"
-    elif form is not None:
-        choices = [grammar.lark.rule(lark_body(form)), *(["calls"] if tools.callable else [])]
+    elif form is not None or answer:
+        content = "TEXT?" if form is None else lark_body(form)
+        choices = [
+            grammar.lark.rule(f"{grammar.lark.spelled(answer)} {content}"),
+            *(["calls"] if tools.callable else []),
+        ]
         start = f"{grammar.reasoning(reasoning, begun)} ({' | '.join(choices)})"
     elif tool_format.before:
         start = grammar.text_then_calls(reasoning, begun)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from genai.chat.shapes import JsonCall, NamedCall, Opener, Pairs, ReasoningMarkers, ToolFormat
+from genai.chat.shapes import Channels, JsonCall, NamedCall, Opener, Pairs, ReasoningMarkers, ToolFormat
 
 KNOWN_REASONING = (
     ReasoningMarkers(open="<think>", close="</think>"),  # Qwen3, DeepSeek R1, SmolLM3, Olmo 3, Granite 3.3, Phi-4
@@ -275,6 +275,18 @@ _HUNYUAN = ToolFormat(
     before="<tool_calls>[",
     after="]</tool_calls>",
 )
+_HARMONY = ToolFormat(
+    name="harmony",
+    models="gpt-oss",
+    signs=("<|channel|>", "<|call|>"),
+    openers=(Opener(text="<|channel|>commentary to=functions."),),
+    inner_markers=("<|start|>", "<|channel|>", "<|message|>", "<|constrain|>", "<|end|>", "<|return|>", "<|call|>"),
+    named=NamedCall(before_arguments=" <|constrain|>json<|message|>"),
+    is_named=True,
+    before="<|channel|>commentary to=functions.",
+    is_parallel=False,
+    channels=Channels(),
+)
 GENERIC = replace(
     _HERMES,
     name="json",
@@ -290,6 +302,7 @@ GENERIC = replace(
 """The format of models that have none: what they are told to write, and what they write all the same."""
 
 TOOL_FORMATS = (
+    _HARMONY,
     _SEED,
     _QWEN_XML,
     _GLM_47,
@@ -333,6 +346,12 @@ TOOL_FORMATS = (
     GENERIC,
 )
 """The formats, the most specific signs first."""
+
+
+def reasoning_of(channels: Channels) -> ReasoningMarkers:
+    """The markers of reasoning that is a message."""
+    label = f"{channels.reasoning}{channels.message}"
+    return ReasoningMarkers(open=channels.channel, label=label, close=channels.begin, answer=channels.answer)
 
 
 def tool_format_of(template: str) -> ToolFormat:

@@ -138,6 +138,24 @@ class Opener:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Channels:
+    """An answer of several messages: `start ROLE channel NAME recipient FUNCTION message TEXT end`.
+
+    Those of the channel `reasoning` are that, those with a recipient are calls, and the rest is content; answer: the
+    header of content; begin: what stands between a message and the next one's header.
+    """
+
+    start: str = "<|start|>"
+    channel: str = "<|channel|>"
+    message: str = "<|message|>"
+    recipient: str = "to=functions."
+    reasoning: str = "analysis"
+    answer: str = "<|channel|>final<|message|>"
+    begin: str = "<|end|><|start|>assistant"
+    ends: tuple[str, ...] = ("<|end|>", "<|return|>", "<|call|>")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ToolFormat:
     """How a model writes calls: what is taken for some, and the one spelling that grammars force.
 
@@ -148,7 +166,8 @@ class ToolFormat:
     for the format; inner_markers: those within before, between and calls that openers do not name; json, named: the
     forms that are read, and is_named which of them is forced; is_parallel: whether the chat template can show several
     calls in one turn; result: what stands around a function's result in a user's turn, for templates without a role for
-    it; history_id: the form of the ids that the chat template writes, of a call's name and number in the conversation.
+    it; history_id: the form of the ids that the chat template writes, of a call's name and number in the conversation;
+    channels: of answers that are made of messages; then `before` is the header of one that is a call.
     """
 
     name: str
@@ -165,6 +184,7 @@ class ToolFormat:
     is_parallel: bool = True
     result: tuple[str, str] = ("<tool_response>\n", "\n</tool_response>")
     history_id: str = ""
+    channels: Channels | None = None
 
     @property
     def call(self) -> JsonCall | NamedCall:
@@ -192,11 +212,15 @@ def _spelled(call: JsonCall | NamedCall, name: str, arguments: str, index: int) 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReasoningMarkers:
-    """What stands before and after reasoning text; label: what follows the marker that opens it."""
+    """What stands before and after reasoning text; label: what follows the marker that opens it.
+
+    answer: what stands before content then, where no calls may come.
+    """
 
     open: str
     label: str = ""
     close: str
+    answer: str = ""
 
     @property
     def opening(self) -> str:

@@ -17,6 +17,7 @@ from genai.chat.tool_messages import (
     number_calls,
     spell_calls,
     spell_results,
+    with_one_call_a_turn,
 )
 from genai.chat.turns import Turns, joined
 from genai.errors import TokenizerError
@@ -83,6 +84,8 @@ class ChatTemplate:
         if tools:
             values |= dict.fromkeys(self._tool_variables, _plain(tools, "tools"))
         plain = [_with_reasoning(message) for message in normal_calls(self._contents.joined(_checked(messages)))]
+        if self.tool_format.channels is not None:
+            plain = with_one_call_a_turn(plain)  # its template shows the first call and leaves out the rest
         if self.tool_format.history_id:
             plain = number_calls(plain, self.tool_format.history_id)
         if tools and not self.takes_tools:

@@ -33,7 +33,8 @@ def call_forms(messages: Sequence[PlainMessage]) -> Iterator[list[PlainMessage]]
     yield [{**message, "content": message.get("content") or ""} for message in messages]
     yield _with_short_ids(messages)
     yield [_with_calls(message, _with_arguments_as_text) for message in messages]
-    yield _with_one_call_a_turn(messages)
+    yield with_one_call_a_turn(messages)
+    yield [_with_thoughts_alone(message) for message in messages]
 
 
 def number_calls(messages: Sequence[PlainMessage], form: str) -> list[PlainMessage]:
@@ -185,7 +186,16 @@ def _short_id(call_id: object) -> str:
     return hashlib.sha256(str(call_id).encode("utf-8", "replace")).hexdigest()[:9]
 
 
-def _with_one_call_a_turn(messages: Sequence[PlainMessage]) -> list[PlainMessage]:
+def _with_thoughts_alone(message: PlainMessage) -> PlainMessage:
+    """What is said beside calls as part of the thoughts, for templates that take one of them."""
+    thoughts, said = message.get("thinking"), joined_text(message.get("content")) or ""
+    if not _calls(message) or not thoughts or not said:
+        return {**message, "content": message.get("content") or ""}
+    both = f"{thoughts}\n\n{said}"
+    return {**message, "thinking": both, "reasoning_content": both, "content": ""}
+
+
+def with_one_call_a_turn(messages: Sequence[PlainMessage]) -> list[PlainMessage]:
     """Each call in a turn of its own, with its result behind it."""
     turns: list[PlainMessage] = []
     waiting = list(messages)

@@ -115,7 +115,9 @@ class Preparer:
         )
 
     def _finished(self, config: GenerationConfig, encoded: _Encoded, tools: ToolSet) -> Prepared:
-        constraint = self._within_budget(encoded, self._constraint(config, encoded, tools))
+        constraint = self._within_budget(
+            encoded, self._constraint(config, encoded, tools), has_calls=bool(tools.callable)
+        )
         if constraint is not None:
             constraint.mask()  # the first one takes longest: here nothing waits for it
         request = Request(
@@ -211,7 +213,7 @@ class Preparer:
         except ConfigError as error:
             raise _at_fault(tools, error) from None
 
-    def _within_budget(self, encoded: _Encoded, constraint: Constraint | None) -> Constraint | None:
+    def _within_budget(self, encoded: _Encoded, constraint: Constraint | None, *, has_calls: bool) -> Constraint | None:
         """A constraint that ends the reasoning when its budget is spent, if there is one, and the model reasons."""
         markers = self.answer_format.reasoning
         if encoded.budget is None or not markers:
@@ -219,16 +221,18 @@ class Preparer:
         begun = reasoning_begun(encoded.text, markers)
         return ReasoningBudget(
             encoded.budget,
-            [self._span(known) for known in markers],
-            begun=None if begun is None else self._span(begun),
+            [self._span(known, has_calls=has_calls) for known in markers],
+            begun=None if begun is None else self._span(begun, has_calls=has_calls),
             piece=self._tokenizer.shown_bytes,
             vocab_size=self._vocab_size,
             inner=constraint,
         )
 
-    def _span(self, markers: ReasoningMarkers) -> ReasoningSpan:
-        token = self._tokenizer.token_to_id(markers.close)
-        tokens = self._tokenizer.encode(markers.close, add_special_tokens=False) if token is None else [token]
+    def _span(self, markers: ReasoningMarkers, *, has_calls: bool) -> ReasoningSpan:
+        """Reasoning as tokens; has_calls: content need not follow it."""
+        end = markers.close if has_calls else markers.close + markers.answer
+        token = self._tokenizer.token_to_id(end)
+        tokens = self._tokenizer.encode(end, add_special_tokens=False) if token is None else [token]
         return ReasoningSpan(open=markers.opening.encode(), close=markers.close.encode(), end=tuple(tokens))
 
     def _bad_words(self, config: GenerationConfig) -> list[list[int]]:

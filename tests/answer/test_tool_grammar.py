@@ -63,17 +63,20 @@ def tokenizer(template: str, has_markers: bool) -> Tokenizer:
 
 @cache
 def judge(template: str, has_markers: bool) -> llguidance.LLTokenizer:
-    ours = tokenizer(template, has_markers)
+    return judge_of(tokenizer(template, has_markers))
+
+
+def judge_of(ours: Tokenizer) -> llguidance.LLTokenizer:
     return llguidance.LLTokenizer(ours.backend.to_str(), eos_token=ours.eos_token_ids[0])
 
 
 class Model:
     """A format, and llguidance's opinion of texts."""
 
-    def __init__(self, template: str, has_markers: bool) -> None:
-        self.tokenizer = tokenizer(template, has_markers)
+    def __init__(self, template: str, has_markers: bool, ours: Tokenizer | None = None) -> None:
+        self.tokenizer = ours or tokenizer(template, has_markers)
         self.format = AnswerFormat.of(self.tokenizer)
-        self._judge = judge(template, has_markers)
+        self._judge = judge_of(self.tokenizer) if ours else judge(template, has_markers)
 
     def matcher(
         self, tools: ToolSet, prompt: str | None = None, form: ConstraintConfig | None = None

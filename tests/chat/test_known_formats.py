@@ -276,8 +276,8 @@ def test_whatever_is_written_is_read_as_calls(known: Known, has_markers: bool) -
 
 
 def test_every_entry_is_tested() -> None:
-    old = {"mistral", "granite", "hermes", "llama3", "json"}
-    assert {entry.models for entry in TOOL_FORMATS if entry.name not in old} == {
+    elsewhere = {"mistral", "granite", "hermes", "llama3", "json", "harmony"}
+    assert {entry.models for entry in TOOL_FORMATS if entry.name not in elsewhere} == {
         form_of(known).models for known in KNOWN
     }
 
