@@ -42,6 +42,8 @@ class EngineMetrics:
         self._running = gauge("requests_running", "Sequences that have a row")
         self._waiting = gauge("requests_waiting", "Sequences that wait for a row")
         self._usage = gauge("kv_cache_usage_ratio", "Valid tokens as a share of the KV cache")
+        text = "Tokens of ended texts, kept while nobody needs the room, as a share of the KV cache"
+        self._idle = gauge("kv_cache_idle_ratio", text)
         ended = Counter(
             "genai_requests", "Requests ended, by reason", ["model", "finish_reason"], registry=self.registry
         )
@@ -86,10 +88,14 @@ class EngineMetrics:
         self._duration.observe(seconds)
         self._ended[reason].inc()
 
-    def saw_step(self, batch_size: int, num_running: int, num_waiting: int, usage: float) -> None:
+    def saw_cache(self, usage: float, idle: float) -> None:
+        """What share of the cache valid tokens take, and those of idle rows."""
+        self._usage.set(usage)
+        self._idle.set(idle)
+
+    def saw_step(self, batch_size: int, num_running: int, num_waiting: int) -> None:
         """A step ran."""
         if batch_size:
             self._batch.observe(batch_size)
         self._running.set(num_running)
         self._waiting.set(num_waiting)
-        self._usage.set(usage)

@@ -31,6 +31,8 @@ def server_status(state: ServerState) -> ServerStatus:
         rows=[row for model in models.values() for row in model.rows],
         cache=CacheStatus(
             used_bytes=sum(model.cache.used_bytes for model in models.values()),
+            idle_rows=sum(model.cache.idle_rows for model in models.values()),
+            idle_bytes=sum(model.cache.idle_bytes for model in models.values()),
             total_bytes=sum(model.cache.total_bytes for model in models.values()),
         ),
         tokens_per_second=sum(model.tokens_per_second for model in models.values()),
@@ -55,7 +57,12 @@ def _model_status(model: ServedModel) -> ModelStatus:
         running=len(engine.running),
         waiting=engine.num_waiting,
         rows=[RowStatus(valid=row.valid, capacity=row.capacity) for row in cache.rows],
-        cache=CacheStatus(used_bytes=cache.used_bytes, total_bytes=cache.total_bytes),
+        cache=CacheStatus(
+            used_bytes=cache.used_bytes,
+            idle_rows=cache.num_idle,
+            idle_bytes=cache.idle_bytes,
+            total_bytes=cache.total_bytes,
+        ),
         max_batch=llm.engine_config.max_batch,
         max_model_len=llm.max_seq_len,
         prefix_cache=PrefixCacheStatus(

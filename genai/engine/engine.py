@@ -161,7 +161,8 @@ class Engine:
         if decoding:
             self._decode(decoding)
         if self._metrics:
-            self._metrics.saw_step(len(plan.decoding), len(self._scheduler.running), self.num_waiting, self._rows.usage)
+            self._metrics.saw_step(len(plan.decoding), len(self._scheduler.running), self.num_waiting)
+            self._metrics.saw_cache(self._rows.usage, self._rows.idle_usage)
 
     def cancel_all(self) -> list[TokenEvent]:
         """End everything that waits or runs."""

@@ -138,11 +138,12 @@ class Events:
         sequence.become(State(reason))
         sequence.timeline.finished = time.perf_counter()
         self._scheduler.remove(sequence)
-        if sequence.row is not None and reason in {"stop", "length"}:
-            with _failures_logged():
-                self._rows.remember(sequence)
         with _failures_logged():
-            self._rows.release(sequence)
+            if sequence.row is not None and reason in {"stop", "length"}:
+                self._rows.remember(sequence)
+                self._rows.retire(sequence)
+        with _failures_logged():
+            self._rows.release(sequence)  # what did not end well, and where remembering it failed
         if sequence.drafter is not None:
             with _failures_logged():
                 sequence.drafter.close()

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import bisect
 import contextlib
+import itertools
 from collections import abc
 from dataclasses import dataclass
 
 from genai.engine.prefix_cache import BLOCK_SIZE, Bytes, PrefixCache
 from genai.engine.sequence import Sequence
 from genai.runtime.cache import KVCache
+
+_MAX_IDLE = 32
+"""Idle rows: each is looked at for every newcomer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,25 +26,56 @@ class RowStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheStatus:
-    """The rows in the order in which they lie, and bytes: of valid keys and values, of the whole arena, of prefixes."""
+    """The rows in the order in which they lie, how many are idle, and bytes.
+
+    Of valid keys and values; of those in idle rows, whose room is free; of the whole arena; of prefixes.
+    """
 
     rows: tuple[RowStatus, ...]
+    num_idle: int
     used_bytes: int
+    idle_bytes: int
     total_bytes: int
     prefix_bytes: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdleText:
+    """What an idle row holds, and the keys of its whole blocks."""
+
+    tokens: abc.Sequence[int]
+    keys: abc.Sequence[bytes]
+
+    def shared(self, tokens: abc.Sequence[int], keys: abc.Sequence[bytes]) -> int:
+        """How many first tokens it has in common with others, whose keys these are."""
+        both = range(min(len(keys), len(self.keys)))
+        start = bisect.bisect_left(both, x=True, key=lambda block: keys[block] != self.keys[block]) * BLOCK_SIZE
+        next_block = slice(start, start + BLOCK_SIZE)
+        pairs = zip(self.tokens[next_block], tokens[next_block], strict=False)
+        return start + sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
 class Rows:
-    """Keeps each sequence's row, and what it has computed, in step with the cache."""
+    """Keeps each sequence's row, and what it has computed, in step with the cache.
+
+    The row of a text that ended well stays idle where it lies, for the next turn of a chat to go on in it without a
+    copy. What else begins so gets its copy from the prefix cache.
+    """
 
     def __init__(self, cache: KVCache, prefixes: PrefixCache) -> None:
         self._cache = cache
         self._prefixes = prefixes
+        self._idle: dict[int, IdleText] = {}
 
     @property
     def usage(self) -> float:
         """Valid tokens as a share of the cache."""
         return sum(self._cache.valid(row) for row in self._cache.rows) / self._cache.num_slots
+
+    @property
+    def idle_usage(self) -> float:
+        """Tokens in idle rows as a share of the cache: part of what is free."""
+        return sum(self._cache.valid(row) for row in self._cache.idle) / self._cache.num_slots
 
     @property
     def status(self) -> CacheStatus:
@@ -49,10 +85,16 @@ class Rows:
             for row in group.rows:
                 with contextlib.suppress(KeyError):
                     rows.append(RowStatus(valid=self._cache.valid(row), capacity=group.capacity))
+        idle = []
+        for row in self._cache.idle:
+            with contextlib.suppress(KeyError):
+                idle.append(self._cache.valid(row))
         per_token = self._cache.shape.bytes_per_token
         return CacheStatus(
             rows=tuple(rows),
+            num_idle=len(idle),
             used_bytes=sum(row.valid for row in rows) * per_token,
+            idle_bytes=sum(idle) * per_token,
             total_bytes=self._cache.num_slots * per_token,
             prefix_bytes=self._prefixes.num_bytes,
         )
@@ -75,20 +117,37 @@ class Rows:
         return self._cache.num_worth_running(needs)
 
     def give(self, sequence: Sequence) -> int:
-        """A row, filled with what the prefix cache has; at least the last token has to be run.
+        """A row that holds what is known of a sequence; at least the last token has to be run.
 
         Returns how many tokens that is. Raises: CapacityError.
         """
         keys = self._keys(sequence, len(sequence.tokens) - 1)
         num_blocks = 0 if sequence.lacks_prompt_logprobs else self._prefixes.lookup(keys)
         known = num_blocks * BLOCK_SIZE
-        if known:
+        idle, shared = self._find_idle(sequence, keys, known)
+        if idle is not None:
+            self._cache.revive(idle, shared, room=sequence.need)
+            sequence.row, known = idle, shared
+        elif known:
             data = self._prefixes.take(keys[:num_blocks])
             sequence.row = self._cache.import_row(data, known, room=sequence.need)
         else:
             sequence.row = self._cache.allocate(sequence.need)
         sequence.num_computed = known
         return known
+
+    def _find_idle(self, sequence: Sequence, keys: abc.Sequence[bytes], known: int) -> tuple[int | None, int]:
+        """The idle row that has most of a sequence's first tokens, and how many; None if a copy serves better.
+
+        known: how many tokens can be copied. A row that holds much else is left to who goes on with that.
+        """
+        best, most = None, max(known, 1)
+        for row in () if sequence.lacks_prompt_logprobs else self._cache.idle:
+            shared = min(self._idle[row].shared(sequence.tokens, keys), len(sequence.tokens) - 1)
+            is_its_own = 2 * shared >= self._cache.valid(row) or shared - known >= BLOCK_SIZE
+            if shared >= most and is_its_own:
+                best, most = row, shared
+        return best, most
 
     def fork(self, source: Sequence, fork: Sequence) -> None:
         """A row for a sequence that begins as another one. Raises: CapacityError."""
@@ -120,6 +179,20 @@ class Rows:
     def _keys(self, sequence: Sequence, num_tokens: int) -> list[bytes]:
         """The keys of the whole blocks among a sequence's first tokens."""
         return self._prefixes.keys(sequence.tokens, sequence.block_keys)[: num_tokens // BLOCK_SIZE]
+
+    def retire(self, sequence: Sequence) -> None:
+        """Let go of the row of a sequence that ended well; what it holds stays as long as nobody needs the room."""
+        row, keys = row_of(sequence), self._keys(sequence, sequence.num_computed)
+        if not keys:
+            self.release(sequence)
+            return
+        self._cache.truncate(row, sequence.num_computed)
+        self._cache.retire(row)
+        self._idle[row] = IdleText(tokens=sequence.tokens[: sequence.num_computed], keys=keys)
+        for old in self._cache.idle[:-_MAX_IDLE]:
+            self._cache.forget(old)
+        self._idle = {row: self._idle[row] for row in self._cache.idle}
+        sequence.row, sequence.num_computed = None, 0
 
     def release(self, sequence: Sequence) -> None:
         """Free a sequence's row, if it has one."""

@@ -88,6 +88,11 @@ class KVCache:
         """Rows by the groups in which they run."""
         return self._layout.groups
 
+    @property
+    def idle(self) -> tuple[int, ...]:
+        """Rows that do not run and keep what they hold until others need the room; the oldest first."""
+        return self._layout.idle
+
     def valid(self, row: int) -> int:
         """How many tokens a row holds."""
         return self._layout.valid(row)
@@ -122,6 +127,28 @@ class KVCache:
     def free(self, row: int) -> None:
         """Forget a row; the last one of its group moves into its place."""
         self._arrange({other: need for other, need in self._needs.items() if other != row})
+
+    def retire(self, row: int) -> None:
+        """Free a row, but keep what it holds for `revive`, if that takes no copy, until others need the room."""
+        self._layout.retire(row)
+        self.free(row)
+
+    def revive(self, row: int, num_tokens: int, room: int) -> None:
+        """Run an idle row again, with its first tokens and room for `room`: where it lies, if there is room.
+
+        Raises: CapacityError; nothing has changed then.
+        """
+        held = self.valid(row)
+        self._layout.set_valid(row, num_tokens)
+        try:
+            self._arrange({**self._needs, row: max(num_tokens, room)})
+        except CapacityError:
+            self._layout.set_valid(row, held)
+            raise
+
+    def forget(self, row: int) -> None:
+        """Let go of what an idle row holds."""
+        self._layout.forget(row)
 
     def truncate(self, row: int, num_tokens: int) -> None:
         """Keep a row's first tokens only: rewinding costs nothing."""

@@ -10,6 +10,9 @@ a group's rows lie side by side, so that the group (or any one row, or a prefix 
 
 Every change goes through `arrange`: it takes the groups as they should be and answers with the copies that get there.
 Only valid prefixes are copied, in an order in which no copy overwrites what another still has to read.
+
+A row may stay where it lies without running: idle, between the groups. Its slots are free. Groups that have to be
+placed go elsewhere if that costs nothing, and onto it otherwise; then it is gone.
 """
 
 from __future__ import annotations
@@ -54,12 +57,17 @@ class Move:
     length: int
 
 
+_ROOMY = 0.25
+"""As long as no more of the arena is taken, idle rows are spared: in a fuller one that would lead to copies."""
+
+
 class Layout:
-    """The groups, and each row's valid length."""
+    """The groups, the idle rows (the oldest first), and each row's valid length."""
 
     def __init__(self, num_slots: int) -> None:
         self.num_slots = num_slots
         self.groups: tuple[Group, ...] = ()
+        self.idle: tuple[int, ...] = ()
         self._valid: dict[int, int] = {}
         self._places: dict[int, Place] = {}
 
@@ -77,8 +85,17 @@ class Layout:
             raise CapacityError(f"valid length {length} of a row with capacity {self._places[row].capacity}")
         self._valid[row] = length
 
+    def retire(self, row: int) -> None:
+        """Make a row idle: the next arrangement has no place for it, and spares what it holds if it can."""
+        self.idle = (*self.idle, row)
+
+    def forget(self, row: int) -> None:
+        """Let go of an idle row."""
+        self.idle = tuple(other for other in self.idle if other != row)
+        del self._places[row], self._valid[row]
+
     def arrange(self, groups: Sequence[Group]) -> list[Move]:
-        """Make the groups these (their `start` is chosen here); rows that are in none of them are freed.
+        """Make the groups these (their `start` is chosen here); rows that are in none of them are freed, unless idle.
 
         Returns the copies to make, in order. Raises: CapacityError if they do not fit; then nothing has changed.
         """
@@ -99,12 +116,34 @@ class Layout:
             for row, place in places.items()
             if row in self._places and self._places[row].start != place.start and self._valid[row]
         ]
-        self.groups, self._places = tuple(placed), places
-        self._valid = {row: self._valid.get(row, 0) for row in places}
+        idle = [row for row in self.idle if row not in places]
+        taken = sorted((group.start, group.start + group.num_slots) for group in placed) if idle else []
+        self.idle = tuple(row for row in idle if _is_free(self._held(row), taken))
+        self.groups, self._places = tuple(placed), places | {row: self._places[row] for row in self.idle}
+        self._valid = {row: self._valid.get(row, 0) for row in self._places}
         return _ordered(moves)
 
+    def _held(self, row: int) -> tuple[int, int]:
+        """First slot and end of what an idle row holds."""
+        start = self._places[row].start
+        return start, start + self._valid[row]
+
     def _placed(self, groups: Sequence[Group]) -> list[Group]:
-        """Starts for the groups: where their first row is already if that is possible, so that little is copied."""
+        """Starts for the groups, so that little is copied; the newest idle rows are spared where that is possible."""
+        is_roomy = sum(group.num_slots for group in groups) <= _ROOMY * self.num_slots
+        wanted = {row for group in groups for row in group.rows} if self.idle else ()
+        idle = [self._held(row) for row in self.idle if is_roomy and row not in wanted]
+        while (starts := self._starts(groups, idle)) is None:
+            if not idle:  # fragmented: push everything together
+                return _packed(groups)
+            del idle[: (len(idle) + 1) // 2]
+        return [
+            Group(capacity=group.capacity, rows=group.rows, start=start)
+            for group, start in zip(groups, starts, strict=True)
+        ]
+
+    def _starts(self, groups: Sequence[Group], idle: Sequence[tuple[int, int]]) -> list[int] | None:
+        """Where each group begins: its first row stays where it is if that is possible; None if there is no gap."""
         starts: list[int | None] = [None] * len(groups)
         taken: list[tuple[int, int]] = []  # first slot and end of what is placed, in order
         end = 0
@@ -112,31 +151,37 @@ class Layout:
             if start >= end and start + groups[index].num_slots <= self.num_slots:
                 starts[index], end = start, start + groups[index].num_slots
                 taken.append((start, end))
+        spared = sorted([*taken, *idle])
         for index, group in enumerate(groups):
             if starts[index] is None:
-                gap = _first_gap(group.num_slots, taken, self.num_slots)
-                if gap is None:  # fragmented: push everything together
-                    return _packed(groups)
-                starts[index] = gap
-                bisect.insort(taken, (gap, gap + group.num_slots))
-        return [
-            Group(capacity=group.capacity, rows=group.rows, start=start or 0)
-            for group, start in zip(groups, starts, strict=True)
-        ]
+                old = self._places.get(group.rows[0])
+                span = (old.start, old.start + group.num_slots) if old is not None else (0, 0)
+                if old is None or span[1] > self.num_slots or not _is_free(span, taken):
+                    is_new = not any(self._valid.get(row) for row in group.rows)
+                    gap = _first_gap(group.num_slots, spared if is_new else taken, self.num_slots)
+                    if gap is None:
+                        return None
+                    span = (gap, gap + group.num_slots)
+                starts[index] = span[0]
+                bisect.insort(taken, span)
+                bisect.insort(spared, span)
+        return [start or 0 for start in starts]
 
     def _stays(self, groups: Sequence[Group]) -> Iterator[tuple[int, int]]:
-        """Where groups would begin, and which they are, whose first row could stay where it is."""
+        """Where groups would begin, and which they are, whose first row has the room already that it is to have."""
         for index, group in enumerate(groups):
             old = self._places.get(group.rows[0])
-            if old is not None and old.capacity == group.capacity:
+            if old is not None and old.capacity == group.capacity and group.rows[0] not in self.idle:
                 yield old.start, index
 
     def check_integrity(self) -> None:
         """Raises: AssertionError if rows overlap, leave the arena, or hold more than their capacity."""
         end = 0
-        for place in sorted(self._places.values(), key=lambda place: place.start):
-            assert place.start >= end, "rows overlap"
-            end = place.start + place.capacity
+        spans = [(group.start, group.start + group.num_slots) for group in self.groups]
+        for start, after in sorted([*spans, *(self._held(row) for row in self.idle)]):
+            assert start >= end, "rows overlap"
+            end = after
+        assert self._places.keys() == {*self.idle, *(row for group in self.groups for row in group.rows)}
         assert end <= self.num_slots, "a row leaves the arena"
         assert self._places.keys() == self._valid.keys()
         assert all(0 <= self._valid[row] <= place.capacity for row, place in self._places.items())
@@ -151,13 +196,20 @@ def _packed(groups: Sequence[Group]) -> list[Group]:
     return placed
 
 
+def _is_free(span: tuple[int, int], taken: Sequence[tuple[int, int]]) -> bool:
+    """Whether slots overlap nothing of what is placed, which is in order."""
+    place = bisect.bisect_left(taken, span)
+    is_before_next = place == len(taken) or span[1] <= taken[place][0]
+    return is_before_next and (place == 0 or taken[place - 1][1] <= span[0])
+
+
 def _first_gap(size: int, taken: Sequence[tuple[int, int]], num_slots: int) -> int | None:
     """Where the first gap begins between what is placed that is large enough."""
     start = 0
     for other, end in taken:
         if other - start >= size:
             return start
-        start = end
+        start = max(start, end)
     return start if num_slots - start >= size else None
 
 

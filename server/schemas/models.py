@@ -97,6 +97,8 @@ class CacheStatus(Response):
     """The arena of keys and values, allocated once."""
 
     used_bytes: int = Field(default=0, description="Those of the rows' valid tokens.")
+    idle_rows: int = Field(default=0, description="Rows of ended texts, which stay while nobody needs their room.")
+    idle_bytes: int = Field(default=0, description="Those of the idle rows' tokens: part of what is free.")
     total_bytes: int = Field(default=0, description="The whole arena.")
 
 

@@ -153,7 +153,8 @@ def test_a_prompt_that_begins_like_an_earlier_text_prefills_the_rest(common: int
     prompt = [*first.tokens[:common], 90, 91, 92]
     second = submit(engine, prompt, config(10))
     run(engine)
-    assert second.num_cached == common // 16 * 16
+    is_idle_row_taken_up = 2 * common >= 59  # or else whole blocks are copied, and it stays for who began so
+    assert second.num_cached == (common if is_idle_row_taken_up else common // 16 * 16)
     assert second.generated == greedy_continuation(prompt, 10)
     assert runner.cache.rows == ()
 
@@ -165,7 +166,7 @@ def test_the_same_prompt_again_runs_its_last_tokens_only() -> None:
     runs = runner.num_runs
     again = submit(engine, list(range(48)), config(1))
     run(engine)
-    assert again.num_cached == 32, "whole blocks, and at least the last token is run"
+    assert again.num_cached == 47, "at least the last token is run"
     assert runner.num_runs == runs + 1
     assert again.generated == greedy_continuation(range(48), 1)
 

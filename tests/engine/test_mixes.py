@@ -21,7 +21,7 @@ from genai.options.generation_config import GenerationConfig
 from genai.runtime.capacity import CapacityPolicy
 from tests.engine.drafting.test_drafts import Oracle
 from tests.engine.test_engine import engine_with, run
-from tests.fakes import POISON, SHAPE, VOCAB_SIZE, ExactCapacities, FakeRunner, OneGroup
+from tests.fakes import POISON, SHAPE, VOCAB_SIZE, ExactCapacities, FakeRunner, OneGroup, read_tokens
 
 pytestmark = pytest.mark.usefixtures("each_memory")
 
@@ -194,6 +194,9 @@ class Mix:
         self.engine.step()
         self.runner.cache.check_integrity()
         assert_clean(self.runner)
+        idle = self.engine._rows._idle
+        for row in self.runner.cache.idle:
+            assert read_tokens(self.runner.cache, row) == idle[row].tokens
         held = [sequence.row for sequence in self.engine.running]
         assert sorted(self.runner.cache.rows) == sorted(held), "rows are those of what runs"  # type: ignore[type-var]
         for case in self.cases:

@@ -79,7 +79,7 @@ async def test_status_and_metrics() -> None:
         text = (await http.get("/metrics")).text
     assert (status["status"], status["running"], status["waiting"]) == ("ready", 0, 0)
     assert status["rows"] == [{"valid": 40, "capacity": 48}]
-    assert status["cache"] == {"used_bytes": 320, "total_bytes": 4096}
+    assert status["cache"] == {"used_bytes": 320, "idle_rows": 2, "idle_bytes": 400, "total_bytes": 4096}
     assert status["prefix_cache"] == {"prompt_tokens": 40, "hits": 32, "bytes": 256}
     assert status["models"]["fake"]["generated_tokens"] == 1
     assert status["tokens_per_second"] > 0
