@@ -78,12 +78,13 @@ def poisoned_folder(folder: Path) -> Path:
 
 def serve(package: str, port: int) -> None:
     """In a process of its own: the server, over a model some of whose runs fail."""
-    from server.models import ModelPool, load_model
+    from server.loading import Room, load_model
+    from server.models import ModelPool
     from server.process import DrainingServer
     from server.settings import ModelSettings, Settings
 
-    def failing(name: str, model: ModelSettings, settings: Settings, progress: Progress) -> genai.AsyncLLM:
-        loaded = load_model(name, model, settings, progress)
+    def failing(name: str, model: ModelSettings, settings: Settings, progress: Progress, room: Room) -> genai.AsyncLLM:
+        loaded = load_model(name, model, settings, progress, room)
         inject_failures(loaded.llm)
         return loaded
 

@@ -106,7 +106,7 @@ _TABLE: tuple[tuple[type[GenAIError], int, str], ...] = (
     (TokenizerError, 400, "invalid_value"),
     (QueueFullError, 429, "queue_full"),
     (ModelNotFoundError, 404, "model_not_found"),
-    (NotFiniteError, 500, "internal_error"),
+    (NotFiniteError, 500, "not_finite"),
 )
 
 
