@@ -168,6 +168,11 @@ class Sampler:
             costs |= dict.fromkeys(self._eos, math.inf)
         return self._table.changes(costs)
 
+    @property
+    def is_constrained(self) -> bool:
+        """Whether a mask has to be computed for each choice."""
+        return self._constraint is not None
+
     def mask(self) -> BoolArray | None:
         """[V]: the tokens that a constraint and the allowed tokens leave, None for all; made once for every choice."""
         if self._constraint is None:

@@ -52,7 +52,11 @@ class Chooser:
                     self._events.fail(sequence, token)
                     continue
                 with self._events.failures_end(sequence):
-                    self._advance(sequence, outcome.logits[position], token)
+                    event = self._advance(sequence, outcome.logits[position], token)
+                    if event.finish_reason is None and not outcome.draft:
+                        self._events.happened_late(event)
+                    else:  # of a draft, no token counts behind one that a sink ends the text at
+                        self._events.happened(event)
                 if position < len(outcome.draft) and outcome.draft[position] == token:
                     accepted[sequence] += 1
                     if not sequence.is_over:
@@ -70,7 +74,7 @@ class Chooser:
             self._events.fail(sequence, token)
             raise token
         with self._events.failures_end(sequence):
-            self._advance(sequence, logits, token)
+            self._events.happened(self._advance(sequence, logits, token))
         return token
 
     def _chosen(self, outcomes: abc.Sequence[Outcome], position: int) -> list[int | GenAIError]:
@@ -110,7 +114,7 @@ class Chooser:
             if self._metrics and num_drafted:
                 self._metrics.saw_draft(num_drafted, num_accepted)
 
-    def _advance(self, sequence: Sequence, logits: FloatArray, token: int) -> None:
+    def _advance(self, sequence: Sequence, logits: FloatArray, token: int) -> TokenEvent:
         """Add a chosen token to a sequence and see whether it ends there."""
         sequence.tokens.append(token)
         sequence.sampler.accept(token)
@@ -130,7 +134,7 @@ class Chooser:
             reason = "stop"
         elif len(sequence.tokens) >= sequence.max_tokens:
             reason = "length"
-        self._events.happened(TokenEvent(sequence=sequence, token=token, finish_reason=reason, logprob=logprob))
+        return TokenEvent(sequence=sequence, token=token, finish_reason=reason, logprob=logprob)
 
     def _saw_first_token(self, sequence: Sequence, now: float) -> None:
         """A text has its first token; only the first of a request's texts tells how long the request waited for one."""

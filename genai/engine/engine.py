@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import abc, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -19,6 +19,7 @@ import numpy as np
 from genai.decoding.logprobs import token_logprob
 from genai.decoding.processors import FloatArray
 from genai.engine.beams import BeamRun
+from genai.engine.beside import Beside
 from genai.engine.choosing import Chooser
 from genai.engine.decode_step import DecodeStep, Outcome, Work
 from genai.engine.events import Events
@@ -66,6 +67,11 @@ class Engine:
         self._inbox: deque[tuple[Sequence | Job, FinishReason | None]] = deque()
         self._preparing: set[object] = set()
         self.is_stalled = False
+        self._has_run = False
+
+    def tell_on(self, beside: Beside, told: Callable[[], object]) -> None:
+        """Have a thread on which sinks are told of tokens while the graph runs; told: called there when some were."""
+        self._events.tell_on(beside, told)
 
     @property
     def has_work(self) -> bool:
@@ -151,6 +157,7 @@ class Engine:
 
     def _step(self) -> None:
         self._read_inbox()
+        self._has_run = False
         plan = self._scheduler.plan(self._rows, self._pace, time.perf_counter())
         self._apply(plan)
         if plan.prefill is not None and plan.prefill[0].row is not None:
@@ -160,6 +167,9 @@ class Engine:
         self.is_stalled = plan.prefill is None and not decoding and not plan.admitted
         if decoding:
             self._decode(decoding)
+        if not self._has_run:
+            self._events.tell()
+        self._events.settle()
         if self._metrics:
             self._metrics.saw_step(len(plan.decoding), len(self._scheduler.running), self.num_waiting)
             self._metrics.saw_cache(self._rows.usage, self._rows.idle_usage)
@@ -173,6 +183,7 @@ class Engine:
 
     def fail_all(self, error: GenAIError) -> list[TokenEvent]:
         """End everything that waits or runs with an error, each job with its own: many threads may raise them."""
+        self._events.settle()
         for job in self.jobs:
             self._events.end_job(job, "error", error)
         return self._events.taken_events()
@@ -185,6 +196,7 @@ class Engine:
 
     def score(self, tokens: abc.Sequence[int]) -> FloatArray:
         """The logits that follow each token, [len(tokens), V], in a row beside all others. Raises: CapacityError."""
+        self._events.tell()  # it may take long
         try:
             row = self._cache.allocate(len(tokens))
         except CapacityError as error:
@@ -310,6 +322,7 @@ class Engine:
 
         Fewer are left than were planned when the row began with what the prefix cache had.
         """
+        self._run_is_next()
         start = time.perf_counter()
         chunk = sequence.tokens[sequence.num_computed : sequence.num_computed + num_tokens]
         if sequence.lacks_prompt_logprobs:
@@ -327,8 +340,16 @@ class Engine:
             forks = self._fork(sequence)
             self._choose([Outcome(sequence=each, logits=logits[None]) for each in (sequence, *forks)])
 
+    def _run_is_next(self, choosing: abc.Sequence[Sequence] = ()) -> None:
+        """Let others have the interpreter's time while the graph runs."""
+        self._has_run = True
+        self._events.settle()
+        self._events.begin(choosing)
+
     def _choose(self, outcomes: abc.Sequence[Outcome]) -> None:
         """Choose tokens from what was run, and how beams go on whose search has all its logits now."""
+        self._events.settle()
+        outcomes = [each for each in outcomes if not each.sequence.is_over]
         self._chooser.choose(outcomes)
         for run in dict.fromkeys(each.sequence.search for each in outcomes):
             if run is not None and run.is_ready:
@@ -375,6 +396,7 @@ class Engine:
         """One step for each of these sequences: a token, or several where a draft foresaw them."""
         started = time.perf_counter()
         work = [Work(sequence=sequence, draft=self._draft(sequence)) for sequence in decoding]
+        self._run_is_next(decoding)
         drafted = time.perf_counter()
         outcomes, failures = self._decode_step.run(work)
         longest = max((len(outcome.draft) for outcome in outcomes), default=0)

@@ -18,11 +18,12 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import TypeVar
 
+from genai.engine.beside import Beside
 from genai.engine.drafting.draft_model import DraftModel
 from genai.engine.engine import Engine
 from genai.engine.request import Request
 from genai.engine.sequence import Job
-from genai.engine.streams import Follower
+from genai.engine.streams import Bell, Follower
 from genai.errors import ConfigError, GenAIError, bare
 from genai.runtime.runner import Runner
 
@@ -66,6 +67,9 @@ class EngineLoop:
 
     def __init__(self, engine: Engine, runner: Runner) -> None:
         self.drafting = DraftModel(self._unless_busy)
+        self.bell = Bell()
+        self._beside = Beside()
+        engine.tell_on(self._beside, self.bell.ring)
         self._engine: Engine | None = engine
         self._runner: Runner | None = runner
         self._mail: SimpleQueue[_Call | None] = SimpleQueue()  # that which destructors may write to
@@ -136,7 +140,7 @@ class EngineLoop:
 
     def wait(self, event: threading.Event) -> None:
         """Wait for what the loop's thread sets. Raises: GenAIError on that thread, or if there is none any more."""
-        if threading.current_thread() is self._thread:
+        if self._is_here:
             raise GenAIError("the engine's own thread cannot wait for it; ask from another one")
         while not event.wait(_PATIENCE_SECONDS):
             if not self._is_alive and not event.is_set():
@@ -153,7 +157,7 @@ class EngineLoop:
             self._end()
         elif not self._is_alive:  # it has ended, or this is a fork's copy, where locks may be held for ever
             self._engine = self._runner = None
-        elif self._thread is not threading.current_thread():
+        elif not self._is_here:
             self._mail.put(None)
             self._thread.join()
 
@@ -163,6 +167,11 @@ class EngineLoop:
         if self._thread is None:
             self._engine = self._runner = None
         self._mail.put(None)
+
+    @property
+    def _is_here(self) -> bool:
+        """Whether this is called on a thread of its own, which nothing may hold up."""
+        return threading.current_thread() is self._thread or self._beside.is_here
 
     @property
     def _is_alive(self) -> bool:
@@ -202,6 +211,7 @@ class EngineLoop:
             if engine.has_work:
                 self._step(engine)
                 self._answer(engine)
+            self.bell.ring()
 
     @staticmethod
     def _step(engine: Engine) -> None:
@@ -246,6 +256,8 @@ class EngineLoop:
                 engine.settle()
                 engine.fail_all(ConfigError("this model was closed before the text had ended; load it again"))
                 self.drafting.free_all(runner)
+            self._beside.close()
+            self.bell.ring()
         while not self._mail.empty():
             if (call := self._mail.get()) is not None:
                 self._calls.append(call)

@@ -194,7 +194,7 @@ class Job:
 
 
 class Sink(Protocol):
-    """Who follows a job; called on the thread that steps the engine."""
+    """Who follows a job; called on the thread that steps the engine or beside it, never on both at once."""
 
     def accept(self, event: TokenEvent) -> bool:
         """Look at an event as it happens: does the text end here (a stop string)?"""

@@ -14,6 +14,7 @@ import contextlib
 import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from genai.engine.request import Request
@@ -70,6 +71,29 @@ class Follower:
                 self._ended()
 
 
+class Bell:
+    """Wakes event loops, each once for the tokens of a step, however many of its readers have something to read."""
+
+    def __init__(self) -> None:
+        self._due: dict[asyncio.AbstractEventLoop, list[asyncio.Event]] = {}
+
+    def add(self, clock: asyncio.AbstractEventLoop, arrived: asyncio.Event) -> None:
+        """Somebody on this event loop has something to read."""
+        self._due.setdefault(clock, []).append(arrived)
+
+    def ring(self) -> None:
+        """Wake them."""
+        due, self._due = self._due, {}
+        for clock, events in due.items():
+            with contextlib.suppress(RuntimeError):  # it is closed: `is_gone` says so before the next step
+                clock.call_soon_threadsafe(_set_all, events)
+
+
+def _set_all(events: list[asyncio.Event]) -> None:
+    for event in events:
+        event.set()
+
+
 class Feed(Follower, Generic[Item]):
     """Follows for a reader that is woken for each piece."""
 
@@ -86,10 +110,10 @@ class Feed(Follower, Generic[Item]):
         return not self.is_over or self._reader.num_unread > 0
 
     def deliver(self, event: TokenEvent) -> None:
-        """Hand a final event over, and pause a text whose reader is far behind."""
+        """Hand a final event over, and pause a text whose reader is far behind; the run under way brings one more."""
         try:
             super().deliver(event)
-            if event.finish_reason is None and self._reader.num_unread >= MAX_UNREAD:
+            if event.finish_reason is None and self._reader.num_unread >= MAX_UNREAD - 1:
                 event.sequence.pause(State.READER_BEHIND)
         finally:
             self._wake()
@@ -150,7 +174,7 @@ class Streams:
         with self._lock:
             if self.is_closed:
                 raise QueueFullError("the engine is shutting down and takes no new requests")
-            feed = _AsyncFeed(reader, self._open.discard)
+            feed = _AsyncFeed(reader, self.loop.bell, self._open.discard)
             self._open.add(feed)
             try:
                 feed.job = self.loop.submit(request, feed)
@@ -182,17 +206,13 @@ class Streams:
 class _AsyncFeed(Feed[Item]):
     """The feed of a coroutine, whose event loop it wakes."""
 
-    def __init__(self, reader: Reader[Item], ended: Callable[[_AsyncFeed[Item]], object]) -> None:
-        super().__init__(reader, self._wake_loop, lambda: ended(self))
+    def __init__(self, reader: Reader[Item], bell: Bell, ended: Callable[[_AsyncFeed[Item]], object]) -> None:
         self.arrived = asyncio.Event()
         self.job: Job | None = None
         self._clock = asyncio.get_running_loop()
+        super().__init__(reader, partial(bell.add, self._clock, self.arrived), lambda: ended(self))
 
     @property
     def is_gone(self) -> bool:
         """Whether the event loop is closed."""
         return self._clock.is_closed()
-
-    def _wake_loop(self) -> None:
-        with contextlib.suppress(RuntimeError):  # it is closed: `is_gone` says so before the next step
-            self._clock.call_soon_threadsafe(self.arrived.set)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 
+from genai.engine.beside import Beside
 from genai.engine.consumers import Keep
 from genai.engine.drafting.drafts import Drafter
 from genai.engine.request import Request
@@ -164,10 +165,11 @@ def assert_clean(runner: FakeRunner) -> None:
 
 
 class Mix:
-    """Submits, steps and interferes, all by chance."""
+    """Submits, steps and interferes, all by chance. is_beside: sinks are told on a thread beside the graph's runs."""
 
-    def __init__(self, rng: random.Random, failing: float = 0.0) -> None:
+    def __init__(self, rng: random.Random, failing: float = 0.0, *, is_beside: bool = False) -> None:
         self.rng = rng
+        self.beside = Beside()
         self.poison = rng.choice([(), (), (POISON,), (0, 50)])
         self.engine, self.runner = engine_with(
             num_slots=rng.choice([MAX_SEQ_LEN, 90, 150, 400]),
@@ -178,6 +180,8 @@ class Mix:
             fails=lambda run: rng.random() < failing,
             poison=self.poison,
         )
+        if is_beside:
+            self.engine.tell_on(self.beside, lambda: None)
         self.cases: list[Case] = []
 
     def submit(self) -> None:
@@ -238,6 +242,7 @@ class Mix:
             if not self.engine.has_work:
                 break
             self.step()
+        self.beside.close()
         assert not self.engine.has_work, "it comes to an end"
         assert self.runner.cache.rows == ()
         assert not self.engine.running
@@ -263,10 +268,11 @@ def check(case: Case) -> None:
             assert sequence.prompt_logprobs == same.prompt_logprobs
 
 
+@pytest.mark.parametrize("is_beside", [False, True])
 @pytest.mark.parametrize("seed", range(60))
-def test_each_text_is_the_one_it_is_alone(seed: int) -> None:
+def test_each_text_is_the_one_it_is_alone(seed: int, is_beside: bool) -> None:
     rng = random.Random(seed)
-    mix = Mix(rng)
+    mix = Mix(rng, is_beside=is_beside)
     for _ in range(rng.randint(2, 9)):
         mix.submit()
         for _ in range(rng.choice([0, 0, 1, 5])):
@@ -292,10 +298,11 @@ def test_another_capacity_policy_changes_no_text(seed: int, policy: CapacityPoli
     assert not isinstance(policy, ExactCapacities) or {rows for rows, _ in mix.runner.group_sizes} <= {1}
 
 
+@pytest.mark.parametrize("is_beside", [False, True])
 @pytest.mark.parametrize("seed", range(60))
-def test_whatever_is_cut_short_leaves_the_others_alone(seed: int) -> None:
+def test_whatever_is_cut_short_leaves_the_others_alone(seed: int, is_beside: bool) -> None:
     rng = random.Random(1000 + seed)
-    mix = Mix(rng, failing=rng.choice([0.0, 0.03]))
+    mix = Mix(rng, failing=rng.choice([0.0, 0.03]), is_beside=is_beside)
     for _ in range(rng.randint(2, 9)):
         mix.submit()
         for _ in range(rng.choice([0, 1, 5, 20])):
