@@ -21,7 +21,7 @@ from server.body import StrictRoute
 from server.errors import SHAPES, unless_gone
 from server.generation import Work, start
 from server.models import ServedModel
-from server.openapi import GENERATING, KEYED, streaming
+from server.openapi import GENERATING, KEYED, Responses, streaming
 from server.replies.ollama import (
     Told,
     beside_text,
@@ -38,6 +38,7 @@ from server.schemas.ollama import (
     OllamaChatRequest,
     OllamaCounts,
     OllamaDetails,
+    OllamaError,
     OllamaGenerateRequest,
     OllamaMessage,
     OllamaModel,
@@ -57,6 +58,7 @@ router = APIRouter(tags=["Ollama"], route_class=StrictRoute)
 
 _CHAT, _GENERATE, _SHOW = "/api/chat", "/api/generate", "/api/show"
 SHAPES.update(dict.fromkeys((_CHAT, _GENERATE, _SHOW), ollama_shape))
+_ERRORS: Responses = {status: {**told, "model": OllamaError} for status, told in GENERATING.items()}
 _ANSWER = streaming(OllamaCounts, "lines of JSON; null means true.")
 _VERSION = "0.13.5"
 """The version of Ollama whose API this is: clients refuse those that are older than what they need."""
@@ -80,7 +82,7 @@ async def loaded(state: State) -> OllamaTags:
     return OllamaTags(models=[_listed(model) for model in state.models.ready])
 
 
-@router.post(_SHOW, responses=GENERATING)
+@router.post(_SHOW, responses=_ERRORS)
 async def show(body: OllamaShowRequest, state: State) -> OllamaShown:
     """What a model is and can do."""
     model = await state.models.get(body.model or body.name)
@@ -99,7 +101,7 @@ async def show(body: OllamaShowRequest, state: State) -> OllamaShown:
     )
 
 
-@router.post(_CHAT, responses=GENERATING | _ANSWER)
+@router.post(_CHAT, responses=_ERRORS | _ANSWER)
 async def chat(body: OllamaChatRequest, request: Request, state: State) -> Response:
     """Answer a conversation."""
     model = await state.models.get(body.model)
@@ -113,7 +115,7 @@ async def chat(body: OllamaChatRequest, request: Request, state: State) -> Respo
     return await _answered(work, told=in_message, model=model, is_stream=is_stream, request=request, state=state)
 
 
-@router.post(_GENERATE, responses=GENERATING | _ANSWER)
+@router.post(_GENERATE, responses=_ERRORS | _ANSWER)
 async def generate(body: OllamaGenerateRequest, request: Request, state: State) -> Response:
     """Answer a text, continue it, or fill a gap in it."""
     model = await state.models.get(body.model)

@@ -157,3 +157,9 @@ class OllamaVersion(Response):
     """A version."""
 
     version: str
+
+
+class OllamaError(Response):
+    """Every error of what is asked of a model."""
+
+    error: str = Field(description="For people: what is wrong, what is allowed.")
