@@ -37,13 +37,12 @@ from genai.engine.streams import Follower
 from genai.errors import ConfigError, GenAIError, RequestError
 from genai.llm.llm import LLM
 from genai.llm.prepare import Prepared
+from genai.llm.together import QUEUED_PER_ROW
 from genai.options.generation_config import GenerationConfig
 from genai.progress import Progress, silent
 
 MAX_LINE_BYTES = 64 * 2**20
 """Longer lines are answered with an error and never held in memory."""
-_QUEUED = 2
-"""Requests in the engine for each of its rows: while some run, as many wait, so that no row is ever idle."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -228,7 +227,7 @@ class _Run:
     def _submitted(self, lines: Iterator[_Line]) -> list[bytes]:
         """Fill the engine up; returns the records of lines that it cannot take."""
         refused: list[bytes] = []
-        while len(self.pending) + len(refused) < _QUEUED * self.llm.engine_config.max_batch:
+        while len(self.pending) + len(refused) < QUEUED_PER_ROW * self.llm.engine_config.max_batch:
             if (line := next(lines, None)) is None:
                 break
             try:

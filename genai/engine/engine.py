@@ -113,11 +113,15 @@ class Engine:
         Raises: ConfigError for what is invalid, CapacityError for a prompt that never fits, QueueFullError when too
         many wait.
         """
-        check(request, self._model)
+        self.check(request)
         self._check_queue()
         job, first = job_of(request, self._model)
         self._inbox.append((first, None))
         return job
+
+    def check(self, request: Request) -> None:
+        """Refuse what can never be done. Raises: ConfigError, CapacityError."""
+        check(request, self._model)
 
     @contextmanager
     def preparing(self) -> Iterator[None]:

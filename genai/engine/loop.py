@@ -105,6 +105,14 @@ class EngineLoop:
         self._mail.put(None)
         return job
 
+    def check(self, request: Request) -> None:
+        """Refuse what `submit` would, but for a full queue. Raises: ConfigError, CapacityError."""
+        with self._entry:
+            try:
+                self._started().check(request)
+            except GenAIError as error:
+                raise bare(error) from None
+
     def cancel(self, job: Job) -> None:
         """End a request before the next step runs; cancelling what has ended does nothing. Destructors may."""
         if not job.is_over and (engine := self._engine) is not None:

@@ -21,13 +21,13 @@ from genai.engine.engine import Engine
 from genai.engine.loop import EngineLoop
 from genai.engine.prefix_cache import PrefixCache
 from genai.engine.scheduler import Limits
-from genai.engine.sequence import Job
-from genai.engine.streams import Feed, Follower
+from genai.engine.streams import Feed
 from genai.errors import CapacityError, ConfigError
 from genai.llm.generator import Generator
 from genai.llm.prepare import ChatOptions, Preparation, Prepared, Preparer, Prompt, are_tokens, as_list
 from genai.llm.results import Chunk, Generation
 from genai.llm.session_file import SessionFile
+from genai.llm.together import Together
 from genai.metrics import EngineMetrics
 from genai.options.generation_config import GenerationConfig, replaced
 from genai.progress import Progress, silent
@@ -117,7 +117,8 @@ class LLM:
         GraphRunError.
         """
         prompts, is_batch = as_list(prompt)
-        results = self._generate([self._prepared(one, config, options) for one in prompts])
+        prepared = [self._prepared(one, config, options) for one in prompts]
+        results = Together(self.loop, prepared, self.engine_config.max_batch).results()
         return results if is_batch else results[0]
 
     def stream(
@@ -265,19 +266,6 @@ class LLM:
 
     def _prepared(self, prompt: Prompt, config: GenerationConfig | None, options: Mapping[str, object]) -> Prepared:
         return self.prepare(prompt, config, **options)
-
-    def _generate(self, prepared: abc.Sequence[Prepared]) -> list[Generation]:
-        ends = [threading.Event() for _ in prepared]
-        jobs: list[Job] = []
-        try:
-            for each, end in zip(prepared, ends, strict=True):
-                jobs.append(self.loop.submit(each.request, Follower(each.writer, end.set)))
-            for end in ends:
-                self.loop.wait(end)
-            return [each.writer.result(job) for job, each in zip(jobs, prepared, strict=True)]
-        finally:
-            for job in jobs:
-                self.loop.cancel(job)
 
     def _streamed(self, prepared: Prepared, draft: object) -> abc.Generator[Chunk, None, None]:
         """An empty piece at once, which `stream` takes, and then those of the texts. draft: to be there meanwhile."""
