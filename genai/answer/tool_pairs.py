@@ -15,6 +15,7 @@ from genai.chat.shapes import Pairs
 MAX_NAME = 256
 """Longest name of an argument, in characters: until it ends, nothing of it is given."""
 
+_BETWEEN_TAGS = re.compile(r"\n|(?<=>)(?=<)")
 _RAW_NAME = re.compile(r"[^<>\n]*")
 _BARE_NAME = re.compile(r"[^\s\"'(){}\[\],]*")
 
@@ -41,7 +42,7 @@ class PairsReader:
         self._properties = properties_of(schema)
         self._given = given
         spellings = [pairs.after_key, *filter(None, [pairs.after_string_key])]
-        self._after_keys = [[piece for piece in spelling.split("\n") if piece] for spelling in spellings]
+        self._after_keys = [[piece for piece in _BETWEEN_TAGS.split(spelling) if piece] for spelling in spellings]
         self._name_ends = Markers([pieces[0] for pieces in self._after_keys])
         self._name = _RAW_NAME if pairs.values == "raw" else _BARE_NAME
         close = pairs.after_value.strip()

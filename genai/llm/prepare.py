@@ -111,13 +111,14 @@ class Preparer:
         wanted = self._wanted(config, encoded, tools)
         return Preparation(
             needs_compiling=wanted is not None and not self._grammars.knows(wanted),
-            finish=partial(self._finished, config, encoded, tools),
+            finish=partial(self._finished, config, encoded, tools, wanted),
         )
 
-    def _finished(self, config: GenerationConfig, encoded: _Encoded, tools: ToolSet) -> Prepared:
-        constraint = self._within_budget(
-            encoded, self._constraint(config, encoded, tools), has_calls=bool(tools.callable)
-        )
+    def _finished(
+        self, config: GenerationConfig, encoded: _Encoded, tools: ToolSet, wanted: ConstraintConfig | None
+    ) -> Prepared:
+        compiled = None if wanted is None else self._compiled(wanted, config, encoded, tools)
+        constraint = self._within_budget(encoded, compiled, has_calls=bool(tools.callable))
         if constraint is not None:
             constraint.mask()  # the first one takes longest: here nothing waits for it
         request = Request(
@@ -192,12 +193,11 @@ class Preparer:
             return config.constraint
         return self.answer_format.constraint(tools, encoded.text, config.constraint)
 
-    def _constraint(self, config: GenerationConfig, encoded: _Encoded, tools: ToolSet) -> Constraint | None:
-        """The same, compiled; where that fails for schemas of tools, they bind only strict ones."""
+    def _compiled(
+        self, wanted: ConstraintConfig, config: GenerationConfig, encoded: _Encoded, tools: ToolSet
+    ) -> Constraint:
+        """What the text must match, compiled; where that fails for schemas of tools, they bind only strict ones."""
         ends = config.ends(self._eos_token_ids)
-        wanted = self._wanted(config, encoded, tools)
-        if wanted is None:
-            return None
         try:
             return self._grammars.constraint(wanted, ends)
         except ConfigError as error:
@@ -206,10 +206,10 @@ class Preparer:
             loose = tools.loosened()
             if loose == tools:
                 raise (_at_fault(tools, error) if tools.callable else error) from None
-        wanted = self._wanted(config, encoded, loose)
-        assert wanted is not None, "it constrains as much"
+        looser = self._wanted(config, encoded, loose)
+        assert looser is not None, "it constrains as much"
         try:
-            return self._grammars.constraint(wanted, ends)
+            return self._grammars.constraint(looser, ends)
         except ConfigError as error:
             raise _at_fault(tools, error) from None
 

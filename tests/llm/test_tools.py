@@ -119,3 +119,15 @@ def test_a_schema_that_no_grammar_follows_binds_strict_tools_only(llm: LLM) -> N
     jsonschema.validate(json.loads(result.tool_calls[0].arguments), PLACE)
     with pytest.raises(ConfigError, match=r"^tools: no grammar can follow them: lark has"):
         llm.generate(CHAT, tools=[function(f"f{n}_{'x' * 50}", odd) for n in range(600)], **asked)
+
+
+def test_a_model_that_repeats_its_call_is_stopped(llm: LLM) -> None:
+    tools = [function("get", {"type": "object", "properties": {"place": {"const": "here"}}, "required": ["place"]})]
+    unwanted = [*map(token, [llm] * 4, ["<think>", "[THINK]", "Ġ", "Ċ"]), llm.config.eos_token_ids[0]]
+    options = {"max_new_tokens": 1000, "logit_bias": dict.fromkeys(unwanted, -100.0)}
+    result = llm.generate(CHAT, tools=tools, tool_choice="required", **options)
+    assert len(result.tool_calls) in (1, 2), "though it would go on, call for call"
+    assert (result.finish_reason, result.text) == ("stop", "")
+    pieces = list(llm.stream(CHAT, tools=tools, tool_choice="required", **options))
+    begun = [call.id for piece in pieces for call in piece.tool_calls if call.id is not None]
+    assert len(begun) == len(result.tool_calls)
