@@ -37,13 +37,17 @@ def lack(name: str) -> str | None:
 
 def environment(name: str) -> Path:
     """The folder with a client's programs (`bin`, or `node_modules/.bin`) in it."""
-    folder = FOLDER / ".envs" / name
-    lock = FOLDER / name / (NODE_LOCK if needs_node(name) else PYTHON_LOCK)
+    return installed(FOLDER / name / (NODE_LOCK if needs_node(name) else PYTHON_LOCK))
+
+
+def installed(lock: Path) -> Path:
+    """The environment of a lock, named after the lock's folder."""
+    folder = FOLDER / ".envs" / lock.parent.name
     digest, stamp = hashlib.sha256(lock.read_bytes()).hexdigest(), folder / "installed"
     if not stamp.is_file() or stamp.read_text() != digest:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        (_install_node if needs_node(name) else _install_python)(lock, folder)
+        (_install_python if lock.name == PYTHON_LOCK else _install_node)(lock, folder)
         stamp.write_text(digest)
     return folder
 
