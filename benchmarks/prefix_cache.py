@@ -1,7 +1,7 @@
 """How long an engine stands still while a long prompt is put into the prefix cache, or taken from it.
 
-For each shape of cache: seconds to give a row that is found, to remember one that is new, and to remember it again; and
-what copying the same bytes once takes, buffer by buffer. Hashing is part of all of them.
+For each shape of cache: seconds to remember a row that is new, and to remember it again; to give one whose blocks are
+found, and to take up one that is idle; and what copying the same bytes once takes. Hashing is part of all of them.
 
 python -m benchmarks.prefix_cache [--tokens 131072] [--rounds 5]
 """
@@ -19,7 +19,7 @@ import numpy as np
 from genai.config import EngineConfig
 from genai.engine.prefix_cache import BLOCK_SIZE, PrefixCache
 from genai.engine.request import ModelLimits, Request, job_of
-from genai.engine.rows import Rows
+from genai.engine.rows import Rows, row_of
 from genai.engine.sequence import Sequence as Text
 from genai.options.generation_config import GenerationConfig
 from genai.runtime.cache import CacheShape, KVCache
@@ -64,7 +64,11 @@ def measure(shape: CacheShape, num_tokens: int) -> dict[str, float]:
     rows.release(first)
     result["take"] = timed(lambda: rows.give(again))
     assert again.num_computed == num_tokens // BLOCK_SIZE * BLOCK_SIZE
-    assert next(cache.export_row(again.row or 0)).tobytes() == noise.tobytes()
+    assert next(cache.export_row(row_of(again))).tobytes() == noise.tobytes()
+    rows.retire(again)
+    more = text_of([*tokens, 2])
+    result["take up idle"] = timed(lambda: rows.give(more))
+    assert (more.row, more.num_computed) == (cache.rows[0], again.num_prompt - 1)
     return result
 
 

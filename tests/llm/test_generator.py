@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from genai.config import Device, EngineConfig
 from genai.errors import CapacityError, ConfigError, QueueFullError
@@ -159,6 +161,20 @@ def test_sessions_of_other_models_and_damaged_ones_are_refused(llm: LLM, device:
             llm.restore(path)
     with pytest.raises(ConfigError, match="no such file"):
         llm.restore(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("name", ["cache.1", "logits"])
+def test_sessions_whose_numbers_are_not_finite_are_refused(llm: LLM, tmp_path: Path, name: str) -> None:
+    """They would break the texts that get the row's slots later."""
+    path = tmp_path / "text.safetensors"
+    with begun(llm) as generator:
+        generator.save(path)
+    with safe_open(path, "numpy") as file:
+        metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    tensors[name].view(np.uint8)[4:8] = 255
+    save_file(tensors, path, metadata)
+    with pytest.raises(ConfigError, match="not all finite"):
+        llm.restore(path)
 
 
 def test_fuzzed_sessions_are_refused_or_harmless(llm: LLM, tmp_path: Path) -> None:

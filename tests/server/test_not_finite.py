@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from genai.config import EngineConfig
+from genai.config import Device, EngineConfig
 from genai.errors import GraphRunError
 from genai.llm.llm import LLM
+from tests.device_double import registered
 from tests.random_model import RandomSource
 from tests.server.live import LiveServer, live_server
 from tests.tiny_package import tiny_package
@@ -52,9 +53,9 @@ def complete(live: LiveServer, prompt: str) -> tuple[int, str]:
     return answer.status_code, told["choices"][0]["text"] if answer.is_success else told["error"]["message"]
 
 
-@pytest.mark.parametrize("device", ["cpu"])
-def test_through_the_engine(package: Path, expected: dict[str, str], device: str) -> None:
-    with LLM(package, EngineConfig(device=device, num_threads=1, max_seq_len=400, max_batch=4)) as llm:
+@pytest.mark.parametrize("device", ["cpu", "double"])
+def test_through_the_engine(package: Path, expected: dict[str, str], device: Device) -> None:
+    with registered(), LLM(package, EngineConfig(device=device, num_threads=1, max_seq_len=400, max_batch=4)) as llm:
         for prompt in GUILTY:
             with pytest.raises(GraphRunError, match="not finite"):
                 llm.generate([*INNOCENT, prompt], max_new_tokens=12, **OPTIONS)
