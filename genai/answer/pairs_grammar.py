@@ -13,8 +13,7 @@ from genai.grammar.pattern import PatternError, anchored, translated
 from genai.grammar.schema import is_annotation
 
 _OBJECT = frozenset({"type", "properties", "required", "additionalProperties"})
-_STRING = frozenset({"type", "enum", "const"})
-_TEXT = _STRING | {"pattern", "minLength", "maxLength"}
+_TEXT = frozenset({"type", "enum", "const", "pattern", "minLength", "maxLength"})
 _LIST = frozenset({"type", "items"})
 _MAX_DEPTH = 8
 _NAME = "/[A-Za-z_][A-Za-z0-9_-]{0,63}/"
@@ -101,12 +100,7 @@ class PairsGrammar:
         found = self._known(resolved(schema, self._root), _TEXT, name)
         if (choices := _choices(found)) is not None:
             return f"({' | '.join(map(self._lark.spelled, choices))}) {self._close}"
-        regex = ANY_TEXT
-        if "pattern" in found:
-            regex = _whole(str(found["pattern"]), name)
-        elif "minLength" in found or "maxLength" in found:
-            regex = rf"(.|\n){{{found.get('minLength', 0)},{found.get('maxLength', '')}}}"
-        return self._lark.through(self._pairs.after_value, regex)
+        return self._lark.through(self._pairs.after_value, _text(found, name))
 
     def _quoted(self, name: str, schema: object, depth: int) -> str:
         """A value whose strings stand in quotes."""
@@ -114,10 +108,10 @@ class PairsGrammar:
         if depth > _MAX_DEPTH:
             _refuse("$ref", name, "it has no end")
         if types == {"string"}:
-            choices = _choices(self._known(found, _STRING, name))
+            choices = _choices(self._known(found, _TEXT, name))
             quote = self._lark.spelled(self._pairs.quote)
             if choices is None:
-                return f"{quote} {self._lark.through(self._pairs.quote)}"
+                return f"{quote} {self._lark.through(self._pairs.quote, _text(found, name))}"
             return f"{quote} ({' | '.join(map(self._lark.spelled, choices))}) {quote}"
         if types == {"array"}:
             item = self._lark.rule(self._quoted(name, self._known(found, _LIST, name).get("items", {}), depth + 1))
@@ -179,6 +173,15 @@ def _choices(schema: Schema) -> list[str] | None:
     """The strings that a schema lists."""
     values = schema.get("enum", [schema["const"]] if "const" in schema else None)
     return [str(value) for value in values] if isinstance(values, list) else None
+
+
+def _text(schema: Schema, name: str) -> str:
+    """What a string without choices matches."""
+    if "pattern" in schema:
+        return _whole(str(schema["pattern"]), name)
+    if "minLength" in schema or "maxLength" in schema:
+        return rf"(.|\n){{{schema.get('minLength', 0)},{schema.get('maxLength', '')}}}"
+    return ANY_TEXT
 
 
 def _whole(pattern: str, name: str) -> str:

@@ -19,6 +19,7 @@ from genai.chat.formats import TOOL_FORMATS, tool_format_of
 from genai.chat.shapes import ToolFormat
 from genai.chat.template import ChatTemplate
 from genai.chat.tools import ToolSet
+from genai.grammar.lark_regex import lark_regex
 from genai.tokenizer.tokenizer import Tokenizer
 from tests.chat.test_formats import heard, template_of, written_at_random
 from tests.chat.tool_models import SPECIAL, tokenizer_with
@@ -273,6 +274,37 @@ def test_whatever_is_written_is_read_as_calls(known: Known, has_markers: bool) -
             jsonschema.validate(json.loads(arguments), CHOSEN if name == "get" else {"maxProperties": 0})
             named.add(name)
     assert named == {"get", "get_all"}
+
+
+MANY_NAMES = ("mcp:files.v2/read-it", "mcp:files.v2/read", "a" * 128, ".", "functions.get:0")
+NAMED_TOOLS = [{"type": "function", "function": {"name": name, "parameters": SCHEMA}} for name in MANY_NAMES]
+
+
+@pytest.mark.parametrize("entry", TOOL_FORMATS, ids=lambda entry: f"{entry.name} {entry.models}")
+def test_names_of_several_servers_tools_are_read(entry: ToolFormat) -> None:
+    form = AnswerFormat(tool_format=entry, token_ids={})
+    for name in MANY_NAMES:
+        text = entry.spelled([(name, JSON)])
+        whole = heard(form.parser(ToolSet.of(NAMED_TOOLS)), [text])
+        assert whole[1] == [(name, JSON)], text
+        assert heard(form.parser(ToolSet.of(NAMED_TOOLS)), [*text]) == whole
+
+
+def test_names_of_several_servers_tools_are_forced(known: Known) -> None:
+    forced = Forced(known, ToolSet.of(NAMED_TOOLS, "required"), has_markers=True)
+    for name in MANY_NAMES:
+        assert forced.accepts(forced.form.tool_format.spelled([(name, JSON)]))
+
+
+def test_a_text_of_several_lines_follows_its_grammar(known: Known) -> None:
+    """What a custom tool takes, whether arguments are JSON here or not."""
+    text = {"type": "string", "pattern": lark_regex('start: ("+" /.*/ LF)+\n%import common.LF')}
+    parameters = {"type": "object", "properties": {"input": text}, "required": ["input"]}
+    patch = {"type": "function", "function": {"name": "patch", "parameters": parameters, "strict": True}}
+    forced = Forced(known, ToolSet.of([patch], "required"), has_markers=True)
+    for written, follows in (('+a\n+"b" \\n\n', True), ("+a\n b\n", False), ("", False)):
+        spelled = forced.form.tool_format.spelled([("patch", json.dumps({"input": written}))])
+        assert forced.accepts(spelled) == follows, spelled
 
 
 def test_every_entry_is_tested() -> None:
