@@ -9,7 +9,7 @@ import asyncio
 import json
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -31,11 +31,15 @@ _OVERHEAD = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeptResponse:
-    """One answer. key: whose it is; conversation: the items up to its last one; ends: when it is forgotten."""
+    """One answer.
+
+    key: whose it is; conversation: the items up to its last one; item_ids: of its own; ends: when it is forgotten.
+    """
 
     key: int | None
     response: bytes
     conversation: bytes
+    item_ids: tuple[str, ...]
     ends: float
 
     @property
@@ -61,6 +65,7 @@ class KeptResponses:
         self._max_seconds = max_seconds
         self._clock = clock
         self._kept: OrderedDict[str, KeptResponse] = OrderedDict()
+        self._holders: dict[str, str] = {}  # of items, by their ids: the answers that they are in
         self._running: dict[str, RunningResponse] = {}
         self.num_bytes = 0
 
@@ -84,6 +89,7 @@ class KeptResponses:
         if kept.num_bytes > self._max_bytes:
             return
         self._kept[response.id] = kept
+        self._holders |= dict.fromkeys(kept.item_ids, response.id)
         self.num_bytes += kept.num_bytes
         self._forget()
 
@@ -94,6 +100,7 @@ class KeptResponses:
             key=request_info().key,
             response=response.model_dump_json().encode(),
             conversation=json.dumps([*before, *output], ensure_ascii=False).encode(),
+            item_ids=tuple(item.id for item in response.output),
             ends=self._clock() + self._max_seconds,
         )
 
@@ -129,17 +136,19 @@ class KeptResponses:
                 message = f"Previous response with id {response_id[:100]!r} not found: it is not kept."
                 raise ApiError(400, message, code="previous_response_not_found", param="previous_response_id")
             before = _ITEMS.validate_json(kept.conversation)
-        known: dict[str, InputItem] = {}
-        if any(isinstance(item, ItemReference) for item in items):
-            known = self._items()
+        references = {item.id for item in items if isinstance(item, ItemReference)}
+        known = self._items(references) if references else {}
         found = (known.get(item.id) if isinstance(item, ItemReference) else item for item in items)
         return [*before, *(item for item in found if item is not None)]
 
-    def _items(self) -> dict[str, InputItem]:
-        """The items of the asker's kept answers, by their ids."""
-        own = (kept for kept in self._kept.values() if kept.key == request_info().key)
-        output = [item for kept in own for item in json.loads(kept.response)["output"]]
-        return dict(zip((item["id"] for item in output), _ITEMS.validate_python(output), strict=True))
+    def _items(self, ids: Set[str]) -> dict[str, InputItem]:
+        """The items of those kept answers of the asker that have some of these, by their ids."""
+        found: dict[str, InputItem] = {}
+        for response_id in {self._holders[item_id] for item_id in ids & self._holders.keys()}:
+            if (kept := self._find(response_id)) is not None:
+                output = _ITEMS.validate_python(json.loads(kept.response)["output"])
+                found |= dict(zip(kept.item_ids, output, strict=True))
+        return found
 
     def _own(self, response_id: str) -> KeptResponse:
         kept = self._find(response_id)
@@ -163,4 +172,7 @@ class KeptResponses:
             self._drop(first)
 
     def _drop(self, response_id: str) -> None:
-        self.num_bytes -= self._kept.pop(response_id).num_bytes
+        gone = self._kept.pop(response_id)
+        self.num_bytes -= gone.num_bytes
+        for item_id in gone.item_ids:
+            del self._holders[item_id]

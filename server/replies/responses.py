@@ -112,11 +112,10 @@ class Answering:
         if part.kind == "text":
             return OutputMessage(id=item_id, content=[OutputText(text=text)], status=status)
         called = self.tools.get(part.name, CalledTool(name=part.name))
-        kind, given = (
-            (OutputCustomCall, {"input": custom_input(part)}) if called.is_custom else (OutputCall, {"arguments": text})
-        )
-        named = {"name": called.name, "namespace": called.namespace}
-        return kind.model_validate({"id": item_id, "call_id": part.call_id, **named, **given, "status": status})
+        told = {"id": item_id, "call_id": part.call_id, "name": called.name, "namespace": called.namespace}
+        if called.is_custom:
+            return OutputCustomCall.model_validate({**told, "input": custom_input(part), "status": status})
+        return OutputCall.model_validate({**told, "arguments": text, "status": status})
 
     def item_id(self, part: Part) -> str:
         """The id of a part's item."""

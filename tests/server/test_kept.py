@@ -55,6 +55,8 @@ async def test_kept_answers_are_told_and_deleted() -> None:
         assert deleted.json() == {"id": whole["id"], "object": "response", "deleted": True}
         for gone in (await http.get(path), await http.delete(path), await http.post(f"{path}/cancel")):
             assert (gone.status_code, gone.json()["error"]["code"]) == (404, "response_not_found")
+        reference = {"input": [{"type": "item_reference", "id": whole["output"][0]["id"]}]}
+        assert (await http.post("/v1/responses", json=reference)).status_code == 400
         behind = await http.post("/v1/responses", json={**HELLO, "previous_response_id": whole["id"]})
         error = behind.json()["error"]
         assert (behind.status_code, error["code"]) == (400, "previous_response_not_found")
