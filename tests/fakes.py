@@ -79,6 +79,7 @@ class FakeRunner:
         self.fails = fails
         self.poison = frozenset(poison)
         self.group_sizes: list[tuple[int, int]] = []
+        self.prefill_sizes: list[int] = []
         self.logits = LogitsMemory()  # as large and as short-lived as the runner's
 
     def prefill_chunk(self, row: int, tokens: Sequence[int]) -> np.ndarray:
@@ -119,6 +120,23 @@ class FakeRunner:
         settle(self.cache, group.rows, [len(new) for new in tokens], logits)
         self.cache.check_integrity()
         return logits
+
+    def most_tokens(self, num_rows: int, capacity: int) -> int:
+        return 2048
+
+    def prefill_rows(self, rows: Sequence[int], tokens: Sequence[Sequence[int]]) -> np.ndarray:
+        (group,) = [group for group in self.cache.groups if rows[0] in group.rows]
+        start = group.rows.index(rows[0])
+        assert group.rows[start : start + len(rows)] == tuple(rows), "they are no neighbours"
+        longest = max(map(len, tokens))
+        self._count(longest)
+        self.prefill_sizes.append(len(rows))
+        logits = self.logits.take((len(rows), 1, VOCAB_SIZE))
+        for index, (row, new) in enumerate(zip(rows, tokens, strict=True)):
+            logits[index] = self._logits(row, new, longest)[len(new) - 1]
+        settle(self.cache, rows, [len(new) for new in tokens], logits)
+        self.cache.check_integrity()
+        return logits[:, 0]
 
     def _logits(self, row: int, tokens: Sequence[int], num_positions: int) -> np.ndarray:
         """Write tokens, and padding behind them as the graph does; what follows each position, [num_positions, V]."""

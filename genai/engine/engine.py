@@ -1,6 +1,6 @@
-"""What a step does: plan → give rows → prefill a chunk → decode each group → choose tokens → report them.
+"""What a step does: plan → give rows → prefill pieces → decode each group → choose tokens → report them.
 
-One step runs at most one chunk of one prompt and one decode step of everything that runs. Strings are not known here:
+One step runs some tokens of prompts and one decode step of everything that runs. Strings are not known here:
 a job's sink turns tokens into text and says when a stop string has come.
 
 Any thread may submit and cancel; everything else is for the one that steps (`loop.py`).
@@ -16,13 +16,13 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from genai.decoding.logprobs import token_logprob
 from genai.decoding.processors import FloatArray
 from genai.engine.beams import BeamRun
 from genai.engine.beside import Beside
 from genai.engine.choosing import Chooser
 from genai.engine.decode_step import DecodeStep, Outcome, Work
 from genai.engine.events import Events
+from genai.engine.prefill_step import Piece, PrefillStep
 from genai.engine.prefix_cache import Bytes, PrefixCache
 from genai.engine.request import ModelLimits, Request, check, job_of
 from genai.engine.rows import CacheStatus, Rows, row_of
@@ -57,6 +57,7 @@ class Engine:
         )
         self._runner = runner
         self._cache = runner.cache
+        self._prefill_step = PrefillStep(runner)
         self._decode_step = DecodeStep(runner)
         self._metrics = metrics
         self._scheduler = Scheduler(limits)
@@ -164,11 +165,10 @@ class Engine:
         self._has_run = False
         plan = self._scheduler.plan(self._rows, self._pace, time.perf_counter())
         self._apply(plan)
-        if plan.prefill is not None and plan.prefill[0].row is not None:
-            with self._events.failures_end(plan.prefill[0]):
-                self._prefill(*plan.prefill)
+        self._prefill(plan.prefill)
+        self._events.settle()  # what ends by what has been told beside those runs does not decode
         decoding = [sequence for sequence in plan.decoding if sequence.row is not None]
-        self.is_stalled = plan.prefill is None and not decoding and not plan.admitted
+        self.is_stalled = not plan.prefill and not decoding and not plan.admitted
         if decoding:
             self._decode(decoding)
         if not self._has_run:
@@ -282,6 +282,7 @@ class Engine:
             if isinstance(what, Job):
                 self._events.end_job(what, reason or "cancelled")
             elif not what.is_over:
+                self._rows.note_known(what)
                 self._scheduler.add(what)
                 if what.job is not None:
                     self._events.jobs.add(what.job)
@@ -293,6 +294,7 @@ class Engine:
         for sequence in plan.preempted:
             self._rows.remember(sequence)  # copied back when it resumes, if it is still there then
             self._rows.release(sequence)
+            self._rows.note_known(sequence)
             sequence.timeline.num_preemptions += 1
             if self._metrics:
                 self._metrics.saw_preemption()
@@ -321,28 +323,48 @@ class Engine:
             waited = sequence.timeline.admitted - sequence.timeline.submitted
             self._metrics.saw_admission(waited, sequence.num_prompt, num_cached)
 
-    def _prefill(self, sequence: Sequence, num_tokens: int) -> None:
-        """Run the next tokens of a prompt, at most so many; the last of them gives the first new token.
+    def _prefill(self, shares: abc.Sequence[tuple[Sequence, int]]) -> None:
+        """Run the next tokens of prompts, at most so many of each, the first in line first.
 
-        Fewer are left than were planned when the row began with what the prefix cache had.
+        What ends or forks between two runs moves rows about: who runs together is told anew before each.
         """
-        self._run_is_next()
-        start = time.perf_counter()
-        chunk = sequence.tokens[sequence.num_computed : sequence.num_computed + num_tokens]
-        if sequence.lacks_prompt_logprobs:
-            chunk = chunk[: self._runner.score_chunk(row_of(sequence))]
-            scored = self._runner.run_row(row_of(sequence), chunk, len(chunk))
-            _note_prompt_logprobs(sequence, scored)
-            logits = scored[-1]
-        else:
-            chunk = chunk[: self._runner.chunk(row_of(sequence))]
-            logits = self._runner.prefill_chunk(row_of(sequence), chunk)
-        sequence.num_computed += len(chunk)
-        self._pace.saw_prefill(time.perf_counter() - start, len(chunk))
-        if sequence.num_computed == len(sequence.tokens):
-            self._rows.remember(sequence)
-            forks = self._fork(sequence)
-            self._choose([Outcome(sequence=each, logits=logits[None]) for each in (sequence, *forks)])
+        left = dict(shares)
+        while left:
+            self._run_is_next()
+            left = {each: count for each, count in left.items() if each.row is not None}
+            if not left:
+                return
+            pieces = self._prefill_step.together([self._piece(*share) for share in left.items()])
+            for piece in pieces:
+                del left[piece.sequence]
+            self._run_pieces(pieces)
+
+    def _run_pieces(self, pieces: abc.Sequence[Piece]) -> None:
+        """Run pieces of prompts together; the last piece of a prompt gives its first new token.
+
+        What may be to blame that there are none shows alone.
+        """
+        with self._events.failures_end(*(piece.sequence for piece in pieces)):
+            started = time.perf_counter()
+            done = self._prefill_step.run(pieces)
+            self._pace.saw_prefill(time.perf_counter() - started, sum(len(piece.tokens) for piece in pieces))
+            outcomes: list[Outcome] = []
+            for sequence, logits in done.items():
+                if sequence.num_computed == len(sequence.tokens):
+                    self._rows.remember(sequence)
+                    texts = [sequence, *self._fork(sequence)]
+                    outcomes += [Outcome(sequence=each, logits=logits[None]) for each in texts]
+            self._choose(outcomes)
+            for piece in pieces:
+                if piece.sequence not in done:
+                    self._prefill([(piece.sequence, len(piece.tokens))])
+
+    def _piece(self, sequence: Sequence, num_tokens: int) -> Piece:
+        """The next tokens of a prompt: fewer are left than were planned if the prefix cache had others."""
+        row = row_of(sequence)
+        most = self._runner.score_chunk(row) if sequence.lacks_prompt_logprobs else self._runner.chunk(row)
+        start = sequence.num_computed
+        return Piece(sequence=sequence, tokens=sequence.tokens[start : start + min(num_tokens, most)])
 
     def _run_is_next(self, choosing: abc.Sequence[Sequence] = ()) -> None:
         """Let others have the interpreter's time while the graph runs."""
@@ -379,6 +401,7 @@ class Engine:
                 self._check_room(fork)
                 self._rows.fork(sequence, fork)
             except CapacityError:
+                self._rows.note_known(fork)
                 self._scheduler.add(fork)
                 continue
             self._scheduler.adopt(fork)
@@ -423,14 +446,3 @@ class Engine:
         if sequence.drafter is None:
             return ()
         return sequence.drafter.draft(sequence.tokens, room, self._pace.draft_cost)
-
-
-def _note_prompt_logprobs(sequence: Sequence, logits: FloatArray) -> None:
-    """Log probabilities of the prompt's tokens that follow those just run; the first token has none."""
-    notes, count = sequence.prompt_logprobs, sequence.config.prompt_logprobs or 0
-    if not notes:
-        notes.append(None)
-    for offset, row in enumerate(logits, start=1):
-        place = sequence.num_computed + offset
-        if place == len(notes) and place < sequence.num_prompt:
-            notes.append(token_logprob(row, sequence.tokens[place], count))

@@ -130,13 +130,14 @@ class Events:
         return "error"
 
     @contextlib.contextmanager
-    def failures_end(self, sequence: Sequence) -> Iterator[None]:
-        """If the work inside fails, this sequence ends and the others go on."""
+    def failures_end(self, *sequences: Sequence) -> Iterator[None]:
+        """If the work inside fails, these sequences end and the others go on."""
         try:
             yield
         except GenAIError as error:
-            _log.warning("a sequence ends: %s", error)
-            self.fail(sequence, error)
+            for sequence in sequences:
+                _log.warning("a sequence ends: %s", error)
+                self.fail(sequence, error)
 
     def fail(self, sequence: Sequence, error: GenAIError) -> None:
         """End a sequence with an error."""

@@ -116,24 +116,32 @@ class Rows:
         """How many rows of these lengths, the first in line first, should run at once; 0: not even the first can."""
         return self._cache.num_worth_running(needs)
 
+    @property
+    def remembers(self) -> bool:
+        """Whether what one sequence has computed is there for another one."""
+        return self._prefixes.max_tokens > 0
+
+    def note_known(self, sequence: Sequence) -> None:
+        """Have a sequence that is queued tell how many of its tokens need not be run."""
+        sequence.num_known = len(self._known_keys(sequence)) * BLOCK_SIZE
+
     def give(self, sequence: Sequence) -> int:
         """A row that holds what is known of a sequence; at least the last token has to be run.
 
         Returns how many tokens that is. Raises: CapacityError.
         """
-        keys = self._keys(sequence, len(sequence.tokens) - 1)
-        num_blocks = 0 if sequence.lacks_prompt_logprobs else self._prefixes.lookup(keys)
-        known = num_blocks * BLOCK_SIZE
+        keys = self._known_keys(sequence)
+        known = len(keys) * BLOCK_SIZE
         idle, shared = self._find_idle(sequence, keys, known)
         if idle is not None:
             self._cache.revive(idle, shared, room=sequence.need)
             sequence.row, known = idle, shared
         elif known:
-            data = self._prefixes.take(keys[:num_blocks])
+            data = self._prefixes.take(keys)
             sequence.row = self._cache.import_row(data, known, room=sequence.need)
         else:
             sequence.row = self._cache.allocate(sequence.need)
-        sequence.num_computed = known
+        sequence.num_computed, sequence.num_known = known, 0
         return known
 
     def _find_idle(self, sequence: Sequence, keys: abc.Sequence[bytes], known: int) -> tuple[int | None, int]:
@@ -175,6 +183,13 @@ class Rows:
         if known < len(keys):
             start, end = known * BLOCK_SIZE, len(keys) * BLOCK_SIZE
             self._prefixes.put(keys, known, self._cache.export_row(row_of(sequence), start, end))
+
+    def _known_keys(self, sequence: Sequence) -> list[bytes]:
+        """The keys of the blocks that need not be run; the last token always is."""
+        if sequence.lacks_prompt_logprobs:
+            return []
+        keys = self._keys(sequence, len(sequence.tokens) - 1)
+        return keys[: self._prefixes.lookup(keys)]
 
     def _keys(self, sequence: Sequence, num_tokens: int) -> list[bytes]:
         """The keys of the whole blocks among a sequence's first tokens."""

@@ -4,28 +4,35 @@
        ▲                  │
        └─────preempt──────┘   tokens kept, row freed; resumed by prefilling them again
 
-First come first served within a priority; waiting raises a sequence by one level every `AGING_SECONDS`, so nothing
-starves. When memory runs out the youngest of the lowest priority gives way. What is paused keeps its row only while
-nobody else needs it: it gives way first, and waits until it may run again.
+A step runs so many tokens of prompts, several prompts' if need be: by priority, then the shortest first, so that nobody
+short waits for somebody long. Waiting, and nothing else, raises a sequence by one level every `AGING_SECONDS`, and half
+of each step's tokens go by level, so that nobody starves:
+
+    half of the tokens        by level (priority less waiting), the least left first
+    the other half, the rest  by priority as it was given, the least left first
+
+A prompt gets its row when its first tokens are run: a row that only waits would be computed in every decode step of its
+group. When memory runs short the youngest of the lowest level gives way, and so it does for who has a higher priority.
+What is paused keeps its row only while nobody else needs it: it gives way first, and waits until it may run again.
 """
 
 from __future__ import annotations
 
 from collections import abc
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from genai.engine.sequence import Sequence, State
+from genai.engine.sharing import Sharing, by_priority, rank
 
 if TYPE_CHECKING:
     from genai.engine.rows import Rows
 
-AGING_SECONDS = 10.0
-"""After waiting this long a sequence counts as one priority level higher."""
 MIN_CHUNK = 32
 STALL = 2.0
-"""A prefill chunk beside running streams takes at most this many decode steps' time."""
+"""Prompts beside running streams take at most this many decode steps' time of a step."""
+STEP_SECONDS = 0.3
+"""Prompts take at most about this long of a step: so long waits who comes meanwhile."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,19 +75,24 @@ class Pace:
         self.draft_cost += 0.2 * (cost - self.draft_cost)
 
     def saw_prefill(self, seconds: float, num_tokens: int) -> None:
-        """Count a prefill run."""
-        self.prefill_token_seconds += 0.2 * (seconds / num_tokens - self.prefill_token_seconds)
+        """Count a prefill run; a short one says little of a long one, which shares a pass over the weights."""
+        weight = min(0.2, num_tokens / 320)
+        self.prefill_token_seconds += weight * (seconds / num_tokens - self.prefill_token_seconds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """One step: who lost its row, who cannot go on, who gets a row, whose prompt advances by how much, who decodes."""
+    """One step: who lost its row, who cannot go on, who gets a row, whose prompt advances by how much, who decodes.
+
+    prefill: the most urgent and shortest first; num_spare: tokens that prompts leave to others.
+    """
 
     expired: list[Sequence] = field(default_factory=list)
     preempted: list[Sequence] = field(default_factory=list)
     exhausted: list[Sequence] = field(default_factory=list)
     admitted: list[Sequence] = field(default_factory=list)
-    prefill: tuple[Sequence, int] | None = None
+    prefill: list[tuple[Sequence, int]] = field(default_factory=list)
+    num_spare: int = 0
     decoding: list[Sequence] = field(default_factory=list)
 
 
@@ -122,25 +134,28 @@ class Scheduler:
         for sequence in expired:
             self.remove(sequence)
         preempted, exhausted = self._make_room(rows, now)
-        admitted: list[Sequence] = []
-        if not preempted:
-            preempted, admitted = self._admit(rows, now)
-        active = [sequence for sequence in self.running if not sequence.is_paused]
-        decoding = [sequence for sequence in active if not sequence.is_prefilling]
+        num_decoding = sum(not (each.is_paused or each.is_prefilling) for each in self.running)
+        sharing = Sharing(self, rows, now, _budget(self.limits, pace, num_decoding), may_admit=not preempted)
+        sharing.share_out()
+        self._keep_time(sharing.shares, now)
         return Plan(
             expired=expired,
-            preempted=preempted,
+            preempted=preempted + sharing.preempted,
             exhausted=exhausted,
-            admitted=admitted,
-            prefill=self._prefill(active, len(decoding), pace),
-            decoding=decoding,
+            admitted=sharing.admitted,
+            prefill=sorted(sharing.shares.items(), key=lambda share: by_priority(share[0])),
+            num_spare=sharing.num_left,
+            decoding=[each for each in self.running if not (each.is_paused or each.is_prefilling)],
         )
 
     def _make_room(self, rows: Rows, now: float) -> tuple[list[Sequence], list[Sequence]]:
-        """Preempt until those that run have room for their next token; the last one ends if even it has none."""
+        """Preempt who costs more than it is worth, if some have no room for their next token.
+
+        Who has none although it is alone ends.
+        """
         if all(rows.fits_next_token(sequence) for sequence in self.running):
             return [], []
-        order = sorted(self.running, key=lambda each: (each.is_paused, self._rank(each, now)))
+        order = sorted(self.running, key=lambda each: (each.is_paused, rank(each, now)))
         count = rows.num_worth_running([sequence.need for sequence in order])
         preempted = order[max(count, 1) :][::-1]
         for victim in preempted:
@@ -150,55 +165,17 @@ class Scheduler:
             self.running.remove(sequence)
         return preempted, exhausted
 
-    def _admit(self, rows: Rows, now: float) -> tuple[list[Sequence], list[Sequence]]:
-        """A row for who is first in line; returns what is paused and had to give way, and who got rows.
+    def _keep_time(self, shares: abc.Container[Sequence], now: float) -> None:
+        """Note who waits from now on, and who does not."""
+        for sequence in self.running:
+            is_served = sequence.is_paused or not sequence.is_prefilling or sequence in shares
+            sequence.timeline.waits(not is_served, now)
+        for sequence in self.waiting:
+            sequence.timeline.waits(not sequence.is_paused, now)
 
-        Prompts are prefilled one at a time, so the next gets its row when the last has its first token: a row that only
-        waits would be computed in every decode step of its group.
-        """
-        preempted: list[Sequence] = []
-        admitted: list[Sequence] = []
-        idle = sorted((each for each in self.running if each.is_paused), key=lambda each: self._rank(each, now))
-        busy = [each for each in self.running if not each.is_paused]
-        while not any(each.is_prefilling for each in busy):
-            ready = [each for each in self.waiting if not each.is_paused]
-            if not ready:
-                break
-            first = min(ready, key=lambda each: self._rank(each, now))
-            if not self._fits(first, busy, rows):
-                break
-            while not self._fits(first, [*busy, *idle], rows):
-                self.preempt(idle[-1])
-                preempted.append(idle.pop())
-            self.waiting.remove(first)
-            self.adopt(first)
-            busy.append(first)
-            admitted.append(first)
-        return preempted, admitted
 
-    def _fits(self, newcomer: Sequence, others: abc.Sequence[Sequence], rows: Rows) -> bool:
-        """Whether a newcomer may run beside others: with room for all to grow, or some would soon lose their rows."""
-        if not others:
-            return rows.num_worth_running([newcomer.need]) == 1
-        needs = [
-            each.need if each.is_paused else min(each.need + rows.headroom, each.max_tokens)
-            for each in (*others, newcomer)
-        ]
-        return len(others) < self.limits.max_batch and rows.num_worth_running(needs) == len(needs)
-
-    def _prefill(self, active: Iterable[Sequence], num_decoding: int, pace: Pace) -> tuple[Sequence, int] | None:
-        """The first prompt that is not in the cache yet, and how much of it: little while others decode."""
-        sequence = next((each for each in active if each.is_prefilling), None)
-        if sequence is None:
-            return None
-        chunk = self.limits.prefill_chunk
-        if num_decoding:
-            affordable = int(STALL * pace.decode_seconds / pace.prefill_token_seconds)
-            chunk = min(chunk, max(MIN_CHUNK, affordable // MIN_CHUNK * MIN_CHUNK))
-        return sequence, min(chunk, len(sequence.tokens) - sequence.num_computed)
-
-    @staticmethod
-    def _rank(sequence: Sequence, now: float) -> tuple[float, float]:
-        """Smaller comes first and is preempted last."""
-        waited = now - sequence.timeline.submitted
-        return sequence.priority - waited // AGING_SECONDS, sequence.timeline.submitted
+def _budget(limits: Limits, pace: Pace, num_decoding: int) -> int:
+    """Tokens of prompts in a step: few while others decode."""
+    seconds = min(STALL * pace.decode_seconds, STEP_SECONDS) if num_decoding else STEP_SECONDS
+    affordable = int(seconds / pace.prefill_token_seconds) // MIN_CHUNK * MIN_CHUNK
+    return min(limits.prefill_chunk, max(MIN_CHUNK, affordable))

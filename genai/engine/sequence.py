@@ -74,6 +74,23 @@ class Timeline:
     last_token: float = 0.0
     finished: float = 0.0
     num_preemptions: int = 0
+    _waiting_since: float | None = field(init=False)
+    _waited: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._waiting_since = self.submitted
+
+    def waits(self, is_waiting: bool, now: float) -> None:
+        """Note whether it waits for its turn from now on; what runs or is paused does not."""
+        if is_waiting and self._waiting_since is None:
+            self._waiting_since = now
+        elif not is_waiting and self._waiting_since is not None:
+            self._waited += now - self._waiting_since
+            self._waiting_since = None
+
+    def waited(self, now: float) -> float:
+        """Seconds that it has waited for its turn, in all."""
+        return self._waited + (0.0 if self._waiting_since is None else now - self._waiting_since)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -82,7 +99,8 @@ class Sequence:
 
     tokens: prompt and generated tokens; max_tokens: the length at which it ends; index: its place in the job;
     priority: lower runs first; deadline: `time.perf_counter()` seconds; row: its row while it runs; num_computed: how
-    many of its tokens the row holds; num_cached: prompt tokens whose keys and values were found; block_keys: what those
+    many of its tokens the row holds; num_known: how many the prefix cache had when it was queued; num_cached: prompt
+    tokens whose keys and values were found; block_keys: what those
     are found by; forks: begin with its prompt; consumer: takes the logits that follow it; logits: those that `Keep`
     kept.
     """
@@ -104,6 +122,7 @@ class Sequence:
     state: State = State.WAITING
     row: int | None = None
     num_computed: int = 0
+    num_known: int = 0
     num_cached: int = 0
     block_keys: BlockKeys = field(default_factory=BlockKeys)
     logits: FloatArray | None = None
@@ -152,6 +171,11 @@ class Sequence:
     def is_prefilling(self) -> bool:
         """Whether more than its newest generated token has to be run: a new prompt, or one resumed."""
         return self.num_computed < len(self.tokens) - 1 or len(self.tokens) == self.num_prompt
+
+    @property
+    def num_left(self) -> int:
+        """How many of its tokens are to be run before the next one can be chosen."""
+        return max(len(self.tokens) - max(self.num_computed, self.num_known), 1)
 
     @property
     def need(self) -> int:

@@ -218,6 +218,11 @@ class KVCache:
         place = self._layout.place(row)
         return View(start=place.start, num_rows=1, capacity=min(self.policy.capacity(num_tokens), place.capacity))
 
+    def rows_view(self, rows: Sequence[int]) -> View:
+        """Neighbours in a group, in the order in which they lie."""
+        place = self._layout.place(rows[0])
+        return View(start=place.start, num_rows=len(rows), capacity=place.capacity)
+
     def group_view(self, group: Group, num_tokens: int) -> View:
         """All rows of a group; a row that is alone gets no more capacity than so many further tokens need."""
         if len(group.rows) == 1:

@@ -124,6 +124,16 @@ class CapacityPolicy:
         together = num_rows * max(drafts, default=0) * self.cost.row
         return sum(self.cost.of(1 + length, 0) for length in drafts) < together
 
+    def shares_run(self, valid: Sequence[int], lengths: Sequence[int], capacity: int) -> bool:
+        """Whether neighbours that hold so many tokens bring so many more in one run, all padded to the longest.
+
+        They are seen at their group's capacity then, and alone at one that is no larger than needed.
+        """
+        apart = [
+            self.cost.of(length, self.capacity(held + length)) for held, length in zip(valid, lengths, strict=True)
+        ]
+        return self.cost.of(len(lengths) * max(lengths), capacity) < sum(apart)
+
     def _cheapest(self, needs: Mapping[int, int], num_slots: int, capacity: Callable[[int], int]) -> list[Group] | None:
         """The cheapest way within `num_slots` to cut the rows, sorted by need, into runs; None if there is none.
 

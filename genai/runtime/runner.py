@@ -144,18 +144,37 @@ class Runner:
         Raises: CapacityError unless every row, those left alone too, has room for T more tokens.
         """
         num_tokens = max(map(len, tokens))
-        view = self.cache.group_view(group, num_tokens)
-        bound = self._shape(view, num_tokens, num_tokens)
+        bound = self._padded(self.cache.group_view(group, num_tokens), group.rows, tokens, num_tokens)
+        logits = self._run(bound, num_tokens)
+        settle(self.cache, group.rows, [len(new) for new in tokens], logits)
+        return logits
+
+    def prefill_rows(self, rows: Sequence[int], tokens: Sequence[Sequence[int]]) -> FloatArray:
+        """Add tokens to neighbours of a group in one run, some to each; returns the logits [rows, V] after the last.
+
+        They are valid until the next run. A row whose logits are not finite numbers is left as it is, and they are NaN.
+        Raises: CapacityError unless every row has room for as many tokens as the longest gets.
+        """
+        bound = self._padded(self.cache.rows_view(rows), rows, tokens, 1)
+        bound.logits_positions[:, 0] = [len(new) - 1 for new in tokens]
+        bound.binding.send((contract.LOGITS_POSITIONS,))
+        logits = self._run(bound, 1)
+        settle(self.cache, rows, [len(new) for new in tokens], logits)
+        last: FloatArray = logits[:, 0]
+        return last
+
+    def _padded(self, view: View, rows: Sequence[int], tokens: Sequence[Sequence[int]], num_logits: int) -> BoundShape:
+        """A run of several rows with its tokens, all padded to the longest. Raises: CapacityError."""
+        num_tokens = max(map(len, tokens))
+        bound = self._shape(view, num_tokens, num_logits)
         filler = next(new for new in tokens if new)[-1]  # never what another run has left here
-        for index, (row, new) in enumerate(zip(group.rows, tokens, strict=True)):
+        for index, (row, new) in enumerate(zip(rows, tokens, strict=True)):
             bound.input_ids[index, : len(new)] = new
             bound.input_ids[index, len(new) :] = new[-1] if new else filler
             bound.write_indices[index] = self.cache.valid(row)
         if bound.write_indices.max() + num_tokens > view.capacity:
             raise CapacityError(f"a row is full at {view.capacity} tokens; reserve before running")
-        logits = self._run(bound, num_tokens)
-        settle(self.cache, group.rows, [len(new) for new in tokens], logits)
-        return logits
+        return bound
 
     def _run(self, bound: BoundShape, num_logits: int) -> FloatArray:
         """Run a step whose tokens and write indices are set; returns its logits [B, P, V]."""

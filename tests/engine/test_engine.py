@@ -13,11 +13,11 @@ from genai.engine.engine import Engine
 from genai.engine.prefix_cache import PrefixCache
 from genai.engine.request import Request
 from genai.engine.scheduler import Limits
-from genai.engine.sequence import Sequence, State, TokenEvent
+from genai.engine.sequence import Sequence, State, Timeline, TokenEvent
 from genai.errors import CapacityError, ConfigError, QueueFullError
 from genai.metrics import EngineMetrics
 from genai.options.generation_config import GenerationConfig
-from genai.runtime.capacity import CapacityPolicy
+from genai.runtime.capacity import CapacityPolicy, StepCost
 from tests.fakes import SHAPE, VOCAB_SIZE, FakeRunner, greedy_continuation
 
 pytestmark = pytest.mark.usefixtures("each_memory")
@@ -237,7 +237,7 @@ def test_priorities_come_first_and_waiting_raises_them() -> None:
     high = submit(engine, [2], config(2), priority=-5)
     normal = submit(engine, [3], config(2))
     starved = submit(engine, [4], config(2), priority=9)
-    starved.timeline.submitted -= 200  # it has waited for 20 levels
+    starved.timeline = Timeline(submitted=starved.timeline.submitted - 200)  # it has waited for 20 levels
     assert run(engine) == [starved, high, normal, low]
 
 
@@ -324,14 +324,15 @@ def test_memory_that_runs_out_preempts_the_youngest_which_resumes_with_the_same_
 
 def test_a_long_row_does_not_share_a_group_with_short_ones() -> None:
     engine, runner = engine_with(num_slots=20_000, max_seq_len=4096, max_batch=8, chunk=4096)
-    long = submit(engine, [1] * 3900, config(12))
-    short = [submit(engine, [n] * 10, config(12)) for n in range(7)]
-    for _ in range(9):
+    long = submit(engine, [1] * 3900, config(60))
+    short = [submit(engine, [n] * 10, config(60)) for n in range(7)]
+    while not long.generated or not all(text.generated for text in short):
         engine.step()
-    assert {capacity for _, capacity in runner.group_sizes[-2:]} == {32, 4096}
+    engine.step()
+    assert {capacity for _, capacity in runner.group_sizes[-2:]} == {80, 4096}
     run(engine)
-    assert long.generated == greedy_continuation([1] * 3900, 12)
-    assert [sequence.generated for sequence in short] == [greedy_continuation([n] * 10, 12) for n in range(7)]
+    assert long.generated == greedy_continuation([1] * 3900, 60)
+    assert [sequence.generated for sequence in short] == [greedy_continuation([n] * 10, 60) for n in range(7)]
 
 
 def test_metrics_add_up() -> None:
@@ -427,3 +428,66 @@ def test_bad_prompts_are_refused_at_once(prompt: list[int], error: type[Exceptio
     with pytest.raises(error, match=message):
         submit(engine, prompt, config())
     assert not engine.has_work
+
+
+def test_short_prompts_share_a_run_where_that_is_cheaper() -> None:
+    prompts = [[n, n + 1, n + 2] for n in range(6)] + [[9] * 40]
+    engine, runner = engine_with(max_batch=8, chunk=64)
+    texts = [submit(engine, prompt, config(8)) for prompt in prompts]
+    engine.step()
+    assert runner.prefill_sizes == [6], "one pass over the weights for all that are alike"
+    run(engine)
+    assert [text.generated for text in texts] == [greedy_continuation(prompt, 8) for prompt in prompts]
+    engine, runner = engine_with(max_batch=8, chunk=64)
+    runner.cache.policy = CapacityPolicy(cost=StepCost(weights=1e-9, row=1e-3, slot=1e-5))
+    submit(engine, [1, 2], config(2))
+    submit(engine, [3, 4, 5, 6], config(2))
+    run(engine)
+    assert runner.prefill_sizes == [], "padding would cost more than a pass"
+
+
+def test_a_failed_run_of_several_prompts_ends_those_in_it_and_no_other() -> None:
+    failing = [False]
+    engine, runner = engine_with(fails=lambda run: failing[0])
+    other = submit(engine, [1] * 5, config(12))
+    engine.step()
+    failing[0] = True
+    broken = [submit(engine, [n, n], config(5)) for n in (2, 3)]
+    runner.fails = lambda run, first=runner.num_runs: run == first  # type: ignore[misc]
+    run(engine)
+    assert [text.finish_reason for text in broken] == ["error", "error"]
+    assert other.generated == greedy_continuation([1] * 5, 12)
+    assert runner.cache.rows == ()
+    assert not runner.prefill_sizes
+
+
+def test_prompts_that_begin_alike_are_run_once() -> None:
+    """The second waits for what the first one leaves in the prefix cache, as long as that is the shorter way."""
+    shared = list(range(64))
+    engine, _ = engine_with(max_batch=8, chunk=64, prefix_bytes=10**6)
+    texts = [submit(engine, [*shared, 90 + n, 1, 2], config(4)) for n in range(3)]
+    run(engine)
+    assert [text.num_cached for text in texts] == [0, 64, 64]
+    for n, text in enumerate(texts):
+        assert text.generated == greedy_continuation([*shared, 90 + n, 1, 2], 4)
+    long = submit(engine, [*[50] * 16, *range(97), *range(97), *range(97)], config(4))
+    engine.step()
+    short = submit(engine, [*[50] * 16, 1, 2, 3, 4], config(4))
+    engine.step()
+    assert short.generated, "the long one would keep it waiting"
+    assert not long.generated
+    run(engine)
+
+
+def test_a_prompt_whose_beginning_is_known_counts_as_short() -> None:
+    engine, _ = engine_with(max_batch=8, chunk=32, prefix_bytes=10**6)
+    history = [n % VOCAB_SIZE for n in range(400)]
+    submit(engine, history, config(1))
+    run(engine)
+    cold = submit(engine, [5] * 300, config(2))
+    engine.step()
+    turn = submit(engine, [*history, 1, 2, 3], config(2))
+    engine.step()
+    assert turn.generated
+    assert not cold.generated
+    run(engine)

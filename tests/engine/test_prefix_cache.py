@@ -254,6 +254,10 @@ class CountingRunner(FakeRunner):
         self.num_prefilled += len(tokens)
         return super().prefill_chunk(row, tokens)
 
+    def prefill_rows(self, rows: Sequence[int], tokens: Sequence[Sequence[int]]) -> np.ndarray:
+        self.num_prefilled += sum(map(len, tokens))
+        return super().prefill_rows(rows, tokens)
+
 
 @pytest.mark.usefixtures("each_memory")
 def test_what_had_to_give_way_is_copied_back_when_it_resumes() -> None:

@@ -13,8 +13,9 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from genai.decoding.sampler import Sampler
 from genai.engine.consumers import Sample
-from genai.engine.scheduler import AGING_SECONDS, MIN_CHUNK, STALL, Limits, Pace, Plan, Scheduler
+from genai.engine.scheduler import MIN_CHUNK, STALL, STEP_SECONDS, Limits, Pace, Plan, Scheduler
 from genai.engine.sequence import Sequence, State, Timeline
+from genai.engine.sharing import AGING_SECONDS
 from genai.options.generation_config import GenerationConfig, SamplingConfig
 
 DECODE, PREFILL_TOKEN = 0.02, 0.001
@@ -74,8 +75,7 @@ class Machine:
         for sequence in plan.admitted:
             self.admissions.append(sequence)
             self._reserve(sequence)
-        if plan.prefill:
-            sequence, num_tokens = plan.prefill
+        for sequence, num_tokens in plan.prefill:
             sequence.num_computed += num_tokens
             self.now += num_tokens * PREFILL_TOKEN
             if sequence.num_computed == len(sequence.tokens):
@@ -100,25 +100,27 @@ class Machine:
             if victim.is_paused:
                 continue
             assert not any(each.is_paused for each in kept), "who does not run anyway gives way first"
-            assert all(self._rank(each) <= self._rank(victim) for each in kept), "the last in line gives way"
+            stayed = [each for each in kept if each not in plan.admitted]
+            assert all(self._rank(each) <= self._rank(victim) for each in stayed), "the last in line gives way"
         if plan.exhausted:
             assert len(plan.exhausted) == 1
             assert not kept, "nothing ends for lack of room while another could give way"
         for sequence in plan.admitted:
             assert not sequence.is_paused
-            left = [each for each in scheduler.waiting if not each.is_paused and each not in plan.preempted]
-            assert all(self._rank(sequence) <= self._rank(each) for each in left), "first come first served"
+            for each in scheduler.waiting:
+                if not each.is_paused and each not in plan.preempted:
+                    assert not self._is_before(each, sequence), "nobody is overtaken who is shorter, older and no lower"
         assert not any(sequence.is_paused or sequence.is_prefilling for sequence in plan.decoding)
         assert all(sequence in scheduler.running for sequence in plan.decoding)
-        if plan.prefill:
-            sequence, num_tokens = plan.prefill
+        for sequence, num_tokens in plan.prefill:
             assert sequence in scheduler.running
             assert sequence.is_prefilling
             assert not sequence.is_paused
-            bound = limits.prefill_chunk
-            if plan.decoding:
-                bound = min(bound, max(MIN_CHUNK, int(STALL * DECODE / PREFILL_TOKEN)))
-            assert 1 <= num_tokens <= bound
+            assert 1 <= num_tokens <= len(sequence.tokens) - sequence.num_computed
+        if plan.prefill:
+            seconds = STALL * DECODE if plan.decoding else STEP_SECONDS
+            bound = min(limits.prefill_chunk, max(MIN_CHUNK, int(seconds / PREFILL_TOKEN)))
+            assert sum(num_tokens for _, num_tokens in plan.prefill) + plan.num_spare <= bound
         active = [sequence for sequence in (*scheduler.running, *scheduler.waiting) if not sequence.is_paused]
         if active:
             assert plan.prefill or plan.decoding, "the machine is never idle while one that could run waits"
@@ -166,6 +168,8 @@ class Machine:
         self.capacity.pop(sequence, None)
         self.asked.pop(sequence, None)
 
+    remembers = False
+
     def num_worth_running(self, needs: abc.Sequence[int]) -> int:
         return sum(total <= self.num_slots for total in itertools.accumulate(needs))
 
@@ -173,8 +177,13 @@ class Machine:
         return sequence.need <= self.capacity.get(sequence, 0)
 
     def _rank(self, sequence: Sequence) -> tuple[float, float]:
-        waited = self.now - sequence.timeline.submitted
+        waited = sequence.timeline.waited(self.now)
         return sequence.priority - waited // AGING_SECONDS, sequence.timeline.submitted
+
+    def _is_before(self, one: Sequence, other: Sequence) -> bool:
+        """Whether everything speaks for one of two that waited."""
+        reasons = [(*self._rank(each), each.priority, each.num_left) for each in (one, other)]
+        return all(mine <= its for mine, its in zip(*reasons, strict=True)) and reasons[0] != reasons[1]
 
 
 def random_load(machine: Machine, rng: random.Random, *, count: int, pace: float, longest: int) -> list[Sequence]:
@@ -212,8 +221,8 @@ def test_random_loads_end_and_nobody_starves(seed: int) -> None:
 
 def test_first_come_first_served_within_a_priority() -> None:
     machine = Machine(max_batch=2)
-    texts = [machine.add(text(submitted=float(n), priority=n % 2)) for n in range(10)]
-    machine.now = 10.0 - AGING_SECONDS
+    texts = [machine.add(text(submitted=n / 100, priority=n % 2)) for n in range(10)]
+    machine.now = 0.1
     machine.run()
     assert machine.admissions == [*texts[::2], *texts[1::2]]
 
@@ -276,12 +285,13 @@ def test_a_prompt_beside_running_streams_comes_in_small_pieces_and_alone_in_larg
         plan = machine.step()
         assert plan.prefill
         assert len(plan.decoding) == 1, "the stream gets a token in every step"
-        sizes.append(plan.prefill[1])
+        sizes += [num_tokens for _, num_tokens in plan.prefill]
     affordable = int(STALL * DECODE / PREFILL_TOKEN) // MIN_CHUNK * MIN_CHUNK
     assert set(sizes[:-1]) == {affordable}
     machine.run()
-    machine.add(text(1000, 2, submitted=2.0))
-    assert [plan.prefill[1] for plan in (machine.step(), machine.step()) if plan.prefill] == [512, 488]
+    machine.add(text(500, 2, submitted=2.0))
+    affordable = int(STEP_SECONDS / PREFILL_TOKEN) // MIN_CHUNK * MIN_CHUNK
+    assert [plan.prefill[0][1] for plan in (machine.step(), machine.step())] == [affordable, 500 - affordable]
 
 
 @pytest.mark.parametrize(("decode", "token"), [(1e-4, 1.0), (0.0, 1.0), (0.02, 1e-9)])
@@ -293,7 +303,7 @@ def test_chunks_stay_within_their_bounds_at_any_pace(decode: float, token: float
     machine.add(text(500, 1, submitted=1.0))
     plan = machine.scheduler.plan(machine, machine.pace, machine.now)
     assert plan.prefill
-    assert plan.prefill[1] == (MIN_CHUNK if token == 1.0 else 100)
+    assert [num_tokens for _, num_tokens in plan.prefill] == [MIN_CHUNK if token == 1.0 else 100]
 
 
 def test_the_pace_follows_what_steps_cost() -> None:
@@ -350,6 +360,115 @@ def test_a_paused_text_keeps_its_row_while_there_is_room() -> None:
         machine.step()
     assert slow.timeline.num_preemptions == 0
     assert machine.scheduler.running == [slow]
+
+
+@pytest.mark.parametrize("priority", [-1, 0])
+@pytest.mark.parametrize("has_stream", [False, True])
+def test_a_short_prompt_does_not_wait_for_a_long_one(priority: int, has_stream: bool) -> None:
+    machine = Machine(chunk=512)
+    if has_stream:
+        machine.add(text(8, 1000))
+        machine.step()
+    long = machine.add(text(7000, 10, submitted=machine.now))
+    for _ in range(3):
+        machine.step()
+    short = machine.add(text(3, 10, submitted=machine.now, priority=priority))
+    plan = machine.step()
+    assert plan.prefill[0] == (short, 3), "it comes first in the next step"
+    assert plan.prefill[1][0] is long, "which goes on with what is left"
+    assert sum(num_tokens for _, num_tokens in plan.prefill) > MIN_CHUNK - 1
+
+
+def test_an_urgent_prompt_gets_all_that_it_can_use_of_a_step() -> None:
+    machine = Machine(chunk=64)
+    machine.add(text(700, 10))
+    machine.step()
+    urgent = machine.add(text(200, 10, submitted=machine.now, priority=-1))
+    assert machine.step().prefill == [(urgent, 64)]
+
+
+def test_short_prompts_share_a_step() -> None:
+    machine = Machine(max_batch=8, chunk=64)
+    texts = [machine.add(text(10, 5, submitted=n / 1000)) for n in range(8)]
+    assert [sequence for sequence, _ in machine.step().prefill] == texts[:6]
+    assert [sequence for sequence, _ in machine.step().prefill] == texts[6:]
+
+
+def test_running_is_not_waiting() -> None:
+    """What has run for minutes is neither before a newcomer of its priority nor kept at an urgent one's cost."""
+    machine = Machine(100, bucket=1)
+    machine.headroom = 0
+    old = machine.add(text(20, 100, priority=1))
+    machine.step()
+    machine.now += 100 * AGING_SECONDS
+    machine.step()
+    urgent = machine.add(text(20, 60, submitted=machine.now))
+    while urgent not in machine.ended:
+        machine.step()
+    assert urgent.timeline.num_preemptions == 0
+    assert old.timeline.num_preemptions == 1
+    machine.run()
+
+
+def test_a_higher_priority_gets_the_row_of_a_lower_one_and_an_equal_one_waits() -> None:
+    machine = Machine(max_batch=2)
+    machine.now = 1.0
+    low, lower = (machine.add(text(10, 50, submitted=n / 1000, priority=n)) for n in (1, 2))
+    machine.step()
+    equal = machine.add(text(10, 5, submitted=machine.now, priority=2))
+    machine.step()
+    assert equal.num_computed == 0
+    urgent = machine.add(text(10, 5, submitted=machine.now))
+    plan = machine.step()
+    assert plan.preempted == [lower]
+    assert plan.admitted == [urgent]
+    machine.run()
+    assert low.timeline.num_preemptions == 0
+
+
+def test_what_has_waited_long_keeps_its_row_from_those_who_would_have_come_first() -> None:
+    """Otherwise urgent texts that keep coming would take it away for ever."""
+    machine = Machine(max_batch=1)
+    patient = machine.add(text(200, 40, priority=3))
+    urgent: list[Sequence] = []
+    while patient not in machine.ended:
+        if all(each in machine.ended for each in urgent):
+            urgent.append(machine.add(text(submitted=machine.now)))
+        machine.step()
+        assert machine.now < 6 * AGING_SECONDS, "starved"
+    machine.run()
+
+
+@pytest.mark.parametrize("priority", [0, 2])
+def test_a_long_prompt_comes_to_its_end_though_short_ones_keep_coming(priority: int) -> None:
+    """More of them than there is time for, all first in line by what they have left."""
+    machine = Machine(max_batch=6, chunk=64)
+    long = machine.add(text(2000, 5, priority=priority))
+    short: list[Sequence] = []
+    while long not in machine.ended:
+        while sum(each not in machine.ended for each in short) < 12:
+            short.append(machine.add(text(30, 3, submitted=machine.now)))
+        machine.step()
+        assert machine.now < 30 * AGING_SECONDS, "starved"
+    machine.run()
+    assert set(machine.ended.values()) == {"length"}
+
+
+def test_long_prompts_that_keep_coming_leave_rows_and_time_to_short_ones() -> None:
+    machine = Machine(100_000, max_batch=4, chunk=256)
+    long: list[Sequence] = []
+    waits: list[float] = []
+    for _ in range(60):
+        while sum(each not in machine.ended for each in long) < 8:
+            long.append(machine.add(text(7000, 2, submitted=machine.now)))
+        for _ in range(20):
+            machine.step()
+        short = machine.add(text(20, 1, submitted=machine.now))
+        while short not in machine.ended:
+            machine.step()
+        waits.append(machine.now - short.timeline.submitted)
+    assert max(waits) < 0.5, "a step or two"
+    assert sum(each in machine.ended for each in long) > 30, "nor do the long ones stand still"
 
 
 class Scheduling(RuleBasedStateMachine):

@@ -127,6 +127,24 @@ def test_rows_bring_different_numbers_of_tokens(session: Session, whole: np.ndar
     np.testing.assert_allclose(runner.prefill(rows[0], TOKENS[32:50]), whole[49], atol=TOLERANCE)
 
 
+def test_neighbours_are_prefilled_together_as_if_alone(session: Session, whole: np.ndarray) -> None:
+    """Pieces of different lengths behind different beginnings; the logits are those of each one's last token."""
+    runner = runner_for(session)
+    starts, counts = [0, 33, 7, 40], [20, 1, 12, 3]
+    rows = [runner.cache.allocate(64) for _ in starts]
+    for row, start in zip(rows, starts, strict=True):
+        if start:
+            runner.prefill(row, TOKENS[:start])
+    (group,) = runner.cache.groups
+    for first, end in ((1, 4), (0, 2)):  # a row twice: bound shapes are used again with other lengths
+        places = [(runner.cache.valid(row), counts[rows.index(row)]) for row in group.rows[first:end]]
+        logits = runner.prefill_rows(group.rows[first:end], [TOKENS[at : at + n] for at, n in places])
+        np.testing.assert_allclose(logits, whole[[at + n - 1 for at, n in places]], atol=TOLERANCE)
+    for row in rows:
+        valid = runner.cache.valid(row)
+        np.testing.assert_allclose(runner.prefill(row, TOKENS[valid : valid + 5]), whole[valid + 4], atol=TOLERANCE)
+
+
 def test_a_row_that_sits_out_a_step_is_not_disturbed(session: Session, whole: np.ndarray) -> None:
     runner = runner_for(session)
     first, second = runner.cache.allocate(40), runner.cache.allocate(40)

@@ -1,0 +1,161 @@
+"""Which prompts share a step's tokens, who gets a row for that, and who has to give way for it."""
+
+from __future__ import annotations
+
+from collections import abc
+from typing import TYPE_CHECKING
+
+from genai.engine.sequence import Sequence
+
+if TYPE_CHECKING:
+    from genai.engine.rows import Rows
+    from genai.engine.scheduler import Scheduler
+
+AGING_SECONDS = 10.0
+"""After waiting this long a sequence counts as one priority level higher."""
+MAX_PARTIAL = 2
+"""Prompts that are begun although they will not be done within a step, unless they are the shortest: rows are few."""
+_MIN_PIECE = 16
+"""A prompt is not given less of a step, unless that completes it."""
+_MIN_SHARED = 16
+"""Tokens that two prompts must have in common for one to wait for the other's."""
+
+
+def level(sequence: Sequence, now: float) -> float:
+    """A sequence's priority, raised by how long it has waited."""
+    return sequence.priority - sequence.timeline.waited(now) // AGING_SECONDS
+
+
+def rank(sequence: Sequence, now: float) -> tuple[float, float]:
+    """Smaller is preempted later."""
+    return level(sequence, now), sequence.timeline.submitted
+
+
+def by_priority(sequence: Sequence) -> tuple[float, int, float]:
+    """The order of those whose prompts are run: by priority, then the least left, then the oldest."""
+    return sequence.priority, sequence.num_left, sequence.timeline.submitted
+
+
+def by_level(sequence: Sequence, now: float) -> tuple[float, int, float]:
+    """The same, by level."""
+    return level(sequence, now), sequence.num_left, sequence.timeline.submitted
+
+
+class Sharing:
+    """One step's tokens for prompts, being shared out.
+
+    shares: tokens for each prompt; num_left: tokens that nobody has; admitted: who gets a row; preempted: who loses it.
+    """
+
+    def __init__(self, scheduler: Scheduler, rows: Rows, now: float, num_tokens: int, *, may_admit: bool) -> None:
+        self.shares: dict[Sequence, int] = {}
+        self.num_left = num_tokens
+        self.admitted: list[Sequence] = []
+        self.preempted: list[Sequence] = []
+        self._scheduler = scheduler
+        self._rows = rows
+        self._now = now
+        self._may_admit = may_admit  # until somebody finds no room: who needs much is not overtaken for ever
+
+    def share_out(self) -> None:
+        """Give half by level, then what is left by priority."""
+        candidates = [each for each in self._scheduler.running if each.is_prefilling and not each.is_paused]
+        if self._may_admit and self._has_places():
+            candidates += [each for each in self._scheduler.waiting if not each.is_paused]
+        half = (self.num_left + 1) // 2
+        self._give(sorted(candidates, key=lambda each: by_level(each, self._now)), half, None)
+        order = sorted(candidates, key=by_priority)
+        self._give(order, self.num_left, order[0] if order else None)
+
+    def _give(self, order: abc.Sequence[Sequence], num_tokens: int, first: Sequence | None) -> None:
+        """Share tokens out in this order, as far as they go. first: may begin however many others have."""
+        for sequence in order:
+            if not num_tokens:
+                return
+            wanted = sequence.num_left - self.shares.get(sequence, 0)
+            share = min(wanted, num_tokens)
+            is_scrap = bool(self.shares.keys() - {sequence}) and share < min(wanted, _MIN_PIECE)
+            if not share or is_scrap or sequence in self.preempted:
+                continue
+            if sequence not in self.admitted and sequence.row is None:
+                may_begin = share == wanted or sequence is first or self._num_partial() < MAX_PARTIAL
+                if not (may_begin and self._admits(sequence)):
+                    continue
+            self.shares[sequence] = self.shares.get(sequence, 0) + share
+            self.num_left -= share
+            num_tokens -= share
+
+    def _num_partial(self) -> int:
+        """Prompts that are begun and will not be done within this step."""
+        return sum(
+            each.is_prefilling and not each.is_paused and each.num_left > self.shares.get(each, 0)
+            for each in self._scheduler.running
+        )
+
+    def _has_places(self) -> bool:
+        """Whether anybody could get a row, were there memory."""
+        running, waiting = self._scheduler.running, self._scheduler.waiting
+        if len(running) < self._scheduler.limits.max_batch or any(each.is_paused for each in running):
+            return True
+        last = max(level(each, self._now) for each in running)
+        return any(each.priority < last for each in waiting)
+
+    def _admits(self, newcomer: Sequence) -> bool:
+        """Give a newcomer a row, if there is room or somebody has to make it."""
+        if not self._may_admit or self._will_know_more(newcomer):
+            return False
+        victims = self._victims(newcomer)
+        if victims is None:
+            self._may_admit = False
+            return False
+        for victim in victims:
+            self._scheduler.preempt(victim)
+            self.num_left += self.shares.pop(victim, 0)
+        self.preempted += victims
+        self._scheduler.waiting.remove(newcomer)
+        self._scheduler.adopt(newcomer)
+        self.admitted.append(newcomer)
+        return True
+
+    def _victims(self, newcomer: Sequence) -> list[Sequence] | None:
+        """Who has to give way to a newcomer: none, as few as will do, or None if all that may are not enough.
+
+        Those who are paused go first, then those whose level is lower than the newcomer's priority: waiting brings it
+        before others in line, and takes nobody's row.
+        """
+        stay: list[Sequence] = []
+        may_go: list[Sequence] = []
+        for each in self._scheduler.running:
+            is_lower = level(each, self._now) > newcomer.priority and each not in self.admitted
+            (may_go if each.is_paused or is_lower else stay).append(each)
+        if not self._fits(newcomer, stay):
+            return None
+        may_go.sort(key=lambda each: (each.is_paused, rank(each, self._now)))
+        victims: list[Sequence] = []
+        while not self._fits(newcomer, [*stay, *may_go]):
+            victims.append(may_go.pop())
+        return victims
+
+    def _fits(self, newcomer: Sequence, others: abc.Sequence[Sequence]) -> bool:
+        """Whether a newcomer may run beside others: with room for all to grow, or some would soon lose their rows."""
+        if not others:
+            return self._rows.num_worth_running([newcomer.need]) == 1
+        if len(others) >= self._scheduler.limits.max_batch:
+            return False
+        needs = [
+            each.need if each.is_paused else min(each.need + self._rows.headroom, each.max_tokens)
+            for each in (*others, newcomer)
+        ]
+        return self._rows.num_worth_running(needs) == len(needs)
+
+    def _will_know_more(self, newcomer: Sequence) -> bool:
+        """Whether a prompt that is being run has as few tokens left as it will spare a newcomer, or fewer."""
+        if not self._rows.remembers or newcomer.lacks_prompt_logprobs:
+            return False
+        num_known = len(newcomer.tokens) - newcomer.num_left
+        for each in self._scheduler.running:
+            end = num_known + max(each.num_left, _MIN_SHARED)
+            has_more = each.is_prefilling and not each.is_paused and end < len(newcomer.tokens)
+            if has_more and newcomer.tokens[:end] == each.tokens[:end]:
+                return True
+        return False
