@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from genai.inspect import GraphReport
 
 
+_NO_GRAPH = (
+    "weights without a graph: genai build makes a package of their folder, which has one; a GGUF file is read too"
+)
+
+
 def inspect(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="A package folder, any .onnx or .gguf file, or a known name.")
@@ -67,10 +72,29 @@ def _located(model: str) -> Path:
     """What lies there; the package of a known name, pulled and built first if that has not been done."""
     from genai import models
 
-    if model not in models.known_models() or Path(model).exists():
-        return Path(model)
+    path = Path(model)
+    if path.exists() and (place := _gguf_or_complaint(path)) is not None:
+        return place
+    if model not in models.known_models() or path.exists():
+        return path
     with bars() as progress:
         return models.package(model, progress=progress)
+
+
+def _gguf_or_complaint(path: Path) -> Path | None:
+    """The GGUF file that a folder holds alone; None where a graph is to be looked for. Raises: ConfigError."""
+    if path.is_dir():
+        files = sorted(path.glob("*.gguf"))
+        is_checkpoint = (path / "config.json").is_file() and any(path.glob("*.safetensors"))
+        if any(path.glob("*.onnx")) or not (files or is_checkpoint):
+            return None
+        if len(files) == 1:
+            return files[0]
+        said = f"{len(files)} GGUF files: give one of them" if files else _NO_GRAPH
+        raise ConfigError(f"{path} holds {said}")
+    if path.suffix in (".safetensors", ".bin", ".pt", ".pth"):
+        raise ConfigError(f"{path} holds {_NO_GRAPH}")
+    return None
 
 
 def _write(file: Path, text: str) -> None:

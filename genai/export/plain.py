@@ -92,7 +92,9 @@ def load(source: Path, options: ExportOptions) -> torch.nn.Module:
         model = transformers.AutoModelForCausalLM.from_pretrained(
             source, config=config, dtype=_DTYPES[options.dtype], attn_implementation=NAME, **here
         )
-    except (ValueError, KeyError, ImportError, OSError) as error:
+    except UnsupportedModelError:
+        raise
+    except Exception as error:  # transformers and what it runs raise anything for what they were not made for
         is_own = isinstance(error, KeyError) and error.args == (NAME,)  # looked up among the model's own classes
         reason = "it has attention of its own" if is_own else str(error).split("\n")[0] or type(error).__name__
         raise UnsupportedModelError(f"transformers cannot load {source}: {reason}") from error

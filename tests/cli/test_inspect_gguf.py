@@ -96,3 +96,19 @@ def test_a_damaged_file(run_genai: Genai, tmp_path: Path) -> None:
     done = run_genai("inspect", path)
     assert done.code == 2
     assert "damaged or cut off" in done.err
+
+
+def test_a_folder_with_one_file_means_the_file(run_genai: Genai, tmp_path: Path) -> None:
+    write(tmp_path / "m.gguf")
+    assert json.loads(run_genai("inspect", tmp_path, "--json").out)["path"] == str(tmp_path / "m.gguf")
+    write(tmp_path / "n.gguf")
+    assert "holds 2 GGUF files: give one of them" in run_genai("inspect", tmp_path).err
+
+
+@pytest.mark.parametrize("given", ["", "model.safetensors", "pytorch_model.bin"])
+def test_checkpoints_have_no_graph(run_genai: Genai, tmp_path: Path, given: str) -> None:
+    for name in ("config.json", "model.safetensors", "pytorch_model.bin"):
+        (tmp_path / name).write_text("{}")
+    done = run_genai("inspect", tmp_path / given)
+    assert done.code == 2
+    assert "weights without a graph: genai build makes a package" in done.err

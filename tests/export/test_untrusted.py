@@ -14,6 +14,14 @@ from genai.export import export_plain
 from tests.build import tiny
 
 
+def test_configurations_that_transformers_cannot_follow(tmp_path: Path) -> None:
+    """Whatever it raises is one line of ours."""
+    (tmp_path / "config.json").write_text('{"model_type": "llama", "hidden_size": 0, "num_attention_heads": 0}')
+    with pytest.raises(UnsupportedModelError, match="transformers cannot load") as caught:
+        export_plain(tmp_path, tmp_path / "out")
+    assert "\n" not in str(caught.value)
+
+
 def test_code_of_a_checkpoint_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = tiny.save(tiny.make_model("llama"), tmp_path / "checkpoint")
     config = json.loads((source / "config.json").read_text())
