@@ -150,7 +150,7 @@ def test_cuda_without_cuda_says_what_to_install() -> None:
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this ONNX Runtime has CUDA")
     assert choose_device("auto") == "cpu"
-    with pytest.raises(ConfigError, match=r"onnx-kv-runtime\[gpu\]"):
+    with pytest.raises(ConfigError, match=r"pip install .\.\[gpu\]"):
         choose_device("cuda")
 
 
