@@ -39,8 +39,8 @@ class ToolCallDelta:
 
 _LABEL = re.compile(r"[a-zA-Z0-9_-]*")
 _NAME_START = re.compile(r"[a-zA-Z_]")
-_MOST_REPEATS = 2
-"""How often the same call may stand in an answer, one behind the other: models that do not stop repeat themselves."""
+_MOST_REPEATED = 1
+"""How many calls of an answer may be the same as earlier ones, word for word: models that do not stop repeat theirs."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -83,13 +83,13 @@ class ToolCallReader:
         self._num_begun = 0
         self._deltas: list[ToolCallDelta] = []
         self._call: _OpenCall | None = None
-        self._is_repeating = False
+        self._num_repeated = 0
         self.calls: list[ToolCall] = []
 
     @property
     def can_take_more(self) -> bool:
         """Whether a further call would be read."""
-        return bool(self._names) and not self._is_repeating and (self._is_parallel or not self.calls)
+        return bool(self._names) and self._num_repeated <= _MOST_REPEATED and (self._is_parallel or not self.calls)
 
     def knows(self, name: str) -> bool:
         """Whether a call of this function would be read."""
@@ -326,21 +326,23 @@ class ToolCallReader:
             self._deltas.append(ToolCallDelta(index=index, arguments=piece))
 
     def _may_repeat(self, call: _OpenCall) -> bool:
-        """Whether a call of which nothing is given is so far the last ones, which were the same often enough."""
-        last = [(each.name, each.arguments) for each in self.calls[-_MOST_REPEATS:]]
-        if call.id is not None or len(last) < _MOST_REPEATS or len(set(last)) > 1:
+        """Whether a call of which nothing is given is so far an earlier one, and there may be no more of these."""
+        if call.id is not None or self._num_repeated < _MOST_REPEATED:
             return False
-        return call.name == last[0][0] and last[0][1].startswith("".join(call.waiting))
+        arguments = "".join(call.waiting)
+        return any(each.name == call.name and each.arguments.startswith(arguments) for each in self.calls)
 
     def _end(self, call: _OpenCall) -> None:
         if not call.has_arguments:
             call.waiting.append("{}")
-        self._is_repeating = self._may_repeat(call)  # to the end: no object begins another
-        if not self._is_repeating:
+        is_last = self._may_repeat(call)  # to its end: no object begins another
+        arguments = "".join([*call.given, *call.waiting])
+        self._num_repeated += any((each.name, each.arguments) == (call.name, arguments) for each in self.calls)
+        if not is_last:
             self._give(call)
             assert call.id is not None
             assert call.name is not None
-            self.calls.append(ToolCall(id=call.id, name=call.name, arguments="".join(call.given)))
+            self.calls.append(ToolCall(id=call.id, name=call.name, arguments=arguments))
         self._call = None
         self._text.mark()
 
