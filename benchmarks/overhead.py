@@ -83,6 +83,9 @@ class ScriptedRunner:
     def chunk(self, row: int) -> int:
         return 512
 
+    def most_tokens(self, num_rows: int, capacity: int) -> int:
+        return 1  # each prompt alone
+
     def prefill_chunk(self, row: int, tokens: Sequence[int]) -> np.ndarray:
         self.cache.extend(row, len(tokens))
         self.runs.clear()
@@ -136,7 +139,7 @@ async def _delivered(num_rows: int, seconds: float) -> float:
     limits = Limits(max_batch=num_rows, max_seq_len=512, prefill_chunk=512)
     engine = Engine(runner, limits, (), PrefixCache(b"", 8, 2, 0))  # type: ignore[arg-type]
     loop = EngineLoop(engine, runner)  # type: ignore[arg-type]
-    streams, preparer = Streams(loop), Preparer(_tokenizer(), runner.vocab_size, ())
+    streams, preparer = Streams(loop), _preparer(runner.vocab_size, limits.max_seq_len)
     config = GenerationConfig(max_new_tokens=NUM_TOKENS + num_rows, ignore_eos=True)
     try:
         prepared = [preparer.prepare([5, 6, 7 + number], config) for number in range(num_rows)]
@@ -152,6 +155,13 @@ async def _delivered(num_rows: int, seconds: float) -> float:
 
 async def _read(stream: object) -> int:
     return sum([len(chunk.token_ids) async for chunk in stream])  # type: ignore[attr-defined]
+
+
+def _preparer(vocab_size: int, max_seq_len: int) -> Preparer:
+    try:
+        return Preparer(_tokenizer(), vocab_size, (), max_seq_len)
+    except TypeError:  # another checkout's takes no length
+        return Preparer(_tokenizer(), vocab_size, ())  # type: ignore[call-arg]
 
 
 def _tokenizer() -> Tokenizer:

@@ -31,7 +31,9 @@ from genai import models
 from genai.config import EngineConfig, ModelConfig
 from genai.decoding.processors import BoolArray
 from genai.decoding.sampler import Sampler, choose
+from genai.decoding.threads import Threads
 from genai.options.generation_config import GenerationConfig
+from genai.runtime.host import default_threads
 from genai.runtime.load import load_runner
 from genai.runtime.runner import Runner
 
@@ -105,6 +107,7 @@ class Batch:
 
     def __init__(self, runner: Runner, tokens: list[int], size: int) -> None:
         self._runner = runner
+        self._threads = Threads(default_threads())
         self._texts = prompts(tokens, size, NUM_PROMPT + STEPS_A_ROUND)
         self._rows = [runner.cache.allocate(NUM_PROMPT + STEPS_A_ROUND + 1) for _ in self._texts]
         for row, text in zip(self._rows, self._texts, strict=True):
@@ -134,7 +137,7 @@ class Batch:
         started = time.perf_counter()
         logits = self._runner.advance(group, [[new[self._rows.index(row)]] for row in group.rows])
         ran = time.perf_counter()
-        choose(samplers, [logits[group.rows.index(row), 0] for row in self._rows])
+        choose(samplers, [logits[group.rows.index(row), 0] for row in self._rows], self._threads)
         for sampler, token in zip(samplers, new, strict=True):
             sampler.accept(token)
         return ran - started, time.perf_counter() - ran

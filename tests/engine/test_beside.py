@@ -109,6 +109,20 @@ def test_a_stop_wastes_one_run_and_shows_no_wrong_token(stage: Stage, stops_at: 
     assert alone.runner.num_runs == min(stops_at + 1, 8)
 
 
+@pytest.mark.parametrize("stops_at", range(2, 9))
+def test_a_stop_found_while_a_long_prompt_is_run_costs_no_run(stage: Stage, stops_at: int) -> None:
+    """Steps have two runs then: the second is without the text that has ended beside the first."""
+    sink = Told(stops_at=stops_at)
+    job = stage.submit(sink, 12)
+    stage.engine.step()
+    prompt = [n % VOCAB_SIZE for n in range(320)]
+    config = GenerationConfig(max_new_tokens=2, ignore_eos=True)
+    long = stage.engine.submit(Request(prompt=prompt, config=config))
+    stage.finish()
+    assert job.first.generated == sink.accepted == greedy_continuation([3], 12)[:stops_at]
+    assert long.first.generated == greedy_continuation(prompt, 2)
+
+
 def test_a_text_that_stopped_is_remembered_as_it_is(stage: Stage) -> None:
     """The run that was wasted has written the last token's key: whoever goes on with the text finds all up to there."""
     sink = Told(stops_at=40)
