@@ -87,7 +87,10 @@ class AnswerFormat:
         if form is not None and not tools.callable and not self.reasoning:
             return form
         grammar = answer_grammar(self.tool_format, tools, self.reasoning, self.token_ids, prompt, form=form)
-        return None if grammar is None else ConstraintConfig(kind="lark", grammar=grammar)
+        if grammar is None:
+            return None
+        num_own = len(grammar) - (len(form.grammar) if form is not None and form.kind == "lark" else 0)
+        return ConstraintConfig(kind="lark", grammar=grammar, num_own=num_own)
 
 
 class AnswerParser:

@@ -72,7 +72,7 @@ def source_of(config: ConstraintConfig) -> Source:
     elif kind == "regex":
         lark = _regex(str(grammar))
     else:
-        lark, tokens = rewritten_lark(str(grammar), _json_schema)
+        lark, tokens = rewritten_lark(str(grammar), _json_schema, config.num_own)
     return Source(kind=kind, text=_as_lark(lark), unforced_text=_as_lark(_NO_FORCING + lark), tokens=tokens)
 
 

@@ -35,14 +35,15 @@ _LEXEME = re.compile(
 _HEAD = re.compile(r"^[ \t]*[!?_]*[a-z][a-z0-9_-]*(?:\.[0-9]+)?[ \t]*\[(?P<attributes>[^\]\n]*)\][ \t]*:", re.MULTILINE)
 
 
-def rewritten_lark(text: str, rewrite: Callable[[str], Schema]) -> tuple[str, frozenset[int]]:
+def rewritten_lark(text: str, rewrite: Callable[[str], Schema], num_own: int = 0) -> tuple[str, frozenset[int]]:
     """A Lark grammar with the JSON schemas in it as `rewrite` gives them, and the tokens that it names by their ids.
 
+    num_own: how many of its characters no request wrote; without such, schemas do not count either.
     Raises: ConfigError for what cannot be followed, with its line.
     """
     if len(text) > MAX_CHARACTERS:
         raise ConfigError(f"lark has {len(text)} characters; a constraint has at most {MAX_CHARACTERS}")
-    num_others = len(text)
+    num_others = len(text) - num_own
     parts: list[str] = []
     bare: list[str] = []  # the same lines without strings, comments and schemas
     tokens: set[int] = set()
@@ -57,7 +58,7 @@ def rewritten_lark(text: str, rewrite: Callable[[str], Schema]) -> tuple[str, fr
             _check_regex(text, found)
         if found["json"]:
             position = _end_of_json(text, position)
-            num_others -= position - found.end()
+            num_others -= 0 if num_own else position - found.end()
             parts.append(json.dumps(rewrite(text[found.end() : position]), ensure_ascii=False))
         bare.append(re.sub(r"[^\n]", " ", text[found.start() : position]))
     parts.append(text[position:])

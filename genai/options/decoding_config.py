@@ -170,11 +170,13 @@ class ConstraintConfig:
     """What the text must match from its first character to its end.
 
     grammar: a JSON schema as JSON text; a regular expression (Rust's regex syntax); a Lark grammar (llguidance's); or
-    the texts to choose from.
+    the texts to choose from; num_own: how many of its characters no request wrote, such as how calls are spelled: they
+    do not count where it must not be too long.
     """
 
     kind: ConstraintKind
     grammar: str | tuple[str, ...]
+    num_own: int = 0
 
     def __post_init__(self) -> None:
         require(self.kind in _KINDS, "kind", self.kind, f"one of {', '.join(_KINDS)}")

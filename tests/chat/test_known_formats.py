@@ -19,7 +19,10 @@ from genai.chat.formats import TOOL_FORMATS, tool_format_of
 from genai.chat.shapes import ToolFormat
 from genai.chat.template import ChatTemplate
 from genai.chat.tools import ToolSet
+from genai.errors import ConfigError
+from genai.grammar.grammar import Grammars
 from genai.grammar.lark_regex import lark_regex
+from genai.options.decoding_config import ConstraintConfig
 from genai.tokenizer.tokenizer import Tokenizer
 from tests.chat.test_formats import heard, template_of, written_at_random
 from tests.chat.tool_models import SPECIAL, tokenizer_with
@@ -318,3 +321,21 @@ def test_the_most_specific_sign_decides() -> None:
     for index, entry in enumerate(formats.TOOL_FORMATS):
         for other in formats.TOOL_FORMATS[:index]:
             assert not all(any(sign in mine for mine in entry.signs) for sign in other.signs)
+
+
+@pytest.mark.parametrize("name", ["hermes", "qwen xml"])
+def test_five_hundred_tools_can_be_forced(name: str) -> None:
+    """Their names and schemas do not count as a grammar that somebody wrote; one that somebody did still does."""
+    entry = next(entry for entry in TOOL_FORMATS if entry.name == name)
+    tools = [{"type": "function", "function": {"name": f"{'n' * 120}{n}", "parameters": CHOSEN}} for n in range(512)]
+    tokenizer = tokenizer_with(template_of(entry), special=("<eos>",))
+    grammars = Grammars(tokenizer.backend, tokenizer.vocab_size, tokenizer.eos_token_ids)
+    form = AnswerFormat(tool_format=entry, token_ids={})
+    wanted = form.constraint(ToolSet.of(tools, "required"))
+    assert wanted is not None
+    assert grammars.constraint(wanted).mask().any()
+    written = ConstraintConfig(kind="lark", grammar="start: " + '"x" ' * 10_000)
+    both = form.constraint(ToolSet.of(tools, parallel_tool_calls=False), form=written)
+    assert both is not None
+    with pytest.raises(ConfigError, match="at most 32768"):
+        grammars.constraint(both)
