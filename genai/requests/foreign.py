@@ -17,6 +17,7 @@ HARMLESS: Mapping[str, str] = {
     "cache_prompt": _CACHE,
     "cache_salt": _CACHE,
     "client_metadata": _LABEL,
+    "context_management": "nothing is left out of a conversation here; what is too long is refused",
     "id_slot": _ROUTE,
     "max_tool_calls": "it counts calls of tools that a server runs; none are run here",
     "metadata": _LABEL,
@@ -44,8 +45,10 @@ HARMLESS: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refused:
-    """Why a field is refused, and what to do instead; off: values that ask for nothing, beside null, false, 0 and empty
-    ones."""
+    """Why a field is refused, and what to do instead.
+
+    off: values that ask for nothing, beside null, false, 0 and empty ones.
+    """
 
     why: str
     off: tuple[object, ...] = ()
