@@ -2,8 +2,8 @@
 
 choosing  a step's tokens for 32 and 128 rows of 262,144 logits, as peaked as a model's: milliseconds
 delivery  steps of 32 and 128 greedy rows on a runner that answers from a script, each row read by a coroutine:
-          "python": microseconds of all threads for each token, with a run that takes no time; "between runs": how long
-          the graph stands still for each token, with a run of 40 ms in which others may use the interpreter
+          "python": microseconds of processor time, of all threads, for each token, with a run that takes none; "between
+          runs": how long the graph stands still for each token, with runs of 40 ms in which others have the interpreter
 
     python -m benchmarks.overhead [--only choosing,delivery] [--rounds 7] [--before CHECKOUT] [--json FILE]
 
@@ -72,7 +72,7 @@ class ScriptedRunner:
     def __init__(self, num_rows: int, seconds: float) -> None:
         self.cache = KVCache(CacheShape(num_buffers=2, kv_size=1, dtype="float32"), 2**17, CpuProvider(EngineConfig()))
         self.logits = self
-        self.runs: list[tuple[float, int]] = []  # when each began, and its tokens, since the last prompt
+        self.runs: list[tuple[float, float, int]] = []  # since the last prompt: begun, processor time, tokens
         self.num_runs = 0
         self._seconds = seconds
         self._script = np.random.default_rng(0).standard_normal((16, num_rows, 1, self.vocab_size)).astype(np.float32)
@@ -93,13 +93,20 @@ class ScriptedRunner:
         return logits
 
     def advance(self, group: object, tokens: Sequence[Sequence[int]]) -> np.ndarray:
-        for row in group.rows:  # type: ignore[attr-defined]
+        return self._ran(group.rows)  # type: ignore[attr-defined]
+
+    def run_row(self, row: int, tokens: Sequence[int], num_logits: int) -> np.ndarray:
+        own: np.ndarray = self._ran([row])[0]
+        return own
+
+    def _ran(self, rows: Sequence[int]) -> np.ndarray:
+        for row in rows:
             self.cache.extend(row, 1)
-        self.runs.append((time.perf_counter(), len(tokens)))
+        self.runs.append((time.perf_counter(), time.process_time(), len(rows)))
         self.num_runs += 1
         if self._seconds:
             time.sleep(self._seconds)
-        logits: np.ndarray = self._script[self.num_runs % 16, : len(tokens)]
+        logits: np.ndarray = self._script[self.num_runs % 16, : len(rows)]
         return logits
 
 
@@ -147,10 +154,11 @@ async def _delivered(num_rows: int, seconds: float) -> float:
         await asyncio.gather(*readers)
     finally:
         await asyncio.to_thread(loop.close)
-    reached = np.cumsum([num for _, num in runner.runs])
+    started, busy, counts = np.array(runner.runs).T
+    reached = counts.cumsum()
     first, last = np.searchsorted(reached, [WARM_UP * num_rows, (NUM_TOKENS - WARM_UP) * num_rows]).tolist()
-    elapsed = runner.runs[last][0] - runner.runs[first][0] - (last - first) * seconds
-    return elapsed / int(reached[last - 1] - reached[first - 1]) * 1e6
+    spent = started[last] - started[first] - (last - first) * seconds if seconds else busy[last] - busy[first]
+    return float(spent / (reached[last - 1] - reached[first - 1])) * 1e6
 
 
 async def _read(stream: object) -> int:
