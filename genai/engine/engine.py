@@ -21,6 +21,7 @@ from genai.engine.beams import BeamRun
 from genai.engine.beside import Beside
 from genai.engine.choosing import Chooser
 from genai.engine.decode_step import DecodeStep, Outcome, Work
+from genai.engine.drafting.drafts import Allowance
 from genai.engine.events import Events
 from genai.engine.prefill_step import Piece, PrefillStep
 from genai.engine.prefix_cache import Bytes, PrefixCache
@@ -170,7 +171,7 @@ class Engine:
         decoding = [sequence for sequence in plan.decoding if sequence.row is not None]
         self.is_stalled = not plan.prefill and not decoding and not plan.admitted
         if decoding:
-            self._decode(decoding)
+            self._decode(decoding, Allowance(num_tokens=plan.num_spare))
         if not self._has_run:
             self._events.tell()
         self._events.settle()
@@ -419,23 +420,25 @@ class Engine:
                 f"{self._cache.num_slots} tokens: there is no room for one more; close one first"
             )
 
-    def _decode(self, decoding: abc.Sequence[Sequence]) -> None:
-        """One step for each of these sequences: a token, or several where a draft foresaw them."""
-        started = time.perf_counter()
-        work = [Work(sequence=sequence, draft=self._draft(sequence)) for sequence in decoding]
+    def _decode(self, decoding: abc.Sequence[Sequence], allowance: Allowance) -> None:
+        """One step for each of these sequences: a token, or several where a draft foresaw them.
+
+        allowance: tokens of prompts that models which draft may run.
+        """
+        work = [Work(sequence=sequence, draft=self._draft(sequence, allowance)) for sequence in decoding]
         self._run_is_next(decoding)
-        drafted = time.perf_counter()
+        started = time.perf_counter()
         outcomes, failures = self._decode_step.run(work)
         longest = max((len(outcome.draft) for outcome in outcomes), default=0)
         if longest:
-            self._pace.saw_draft(time.perf_counter() - drafted, longest)
+            self._pace.saw_draft(time.perf_counter() - started, longest)
         else:
             self._pace.saw_decode(time.perf_counter() - started)
         for sequence, error in failures:
             self._events.fail(sequence, error)
         self._choose(outcomes)
 
-    def _draft(self, sequence: Sequence) -> abc.Sequence[int]:
+    def _draft(self, sequence: Sequence, allowance: Allowance) -> abc.Sequence[int]:
         """What is expected to follow a sequence's newest token, never beyond its end."""
         room = sequence.max_tokens - len(sequence.tokens) - 1
         if room < 1 or not sequence.consumer.can_draft:
@@ -445,4 +448,4 @@ class Engine:
             return forced[:room]
         if sequence.drafter is None:
             return ()
-        return sequence.drafter.draft(sequence.tokens, room, self._pace.draft_cost)
+        return sequence.drafter.draft(sequence.tokens, room, self._pace.draft_cost, allowance)

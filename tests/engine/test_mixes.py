@@ -19,10 +19,19 @@ from genai.engine.request import Request
 from genai.engine.sequence import FinishReason, Job, Sequence, State, TokenEvent
 from genai.errors import NotFiniteError
 from genai.options.generation_config import GenerationConfig
-from genai.runtime.capacity import CapacityPolicy
+from genai.runtime.capacity import CapacityPolicy, StepCost
 from tests.engine.drafting.test_drafts import Oracle
-from tests.engine.test_engine import engine_with, run
-from tests.fakes import POISON, SHAPE, VOCAB_SIZE, ExactCapacities, FakeRunner, OneGroup, read_tokens
+from tests.engine.test_engine import config, engine_with, run
+from tests.fakes import (
+    POISON,
+    SHAPE,
+    VOCAB_SIZE,
+    ExactCapacities,
+    FakeRunner,
+    OneGroup,
+    greedy_continuation,
+    read_tokens,
+)
 
 pytestmark = pytest.mark.usefixtures("each_memory")
 
@@ -310,6 +319,45 @@ def test_whatever_is_cut_short_leaves_the_others_alone(seed: int, is_beside: boo
             if rng.random() < 0.15:
                 mix.interfere()
     mix.finish()
+
+
+@pytest.mark.parametrize("share", [0.5, 0.7, 0.9, 1.0])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_cache_smaller_than_the_need_changes_no_text(seed: int, share: float) -> None:
+    """Of what all texts need at once; long prompts among short ones, of any priority, with and without headroom."""
+    rng = random.Random(5000 + seed)
+    asked: list[tuple[Request, int]] = []
+    for _ in range(rng.randint(6, 16)):
+        prompt = [rng.randrange(VOCAB_SIZE) for _ in range(rng.choice([rng.randint(1, 20), rng.randint(150, 400)]))]
+        count = rng.randint(1, 40)
+        asked.append((Request(prompt=prompt, config=config(count), priority=rng.randint(-2, 2)), count))
+    need = sum(len(request.prompt) + count for request, count in asked)
+    longest = max(len(request.prompt) + count for request, count in asked)
+    engine, runner = engine_with(
+        num_slots=max(int(share * need), longest),
+        max_batch=rng.choice([3, 16]),
+        max_seq_len=longest,
+        chunk=rng.choice([48, 512]),
+        prefix_bytes=rng.choice([0, 10**5]),
+    )
+    cost = StepCost(weights=rng.choice([1e-5, 1e-3]), row=1e-5, slot=1e-7)
+    runner.cache.policy = CapacityPolicy(cost=cost, headroom=rng.choice([0, 64]))
+    witnesses = [Witness() for _ in asked]
+    jobs = []
+    for (request, _), witness in zip(asked, witnesses, strict=True):
+        jobs.append(engine.submit(replace(request, sink=witness)))
+        for _ in range(rng.choice([0, 1, 8])):
+            engine.step()
+    for _ in range(3000):
+        if not engine.has_work:
+            break
+        engine.step()
+        runner.cache.check_integrity()
+    assert not engine.has_work, "it comes to an end"
+    for job, (request, count), witness in zip(jobs, asked, witnesses, strict=True):
+        witness.check(job)
+        assert job.first.generated == greedy_continuation(request.prompt, count)
+        assert job.first.finish_reason == "length"
 
 
 def test_a_broken_step_ends_everything() -> None:

@@ -2,7 +2,8 @@
 
 Its cache is its own engine's, whose scheduler knows nothing of rows for drafts. So its own texts come first: they take
 such rows away, and while there are any nothing is drafted. Nobody waits for it either: two models that draft for each
-other would wait for ever. A draft that is not made costs time and changes no text.
+other would wait for ever. A draft that is not made costs time and changes no text. A long text is run in pieces, with
+what other prompts leave of each step's tokens.
 """
 
 from __future__ import annotations
@@ -14,8 +15,12 @@ from contextlib import AbstractContextManager
 import numpy as np
 
 from genai.decoding.processors import FloatArray
+from genai.engine.drafting.drafts import Allowance
 from genai.errors import CapacityError
 from genai.runtime.runner import Runner
+
+_FEW = 32
+"""Tokens that are run as a part of drafting: those that came since the last draft, or a short text."""
 
 
 class DraftModel:
@@ -52,6 +57,23 @@ class ModelProposer:
         self._row: int | None = None
         self._held: list[int] = []  # the tokens that the row holds
 
+    def catch_up(self, tokens: abc.Sequence[int], allowance: Allowance) -> bool:
+        """Run what the row lacks of a long text, a piece in each step; what is left for `propose` is short."""
+        with self._model.unless_busy() as runner:
+            if runner is None:
+                return False
+            self._model.free_ended(runner)
+            try:
+                row, shared = self._row_for(runner, tokens, len(tokens))
+                end = shared + allowance.take(max(len(tokens) - shared - _FEW, 0))
+                if shared < end:
+                    self._held = list(tokens[:end])
+                    runner.prefill(row, tokens[shared:end])
+                return len(tokens) - end <= _FEW
+            except CapacityError:
+                self.free(runner)
+                return False
+
     def propose(self, tokens: abc.Sequence[int], max_tokens: int) -> abc.Sequence[int]:
         """Run what the row does not hold yet, then one token after another; [] where it is busy or its cache full."""
         draft: list[int] = []
@@ -85,14 +107,19 @@ class ModelProposer:
             self._row, self._held = None, []
 
     def _catch_up(self, runner: Runner, tokens: abc.Sequence[int], max_tokens: int) -> tuple[int, FloatArray]:
-        """The row, and the logits [V] that follow `tokens`; what it holds beyond what they share is dropped."""
-        cache = runner.cache
+        """The row, and the logits [V] that follow `tokens`."""
+        row, shared = self._row_for(runner, tokens, len(tokens) + max_tokens)
+        self._held = list(tokens)
+        return row, runner.prefill(row, tokens[shared:])
+
+    def _row_for(self, runner: Runner, tokens: abc.Sequence[int], room: int) -> tuple[int, int]:
+        """The row, and how many of the tokens it holds; what it held beyond them is dropped."""
         if self._row is None:
-            self._row = cache.allocate(len(tokens) + max_tokens)
+            self._row = runner.cache.allocate(room)
             self._model.users.add(self)
         limit = min(len(self._held), len(tokens) - 1)
         differs = np.not_equal(self._held[:limit], tokens[:limit])
         shared = int(differs.argmax()) if differs.any() else limit
-        cache.truncate(self._row, shared)
-        self._held = list(tokens)
-        return self._row, runner.prefill(self._row, tokens[shared:])
+        runner.cache.truncate(self._row, shared)
+        self._held = self._held[:shared]
+        return self._row, shared

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import abc
+from dataclasses import dataclass
 from typing import Protocol
 
 from genai.engine.drafting.speculative import DraftBudget
@@ -17,8 +18,25 @@ from genai.errors import GenAIError
 _log = logging.getLogger(__name__)
 
 
+@dataclass(slots=True, kw_only=True)
+class Allowance:
+    """Tokens of prompts that may still be run in this step, those of models that draft among them."""
+
+    num_tokens: int
+
+    def take(self, wanted: int) -> int:
+        """As many tokens as are wanted, or as there are; nobody else has them."""
+        taken = min(wanted, self.num_tokens)
+        self.num_tokens -= taken
+        return taken
+
+
 class Proposer(Protocol):
     """Foresees tokens."""
+
+    def catch_up(self, tokens: abc.Sequence[int], allowance: Allowance) -> bool:
+        """Run what a text has beyond what is known of it, within what is allowed; whether it can be gone on with."""
+        ...
 
     def propose(self, tokens: abc.Sequence[int], max_tokens: int) -> abc.Sequence[int]:
         """What may follow, at most so many tokens; [] for no idea."""
@@ -38,13 +56,16 @@ class Drafter:
         self._is_pending = False
         self._is_broken = False
 
-    def draft(self, tokens: abc.Sequence[int], max_tokens: int, token_cost: float) -> abc.Sequence[int]:
+    def draft(
+        self, tokens: abc.Sequence[int], max_tokens: int, token_cost: float, allowance: Allowance
+    ) -> abc.Sequence[int]:
         """The next draft; token_cost: what one more position costs in a run, as a share of a plain step."""
         length = min(self.budget.length(token_cost), max_tokens)
         draft: abc.Sequence[int] = []
         if length > 0 and not self._is_broken:
             try:
-                draft = self._proposer.propose(tokens, length)
+                if self._proposer.catch_up(tokens, allowance):
+                    draft = self._proposer.propose(tokens, length)
             except GenAIError as error:
                 _log.warning("a text goes on without drafts: %s", error)
                 self._is_broken = True

@@ -12,7 +12,7 @@ import pytest
 from genai.decoding.logprobs import token_logprob
 from genai.engine.decode_step import DecodeStep, Work
 from genai.engine.drafting.draft_model import DraftModel, ModelProposer
-from genai.engine.drafting.drafts import Drafter
+from genai.engine.drafting.drafts import Allowance, Drafter
 from genai.engine.request import Request
 from genai.engine.sequence import Sequence
 from genai.errors import GraphRunError
@@ -29,6 +29,9 @@ class Constant:
     def __init__(self, draft: list[int]) -> None:
         self.draft = draft
 
+    def catch_up(self, tokens: abc.Sequence[int], allowance: object) -> bool:
+        return True
+
     def propose(self, tokens: abc.Sequence[int], max_tokens: int) -> list[int]:
         return self.draft[:max_tokens]
 
@@ -41,6 +44,9 @@ class Oracle:
 
     def __init__(self, text: list[int], wrong: float, rng: random.Random) -> None:
         self.text, self.wrong, self.rng, self.is_closed = text, wrong, rng, False
+
+    def catch_up(self, tokens: abc.Sequence[int], allowance: object) -> bool:
+        return True
 
     def propose(self, tokens: abc.Sequence[int], max_tokens: int) -> list[int]:
         ahead = self.text[len(tokens) : len(tokens) + max_tokens]
@@ -271,3 +277,33 @@ def test_drafts_that_fail_are_done_without() -> None:
     assert other.generated == greedy_continuation([4], 20)
     assert oracle.is_closed
     assert runner.cache.rows == ()
+
+
+def test_a_draft_model_runs_a_long_prompt_in_pieces() -> None:
+    """In one step it would keep everybody waiting; what other prompts leave of each step's tokens is its part."""
+    prompt = [n % VOCAB_SIZE for n in range(300)]
+    engine, _ = engine_with(num_slots=4096, chunk=48)
+    drafting = FakeRunner(4096)
+    model = DraftModel(lambda: contextlib.nullcontext(drafting))  # type: ignore[arg-type]
+    text = submit(engine, prompt, config(40), draft_model=model)
+    longest = 0
+    while engine.has_work:
+        before = sum(map(drafting.cache.valid, drafting.cache.rows))
+        engine.step()
+        longest = max(longest, sum(map(drafting.cache.valid, drafting.cache.rows)) - before)
+    assert text.generated == greedy_continuation(prompt, 40)
+    assert text.drafter is not None
+    assert text.drafter.budget.num_accepted > 10, "it drafts when it has caught up"
+    assert longest <= 48 + 32 + text.config.draft_length
+
+
+def test_a_draft_model_waits_while_prompts_need_all_of_a_step() -> None:
+    drafting = FakeRunner(4096)
+    proposer = ModelProposer(DraftModel(lambda: contextlib.nullcontext(drafting)))  # type: ignore[arg-type]
+    nothing, little = Allowance(num_tokens=0), Allowance(num_tokens=70)
+    assert not proposer.catch_up([1] * 100, nothing)
+    assert not proposer.catch_up([1] * 200, little)
+    assert drafting.num_runs == 1
+    assert little.num_tokens == 0
+    assert proposer.catch_up([1] * 200, Allowance(num_tokens=1000))
+    assert proposer.propose([1] * 200, 3) == greedy_continuation([1] * 200, 3)
