@@ -13,6 +13,7 @@ from tests.clients.documented import assert_documented
 pytestmark = pytest.mark.slow
 
 TASK = "Make a file."
+BRIEF = "You are a helpful assistant."
 
 
 def events(printed: str) -> list[dict[str, object]]:
@@ -21,30 +22,53 @@ def events(printed: str) -> list[dict[str, object]]:
 
 def test_codex(clients: Clients, tmp_path: Path) -> None:
     """Its own prompt has nine thousand tokens; the tool that the model calls is its shell."""
-    (tmp_path / "config.toml").write_text(clients.configuration("codex", WRITTEN))
-    command = ["codex", "exec", "--json", "--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox", TASK]
-    for setting in ("check_for_update_on_startup=false", "analytics.enabled=false", "features.plugins=false"):
-        command[2:2] = ["-c", setting]
-    printed = clients.run("codex", *command, folder=tmp_path, CODEX_HOME=str(tmp_path))
-    items = [event["item"] for event in events(printed) if event["type"] == "item.completed"]
-    (ran,) = [item for item in items if item["type"] == "command_execution"]
+    offline = ["check_for_update_on_startup=false", "analytics.enabled=false", "features.plugins=false"]
+
+    def items(model: str, task: str, *settings: str) -> list[dict[str, object]]:
+        (tmp_path / "config.toml").write_text(clients.configuration("codex", model))
+        chosen = [word for setting in (*offline, *settings) for word in ("-c", setting)]
+        command = ["codex", "exec", *chosen, "--json", "--skip-git-repo-check"]
+        command += ["--dangerously-bypass-approvals-and-sandbox", task]
+        printed = clients.run("codex", *command, folder=tmp_path, CODEX_HOME=str(tmp_path))
+        return [event["item"] for event in events(printed) if event["type"] == "item.completed"]
+
+    def said(items: list[dict[str, object]]) -> list[str]:
+        return [item["text"].strip() for item in items if item["type"] == "agent_message"]
+
+    (tmp_path / "brief.md").write_text(BRIEF)
+    brief = [f"model_instructions_file={tmp_path / 'brief.md'}", "features.multi_agent=false", "features.goals=false"]
+    (answer,) = said(items(MODEL, QUESTION, *brief))
+    assert answer
+    done = items(WRITTEN, TASK)
+    (ran,) = [item for item in done if item["type"] == "command_execution"]
     assert (ran["exit_code"], (tmp_path / FILE).read_text()) == (0, f"{LINE}\n")
-    said = [item["text"].strip() for item in items if item["type"] == "agent_message"]
-    assert said == ["I use exec_command.", DONE]
-    assert_documented("codex", {"Responses": ["turn", "tool"]})
+    assert said(done) == ["I use exec_command.", DONE]
+    assert_documented("codex", {"Responses": ["short turn", "turn", "tool"]})
 
 
 def test_opencode(clients: Clients, tmp_path: Path) -> None:
-    (tmp_path / "opencode.json").write_text(clients.configuration("opencode", WRITTEN))
+    """Its own prompt has seven thousand tokens."""
     switches = ("MODELS_FETCH", "AUTOUPDATE", "LSP_DOWNLOAD", "DEFAULT_PLUGINS", "SHARE")
     quiet = {"npm_config_offline": "true", **{f"OPENCODE_DISABLE_{name}": "1" for name in switches}}
-    printed = clients.run("opencode", "opencode", "run", "--format", "json", TASK, folder=tmp_path, **quiet)
-    parts = [event["part"] for event in events(printed)]
-    (ran,) = [part for part in parts if part["type"] == "tool"]
+
+    def parts(model: str, *arguments: str) -> list[dict[str, object]]:
+        settings = json.loads(clients.configuration("opencode", model))
+        settings["agent"] = {"brief": {"mode": "primary", "prompt": BRIEF, "tools": {"*": False}}}
+        (tmp_path / "opencode.json").write_text(json.dumps(settings))
+        command = ["opencode", "run", "--format", "json", *arguments]
+        return [event["part"] for event in events(clients.run("opencode", *command, folder=tmp_path, **quiet))]
+
+    def said(parts: list[dict[str, object]]) -> list[str]:
+        return [part["text"].strip() for part in parts if part["type"] == "text"]
+
+    (answer,) = said(parts(MODEL, "--agent", "brief", QUESTION))
+    assert answer
+    done = parts(WRITTEN, TASK)
+    (ran,) = [part for part in done if part["type"] == "tool"]
     assert (ran["tool"], ran["state"]["status"]) == ("bash", "completed")
     assert (tmp_path / FILE).read_text() == f"{LINE}\n"
-    assert [part["text"].strip() for part in parts if part["type"] == "text"] == ["I use bash.", DONE]
-    assert_documented("opencode", {"Chat": ["turn", "tool"]})
+    assert said(done) == ["I use bash.", DONE]
+    assert_documented("opencode", {"Chat": ["short turn", "turn", "tool"]})
 
 
 def test_llm(clients: Clients, expected: str, tmp_path: Path) -> None:
