@@ -27,7 +27,7 @@ from genai.engine.prefill_step import Piece, PrefillStep
 from genai.engine.prefix_cache import Bytes, PrefixCache
 from genai.engine.request import ModelLimits, Request, check, job_of
 from genai.engine.rows import CacheStatus, Rows, row_of
-from genai.engine.scheduler import Limits, Pace, Plan, Scheduler
+from genai.engine.scheduler import SHORT_TOKENS, Limits, Pace, Plan, Scheduler
 from genai.engine.sequence import FinishReason, Job, Sequence, State, TokenEvent
 from genai.errors import CapacityError, ConfigError, GenAIError, QueueFullError
 from genai.metrics import EngineMetrics
@@ -348,7 +348,10 @@ class Engine:
         with self._events.failures_end(*(piece.sequence for piece in pieces)):
             started = time.perf_counter()
             done = self._prefill_step.run(pieces)
-            self._pace.saw_prefill(time.perf_counter() - started, sum(len(piece.tokens) for piece in pieces))
+            seconds = time.perf_counter() - started
+            self._pace.saw_prefill(seconds, sum(len(piece.tokens) for piece in pieces))
+            if len(pieces) == 1 and len(pieces[0].tokens) == len(pieces[0].sequence.tokens) <= SHORT_TOKENS:
+                self._pace.saw_short(seconds)
             outcomes: list[Outcome] = []
             for sequence, logits in done.items():
                 if sequence.num_computed == len(sequence.tokens):

@@ -33,6 +33,10 @@ STALL = 2.0
 """Prompts beside running streams take at most this many decode steps' time of a step."""
 STEP_SECONDS = 0.3
 """Prompts take at most about this long of a step: so long waits who comes meanwhile."""
+SHORT_TOKENS = 64
+"""What is no longer is a short prompt."""
+_PATIENCE = 3.0
+"""Prompts take at most this many times as long of a step as a short one takes alone, which may have to wait for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,11 +60,13 @@ _DRAFT_COST = 0.2
 class Pace:
     """What steps have cost lately: seconds of a decode step, and of one prefilled token.
 
-    draft_cost: what one more position costs in a decode step, as a share of the step without it.
+    short_seconds: of a short prompt's only run; draft_cost: what one more position costs in a decode step, as a share
+    of the step without it.
     """
 
     decode_seconds: float = 0.02
     prefill_token_seconds: float = 0.003
+    short_seconds: float = STEP_SECONDS / _PATIENCE
     draft_cost: float = _DRAFT_COST
 
     def saw_decode(self, seconds: float) -> None:
@@ -73,6 +79,10 @@ class Pace:
         cost = (seconds / self.decode_seconds - 1) / num_drafted
         cost = min(max(cost, 0.0), 1.0)  # more than a whole step only by accident
         self.draft_cost += 0.2 * (cost - self.draft_cost)
+
+    def saw_short(self, seconds: float) -> None:
+        """Count a run of a whole prompt that is short."""
+        self.short_seconds += 0.2 * (seconds - self.short_seconds)
 
     def saw_prefill(self, seconds: float, num_tokens: int) -> None:
         """Count a prefill run; a short one says little of a long one, which shares a pass over the weights."""
@@ -176,6 +186,8 @@ class Scheduler:
 
 def _budget(limits: Limits, pace: Pace, num_decoding: int) -> int:
     """Tokens of prompts in a step: few while others decode."""
-    seconds = min(STALL * pace.decode_seconds, STEP_SECONDS) if num_decoding else STEP_SECONDS
+    seconds = min(STEP_SECONDS, _PATIENCE * pace.short_seconds)
+    if num_decoding:
+        seconds = min(seconds, STALL * pace.decode_seconds)
     affordable = int(seconds / pace.prefill_token_seconds) // MIN_CHUNK * MIN_CHUNK
     return min(limits.prefill_chunk, max(MIN_CHUNK, affordable))

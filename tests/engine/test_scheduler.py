@@ -315,6 +315,18 @@ def test_the_pace_follows_what_steps_cost() -> None:
     assert pace.prefill_token_seconds == pytest.approx(0.05, rel=1e-3)
 
 
+def test_a_step_takes_no_longer_than_short_prompts_can_wait() -> None:
+    """Three times as long as one takes alone, where models are fast; never more than the bound for slow ones."""
+    machine = Machine(chunk=512)
+    for _ in range(50):
+        machine.pace.saw_short(0.04)
+    machine.add(text(1000, 2))
+    assert machine.step().prefill[0][1] == int(3 * 0.04 / PREFILL_TOKEN) // MIN_CHUNK * MIN_CHUNK
+    for _ in range(50):
+        machine.pace.saw_short(5.0)
+    assert machine.step().prefill[0][1] == int(STEP_SECONDS / PREFILL_TOKEN) // MIN_CHUNK * MIN_CHUNK
+
+
 def test_paused_texts_do_not_keep_others_from_running() -> None:
     """Slow readers' rows take all places, or all memory; whoever waits gets the last in line's."""
     for machine in (Machine(max_batch=2), Machine(80, max_batch=8)):
