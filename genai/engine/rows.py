@@ -14,6 +14,10 @@ from genai.runtime.cache import KVCache
 
 _MAX_IDLE = 32
 """Idle rows: each is looked at for every newcomer."""
+_MIN_RUN = 2
+"""Last tokens of a text that are run although all of it is known: one alone would take the kernels of decoding. Their
+sums differ from a prompt's in the last bits, and in 8 bits another token could come than without what is known.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +130,7 @@ class Rows:
         sequence.num_known = len(self._known_keys(sequence)) * BLOCK_SIZE
 
     def give(self, sequence: Sequence) -> int:
-        """A row that holds what is known of a sequence; at least the last token has to be run.
+        """A row that holds what is known of a sequence; its last tokens are run.
 
         Returns how many tokens that is. Raises: CapacityError.
         """
@@ -151,7 +155,7 @@ class Rows:
         """
         best, most = None, max(known, 1)
         for row in () if sequence.lacks_prompt_logprobs else self._cache.idle:
-            shared = min(self._idle[row].shared(sequence.tokens, keys), len(sequence.tokens) - 1)
+            shared = min(self._idle[row].shared(sequence.tokens, keys), len(sequence.tokens) - _MIN_RUN)
             is_its_own = 2 * shared >= self._cache.valid(row) or shared - known >= BLOCK_SIZE
             if shared >= most and is_its_own:
                 best, most = row, shared
@@ -185,10 +189,10 @@ class Rows:
             self._prefixes.put(keys, known, self._cache.export_row(row_of(sequence), start, end))
 
     def _known_keys(self, sequence: Sequence) -> list[bytes]:
-        """The keys of the blocks that need not be run; the last token always is."""
+        """The keys of the blocks that need not be run."""
         if sequence.lacks_prompt_logprobs:
             return []
-        keys = self._keys(sequence, len(sequence.tokens) - 1)
+        keys = self._keys(sequence, max(len(sequence.tokens) - _MIN_RUN, 0))
         return keys[: self._prefixes.lookup(keys)]
 
     def _keys(self, sequence: Sequence, num_tokens: int) -> list[bytes]:
