@@ -218,7 +218,10 @@ class Job:
 
 
 class Sink(Protocol):
-    """Who follows a job; called on the thread that steps the engine or beside it, never on both at once."""
+    """Who follows a job; called on the thread that steps the engine or beside it, never on both at once.
+
+    Each text has its events in order; between `accept` and `deliver` of one there may be those of the job's other texts.
+    """
 
     def accept(self, event: TokenEvent) -> bool:
         """Look at an event as it happens: does the text end here (a stop string)?"""

@@ -39,8 +39,10 @@ class Together:
         for each in self._prepared:
             self._loop.check(each.request)
         try:
-            while self._num_over < len(self._prepared):
-                self._one_more.clear()
+            while True:
+                self._one_more.clear()  # before the look: who ends behind it wakes
+                if self._num_over == len(self._prepared):
+                    break
                 self._fill()
                 self._loop.wait(self._one_more)
             return [each.writer.result(job) for job, each in zip(self._jobs, self._prepared, strict=True)]

@@ -95,7 +95,7 @@ class JobWriter:
     def __init__(self, writers: abc.Sequence[TextWriter]) -> None:
         """writers: one for each text of the job."""
         self._writers = writers
-        self._delta = AnswerDelta()
+        self._deltas: dict[int, AnswerDelta] = {}  # of texts whose event is not delivered yet
         self._chunks: deque[Chunk] = deque()
 
     @property
@@ -105,12 +105,13 @@ class JobWriter:
 
     def accept(self, event: TokenEvent) -> bool:
         """Write what an event adds; True if a stop string ends the text there."""
-        self._delta, is_stopped = self._writers[event.sequence.index].write(event)
+        index = event.sequence.index
+        self._deltas[index], is_stopped = self._writers[index].write(event)
         return is_stopped
 
     def deliver(self, event: TokenEvent) -> None:
         """Put the piece that `accept` wrote among those to be taken."""
-        delta, self._delta = self._delta, AnswerDelta()
+        delta = self._deltas.pop(event.sequence.index, AnswerDelta())
         job, reason = event.sequence.job, event.finish_reason
         assert job is not None, "what runs belongs to a job"
         if reason == "error":

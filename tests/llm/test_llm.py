@@ -194,6 +194,20 @@ def test_a_stream_that_is_left_frees_its_row(llm: LLM, num_taken: int, is_closed
     assert not llm.engine.has_work
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_texts_side_by_side_are_streamed_whole_up_to_their_stops(llm: LLM, seed: int) -> None:
+    """A stop may let go of text that was held back for another one."""
+    options: dict[str, object] = {"n": 3, "temperature": 1.5, "seed": seed, "max_new_tokens": 40, "ignore_eos": True}
+    text = llm.generate("hello", **options).choices[0].text
+    stops = [text[9:12] + "and more", text[12:13]]
+    chunks = list(llm.stream("hello", stop_strings=stops, **options))
+    result = chunks[-1].result
+    assert result is not None
+    assert any(choice.stop_string is not None for choice in result.choices)
+    for choice in result.choices:
+        assert joined([chunk for chunk in chunks if chunk.index == choice.index]) == choice.text
+
+
 def test_a_stream_collected_in_the_middle_of_a_step_does_no_harm(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
     """Garbage is collected anywhere: freeing a row there would move others under the step."""
     options = {"max_new_tokens": 200, "ignore_eos": True}

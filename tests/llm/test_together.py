@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from genai.config import EngineConfig
 from genai.engine.scheduler import Plan, Scheduler
 from genai.errors import CapacityError, QueueFullError
 from genai.llm.llm import LLM
-from genai.llm.together import QUEUED_PER_ROW
+from genai.llm.together import QUEUED_PER_ROW, Together
 from tests.tiny_package import tiny_package
 
 MAX_BATCH = 2
@@ -72,3 +73,38 @@ def test_a_short_queue_is_enough(llm: LLM) -> None:
 def test_a_queue_that_takes_nothing_is_told(llm: LLM) -> None:
     with pytest.raises(QueueFullError):
         llm.generate(PROMPTS, **OPTIONS)
+
+
+class _Late(threading.Event):
+    """Waits for the last end before it is cleared, as a thread that was held up there would."""
+
+    def __init__(self, all_over: threading.Event) -> None:
+        super().__init__()
+        self._all_over = all_over
+        self._is_first = True
+
+    def clear(self) -> None:
+        if not self._is_first:
+            assert self._all_over.wait(30)
+        self._is_first = False
+        super().clear()
+
+
+def test_an_end_that_comes_while_nobody_waits_is_seen(llm: LLM) -> None:
+    all_over = threading.Event()
+    prepared = [llm.prepare("prompt", **OPTIONS | {"max_new_tokens": count}) for count in (2, 20)]
+    together = Together(llm.loop, prepared, MAX_BATCH)
+    together._one_more = _Late(all_over)
+    ended = together._ended
+
+    def counted() -> None:
+        ended()
+        if together._num_over == 2:
+            all_over.set()
+
+    together._ended = counted  # type: ignore[method-assign]
+    results: list[object] = []
+    thread = threading.Thread(target=lambda: results.extend(together.results()), daemon=True)
+    thread.start()
+    thread.join(20)
+    assert len(results) == 2

@@ -85,6 +85,21 @@ def test_pieces_come_with_their_tokens_and_the_last_with_the_reason() -> None:
     assert writer.result(job_of(sequence)).text == "abc"
 
 
+def test_texts_of_a_job_that_end_side_by_side_keep_their_own_pieces() -> None:
+    """A text that a stop string ends is delivered after others of its job have been told."""
+    config = GenerationConfig(n=2, stop_strings=["abcd", "c"])
+    writer = JobWriter([TextWriter(TOKENIZER.detokenizer(), config) for _ in range(2)])
+    first, second = sequence_of(config), sequence_of(config)
+    second.index = 1
+    first.job = second.job = Job(sequences=(first, second))
+    for token in b"ab":
+        assert not tell(writer, first, token, None)
+    assert writer.accept(TokenEvent(sequence=first, token=ord("c"), finish_reason=None))
+    assert not tell(writer, second, ord("x"), None)
+    writer.deliver(TokenEvent(sequence=first, token=ord("c"), finish_reason="stop"))
+    assert [(each.index, each.text) for each in writer.take() if each.text] == [(1, "x"), (0, "ab")]
+
+
 def test_a_character_in_several_tokens_comes_whole() -> None:
     writer, sequence = written(list("aé🙂z".encode()))
     assert [chunk.text for chunk in writer.take()] == ["a", "", "é", "", "", "", "🙂", "z"]
