@@ -187,11 +187,13 @@ def _tight(needs: Mapping[int, int], num_slots: int) -> list[Group] | None:
 
 
 def _ever_fewer(count: int) -> Iterator[int]:
-    """One less, two less, …, in ever larger steps down to 1."""
+    """One less, two less, …, in ever larger steps, and 1."""
     less = 1
-    while less < count:
+    while less < count - 1:
         yield count - less
         less += max(1, less // 2)
+    if count > 1:
+        yield 1
 
 
 def _kept(needs: Mapping[int, int], current: Sequence[Group]) -> list[Group] | None:

@@ -135,6 +135,8 @@ def test_all_run_where_none_is_spared_a_pass() -> None:
     assert POLICY.num_worth_running([65, 65], 130) == 2, "one after the other they would take as many passes"
     assert POLICY.num_worth_running([65, 66], 130) == 1
     assert POLICY.num_worth_running([131, 5], 130) == 0, "not even the first"
+    for count in range(1, 40):
+        assert POLICY.num_worth_running([130] + [131] * count, 130) == 1, "nobody but the first"
 
 
 def test_what_is_left_of_a_full_arena_is_shared_out() -> None:
