@@ -10,7 +10,7 @@ from genai.config import EngineConfig
 from genai.errors import GraphRunError, NotFiniteError
 from genai.runtime.cache import CacheShape, KVCache
 from genai.runtime.capacity import CapacityPolicy
-from genai.runtime.finite import settle
+from genai.runtime.finite import settle, settle_prompt
 from genai.runtime.layout import Group
 from genai.runtime.logits import LogitsMemory
 from genai.runtime.providers.base import Provider
@@ -83,7 +83,7 @@ class FakeRunner:
         self.logits = LogitsMemory()  # as large and as short-lived as the runner's
 
     def prefill_chunk(self, row: int, tokens: Sequence[int]) -> np.ndarray:
-        logits: np.ndarray = self.run_row(row, tokens, 1)[0]
+        logits: np.ndarray = self._run_alone(row, tokens, 1, settle_prompt)[0]
         return logits
 
     def chunk(self, row: int) -> int:
@@ -99,13 +99,18 @@ class FakeRunner:
         return self.run_row(row, tokens, len(tokens)).copy()
 
     def run_row(self, row: int, tokens: Sequence[int], num_logits: int) -> np.ndarray:
+        return self._run_alone(row, tokens, num_logits, settle)
+
+    def _run_alone(
+        self, row: int, tokens: Sequence[int], num_logits: int, last_look: Callable[..., list[bool]]
+    ) -> np.ndarray:
         assert tokens, "the graph refuses an empty run"
         self._count(len(tokens))
         self.cache.reserve({row: self.cache.valid(row) + len(tokens)})
-        for _ in range(2):
+        for look in (settle, last_look):
             logits = self.logits.take((1, num_logits, VOCAB_SIZE))
             logits[0] = self._logits(row, tokens, len(tokens))[-num_logits:]
-            if all(settle(self.cache, [row], [len(tokens)], logits)):
+            if all(look(self.cache, [row], [len(tokens)], logits)):
                 return logits[0]
         raise NotFiniteError
 

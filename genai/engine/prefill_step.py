@@ -67,9 +67,6 @@ class PrefillStep:
 
     def _run_together(self, pieces: abc.Sequence[Piece]) -> dict[Sequence, FloatArray]:
         logits = self._runner.prefill_rows([piece.row for piece in pieces], [piece.tokens for piece in pieces])
-        for piece, own in zip(pieces, logits, strict=True):
-            if np.isnan(own[0]):  # its padding may be to blame, and its tokens may count
-                self._cache.truncate(piece.row, piece.sequence.num_computed)
         return {piece.sequence: own for piece, own in zip(pieces, logits, strict=True) if not np.isnan(own[0])}
 
     def _run_alone(self, piece: Piece) -> FloatArray:

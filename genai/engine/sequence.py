@@ -220,7 +220,7 @@ class Job:
 class Sink(Protocol):
     """Who follows a job; called on the thread that steps the engine or beside it, never on both at once.
 
-    Each text has its events in order; between `accept` and `deliver` of one there may be those of the job's other texts.
+    Each text has its events in order; between `accept` and `deliver` of one there may be others of the job's texts.
     """
 
     def accept(self, event: TokenEvent) -> bool:

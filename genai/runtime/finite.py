@@ -9,17 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from genai.runtime.cache import KVCache
+from genai.runtime.logits import FloatArray
 
 
-def settle(cache: KVCache, rows: Sequence[int], counts: Sequence[int], logits: npt.NDArray[np.float32]) -> list[bool]:
+def settle(cache: KVCache, rows: Sequence[int], counts: Sequence[int], logits: FloatArray) -> list[bool]:
     """Count the tokens that a run has just written, in each row whose logits are finite; wipe them from the others.
 
     logits: [rows, P, V], those of row i's tokens first if there is one for each. Where they are not finite numbers all
-    V become NaN. Returns which rows kept their tokens. A row whose only logits are not finite keeps them if its keys
-    and values are: the logits of a prompt's middle are of no interest.
+    V become NaN. Returns which rows kept their tokens.
     """
     is_finite = np.isfinite(logits.max(axis=-1))  # [rows, P]: NaN and infinity show in the largest
     if is_finite.all():
@@ -29,8 +28,21 @@ def settle(cache: KVCache, rows: Sequence[int], counts: Sequence[int], logits: n
     logits[~is_finite] = np.nan
     kept = []
     for row, count, good in zip(rows, counts, is_finite, strict=True):
-        start = cache.valid(row)
-        kept.append(bool(good[:count].all()) or (good.size == 1 and cache.is_finite(row, start, start + count)))
+        kept.append(bool(good[:count].all()))
         cache.extend(row, count if kept[-1] else 0)
         cache.clear_behind(row)  # padding, too
     return kept
+
+
+def settle_prompt(cache: KVCache, rows: Sequence[int], counts: Sequence[int], logits: FloatArray) -> list[bool]:
+    """The same for a piece of a prompt in a row that is alone, and has nothing of others behind its valid part.
+
+    Its tokens count if their keys and values are finite, too: the logits of a prompt's middle are of no interest.
+    """
+    (row,), (count,) = rows, counts
+    start = cache.valid(row)
+    if np.isfinite(logits.max()) or not cache.is_finite(row, start, start + count):
+        return settle(cache, rows, counts, logits)
+    logits[:] = np.nan
+    cache.extend(row, count)
+    return [True]

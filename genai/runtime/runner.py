@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +22,7 @@ import numpy.typing as npt
 from genai import contract
 from genai.errors import CapacityError, NotFiniteError
 from genai.runtime.cache import KVCache, View
-from genai.runtime.finite import settle
+from genai.runtime.finite import settle, settle_prompt
 from genai.runtime.layout import Group
 from genai.runtime.logits import FloatArray, LogitsMemory
 from genai.runtime.ort import Binding
@@ -90,8 +90,11 @@ class Runner:
         return logits
 
     def prefill_chunk(self, row: int, tokens: Sequence[int]) -> FloatArray:
-        """Add tokens to a row in one run; returns the last one's logits [V], valid until the next run."""
-        last: FloatArray = self.run_row(row, tokens, 1)[0]
+        """Add a piece of a prompt to a row in one run; returns the last one's logits [V], valid until the next run.
+
+        They are NaN if they alone are not finite. Raises: as `run_row`.
+        """
+        last: FloatArray = self._run_alone(row, tokens, 1, settle_prompt)[0]
         return last
 
     def chunk(self, row: int) -> int:
@@ -120,17 +123,23 @@ class Runner:
         """Add tokens to a row in one run at a tight capacity, to prefill, to verify a draft or to score.
 
         Returns the logits [num_logits, V] that follow the last of them, valid until the next run.
-        Raises: CapacityError if the row cannot be made long enough; NotFiniteError if what it would hold then are no
-        finite numbers, and the row is as before; GraphRunError.
+        Raises: CapacityError if the row cannot be made long enough; NotFiniteError if they are no finite numbers, and
+        the row is as before; GraphRunError.
         """
+        return self._run_alone(row, tokens, num_logits, settle)
+
+    def _run_alone(
+        self, row: int, tokens: Sequence[int], num_logits: int, last_look: Callable[..., list[bool]]
+    ) -> FloatArray:
+        """Run one row. last_look: `settle`, or `settle_prompt` for what is a prompt's."""
         valid = self.cache.valid(row)
         self.cache.reserve({row: valid + len(tokens)})
         bound = self._shape(self.cache.view(row, valid + len(tokens)), len(tokens), num_logits)
         bound.input_ids[0] = tokens
         bound.write_indices[0] = valid
-        for _ in range(2):  # what others may have left behind the row's valid part is gone the second time
+        for look in (settle, last_look):  # what others may have left behind the valid part is gone the second time
             logits = self._run(bound, num_logits)
-            if all(settle(self.cache, [row], [len(tokens)], logits)):
+            if all(look(self.cache, [row], [len(tokens)], logits)):
                 own: FloatArray = logits[0]
                 return own
         raise NotFiniteError

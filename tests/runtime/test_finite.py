@@ -10,7 +10,7 @@ import pytest
 from genai.config import EngineConfig
 from genai.errors import NotFiniteError
 from genai.runtime.cache import CacheShape, KVCache
-from genai.runtime.finite import settle
+from genai.runtime.finite import settle_prompt
 from genai.runtime.providers.base import Provider
 from genai.runtime.providers.cpu import CpuProvider
 from genai.runtime.runner import Runner
@@ -100,6 +100,31 @@ def test_leftovers_of_whatever_origin_cost_one_run_more(new_runner: Callable[[],
     np.testing.assert_allclose(runner.prefill(row, GOOD[:30]), whole[29], atol=TOLERANCE)
 
 
+@pytest.mark.parametrize("what", ["keys", "values"])
+def test_leftovers_in_the_last_layer_are_not_a_rows_own_fault(
+    new_runner: Callable[[], Runner], whole: np.ndarray, what: str
+) -> None:
+    """The token's own keys and values are finite then, and its logits are not."""
+    for is_alone in (True, False):
+        runner = new_runner()
+        rows = [runner.cache.allocate(60) for _ in range(2)]
+        (group,) = runner.cache.groups
+        for row in rows:
+            runner.prefill(row, GOOD[:20])
+        for row in rows:
+            start = (runner.cache._layout.place(row).start + 21) * runner.cache.shape.slot_bytes
+            size = 39 * runner.cache.shape.slot_bytes
+            runner.cache._buffers[-2 if what == "keys" else -1].write(start, np.full(size, 255, np.uint8))
+        if is_alone:
+            logits = runner.run_row(rows[0], GOOD[20:21], 1)[0]
+        else:
+            logits = runner.advance(group, [GOOD[20:21]] * 2)[0, 0]
+            if np.isnan(logits[0]):
+                assert [runner.cache.valid(row) for row in rows] == [20, 20], "they are run again"
+                logits = runner.advance(group, [GOOD[20:21]] * 2)[0, 0]
+        np.testing.assert_allclose(logits, whole[20], atol=TOLERANCE)
+
+
 @pytest.mark.parametrize("provider", [CpuProvider, DeviceDouble])
 def test_logits_that_overflow_alone_do_not_lose_a_prompt(provider: type[Provider]) -> None:
     """In a prompt's middle they are of no interest: how it is cut into chunks changes nothing."""
@@ -108,11 +133,11 @@ def test_logits_that_overflow_alone_do_not_lose_a_prompt(provider: type[Provider
     write_tokens(cache, row, 0, [1, 2, 3])
     logits = np.zeros((1, 1, 9), np.float32)
     logits[0, 0, 4] = np.inf
-    assert settle(cache, [row], [3], logits) == [True]
+    assert settle_prompt(cache, [row], [3], logits) == [True]
     assert cache.valid(row) == 3
     assert np.isnan(logits).all(), "and none is chosen from them"
     write_tokens(cache, row, 3, [4, np.inf])
-    assert settle(cache, [row], [2], logits) == [False]
+    assert settle_prompt(cache, [row], [2], logits) == [False]
     assert cache.valid(row) == 3
     assert cache.is_finite(row, 0, 16)
 
