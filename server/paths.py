@@ -23,13 +23,24 @@ class PathMiddleware:
         """Serve one request."""
         if scope["type"] == "http":
             routes: list[BaseRoute] = scope["app"].routes
-            scope["path"] = scope["path"].rstrip("/") or "/"  # in place: who logs it has the same scope
+            scope["path"], scope["root_path"] = own_name(scope), ""  # in place: who logs it has the same scope
             if not _is_there(routes, scope, scope["path"]):
                 known = (path for path in other_names(scope["path"]) if _is_there(routes, scope, path))
                 scope["path"] = next(known, scope["path"])
             if scope["method"] == "HEAD":
                 scope["method"], send = "GET", _without_body(send)
         await self._app(scope, receive, send)
+
+
+def own_name(scope: Scope) -> str:
+    """The path as routes and gates know it: without what the server is mounted under, and without what ends lines.
+
+    Routes would match a line break at its end, and gates, which compare, would not.
+    """
+    path, root = str(scope["path"]), str(scope.get("root_path", ""))
+    if root and f"{path}/".startswith(f"{root}/"):
+        path = path[len(root) :]
+    return path.rstrip("/\n") or "/"
 
 
 def other_names(path: str) -> Iterator[str]:
@@ -45,7 +56,7 @@ def other_names(path: str) -> Iterator[str]:
 
 
 def _is_there(routes: list[BaseRoute], scope: Scope, path: str) -> bool:
-    asked = {"type": "http", "path": path, "root_path": scope.get("root_path", ""), "method": scope["method"]}
+    asked = {"type": "http", "path": path, "root_path": "", "method": scope["method"]}
     return any(route.matches(asked)[0] is not Match.NONE for route in routes)
 
 

@@ -65,5 +65,18 @@ async def test_another_name_opens_no_door(tmp_path: Path, monkeypatch: pytest.Mo
         for path in ("/models", "/v1/v1/models", "/v1/models/"):
             assert (await http.get(path)).status_code == 401
         guest = httpx.Headers({"x-api-key": "right"})
-        for path in ("/models/load", "/v1/v1/models/load", "/v1/models/load/"):
+        for path in ("/models/load", "/v1/v1/models/load", "/v1/models/load/", "/v1/models/load%0A", "/models/load/%0A/"):
             assert (await http.post(path, json={"model": "fake"}, headers=guest)).status_code == 401
+
+
+async def test_no_door_is_open_where_the_server_is_mounted_under_a_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As uvicorn's `--root-path` has it: what it is mounted under stands before every path."""
+    monkeypatch.setenv("GENAI_API_KEYS", "right")
+    monkeypatch.setenv("GENAI_ADMIN_KEYS", "boss")
+    app = app_with(FakeModel())
+    transport = httpx.ASGITransport(app, root_path="/under")
+    async with serving(app), httpx.AsyncClient(transport=transport, base_url="http://localhost/under") as http:
+        guest = httpx.Headers({"x-api-key": "right"})
+        assert (await http.get("/health")).status_code == 200, "open under its own name"
+        assert (await http.get("/models", headers=guest)).status_code == 200
+        assert (await http.post("/v1/models/load", json={"model": "fake"}, headers=guest)).status_code == 401
