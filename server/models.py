@@ -43,7 +43,7 @@ class ServedModel:
     """One model.
 
     error: why it failed; changed: set while it is not loading; meter: its tokens a second; num_users: requests that
-    need it; used: when the last one ended; num_bytes: what it takes while it is loaded, where that is counted.
+    need it; used: when the last one ended, or loading failed; num_bytes: what it takes while it is loaded, where that is counted.
     """
 
     name: str
@@ -136,7 +136,8 @@ class ModelPool:
 
     def _found(self, name: str) -> ServedModel | None:
         """By its name, an alias, an alias with wildcards, or else the fallback; Ollama's clients add `:latest`."""
-        name = name.removesuffix(":latest")
+        if name not in self._models:
+            name = name.removesuffix(":latest")
         if name in self._models:
             return self._models[name]
         models = self.models
@@ -203,7 +204,8 @@ class ModelPool:
 
     def _release(self, model: ServedModel) -> None:
         model.num_users -= 1
-        model.used = time.monotonic()
+        if model.state != "failed":  # whoever asks meanwhile does not put off the next attempt
+            model.used = time.monotonic()
         self._released.set()
 
     def _is_on_demand(self, model: ModelSettings) -> bool:

@@ -198,6 +198,18 @@ async def test_one_that_has_failed_is_tried_again_later(monkeypatch: pytest.Monk
         assert not pool.has_failed
 
 
+async def test_who_asks_again_and_again_does_not_put_off_the_next_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.models._RETRY_SECONDS", 0.2)
+    loads = Loads()
+    loads.errors["a"] = ConfigError("the hub is away")
+    async with pool_of(settings_of("a"), loads) as pool:
+        for _ in range(10):
+            with pytest.raises(ApiError, match="could not be loaded"):
+                await used(pool, "a")
+            await asyncio.sleep(0.05)
+        assert len(loads.begun) >= 2
+
+
 ADMIN = {"authorization": "Bearer boss"}
 
 
