@@ -43,7 +43,8 @@ class ServedModel:
     """One model.
 
     error: why it failed; changed: set while it is not loading; meter: its tokens a second; num_users: requests that
-    need it; used: when the last one ended, or loading failed; num_bytes: what it takes while it is loaded, where that is counted.
+    need it; used: when the last one ended, or loading failed; num_bytes: what it takes while it is loaded, where that
+    is counted.
     """
 
     name: str

@@ -28,6 +28,8 @@ from server.schemas.response_items import (
 )
 from server.schemas.responses import ResponsesRequest
 
+MAX_GRAMMARS = 16
+"""Tools of one request whose text may have to follow a grammar: each costs a moment before anything is answered."""
 INPUT = "input"
 """The one argument by which models are told of tools that take text."""
 
@@ -62,6 +64,10 @@ def told_tools(body: ResponsesRequest) -> list[JsonObject]:
 
 def functions(body: ResponsesRequest) -> list[dict[str, object]] | None:
     """The tools as chat completions write them. Raises: RequestError for a grammar that cannot be followed."""
+    num_grammars = sum(isinstance(tool, CustomTool) and tool.format is not None for _, tool, _ in _callable(body))
+    if num_grammars > MAX_GRAMMARS:
+        message = f"tools: {num_grammars} of them have a format; at most {MAX_GRAMMARS} may"
+        raise RequestError(message, code="invalid_value", param="tools")
     told = [_function(called, tool, place) for called, tool, place in _callable(body)]
     return [{"type": "function", "function": function} for function in told] or None
 
@@ -90,17 +96,17 @@ def conversation(
     for number, item in enumerate(items):
         match item:
             case InputReasoning():
-                if turn.content is not None or turn.calls:
+                if turn.content or turn.calls:
                     said += turn.ended()
-                turn.reasoning += _thought(item)
+                turn.reasoning.append(_thought(item))
             case InputCall() | InputCustomCall() | InputMcpCall():
                 turn.calls.append(_past_call(item, f"input[{number}].arguments"))
                 if isinstance(item, InputMcpCall):
                     said += [*turn.ended(), _result(item.id, item.output or json.dumps(item.error))]
             case InputMessage(role="assistant"):
-                if turn.content is not None and not turn.calls:
+                if turn.content and not turn.calls:
                     said += turn.ended()
-                turn.content = (turn.content or "") + text_of(item.content, is_answer=True)
+                turn.content.append(text_of(item.content, is_answer=True))
             case InputMessage():
                 role = "system" if item.role == "developer" else item.role
                 said += [*turn.ended(), {"role": role, "content": text_of(item.content)}]
@@ -115,21 +121,21 @@ def conversation(
 
 @dataclass(slots=True, kw_only=True)
 class _AssistantTurn:
-    """What the assistant thought, said and called, which is one message to templates."""
+    """What the assistant thought, said and called, piece by piece, which is one message to templates."""
 
-    reasoning: str = ""
-    content: str | None = None
+    reasoning: list[str] = field(default_factory=list)
+    content: list[str] = field(default_factory=list)
     calls: list[dict[str, object]] = field(default_factory=list)
 
     def ended(self) -> list[dict[str, object]]:
         """The message, if there is one; another turn begins."""
-        message: dict[str, object] = {"role": "assistant", "content": self.content or ""}
-        if self.reasoning:
-            message["reasoning_content"] = self.reasoning
+        message: dict[str, object] = {"role": "assistant", "content": "".join(self.content)}
+        if thought := "".join(self.reasoning):
+            message["reasoning_content"] = thought
         if self.calls:
             message["tool_calls"] = self.calls
-        is_empty = self.content is None and not self.reasoning and not self.calls
-        self.reasoning, self.content, self.calls = "", None, []
+        is_empty = not self.content and not thought and not self.calls
+        self.reasoning, self.content, self.calls = [], [], []
         return [] if is_empty else [message]
 
 

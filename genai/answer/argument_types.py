@@ -30,20 +30,30 @@ def resolved(schema: object, root: Mapping[str, object]) -> Mapping[str, object]
     return {}
 
 
-def types_of(schema: object, root: Mapping[str, object], depth: int = 0) -> frozenset[str]:
+def types_of(schema: object, root: Mapping[str, object]) -> frozenset[str]:
     """The types of JSON that a schema of the document `root` admits, as far as its own words tell."""
+    return _types_of(schema, root, {}, 0)
+
+
+def _types_of(
+    schema: object, root: Mapping[str, object], known: dict[int, frozenset[str]], depth: int
+) -> frozenset[str]:
+    """known: of schemas that were looked at, by identity; one that is inside itself says nothing there."""
     found = resolved(schema, root)
-    types = ALL_TYPES
+    if id(found) in known:
+        return known[id(found)]
+    types = known[id(found)] = ALL_TYPES
     if isinstance(named := found.get("type"), str | list):
         types &= {str(name) for name in ([named] if isinstance(named, str) else named)}
     if "const" in found or isinstance(found.get("enum"), list):
         types &= {type_of(value) for value in _values(found)}
     for word in ("anyOf", "oneOf"):
         if isinstance(options := found.get(word), list) and depth < _MAX_DEPTH:
-            types &= _union(types_of(option, root, depth + 1) for option in options)
+            types &= _union(_types_of(option, root, known, depth + 1) for option in options)
     if isinstance(parts := found.get("allOf"), list) and depth < _MAX_DEPTH:
         for part in parts:
-            types &= types_of(part, root, depth + 1)
+            types &= _types_of(part, root, known, depth + 1)
+    known[id(found)] = types
     return types
 
 

@@ -10,26 +10,40 @@ import json
 import re
 from collections.abc import Mapping
 
+from genai.errors import ConfigError
+from genai.grammar.lark import MAX_CHARACTERS
+
 ANY_TEXT = r"(.|\n)*"
 EMPTY = '""'
 
 
 class LarkText:
-    """Rules, and how texts are spelled in them; token_ids: the markers that are single tokens."""
+    """Rules, and how texts are spelled in them.
+
+    token_ids: the markers that are single tokens; any_quoted: the rule for any value whose strings stand in quotes, if
+    there is one.
+    """
 
     def __init__(self, token_ids: Mapping[str, int]) -> None:
         self.token_ids = token_ids
+        self.any_quoted: str | None = None
         self._tokens = re.compile(f"({'|'.join(map(re.escape, token_ids))})" if token_ids else r"((?!))")
         self._num_rules = 0
+        self._num_characters = 0
         self.rules = [r"TEXT: /(.|\n)+/", r"GAP: /[ \n]{1,4}/", r"NUMBER: /[0-9]{1,2}/"]
 
     def rule(self, body: str) -> str:
-        """A new rule; returns its name."""
+        """A new rule; returns its name. Raises: ConfigError for more of them than a constraint may have."""
         return self._add("rule", f": {body}")
 
-    def has(self, name: str) -> bool:
-        """Whether there is a rule of this name."""
-        return any(rule.startswith(f"{name}:") for rule in self.rules)
+    def mark(self) -> tuple[int, int, str | None]:
+        """How much there is, for `back_to`."""
+        return len(self.rules), self._num_characters, self.any_quoted
+
+    def back_to(self, mark: tuple[int, int, str | None]) -> None:
+        """Drop the rules that were added since."""
+        num_rules, self._num_characters, self.any_quoted = mark
+        del self.rules[num_rules:]
 
     def json(self, schema: object) -> str:
         """A new rule: JSON that follows a schema."""
@@ -59,6 +73,9 @@ class LarkText:
     def _add(self, name: str, rule: str) -> str:
         self._num_rules += 1
         name = f"{name}_{self._num_rules}"
+        if self._num_characters + len(rule) > MAX_CHARACTERS:
+            raise ConfigError(f"lark has more than {MAX_CHARACTERS} characters, the most that a constraint may have")
+        self._num_characters += len(rule)
         self.rules.append(f"{name}{rule}")
         return name
 

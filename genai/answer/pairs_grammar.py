@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
@@ -28,6 +29,7 @@ class PairsGrammar:
         self._lark = lark
         self._pairs = pairs
         self._root = root
+        self._objects: dict[int, str] = {}  # the rules of objects, by the identity of their schemas
         self._definitions = {name: root[name] for name in ("$defs", "definitions") if name in root}
 
     def arguments(self) -> str:
@@ -117,19 +119,27 @@ class PairsGrammar:
             item = self._lark.rule(self._quoted(name, self._known(found, _LIST, name).get("items", {}), depth + 1))
             return f'"[" ({item} ("," {item})*)? "]"'
         if types == {"object"}:
-            self._known(found, _OBJECT, name)
-            pairs = [
-                (f"{literal(f'{key}:')} {self._quoted(key, each, depth + 1)}", key in _names(found))
-                for key, each in _properties(found).items()
-            ]
-            others = found.get("additionalProperties", "properties" not in found) is not False
-            return f'"{{" {self._listed(pairs, self._any_quoted_pair() if others else None, ",")} "}}"'
+            return self._quoted_object(name, found, depth)
         if types & {"string", "array", "object"}:
             return self._any_quoted()
         return self._json(schema)
 
+    def _quoted_object(self, name: str, schema: Schema, depth: int) -> str:
+        """A rule, one for each schema, however many places name it."""
+        if id(schema) not in self._objects:
+            self._known(schema, _OBJECT, name)
+            pairs = [
+                (f"{literal(f'{key}:')} {self._quoted(key, each, depth + 1)}", key in _names(schema))
+                for key, each in _properties(schema).items()
+            ]
+            others = schema.get("additionalProperties", "properties" not in schema) is not False
+            inner = self._listed(pairs, self._any_quoted_pair() if others else None, ",")
+            self._objects[id(schema)] = self._lark.rule(f'"{{" {inner} "}}"')
+        return self._objects[id(schema)]
+
     def _any_quoted(self) -> str:
-        if not self._lark.has("any_quoted"):
+        if self._lark.any_quoted is None:
+            self._lark.any_quoted = "any_quoted"
             quote = self._lark.spelled(self._pairs.quote)
             string = f"{quote} {self._lark.through(self._pairs.quote)}"
             scalar = self._lark.json({"type": ["null", "boolean", "number"]})
@@ -138,14 +148,16 @@ class PairsGrammar:
                 ' | "{" (any_quoted_pair ("," any_quoted_pair)*)? "}"',
                 f'any_quoted_pair: {_NAME} ":" any_quoted',
             ]
-        return "any_quoted"
+        return self._lark.any_quoted
 
     def _any_quoted_pair(self) -> str:
         self._any_quoted()
         return "any_quoted_pair"
 
     def _json(self, schema: object) -> str:
-        return self._lark.json({**schema, **self._definitions} if isinstance(schema, Mapping) else schema)
+        """A value as JSON. Definitions come along where it may name them: they are the same for all."""
+        needs = self._definitions and isinstance(schema, Mapping) and "$ref" in json.dumps(schema)
+        return self._lark.json({**schema, **self._definitions} if needs and isinstance(schema, Mapping) else schema)
 
     def _known(self, schema: Schema, words: frozenset[str], name: str) -> Schema:
         """A schema without annotations. Raises: ConfigError for a word that is not among these."""

@@ -80,11 +80,13 @@ class _Grammar:
         head = " NUMBER ".join(map(self.lark.spelled, call.head(tool.name)))
         if not self._marker:  # another object may stand there: what both begin with is a lexeme of its own
             head = f"{self.lark.spelled(call.head('')[0][0])} {self.lark.spelled(call.head(tool.name)[0][1:])}"
+        mark = self.lark.mark()
         try:
             arguments = self._arguments(_schema(tool, is_forced=tools.is_forced))
         except ConfigError as error:
             if tool.is_strict:
                 raise ConfigError(f"tools: no grammar can follow them (strict: {tool.name}): {error}") from None
+            self.lark.back_to(mark)
             arguments = self._arguments({"type": "object"})
         return self.lark.rule(f"{head} {arguments} {self.lark.spelled(call.tail)}")
 

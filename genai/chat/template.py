@@ -164,7 +164,7 @@ def _marked(message: PlainMessage) -> PlainMessage:
             "only an assistant's message without tool calls can be continued, and the last one is none"
         )
     content = message.get("content")
-    return {**message, "content": joined(content, _HERE) if isinstance(content, list) else f"{content or ''}{_HERE}"}
+    return {**message, "content": joined([content, _HERE]) if isinstance(content, list) else f"{content or ''}{_HERE}"}
 
 
 def _until_mark(text: str) -> str:

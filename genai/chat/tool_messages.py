@@ -85,15 +85,17 @@ def spell_results(messages: Sequence[PlainMessage], tool_format: ToolFormat) -> 
     Results that follow each other, and what the user says next, are one turn: many templates insist on taking turns.
     """
     spelled: list[PlainMessage] = []
-    was_result = False
-    for message in messages:
-        is_result = message["role"] == "tool"
-        content = str(message["content"]).join(tool_format.result) if is_result else message.get("content")
-        if was_result and isinstance(content, str) and (is_result or message["role"] == "user"):
-            spelled[-1] = {"role": "user", "content": f"{spelled[-1]['content']}\n{content}"}
-        else:
-            spelled.append({"role": "user", "content": content} if is_result else message)
-        was_result = is_result
+    for is_result, group in itertools.groupby(messages, key=lambda message: message["role"] == "tool"):
+        same = list(group)
+        if is_result:
+            results = (str(message["content"]).join(tool_format.result) for message in same)
+            spelled.append({"role": "user", "content": "\n".join(results)})
+            continue
+        next_said = same[0].get("content")
+        if spelled and same[0]["role"] == "user" and isinstance(next_said, str):
+            spelled[-1] = {"role": "user", "content": f"{spelled[-1]['content']}\n{next_said}"}
+            same = same[1:]
+        spelled += same
     return spelled
 
 

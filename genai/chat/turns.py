@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from genai.chat.content import PlainMessage
 
@@ -55,11 +56,11 @@ class Turns:
         return True
 
 
-def joined(first: object, second: object) -> object:
-    """Two contents as one: texts with an empty line between, or a list of parts."""
-    if isinstance(first, list) or isinstance(second, list):
-        return [*_parts(first), *_parts(second)]
-    return "\n\n".join(str(content) for content in (first, second) if content)
+def joined(contents: Sequence[object]) -> object:
+    """Contents as one: texts with an empty line between, or a list of parts."""
+    if any(isinstance(content, list) for content in contents):
+        return [part for content in contents for part in _parts(content)]
+    return "\n\n".join(str(content) for content in contents if content)
 
 
 def _parts(content: object) -> list[object]:
@@ -105,11 +106,12 @@ def _begin_with_user(messages: Sequence[PlainMessage]) -> list[PlainMessage]:
 def _users_as_part_of_results(messages: Sequence[PlainMessage]) -> list[PlainMessage]:
     """What the user says right after a tool's result, as the end of that result."""
     turns: list[PlainMessage] = []
-    for message in messages:
-        if turns and turns[-1]["role"] == "tool" and message["role"] == "user":
-            turns[-1] = {**turns[-1], "content": joined(turns[-1].get("content"), message.get("content"))}
+    for role, group in groupby(messages, key=_role):
+        same = list(group)
+        if role == "user" and turns and turns[-1]["role"] == "tool":
+            turns[-1] = {**turns[-1], "content": joined([each.get("content") for each in (turns[-1], *same)])}
         else:
-            turns.append(message)
+            turns += same
     return turns
 
 
@@ -124,22 +126,27 @@ def _as_user(message: PlainMessage) -> PlainMessage:
 def _with_neighbours_joined(messages: Sequence[PlainMessage], role: str) -> list[PlainMessage]:
     """The messages with neighbours of a role as one."""
     turns: list[PlainMessage] = []
-    for message in messages:
-        if turns and turns[-1]["role"] == message["role"] == role:
-            turns[-1] = _both(turns[-1], message)
-        else:
-            turns.append(message)
+    for each, group in groupby(messages, key=_role):
+        same = list(group)
+        turns += [_together(same)] if each == role and len(same) > 1 else same
     return turns
 
 
-def _both(first: PlainMessage, second: PlainMessage) -> PlainMessage:
-    """Two messages of a role as one, calls and reasoning included."""
-    both = {**second, **first, "content": joined(first.get("content"), second.get("content"))}
+def _role(message: PlainMessage) -> object:
+    return message["role"]
+
+
+def _together(messages: Sequence[PlainMessage]) -> PlainMessage:
+    """Messages of a role as one, calls and reasoning included."""
+    together: PlainMessage = {}
+    for message in reversed(messages):
+        together |= message
+    together["content"] = joined([message.get("content") for message in messages])
     for field in ("reasoning_content", "thinking"):
-        if first.get(field) and second.get(field):
-            both[field] = joined(first[field], second[field])
-    calls = [call for message in (first, second) for call in _list(message.get("tool_calls"))]
-    return both | ({"tool_calls": calls} if calls else {})
+        if thoughts := [message[field] for message in messages if message.get(field)]:
+            together[field] = joined(thoughts)
+    calls = [call for message in messages for call in _list(message.get("tool_calls"))]
+    return together | ({"tool_calls": calls} if calls else {})
 
 
 def _list(value: object) -> list[object]:

@@ -17,6 +17,8 @@ from genai.errors import ConfigError
 
 MAX_CHARACTERS = 32 * 1024
 MAX_REGEX_CHARACTERS = 20_000
+MAX_NODES = 20_000
+"""So many parts of rules are written at most; a part that is in several rules is written for each."""
 _DEEPEST = 3
 _MAX_NESTING = 50
 
@@ -96,24 +98,21 @@ def lark_regex(text: str) -> str:
         raise ConfigError("lark: there is no rule `start`")
     for depth in range(_DEEPEST, -1, -1):
         try:
-            found = _Writer(grammar, depth).rule("start")
+            ignored = "|".join(filter(None, map(_Writer(grammar, 0).terminal, grammar.ignores)))
+            found = _Writer(grammar, depth, ignored).rule("start")
         except _TooLongError:
             continue
         if found is None:
             raise ConfigError("lark: no text follows it, or none without deep nesting")
         return f"^(?:{found})$"
-    raise ConfigError(f"lark: as a regular expression it has more than {MAX_REGEX_CHARACTERS} characters")
+    most = f"{MAX_REGEX_CHARACTERS} characters, or {MAX_NODES} parts"
+    raise ConfigError(f"lark: as a regular expression it has more than {most}")
 
 
 @dataclass(frozen=True, slots=True)
 class _Grammar:
     rules: dict[str, _Node] = field(default_factory=dict)
     ignores: list[_Node] = field(default_factory=list)
-
-    @property
-    def ignored(self) -> str:
-        """What may stand between terminals."""
-        return "|".join(filter(None, (_Writer(self, 0).terminal(each) for each in self.ignores)))
 
 
 _TOKEN = re.compile(
@@ -294,13 +293,18 @@ class _TooLongError(Exception):
 
 
 class _Writer:
-    """Writes rules as expressions. depth: how often a rule is followed inside of itself."""
+    """Writes rules as expressions.
 
-    def __init__(self, grammar: _Grammar, depth: int) -> None:
+    depth: how often a rule is followed inside of itself; ignored: what may stand between terminals.
+    """
+
+    def __init__(self, grammar: _Grammar, depth: int, ignored: str = "") -> None:
         self._grammar = grammar
         self._depth = depth
+        self._ignored = ignored
         self._inside: list[str] = []
-        self._written = 0
+        self._num_nodes = 0
+        self._num_characters = 0
 
     def rule(self, name: str) -> str | None:
         """A rule's expression; None if it matches nothing at this depth. Raises: _TooLongError, ConfigError."""
@@ -335,9 +339,12 @@ class _Writer:
         return self._node(_Sequence(tuple(parts)), is_terminal=False)
 
     def _node(self, node: _Node, *, is_terminal: bool) -> str | None:
+        self._num_nodes += 1
         found = self._expression(node, is_terminal=is_terminal)
-        self._written += 1 + len(found or "")
-        if self._written > 10 * MAX_REGEX_CHARACTERS or len(found or "") > MAX_REGEX_CHARACTERS:
+        length = len(found or "")
+        self._num_characters += length
+        is_long = length > MAX_REGEX_CHARACTERS or self._num_characters > 10 * MAX_REGEX_CHARACTERS
+        if is_long or self._num_nodes > MAX_NODES:
             raise _TooLongError
         return found
 
@@ -367,8 +374,7 @@ class _Writer:
 
     def _ended(self, regex: str, *, is_terminal: bool) -> str:
         """A terminal, and what is ignored behind it."""
-        ignored = "" if is_terminal or not self._grammar.ignores else self._grammar.ignored
-        return f"{regex}(?:{ignored})*" if ignored else regex
+        return f"{regex}(?:{self._ignored})*" if self._ignored and not is_terminal else regex
 
 
 def _branches(node: _Node) -> Sequence[_Node]:

@@ -93,7 +93,7 @@ def unknown_field(name: str) -> RequestError:
 def _own_name(name: str, known: Mapping[str, bool], body: Mapping[str, object]) -> str:
     """What a field is called here, unless it is given by that name too."""
     own = RENAMED.get(name, name)
-    return own if own in known and own not in body else name
+    return own if own in known and _is_empty(body.get(own)) else name
 
 
 def _is_empty(value: object) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import uuid
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
@@ -146,12 +147,22 @@ class AnswerParts:
 
 
 def arguments_in(text: str) -> dict[str, object] | None:
-    """A call's arguments; None if they are no JSON object."""
+    """A call's arguments; None if they are no JSON object.
+
+    What a model may write, but no answer can tell again, is told as what comes next to it: half a surrogate pair as a
+    question mark, numbers beyond all floats as the largest one.
+    """
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_float=_finite)
+        if "\\u" in text:
+            value = json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def _finite(number: str) -> float:
+    return max(-sys.float_info.max, min(float(number), sys.float_info.max))
 
 
 async def reasoning_tokens(result: Generation, tokenizer: Tokenizer) -> int:

@@ -98,7 +98,7 @@ async def slots(state: State, model: str | None = None) -> list[Slot]:
 @router.post("/apply-template", responses=GENERATING)
 async def apply_template(body: ApplyTemplateRequest, state: State) -> AppliedTemplate:
     """A conversation as the text that the model is given."""
-    tokenizer = (await state.models.get(None)).llm.llm.tokenizer
+    tokenizer = (await state.models.get(body.model)).llm.llm.tokenizer
     return await asyncio.to_thread(_applied, body, tokenizer)
 
 
@@ -122,8 +122,8 @@ async def _answered(
 def _options(body: LlamaCompletionRequest, state: ServerState) -> dict[str, object]:
     """All options of a request. Raises: RequestError, ConfigError."""
     given = options_of(body, "completion")
-    for name in ("n", "echo"):
-        if given.get(name) not in (None, False, 1):
+    for name, usual in (("n", 1), ("echo", False)):
+        if given.get(name, usual) != usual:
             raise RequestError(f"{name}: ask /v1/completions", code="unsupported_parameter", param=name)
     if body.grammar:
         given["lark"] = lark_of_gbnf(body.grammar)

@@ -160,10 +160,9 @@ def _options(body: OllamaRequest) -> dict[str, object]:
 def _asked(body: OllamaRequest) -> dict[str, object]:
     """What goes with messages, as OpenAI's fields."""
     given = _options(body)
-    if isinstance(body.think, str):
-        given["reasoning_effort"] = body.think
-    elif body.think is not None:
-        given["chat_template_kwargs"] = {"enable_thinking": body.think}
+    if body.think is not None:
+        efforts = {True: "medium", False: "none"}
+        given["reasoning_effort"] = efforts[body.think] if isinstance(body.think, bool) else body.think
     if body.format == "json":
         given["response_format"] = {"type": "json_object"}
     elif body.format is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from functools import partial
@@ -39,7 +40,7 @@ async def responses(body: ResponsesRequest, request: Request, state: State) -> R
     """Answer a conversation."""
     new = [InputMessage(role="user", content=body.input)] if isinstance(body.input, str) else body.input
     items = state.responses.behind(body.previous_response_id, new)
-    work = _work(body, items, state.settings)
+    work = await asyncio.to_thread(_work, body, items, state.settings)  # grammars take a moment
     model = await state.models.get(body.model)
     is_kept = body.store is not False and state.settings.kept_responses_bytes > 0
     answering = Answering(

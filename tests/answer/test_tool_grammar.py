@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 
 from genai.answer.answer import AnswerFormat
+from genai.chat.formats import TOOL_FORMATS
+from genai.chat.shapes import ToolFormat
 from genai.chat.tools import ToolSet
 from genai.errors import ConfigError
 from genai.options.generation_config import ConstraintConfig
@@ -309,3 +311,32 @@ def test_schemas_that_say_themselves_what_else_is_allowed_are_kept() -> None:
     ):
         tools = ToolSet.of([function("f", schema)], "required")
         assert model.accepts(f'<tool_call>\n{{"name": "f", "arguments": {arguments}}}\n</tool_call>', tools)
+
+
+@pytest.mark.parametrize("entry", [each for each in TOOL_FORMATS if each.call.pairs], ids=lambda each: each.models)
+def test_definitions_that_are_named_in_many_places_are_written_once(entry: ToolFormat) -> None:
+    """Eight levels of eight references each would be millions of rules, and each argument had all definitions."""
+    levels = 8
+    definitions: dict[str, object] = {f"d{levels}": {"type": "string"}}
+    for level in range(levels):
+        inner = {f"p{number}": {"$ref": f"#/$defs/d{level + 1}"} for number in range(8)}
+        definitions[f"d{level}"] = {"type": "object", "properties": inner}
+    properties: dict[str, object] = {f"n{number}": {"type": "integer"} for number in range(1000)}
+    properties["deep"] = {"$ref": "#/$defs/d0"}
+    tool = function("f", {"type": "object", "properties": properties, "$defs": definitions}, strict=True)
+    wanted = AnswerFormat(tool_format=entry).constraint(ToolSet.of([tool]), "")
+    assert wanted is not None
+    assert len(str(wanted.grammar)) < 200_000
+
+
+def test_a_grammar_that_is_too_long_is_not_written() -> None:
+    """One tool's is left out, as any that cannot be followed; a strict one is refused."""
+    entry = next(each for each in TOOL_FORMATS if each.name == "qwen xml")
+    properties = {f"n{number}": {"enum": [f"{number}-{each}" for each in range(50)]} for number in range(2000)}
+    tools = [function("f", {"type": "object", "properties": properties}), function("g", SCHEMA)]
+    wanted = AnswerFormat(tool_format=entry).constraint(ToolSet.of(tools, "required"), "")
+    assert wanted is not None
+    assert "Zürich" in str(wanted.grammar), "the other one is followed"
+    tools[0]["function"]["strict"] = True  # type: ignore[index]
+    with pytest.raises(ConfigError, match=r"\(strict: f\): lark has more than"):
+        AnswerFormat(tool_format=entry).constraint(ToolSet.of(tools, "required"), "")

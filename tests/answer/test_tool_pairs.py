@@ -217,3 +217,9 @@ def test_types_follow_references_and_combinations() -> None:
     ):
         assert types_of(schema, root) == types
     assert len(types_of({"$ref": "#/$defs/loop"}, root)) == len(types_of(True, root)) == 7
+
+
+def test_types_of_what_names_itself_in_many_places_take_little_time() -> None:
+    loop = {"$ref": "#/$defs/loop"}
+    root = {"$defs": {"loop": {"anyOf": [loop] * 9, "allOf": [loop] * 9, "type": ["string", "null"]}}}
+    assert types_of(loop, root) == {"string", "null"}

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 
+from genai.chat.formats import GENERIC
 from genai.chat.template import ChatTemplate
+from genai.chat.tool_messages import spell_results
+from genai.chat.turns import Turns
 from genai.errors import TokenizerError
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -140,3 +144,17 @@ def test_a_begun_answer_of_parts() -> None:
 def test_what_cannot_be_continued(source: str, last: dict[str, object], message: str) -> None:
     with pytest.raises(TokenizerError, match=message):
         render(source, [*said("u:A"), last], continue_final_message=True)
+
+
+def test_many_turns_are_joined_in_linear_time() -> None:
+    """One that is copied for each that follows would take minutes of a request that an agent may send."""
+    users: list[dict[str, object]] = [{"role": "user", "content": "x" * 7000} for _ in range(4096)]
+    results: list[dict[str, object]] = [
+        {"role": "tool", "content": "x" * 7000, "tool_call_id": "a"} for _ in range(4096)
+    ]
+    begun = time.thread_time()
+    turns = Turns(lambda messages: str(messages[-1]["content"]))  # shows the last message alone
+    assert [len(str(each["content"])) for each in turns.fitted(users)] == [4096 * 7000 + 4095 * 2]
+    spelled = spell_results(results, GENERIC)
+    assert len(str(spelled[0]["content"])) > 4096 * 7000
+    assert time.thread_time() - begun < 2.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 
 import pytest
 
@@ -137,3 +138,14 @@ def test_nothing_written_many_times_over_is_bounded() -> None:
     wide = "".join(f"a{number}: {f'a{number + 1} ' * 50}\n" for number in range(9))
     with pytest.raises(ConfigError, match="more than 20000 characters"):
         lark_regex(f'start: a0\n{wide}a9: ""')
+
+
+def test_nothing_ignored_many_times_over_is_bounded() -> None:
+    """What is ignored is written once, however many terminals it may stand behind."""
+    many = " ".join
+    grammar = (
+        f'start: {many(["b"] * 300)} "x"\nb: "x"\n%ignore A\nA: {many(["B"] * 20)}\nB: {many(["E"] * 300)}\nE: ""\n'
+    )
+    begun = time.thread_time()
+    assert lark_regex(grammar) == f"^(?:{'x' * 301})$"
+    assert time.thread_time() - begun < 2.0

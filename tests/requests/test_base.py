@@ -9,6 +9,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from genai.errors import RequestError
 from genai.requests.base import Request, WholeRequest, ignored_fields, invalid, read
+from genai.requests.completions import CompletionRequest
 from genai.requests.foreign import HARMLESS, REFUSED, RENAMED
 
 
@@ -133,3 +134,9 @@ def test_what_is_refused_unless_it_asks_for_nothing(name: str) -> None:
 def test_a_field_is_in_one_table() -> None:
     assert not HARMLESS.keys() & REFUSED.keys()
     assert not RENAMED.keys() & (HARMLESS.keys() | REFUSED.keys() | set(RENAMED.values()))
+
+
+def test_another_servers_name_counts_where_the_own_one_is_null() -> None:
+    body = {"prompt": "a", "max_tokens": None, "max_new_tokens": 5}
+    assert read(CompletionRequest, body).max_tokens == 5
+    assert ignored_fields(CompletionRequest, body) == []

@@ -102,6 +102,21 @@ async def test_a_gap() -> None:
     assert prefix in list(submission.options["stop_token_ids"])  # type: ignore[call-overload]
 
 
+@pytest.mark.parametrize("more", [{"echo": True}, {"n": 2}])
+async def test_what_its_answers_cannot_tell_is_refused(more: dict[str, object]) -> None:
+    async with serving(app_with(FakeModel())) as http:
+        answer = await http.post("/completion", json={"prompt": "a", **more})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, next(iter(more)))
+
+
+async def test_a_template_is_that_of_the_model_that_is_named() -> None:
+    async with serving(app_with(FakeModel())) as http:
+        messages = [{"role": "user", "content": "Hi"}]
+        for model, status in (("fake", 200), ("other", 404)):
+            answer = await http.post("/apply-template", json={"model": model, "messages": messages})
+            assert answer.status_code == status
+
+
 async def test_what_a_model_is() -> None:
     async with serving(app_with(FakeModel())) as http:
         props = (await http.get("/props")).json()

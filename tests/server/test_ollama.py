@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import httpx
 import pytest
@@ -115,7 +116,39 @@ async def test_thinking_is_told_apart() -> None:
         body = {"model": "fake", "messages": HI, "think": True, "stream": False}
         answer = (await http.post("/api/chat", json=body)).json()
     assert answer["message"] == {"role": "assistant", "content": "4", "thinking": "2 + 2"}
-    assert model.submissions[0].template_options == {"enable_thinking": True}
+
+
+@pytest.mark.parametrize(("think", "effort"), [(True, "medium"), (False, "none"), ("high", "high")])
+async def test_whether_to_think_is_told_as_each_template_knows_it(think: object, effort: str) -> None:
+    model = FakeModel()
+    model.will_say(*said("4"))
+    async with serving(app_with(model)) as http:
+        assert (await http.post("/api/chat", json={"model": "fake", "messages": HI, "think": think})).status_code == 200
+    assert model.submissions[0].options["reasoning_effort"] == effort
+
+
+@pytest.mark.parametrize(
+    ("arguments", "given"),
+    [('{"a": "\\ud800", "b": "\\u00e9"}', {"a": "?", "b": "é"}), ('{"a": -1e999}', {"a": -sys.float_info.max})],
+)
+async def test_arguments_that_no_answer_can_tell_are_told_as_what_comes_next_to_them(
+    arguments: str, given: object
+) -> None:
+    model = FakeModel()
+    call = ToolCall(id="call_1", name="f", arguments=arguments)
+    whole = choice("", finish_reason="stop", tool_calls=(call,))
+    pieces = (ToolCallDelta(index=0, id="call_1", name="f", arguments=arguments),)
+    for _ in range(3):
+        model.will_say(chunk(tool_calls=pieces), chunk(finish_reason="stop", result=generation(whole)))
+    body = {"model": "fake", "messages": HI, "tools": [TOOL]}
+    asked = {"model": "fake", "messages": HI, "max_tokens": 9, "tools": [{"name": "f", "input_schema": {}}]}
+    async with serving(app_with(model)) as http:
+        told = lines(await http.post("/api/chat", json=body))
+        at_once = (await http.post("/api/chat", json={**body, "stream": False})).json()
+        message = (await http.post("/v1/messages", json=asked)).json()
+    for each in (told[0], at_once):
+        assert each["message"]["tool_calls"][0]["function"]["arguments"] == given  # type: ignore[index]
+    assert message["content"][0]["input"] == given
 
 
 async def test_errors() -> None:

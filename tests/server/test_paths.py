@@ -65,7 +65,13 @@ async def test_another_name_opens_no_door(tmp_path: Path, monkeypatch: pytest.Mo
         for path in ("/models", "/v1/v1/models", "/v1/models/"):
             assert (await http.get(path)).status_code == 401
         guest = httpx.Headers({"x-api-key": "right"})
-        for path in ("/models/load", "/v1/v1/models/load", "/v1/models/load/", "/v1/models/load%0A", "/models/load/%0A/"):
+        for path in (
+            "/models/load",
+            "/v1/v1/models/load",
+            "/v1/models/load/",
+            "/v1/models/load%0A",
+            "/models/load/%0A/",
+        ):
             assert (await http.post(path, json={"model": "fake"}, headers=guest)).status_code == 401
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator
 
 import httpx
@@ -13,6 +14,8 @@ from pydantic import TypeAdapter
 
 from genai.answer.tool_calls import ToolCall, ToolCallDelta
 from genai.llm.results import Chunk
+from server.response_input import MAX_GRAMMARS, conversation
+from server.schemas.response_items import InputMessage, InputReasoning
 from server.unknown import IGNORED_HEADER
 from tests.server.fakes import FakeModel, app_with, choice, chunk, generation, said, serving
 from tests.server.live import LiveServer, live_server
@@ -246,3 +249,21 @@ def test_a_grammar_is_followed(live: LiveServer, syntax: str, definition: str, m
         texts |= {item["input"] for item in answer["output"] if item["type"] == "custom_tool_call"}
     assert texts
     assert all(re.fullmatch(matches, text) for text in texts), texts
+
+
+async def test_so_many_tools_follow_a_grammar_and_no_more() -> None:
+    """Each costs a moment: hundreds would keep a server busy for minutes."""
+    tools = [{**PATCH, "name": f"patch{number}"} for number in range(MAX_GRAMMARS + 1)]
+    model = FakeModel()
+    model.will_say(*said("a"))
+    assert (await ask(model, {"input": "a", "tools": tools[1:]})).status_code == 200
+    refused = await ask(model, {"input": "a", "tools": tools})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "tools")
+
+
+def test_thoughts_in_many_pieces_are_joined_in_linear_time() -> None:
+    thoughts = [InputReasoning(type="reasoning", summary=[{"type": "x", "text": "x" * 7000}]) for _ in range(4096)]  # type: ignore[list-item]
+    begun = time.thread_time()
+    (message, _) = conversation(None, [*thoughts, InputMessage(role="user", content="a")], refuses_media=False)
+    assert message["reasoning_content"] == "x" * 7000 * 4096
+    assert time.thread_time() - begun < 2.0
