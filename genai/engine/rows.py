@@ -127,21 +127,22 @@ class Rows:
 
     def note_known(self, sequence: Sequence) -> None:
         """Have a sequence that is queued tell how many of its tokens need not be run."""
-        sequence.num_known = len(self._known_keys(sequence)) * BLOCK_SIZE
+        sequence.num_known = self._prefixes.lookup(self._keys_to_find(sequence)) * BLOCK_SIZE
 
     def give(self, sequence: Sequence) -> int:
         """A row that holds what is known of a sequence; its last tokens are run.
 
         Returns how many tokens that is. Raises: CapacityError.
         """
-        keys = self._known_keys(sequence)
-        known = len(keys) * BLOCK_SIZE
+        keys = self._keys_to_find(sequence)
+        num_blocks = self._prefixes.lookup(keys)
+        known = num_blocks * BLOCK_SIZE
         idle, shared = self._find_idle(sequence, keys, known)
         if idle is not None:
             self._cache.revive(idle, shared, room=sequence.need)
             sequence.row, known = idle, shared
         elif known:
-            data = self._prefixes.take(keys)
+            data = self._prefixes.take(keys[:num_blocks])
             sequence.row = self._cache.import_row(data, known, room=sequence.need)
         else:
             sequence.row = self._cache.allocate(sequence.need)
@@ -151,7 +152,8 @@ class Rows:
     def _find_idle(self, sequence: Sequence, keys: abc.Sequence[bytes], known: int) -> tuple[int | None, int]:
         """The idle row that has most of a sequence's first tokens, and how many; None if a copy serves better.
 
-        known: how many tokens can be copied. A row that holds much else is left to who goes on with that.
+        keys: of the blocks that it may have; known: how many tokens can be copied. A row that holds much else is left
+        to who goes on with that.
         """
         best, most = None, max(known, 1)
         for row in () if sequence.lacks_prompt_logprobs else self._cache.idle:
@@ -188,12 +190,11 @@ class Rows:
             start, end = known * BLOCK_SIZE, len(keys) * BLOCK_SIZE
             self._prefixes.put(keys, known, self._cache.export_row(row_of(sequence), start, end))
 
-    def _known_keys(self, sequence: Sequence) -> list[bytes]:
-        """The keys of the blocks that need not be run."""
+    def _keys_to_find(self, sequence: Sequence) -> list[bytes]:
+        """The keys of the blocks that need not be run where they are known."""
         if sequence.lacks_prompt_logprobs:
             return []
-        keys = self._keys(sequence, max(len(sequence.tokens) - _MIN_RUN, 0))
-        return keys[: self._prefixes.lookup(keys)]
+        return self._keys(sequence, max(len(sequence.tokens) - _MIN_RUN, 0))
 
     def _keys(self, sequence: Sequence, num_tokens: int) -> list[bytes]:
         """The keys of the whole blocks among a sequence's first tokens."""

@@ -101,6 +101,14 @@ def test_what_others_begin_with_too_is_copied_and_the_chat_stays() -> None:
     assert more.num_cached == len(chat.tokens) - 1
 
 
+def test_a_chat_longer_than_the_prefix_cache_goes_on_in_its_row() -> None:
+    engine, _ = engine_with(prefix_bytes=64 * SHAPE.bytes_per_token)
+    chat = finish(engine, range(90))
+    more = finish(engine, [*chat.tokens, 5])
+    assert more.num_cached == len(chat.tokens) - 1
+    assert more.generated == greedy_continuation([*chat.tokens, 5], 20)
+
+
 def test_what_can_be_copied_is_not_given_up_for_less_that_need_not_be() -> None:
     engine, _ = engine_with(prefix_bytes=10**6)
     long = finish(engine, range(80), 1)
