@@ -55,7 +55,8 @@ class Sharing:
         self._scheduler = scheduler
         self._rows = rows
         self._now = now
-        self._may_admit = may_admit  # until somebody finds no room: who needs much is not overtaken for ever
+        self._may_admit = may_admit
+        self._homeless: Sequence | None = None  # who has found no room
 
     def share_out(self) -> None:
         """Give half by level, then what is left by priority."""
@@ -102,11 +103,11 @@ class Sharing:
 
     def _admits(self, newcomer: Sequence) -> bool:
         """Give a newcomer a row, if there is room or somebody has to make it."""
-        if not self._may_admit or self._will_know_more(newcomer):
+        if not self._may_admit or self._has_to_queue(newcomer) or self._will_know_more(newcomer):
             return False
         victims = self._victims(newcomer)
         if victims is None:
-            self._may_admit = False
+            self._homeless = newcomer
             return False
         for victim in victims:
             self._scheduler.preempt(victim)
@@ -117,17 +118,29 @@ class Sharing:
         self.admitted.append(newcomer)
         return True
 
+    def _has_to_queue(self, newcomer: Sequence) -> bool:
+        """Whether a newcomer is behind somebody who has found no room, who would be overtaken for ever otherwise.
+
+        One of a higher priority is not, as long as somebody runs whose row it might take.
+        """
+        if self._homeless is None:
+            return False
+        is_higher = newcomer.priority < self._homeless.priority
+        return not (is_higher and any(self._is_lower(each, newcomer) for each in self._scheduler.running))
+
+    def _is_lower(self, running: Sequence, newcomer: Sequence) -> bool:
+        """Whether a newcomer may take somebody's row: waiting brings it before others in line, and takes nobody's."""
+        return level(running, self._now) > newcomer.priority and running not in self.admitted
+
     def _victims(self, newcomer: Sequence) -> list[Sequence] | None:
         """Who has to give way to a newcomer: none, as few as will do, or None if all that may are not enough.
 
-        Those who are paused go first, then those whose level is lower than the newcomer's priority: waiting brings it
-        before others in line, and takes nobody's row.
+        Those who are paused go first, then those whose level is lower than the newcomer's priority.
         """
         stay: list[Sequence] = []
         may_go: list[Sequence] = []
         for each in self._scheduler.running:
-            is_lower = level(each, self._now) > newcomer.priority and each not in self.admitted
-            (may_go if each.is_paused or is_lower else stay).append(each)
+            (may_go if each.is_paused or self._is_lower(each, newcomer) else stay).append(each)
         if not self._fits(newcomer, stay):
             return None
         may_go.sort(key=lambda each: (each.is_paused, rank(each, self._now)))

@@ -251,6 +251,25 @@ def test_a_large_text_is_not_overtaken_for_ever_by_small_ones_that_fit() -> None
         assert machine.now < 20, "starved"
 
 
+@pytest.mark.parametrize("num_new", [5, 800])
+def test_who_finds_no_room_for_long_holds_up_nobody_of_a_higher_priority(num_new: int) -> None:
+    """And is not overtaken for ever by those: when what runs has ended, it is its turn."""
+    machine = Machine(6000, chunk=256)
+    running = machine.add(text(900, 4000))
+    machine.step()
+    large = machine.add(text(5500, 5, submitted=machine.now))
+    machine.now += 3 * AGING_SECONDS
+    urgent = [machine.add(text(40, num_new, submitted=machine.now, priority=-1))]
+    machine.step()
+    assert urgent[0] in machine.scheduler.running
+    while large not in machine.ended:
+        if urgent[-1] in machine.ended:
+            urgent.append(machine.add(text(40, num_new, submitted=machine.now, priority=-1)))
+        machine.step()
+        assert machine.now < 250, "starved"
+    assert running in machine.ended or running.timeline.num_preemptions
+
+
 def test_when_memory_runs_out_the_youngest_of_the_lowest_priority_gives_way_and_the_oldest_never() -> None:
     machine = Machine(200, max_batch=4, bucket=1)
     machine.headroom = 0
