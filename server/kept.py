@@ -124,7 +124,7 @@ class KeptResponses:
         running.running.call_off()
         return running.response.model_copy(update={"status": "cancelled"}).model_dump_json().encode()
 
-    def behind(self, response_id: str | None, items: Sequence[InputItem]) -> list[InputItem]:
+    async def behind(self, response_id: str | None, items: Sequence[InputItem]) -> list[InputItem]:
         """The whole conversation that goes on behind an answer; references to items of kept answers are looked up.
 
         Raises: ApiError.
@@ -135,7 +135,7 @@ class KeptResponses:
             if kept is None:
                 message = f"Previous response with id {response_id[:100]!r} not found: it is not kept."
                 raise ApiError(400, message, code="previous_response_not_found", param="previous_response_id")
-            before = _ITEMS.validate_json(kept.conversation)
+            before = await asyncio.to_thread(_ITEMS.validate_json, kept.conversation)  # it may have megabytes
         references = {item.id for item in items if isinstance(item, ItemReference)}
         known = self._items(references) if references else {}
         found = (known.get(item.id) if isinstance(item, ItemReference) else item for item in items)

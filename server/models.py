@@ -118,13 +118,18 @@ class ModelPool:
 
     def add(self, name: str, settings: ModelSettings) -> ServedModel:
         """Serve one more, which is loaded when it is first asked for. Raises: ApiError if another one is called so."""
+        self.check_free(name, settings)
         known = self._models.get(name)
-        if known is not None and known.settings != settings:
-            raise ApiError(409, f"another model is called {name!r} here", code="model_exists", param="name")
         if known is None:
             known = self._models[name] = ServedModel(name=name, settings=settings)
             known.enter("unloaded")
         return known
+
+    def check_free(self, name: str, settings: ModelSettings) -> None:
+        """Raises: ApiError if another model is called so."""
+        known = self._models.get(name)
+        if known is not None and known.settings != settings:
+            raise ApiError(409, f"another model is called {name!r} here", code="model_exists", param="name")
 
     def named(self, name: str | None) -> ServedModel:
         """A model by one of its names, the first one without. Raises: ApiError."""

@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from genai.errors import DownloadError, GenAIError, ModelNotFoundError
 from server.errors import ApiError
+from server.lifecycle import draining
 from server.loading import LeavingError
 from server.settings import ModelSettings
 from server.state import ServerState
@@ -31,7 +32,7 @@ class Pull:
         """The newest step each time there is one; ends when the model is here. Raises: ApiError."""
         loop = asyncio.get_running_loop()
         work = asyncio.ensure_future(asyncio.to_thread(self._bring, loop))
-        work.add_done_callback(lambda _: self._changed.set())
+        work.add_done_callback(self._ended)
         try:
             while not work.done():
                 await self._changed.wait()
@@ -42,10 +43,18 @@ class Pull:
             await work
         except (ModelNotFoundError, DownloadError) as error:
             raise ApiError(404, str(error), code="model_not_found", param="model") from None
+        except LeavingError:
+            raise draining() from None
         except GenAIError as error:
             raise ApiError(400, str(error), code="invalid_value", param="model") from None
         finally:
             self._is_given_up = True
+
+    def _ended(self, work: asyncio.Future[None]) -> None:
+        """Its error is seen to, though nobody may wait for it any more."""
+        if not work.cancelled():
+            work.exception()
+        self._changed.set()
 
     def _bring(self, loop: asyncio.AbstractEventLoop) -> None:
         """On the thread: fetch and build."""

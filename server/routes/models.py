@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from datetime import UTC, datetime
 
 from fastapi import APIRouter
+from starlette.requests import Request
 from starlette.responses import Response
 
 from genai.models.catalog import known_models
 from genai.models.hub import HubId
 from server.body import StrictRoute
-from server.errors import ApiError
+from server.errors import ApiError, unless_gone
 from server.models import ServedModel
 from server.openapi import GENERATING, KEYED, errors, streaming
 from server.pulling import Pull
@@ -61,22 +63,29 @@ async def unload_model(body: NamedModel, state: State) -> Model:
 
 
 @router.post(PULL, responses=GENERATING | errors(409) | streaming(PullProgress, "events, the last one `success`."))
-async def pull_model(body: PullRequest, state: State) -> Response:
+async def pull_model(body: PullRequest, request: Request, state: State) -> Response:
     """Bring a model here, build it, and serve it from now on; it is loaded when it is first asked for."""
     if body.model not in known_models() and HubId.parse(body.model) is None:
         message = f"model={body.model!r}: must be a known name ({', '.join(known_models())}), or a hub id"
         raise ApiError(400, message, code="invalid_value", param="model")
     pull = Pull(ModelSettings(source=body.model, precision=body.precision), state)
+    state.models.check_free(body.name or body.model, pull.settings)
     if body.stream is not False:
         return state.event_stream(_told(pull, body, state))
-    async for _ in pull.steps():
-        pass
+    await unless_gone(request.receive, _to_the_end(pull))
     return Response(_pulled(body, pull, state).model_dump_json(), media_type="application/json")
 
 
+async def _to_the_end(pull: Pull) -> None:
+    async with aclosing(pull.steps()) as steps:
+        async for _ in steps:
+            pass
+
+
 async def _told(pull: Pull, body: PullRequest, state: ServerState) -> AsyncGenerator[bytes, None]:
-    async for label, done, total in pull.steps():
-        yield event(PullProgress(status=label, completed=done, total=total).model_dump_json())
+    async with aclosing(pull.steps()) as steps:
+        async for label, done, total in steps:
+            yield event(PullProgress(status=label, completed=done, total=total).model_dump_json())
     yield event(_pulled(body, pull, state).model_dump_json(exclude_none=True))
 
 

@@ -39,7 +39,7 @@ _ID = Annotated[str, Path(description="The id of an answer that is kept, or is b
 async def responses(body: ResponsesRequest, request: Request, state: State) -> Response:
     """Answer a conversation."""
     new = [InputMessage(role="user", content=body.input)] if isinstance(body.input, str) else body.input
-    items = state.responses.behind(body.previous_response_id, new)
+    items = await state.responses.behind(body.previous_response_id, new)
     work = await asyncio.to_thread(_work, body, items, state.settings)  # grammars take a moment
     model = await state.models.get(body.model)
     is_kept = body.store is not False and state.settings.kept_responses_bytes > 0

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,6 +14,7 @@ from typing import cast
 
 import httpx
 import pytest
+from starlette.types import Message
 
 from genai import models
 from genai.errors import ConfigError
@@ -301,7 +305,46 @@ async def test_a_pulled_model_is_served(tmp_path: Path, hub: None) -> None:
         again = await http.post("/v1/models/pull", json=body | {"stream": False}, headers=ADMIN)
         assert (again.status_code, again.json()["status"]) == (200, "success")
         other = await http.post("/v1/models/pull", json={"model": "org/tiny", "name": "none"}, headers=ADMIN)
-        assert '"code": "model_exists"' in other.text
+        assert (other.status_code, other.json()["error"]["code"]) == (409, "model_exists")
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_pull_is_broken_off_with_its_client(
+    stream: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    begun, ended = threading.Event(), threading.Event()
+
+    def endless(name: str, *, progress: Progress, **options: object) -> Path:
+        begun.set()
+        try:
+            while True:
+                progress("downloading", 1, 0)
+                time.sleep(0.01)
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(models, "package", endless)
+    (tmp_path / "admins").write_text("boss\n")
+    app = create_app(settings_of("a", admin_keys_file=tmp_path / "admins"))
+    body = json.dumps({"model": "org/tiny", "stream": stream}).encode()
+    given = [{"type": "http.request", "body": body, "more_body": False}]
+    headers = [(b"host", b"localhost"), (b"authorization", b"Bearer boss"), (b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": "/v1/models/pull", "query_string": b"", "headers": headers}
+
+    async def receive() -> Message:
+        if given:
+            return given.pop()
+        await asyncio.to_thread(begun.wait, 10)
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        pass
+
+    await asyncio.wait_for(app(scope, receive, send), 20)
+    assert await asyncio.to_thread(ended.wait, 10)
+    await asyncio.sleep(0)
+    gc.collect()
+    assert "never retrieved" not in caplog.text
 
 
 @pytest.mark.parametrize("model", ["/etc/passwd", "../x", "smollm3-of-nobody", "a b/c"])
