@@ -77,9 +77,10 @@ class PairsReader:
         name = ""
         while True:
             length, end = self._text.find(self._name_ends)
-            name += self._text.take(length)
-            if len(name) > MAX_NAME or not self._name.fullmatch(name.strip().strip(self._pairs.quote)):
-                return None
+            for _ in range(length):  # no further than to the first that cannot be: calls may begin behind it
+                name += self._text.take(1)
+                if len(name) > MAX_NAME or not self._name.fullmatch(name.strip().strip(self._pairs.quote)):
+                    return None
             if end is not None:
                 break
             if self._text.is_ended:

@@ -223,3 +223,15 @@ def test_types_of_what_names_itself_in_many_places_take_little_time() -> None:
     loop = {"$ref": "#/$defs/loop"}
     root = {"$defs": {"loop": {"anyOf": [loop] * 9, "allOf": [loop] * 9, "type": ["string", "null"]}}}
     assert types_of(loop, root) == {"string", "null"}
+
+
+def test_what_is_no_name_hides_no_call_behind_it() -> None:
+    """However the text is cut: a name ends where it cannot go on, not where the next one would."""
+    text = "<|tool_call_start|>[f(, <|tool_call_start|>[f(n=1)]<|tool_call_end|>"
+    form = AnswerFormat(tool_format=entry_of("LFM2"))
+    for pieces in ([text], list(text), [text[:30], text[30:]]):
+        parser = form.parser(TOOLS)
+        for piece in pieces:
+            parser.push(piece)
+        parser.finish()
+        assert [(call.name, call.arguments) for call in parser.tool_calls] == [("f", '{"n": 1}')], pieces
