@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, m
 from pydantic_core import PydanticCustomError
 
 from genai.errors import RequestError
-from genai.requests.foreign import HARMLESS, REFUSED, RENAMED
+from genai.requests.foreign import HARMLESS, REFUSED, RENAMED, Refused
 
 JsonObject: TypeAlias = dict[str, JsonValue]
 TokenId: TypeAlias = Annotated[int, Field(ge=0, lt=1 << 31)]
@@ -52,6 +52,8 @@ class WholeRequest(Request):
 
     says_something: ClassVar[frozenset[str]] = frozenset()
     """Fields that may be left out, and that say something when they are empty."""
+    writes: ClassVar[bool] = True
+    """Whether it asks for a text."""
 
     @model_validator(mode="before")
     @classmethod
@@ -65,9 +67,11 @@ class WholeRequest(Request):
             own = _own_name(name, known, value)
             if not _is_empty(item) or known.get(own, False) or own in cls.says_something:
                 asked[own] = item
-        refused = (name for name in asked.keys() - known if name in REFUSED and _asks(asked[name], REFUSED[name].off))
-        for name in sorted(refused):
-            reason = f"{name} is not supported: {REFUSED[name].why}"
+        for name in sorted(asked.keys() - known):
+            refused = _refused(name, known)
+            if refused is None or (refused.is_of_text and not cls.writes) or not _asks(asked[name], refused.off):
+                continue
+            reason = f"{name} is not supported: {refused.why}"
             raise PydanticCustomError("refused_field", "{reason}", {"reason": reason, "name": name})
         return asked
 
@@ -94,6 +98,12 @@ def _own_name(name: str, known: Mapping[str, bool], body: Mapping[str, object]) 
     """What a field is called here, unless it is given by that name too."""
     own = RENAMED.get(name, name)
     return own if own in known and _is_empty(body.get(own)) else name
+
+
+def _refused(name: str, known: Mapping[str, bool]) -> Refused | None:
+    """Why an unknown field is refused, by whatever name it comes; None if it is not."""
+    own = RENAMED.get(name, name)
+    return REFUSED.get(name if own in known else own)
 
 
 def _is_empty(value: object) -> bool:

@@ -47,44 +47,62 @@ HARMLESS: Mapping[str, str] = {
 class Refused:
     """Why a field is refused, and what to do instead.
 
-    off: values that ask for nothing, beside null, false, 0 and empty ones.
+    off: values that ask for nothing, beside null, false, 0 and empty ones; is_of_text: whether it is about the text
+    that is written, so that it changes nothing where none is.
     """
 
     why: str
     off: tuple[object, ...] = ()
+    is_of_text: bool = False
 
 
 _SAMPLING = "this way of sampling is not known here"
 _CONSTRAINT = "give response_format, regex, choices or grammar"
+_ELSEWHERE = "this API does not have it: ask /v1/chat/completions or /v1/completions"
 
 REFUSED: Mapping[str, Refused] = {
+    "allowed_token_ids": Refused(why=_ELSEWHERE, is_of_text=True),
     "audio": Refused(why="models here write text only"),
     "background": Refused(why="the answer comes with the request"),
+    "bad_words": Refused(why=_ELSEWHERE, is_of_text=True),
+    "best_of": Refused(why="texts are not compared here", off=(1,), is_of_text=True),
     "chat_template": Refused(why="templates are the model's own; chat_template_kwargs sets their variables"),
+    "choices": Refused(why=_ELSEWHERE, is_of_text=True),
     "container": Refused(why="no code is run here"),
     "conversation": Refused(why="conversations have no ids here: give previous_response_id, or all of it as `input`"),
     "documents": Refused(why="write them into a message"),
     "dynatemp_range": Refused(why=_SAMPLING),
+    "echo": Refused(why="only /v1/completions tells the prompt again", is_of_text=True),
     "function_call": Refused(why="give tool_choice", off=("auto", "none")),
     "functions": Refused(why="give tools"),
+    "grammar": Refused(why=_ELSEWHERE, is_of_text=True),
     "guided_decoding": Refused(why=_CONSTRAINT),
     "guided_grammar": Refused(why="give grammar, which is Lark"),
     "guided_json": Refused(why="give response_format"),
+    "ignore_eos": Refused(why=_ELSEWHERE, is_of_text=True),
     "include_stop_str_in_output": Refused(why="texts end before what stops them"),
     "instructions": Refused(why="give a system message"),
     "json_schema": Refused(why="give response_format"),
     "length_penalty": Refused(why="texts are not compared here", off=(1,)),
+    "logit_bias": Refused(why=_ELSEWHERE, is_of_text=True),
     "logits_processors": Refused(why="nobody's code is run here"),
     "max_tokens": Refused(why="give max_output_tokens"),
     "mcp_servers": Refused(why="no tools are run here"),
+    "min_tokens": Refused(why=_ELSEWHERE, is_of_text=True),
     "mirostat": Refused(why=_SAMPLING),
     "mirostat_mode": Refused(why=_SAMPLING),
+    "n": Refused(why=_ELSEWHERE, off=(1,), is_of_text=True),
     "previous_response_id": Refused(why="only answers of /v1/responses are kept"),
     "prompt": Refused(why="prompts are not kept here: give it as messages or `input`"),
     "prompt_logprobs": Refused(why="give echo with logprobs to /v1/completions"),
+    "regex": Refused(why=_ELSEWHERE, is_of_text=True),
     "response_format": Refused(why="give regex, choices or grammar, or ask /v1/chat/completions"),
     "smoothing_factor": Refused(why=_SAMPLING),
+    "stop": Refused(
+        why="give stop_sequences to /v1/messages, or ask /v1/chat/completions or /v1/completions", is_of_text=True
+    ),
     "stop_sequences": Refused(why="give stop"),
+    "stop_token_ids": Refused(why=_ELSEWHERE, is_of_text=True),
     "structured_outputs": Refused(why=_CONSTRAINT),
     "suffix": Refused(why="text is written behind other text, not into it"),
     "system": Refused(why="give a system message"),

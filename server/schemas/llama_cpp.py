@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from genai.requests.base import JsonObject, ModelName, Request, WholeRequest
+from genai.requests.base import JsonObject, ModelName, Request
 from genai.requests.chat import Tools
 from genai.requests.completions import CompletionRequest, Texts, TokenLists, Tokens
 from genai.requests.generation import ChatTemplateOptions
@@ -81,7 +81,7 @@ class LlamaCompletion(Response):
     completion_probabilities: list[dict[str, object]] | None = None
 
 
-class ApplyTemplateRequest(WholeRequest):
+class ApplyTemplateRequest(Request):
     """A conversation to be written out."""
 
     model: ModelName = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
@@ -109,6 +109,8 @@ class OutputConfig(Request):
 class CountTokensRequest(WholeRequest):
     """A conversation, to be counted as it would be answered."""
 
+    writes: ClassVar[bool] = False
+
     model: ModelName = None
     messages: Turns = Field(description="The answer goes on where the last one ends, if that is the assistant's.")
     system: str | TextBlocks | None = None
@@ -137,6 +139,8 @@ class CountTokensRequest(WholeRequest):
 
 class MessagesRequest(CountTokensRequest):
     """A conversation to be continued."""
+
+    writes: ClassVar[bool] = True
 
     max_tokens: int = Field(ge=1, lt=1 << 31, description="Tokens to generate at most, thinking included.")
     stop_sequences: (

@@ -16,6 +16,7 @@ from server.schemas.common import Response
 class TokenizeRequest(WholeRequest):
     """A text, or a conversation."""
 
+    writes: ClassVar[bool] = False
     says_something: ClassVar[frozenset[str]] = frozenset({"prompt", "content"})
 
     model: ModelName = None
@@ -65,6 +66,7 @@ class Tokenized(Response):
 class DetokenizeRequest(WholeRequest):
     """Token ids."""
 
+    writes: ClassVar[bool] = False
     model: ModelName = None
     tokens: Annotated[TokenIds, Field(max_length=1 << 20)]
     skip_special_tokens: bool | None = Field(None, description="Leave special tokens out. Null: false.")

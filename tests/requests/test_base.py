@@ -100,9 +100,13 @@ def test_unknown_fields_of_parts_are_ignored() -> None:
 
 
 def test_unknown_fields_of_the_whole_are_told() -> None:
-    body = {"age": 3, "aeg": 4, "user": "me", "audio": False, "guided_regex": "a"}
+    body = {"age": 3, "aeg": 4, "user": "me", "audio": False, "num_predict": 0, "thinking_budget": 5}
     assert read(Owner, body).age == 3
-    assert ignored_fields(Owner, body) == ["aeg", "guided_regex"], "there is no `regex` that it could be"
+    assert ignored_fields(Owner, body) == ["aeg", "num_predict", "thinking_budget"], (
+        "there is nothing that they could be"
+    )
+    with pytest.raises(RequestError, match="guided_regex is not supported: this API does not have it"):
+        read(Owner, {"guided_regex": "a"})
 
 
 class Pattern(WholeRequest):

@@ -9,6 +9,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from genai.requests.foreign import HARMLESS
+from genai.requests.generation import served
 from server.unknown import IGNORED_HEADER
 from tests.server.fakes import FakeModel, app_with, said, serving
 
@@ -71,6 +72,18 @@ async def test_what_changes_nothing_is_not_told(path: str) -> None:
     answer = await ask(path, told)
     assert answer.status_code == 200, answer.text
     assert IGNORED_HEADER not in answer.headers
+
+
+@pytest.mark.parametrize("path", ["/v1/responses", "/v1/messages"])
+async def test_what_binds_a_text_elsewhere_is_not_ignored(path: str) -> None:
+    """Options of chat and completions are taken, or refused by name; how texts are sampled is ignored and told."""
+    sampled = "min_p typical_p xtc_probability xtc_threshold seed repetition_penalty presence_penalty frequency_penalty"
+    sampled += " no_repeat_ngram_size dry_multiplier dry_base dry_allowed_length reasoning_effort reasoning_budget"
+    own = {"temperature", "top_p", "top_k"}
+    for name in {*served("chat"), *served("completion"), "guided_regex"} - {*sampled.split()} - own:
+        answer = await ask(path, {name: 2})
+        assert answer.status_code == 400, name
+        assert f"{name} is not supported" in answer.text
 
 
 @pytest.mark.parametrize("path", BODIES)
