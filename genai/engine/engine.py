@@ -175,9 +175,15 @@ class Engine:
         if not self._has_run:
             self._events.tell()
         self._events.settle()
+        self._check_cache()
         if self._metrics:
             self._metrics.saw_step(len(plan.decoding), len(self._scheduler.running), self.num_waiting)
             self._metrics.saw_cache(self._rows.usage, self._rows.idle_usage)
+
+    def _check_cache(self) -> None:
+        """Raises: GenAIError if rows may hold what is not theirs: nobody is to get a text from that."""
+        if self._cache.is_damaged:
+            raise GenAIError("moving keys and values failed")
 
     def cancel_all(self) -> list[TokenEvent]:
         """End everything that waits or runs."""
@@ -372,6 +378,7 @@ class Engine:
 
     def _run_is_next(self, choosing: abc.Sequence[Sequence] = ()) -> None:
         """Let others have the interpreter's time while the graph runs."""
+        self._check_cache()
         self._has_run = True
         self._events.settle()
         self._events.begin(choosing)

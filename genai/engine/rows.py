@@ -184,6 +184,8 @@ class Rows:
 
     def remember(self, sequence: Sequence) -> None:
         """Put a sequence's whole blocks into the prefix cache."""
+        if self._cache.is_damaged:
+            return
         keys = self._keys(sequence, min(sequence.num_computed, self._prefixes.max_tokens))
         known = self._prefixes.lookup(keys)
         if known < len(keys):
@@ -203,7 +205,7 @@ class Rows:
     def retire(self, sequence: Sequence) -> None:
         """Let go of the row of a sequence that ended well; what it holds stays as long as nobody needs the room."""
         row, keys = row_of(sequence), self._keys(sequence, sequence.num_computed)
-        if not keys:
+        if not keys or self._cache.is_damaged:
             self.release(sequence)
             return
         self._cache.truncate(row, sequence.num_computed)

@@ -59,13 +59,14 @@ class View:
 class KVCache:
     """Rows of keys and values in preallocated memory.
 
-    num_slots: tokens that fit in all rows together; policy: what decides where rows lie. Nothing here allocates after
-    construction.
+    num_slots: tokens that fit in all rows together; policy: what decides where rows lie; is_damaged: copies were broken
+    off, and what rows hold may not be theirs, until there are none. Nothing here allocates after construction.
     """
 
     def __init__(self, shape: CacheShape, num_slots: int, provider: Provider) -> None:
         self.shape = shape
         self.policy = CapacityPolicy()
+        self.is_damaged = False
         self._layout = Layout(num_slots)
         self._buffers: list[Buffer] = [
             provider.allocate(num_slots * shape.slot_bytes) for _ in range(shape.num_buffers)
@@ -247,9 +248,12 @@ class KVCache:
             )
         if [(group.capacity, group.rows) for group in groups] != [(old.capacity, old.rows) for old in self.groups]:
             moves = self._layout.arrange(groups)
+            was_damaged, self.is_damaged = self.is_damaged, True
             for buffer in self._buffers:
                 buffer.arrange(moves, self.shape.slot_bytes)
+            self.is_damaged = was_damaged
         self._needs = needs
+        self.is_damaged = self.is_damaged and bool(needs)
 
     def _copy(self, buffer: Buffer, target: int, source: int, num_tokens: int) -> None:
         size = self.shape.slot_bytes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -114,3 +115,36 @@ def test_a_step_that_is_broken_off_leaves_nothing_that_runs_on_wrongly(error: ty
     again = submit(engine, [1], 20)
     run(engine)
     assert again.generated == greedy_continuation([1], 20)
+
+
+@pytest.mark.parametrize("fails_at", range(2))
+def test_copies_that_are_broken_off_give_nobody_a_wrong_text(fails_at: int) -> None:
+    """Memory that is short for a moment, when rows move into the place of one that has ended."""
+    engine, runner = engine_with(512, prefix_bytes=10**6)
+    prompts = [list(range(20)), list(range(30, 50)), list(range(60, 70))]
+    counts = [6, 30, 4]
+    texts = [submit(engine, prompt, count) for prompt, count in zip(prompts, counts, strict=True)]
+    num_moves = 0
+
+    def short(arrange: Callable[..., None]) -> Callable[..., None]:
+        def arranged(moves: Sequence[object], slot_bytes: int) -> None:
+            nonlocal num_moves
+            num_moves += bool(moves)
+            if moves and num_moves == fails_at + 1:
+                raise MemoryError("for a moment")
+            arrange(moves, slot_bytes)
+
+        return arranged
+
+    for buffer in runner.cache._buffers:
+        buffer.arrange = short(buffer.arrange)  # type: ignore[method-assign]
+    with contextlib.suppress(GenAIError, MemoryError):
+        run(engine)
+    run(engine)
+    assert num_moves > fails_at
+    for text, prompt, count in zip(texts, prompts, counts, strict=True):
+        assert text.finish_reason == "error" or text.generated == greedy_continuation(prompt, count)
+    for prompt in prompts:
+        again = submit(engine, prompt, 9)
+        run(engine)
+        assert again.generated == greedy_continuation(prompt, 9), "nothing of it is remembered"
