@@ -7,6 +7,7 @@ pointer and a shape [rows, capacity, kv_size], bound as input and as output of T
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -177,11 +178,11 @@ class KVCache:
         """A new row that begins with a copy of another's first tokens, with room for `room`. Raises: CapacityError."""
         if num_tokens > self.valid(row):
             raise CapacityError(f"cannot fork {num_tokens} tokens of a row that holds {self.valid(row)}")
-        new = self.allocate(max(num_tokens, room))
-        source, target = self._layout.place(row).start, self._layout.place(new).start
-        for buffer in self._buffers:
-            self._copy(buffer, target, source, num_tokens)
-        self._layout.set_valid(new, num_tokens)
+        with self._new_row(max(num_tokens, room)) as new:
+            source, target = self._layout.place(row).start, self._layout.place(new).start
+            for buffer in self._buffers:
+                self._copy(buffer, target, source, num_tokens)
+            self._layout.set_valid(new, num_tokens)
         return new
 
     def copy(self, source: int, target: int, start: int, end: int) -> None:
@@ -207,11 +208,11 @@ class KVCache:
 
     def import_row(self, data: Iterable[npt.NDArray[np.uint8]], num_tokens: int, room: int = 0) -> int:
         """A new row of so many tokens from what `export_row` gave, with room for more. Raises: CapacityError."""
-        row = self.allocate(max(num_tokens, room))
-        start = self._layout.place(row).start * self.shape.slot_bytes
-        for buffer, content in zip(self._buffers, data, strict=True):
-            buffer.write(start, content)
-        self._layout.set_valid(row, num_tokens)
+        with self._new_row(max(num_tokens, room)) as row:
+            start = self._layout.place(row).start * self.shape.slot_bytes
+            for buffer, content in zip(self._buffers, data, strict=True):
+                buffer.write(start, content)
+            self._layout.set_valid(row, num_tokens)
         return row
 
     def view(self, row: int, num_tokens: int) -> View:
@@ -238,6 +239,16 @@ class KVCache:
     def check_integrity(self) -> None:
         """Raises: AssertionError if rows overlap or leave the arena."""
         self._layout.check_integrity()
+
+    @contextmanager
+    def _new_row(self, room: int) -> Iterator[int]:
+        """A new row, which is there if the work inside does not fail."""
+        row = self.allocate(room)
+        try:
+            yield row
+        except BaseException:
+            self.free(row)
+            raise
 
     def _arrange(self, needs: dict[int, int]) -> None:
         """Lay rows out anew so that each has room for what it needs; nothing moves if nothing has to."""

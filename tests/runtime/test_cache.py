@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 import numpy as np
@@ -437,3 +437,26 @@ def test_planning_takes_time_in_proportion_to_the_rows(order: int) -> None:
     few, many = (lines_run_to_regroup(num_rows, order) for num_rows in (32, 256))
     assert few > 32, "something was counted"
     assert many < 1.25 * 8 * few
+
+
+def test_a_row_that_cannot_be_filled_is_not_there() -> None:
+    cache = small_cache(64)
+    row = cache.allocate(20)
+    write_tokens(cache, row, 0, range(9))
+    cache.extend(row, 9)
+
+    def failing() -> Iterator[np.ndarray]:
+        yield from list(cache.export_row(row))[:1]
+        raise MemoryError
+
+    def short(target: int, source: int, size: int) -> None:
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        cache.import_row(failing(), 9)
+    assert cache.rows == (row,)
+    cache._buffers[1].copy = short  # type: ignore[method-assign]
+    with pytest.raises(MemoryError):
+        cache.fork(row, 9)
+    assert cache.rows == (row,)
+    assert read_tokens(cache, row) == list(range(9))
