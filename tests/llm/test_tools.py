@@ -117,7 +117,7 @@ def test_a_schema_that_no_grammar_follows_binds_strict_tools_only(llm: LLM) -> N
     result = llm.generate(CHAT, tools=mixed, **{**asked, "tool_choice": chosen("g")})
     assert [call.name for call in result.tool_calls] == ["g"]
     jsonschema.validate(json.loads(result.tool_calls[0].arguments), PLACE)
-    with pytest.raises(ConfigError, match=r"^tools: no grammar can follow them: lark has"):
+    with pytest.raises(ConfigError, match="maximum context length"):  # a grammar follows them all
         llm.generate(CHAT, tools=[function(f"f{n}_{'x' * 50}", odd) for n in range(600)], **asked)
 
 
