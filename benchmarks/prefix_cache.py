@@ -48,7 +48,7 @@ def measure(shape: CacheShape, num_tokens: int) -> dict[str, float]:
     tokens = [random.randrange(100_000) for _ in range(num_tokens)]
     cache = KVCache(shape, num_tokens + 1024, CpuProvider(EngineConfig()))
     rows = Rows(cache, PrefixCache(b"", shape.slot_bytes, shape.num_buffers, num_tokens * shape.bytes_per_token))
-    first, again = text_of(tokens), text_of([*tokens, 1])
+    first, again = text_of(tokens), text_of([*tokens, 1, 1])
     rows.give(first)
     assert first.row is not None, "it has just been given"
     noise = np.random.default_rng(0).integers(0, 256, num_tokens * shape.slot_bytes, dtype=np.uint8)
@@ -66,9 +66,9 @@ def measure(shape: CacheShape, num_tokens: int) -> dict[str, float]:
     assert again.num_computed == num_tokens // BLOCK_SIZE * BLOCK_SIZE
     assert next(cache.export_row(row_of(again))).tobytes() == noise.tobytes()
     rows.retire(again)
-    more = text_of([*tokens, 2])
+    more = text_of([*tokens, 2, 2])
     result["take up idle"] = timed(lambda: rows.give(more))
-    assert (more.row, more.num_computed) == (cache.rows[0], again.num_prompt - 1)
+    assert (more.row, more.num_computed) == (cache.rows[0], num_tokens)
     return result
 
 

@@ -189,10 +189,11 @@ class Stepper(contextlib.AbstractContextManager["Stepper"]):
 
     def step(self) -> StepTime:
         """One more token for every row. Raises: CapacityError when a row has reached the limit."""
+        before = [len(text.tokens) for text in self._texts]
         graph_seconds, started = self.llm.graph_seconds, time.perf_counter()
-        events = self.llm.engine.step()
+        self.llm.engine.step()
         seconds = time.perf_counter() - started
-        advanced = sum(event.token is not None for event in events)
+        advanced = sum(len(text.tokens) > count for text, count in zip(self._texts, before, strict=True))
         if advanced < len(self._texts) or not self._texts:
             raise CapacityError(f"only {advanced} of {len(self._texts)} rows could take one more token")
         return StepTime(seconds=seconds, graph_seconds=self.llm.graph_seconds - graph_seconds)

@@ -20,6 +20,7 @@ BY_HAND: dict[str, dict[str, object]] = {
     "top_logprobs": {"logprobs": True, "top_logprobs": 2},
     "prompt_logprobs": {"prompt_logprobs": 0},
     "echo": {"echo": True},
+    "reasoning_effort": {"reasoning_effort": "low"},
     "speculative": {"speculative": "prompt_lookup"},
     "draft_length": {"draft_length": 3},
     "constraint": {"regex": "[a-c]+"},
