@@ -61,7 +61,7 @@ class Load:
         rng, ends = random.Random(number), time.monotonic() + self.seconds
         while time.monotonic() < ends:
             request = self._request(rng)
-            stream = streams.submit(request, JobWriter([TextWriter(self.llm.tokenizer, request.config)]))
+            stream = streams.submit(request, JobWriter([TextWriter(self.llm.tokenizer.detokenizer(), request.config)]))
             self.submitted += 1
             sequence, is_dropped = stream.job.first, rng.random() < DROPS
             if not is_dropped:

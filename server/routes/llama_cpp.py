@@ -20,7 +20,7 @@ from genai.tokenizer.infill import OtherFile, infill_ends, infill_prompt
 from server.body import StrictRoute
 from server.errors import unless_gone
 from server.generation import Work, start
-from server.openapi import GENERATING, KEYED, errors, streaming
+from server.openapi import GENERATING, KEYED, Responses, errors, streaming
 from server.replies.llama_cpp import llama_completion, llama_events, whole_json
 from server.schemas.llama_cpp import (
     AppliedTemplate,
@@ -41,7 +41,9 @@ if TYPE_CHECKING:
 
 router = APIRouter(tags=["llama.cpp"], route_class=StrictRoute)
 
-_ANSWER = streaming(LlamaCompletion, "events: pieces of the text, and at the end its counts.")
+_TOLD = streaming(LlamaCompletion, "events: pieces of the text, and at the end its counts.")[200]
+_ANSWER: Responses = {200: {**_TOLD, "model": LlamaCompletion | list[LlamaCompletion]}}
+"""Of several prompts a list."""
 _ASKING = KEYED | errors(404)
 
 
