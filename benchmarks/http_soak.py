@@ -35,6 +35,7 @@ import psutil
 import genai
 from benchmarks.hf_folder import write_hf_folder
 from benchmarks.http_load import Question, answered, likeness, questions
+from benchmarks.soak import inject_failures
 from genai import models
 from genai.config import ModelConfig
 from genai.progress import Progress
@@ -85,7 +86,7 @@ def serve(package: str, port: int) -> None:
 
     def failing(name: str, model: ModelSettings, settings: Settings, progress: Progress, room: Room) -> genai.AsyncLLM:
         loaded = load_model(name, model, settings, progress, room)
-        inject_failures(loaded.llm)
+        inject_failures(loaded.llm, failures=FAILURES, surprises=0, checks=CHECKS)
         return loaded
 
     bytes_per_token = ModelConfig.read(Path(package)).cache_bytes_per_token
@@ -98,24 +99,6 @@ def serve(package: str, port: int) -> None:
     table = {"models": {"soak": {"source": package}}, "port": port, "engine": engine, "log_level": "error"}
     settings = Settings.model_validate(table)
     DrainingServer(settings, ModelPool(settings, load=failing)).run()
-
-
-def inject_failures(llm: genai.LLM) -> None:
-    """Some runs of the graph raise instead of running; now and then the cache is checked before one."""
-    from genai.errors import GraphRunError
-
-    rng, session = random.Random(0), llm._runner._session
-    run = session.run
-
-    def failing(binding: object) -> None:
-        luck = rng.random()
-        if luck < FAILURES:
-            raise GraphRunError("injected failure")
-        if luck > 1 - CHECKS:
-            llm._runner.cache.check_integrity()
-        run(binding)  # type: ignore[arg-type]
-
-    session.run = failing  # type: ignore[method-assign]
 
 
 class Clients:

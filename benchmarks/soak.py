@@ -35,6 +35,7 @@ from genai.options.generation_config import GenerationConfig
 
 FAILURES = 1 / 150
 SURPRISES = 1 / 5000
+CHECKS = 1 / 10
 LEAVES = 0.2
 DROPS = 0.05
 REPORT_SECONDS = 30.0
@@ -112,18 +113,18 @@ class Load:
                 self.texts[prompt] = max(known, new, key=len)
 
 
-def inject_failures(llm: LLM) -> None:
-    """Some runs of the graph raise instead of running; now and then the cache is checked before one."""
+def inject_failures(llm: LLM, *, failures: float, surprises: float, checks: float) -> None:
+    """Some runs of the graph raise instead of running; before some the cache is checked. All are shares of the runs."""
     rng, session = random.Random(0), llm._runner._session
     run = session.run
 
     def failing(binding: object) -> None:
         luck = rng.random()
-        if luck < SURPRISES:
+        if luck < surprises:
             raise RuntimeError("injected surprise")
-        if luck < FAILURES:
+        if luck < failures:
             raise GraphRunError("injected failure")
-        if luck > 0.9:
+        if luck > 1 - checks:
             llm._runner.cache.check_integrity()
         run(binding)  # type: ignore[arg-type]
 
@@ -146,7 +147,7 @@ async def report(load: Load, resident: list[int]) -> None:
 
 async def soak(llm: LLM, seconds: float, num_clients: int) -> tuple[Load, list[int]]:
     """Run the load; returns it and resident memory over time. Raises: AssertionError for a leak or a stuck request."""
-    inject_failures(llm)
+    inject_failures(llm, failures=FAILURES, surprises=SURPRISES, checks=CHECKS)
     streams, load, resident = Streams(llm.loop), Load(llm, seconds), []
     reporter = asyncio.create_task(report(load, resident))
     clients = [load.client(streams, number) for number in range(num_clients)]

@@ -120,6 +120,11 @@ class ChatRequest(GenerationRequest):
     )
 
 
+def described(tools: Sequence[Tool] | None) -> list[dict[str, object]] | None:
+    """Tools as chat templates are told of them; None for none."""
+    return [tool.model_dump(exclude_none=True) for tool in tools] if tools else None
+
+
 class ChatArguments(TypedDict, total=False):
     """Arguments of `LLM.prepare` that go with messages."""
 
@@ -134,7 +139,7 @@ def chat_arguments(body: ChatRequest) -> ChatArguments:
     """What goes with a request's messages; functions are checked where everybody's are. Raises: RequestError."""
     choice = body.tool_choice
     return ChatArguments(
-        tools=[tool.model_dump(exclude_none=True) for tool in body.tools] if body.tools else None,
+        tools=described(body.tools),
         tool_choice=choice.model_dump() if isinstance(choice, Request) else choice,
         parallel_tool_calls=body.parallel_tool_calls,
         template_options=body.chat_template_kwargs,

@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from genai.replies.openai import usage_of
@@ -51,6 +52,11 @@ class Head:
     def event(self, kind: str, choices: Sequence[object], **more: object) -> bytes:
         """A piece of a streamed reply."""
         return event(self.json(kind, choices, **more))
+
+
+def rfc3339(seconds: float) -> str:
+    """A time, in seconds since 1970, as RFC 3339 writes it."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
 
 
 def counts_of(results: Sequence[Generation]) -> dict[str, object]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeAlias
 
 from genai.replies.openai import finish_reason
 from server.errors import ApiError
 from server.generation import Running
+from server.replies.common import rfc3339
 from server.replies.parts import AnswerParts, Part, PartEvent, arguments_in
 from server.schemas.ollama import OllamaCounts
 
@@ -45,11 +46,6 @@ def ollama_shape(error: ApiError) -> Fields:
 def ollama_error_line(error: ApiError, path: str) -> bytes:
     """How an error in the middle of a stream is told."""
     return line(ollama_shape(error))
-
-
-def now() -> str:
-    """The time as RFC 3339 writes it."""
-    return datetime.now(UTC).isoformat().replace("+00:00", "Z")
 
 
 async def ollama_lines(model: str, running: Running, told: Told) -> AsyncGenerator[bytes, None]:
@@ -93,7 +89,7 @@ def counts_of(result: Generation) -> OllamaCounts:
 
 
 def _head(model: str, *, done: bool) -> Fields:
-    return {"model": model, "created_at": now(), "done": done}
+    return {"model": model, "created_at": rfc3339(time.time()), "done": done}
 
 
 def _added(what: PartEvent) -> Fields:

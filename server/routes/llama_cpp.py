@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from genai.errors import RequestError
 from genai.grammar.gbnf import lark_of_gbnf
+from genai.requests.chat import described
 from genai.requests.completions import completion_options, prompts_of
 from genai.requests.generation import options_of
 from genai.requests.messages import template_messages
@@ -141,7 +142,7 @@ def _applied(body: ApplyTemplateRequest, tokenizer: Tokenizer) -> AppliedTemplat
     text = tokenizer.render_chat(
         template_messages(body.messages),
         add_generation_prompt=body.add_generation_prompt is not False,
-        tools=[tool.model_dump(exclude_none=True) for tool in body.tools] if body.tools else None,
+        tools=described(body.tools),
         **variables,
     )
     return AppliedTemplate(prompt=text)

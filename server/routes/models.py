@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from datetime import UTC, datetime
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -17,6 +16,7 @@ from server.errors import ApiError, unless_gone
 from server.models import ServedModel
 from server.openapi import GENERATING, KEYED, errors, streaming
 from server.pulling import Pull
+from server.replies.common import rfc3339
 from server.schemas.models import Model, ModelList, ModelName, NamedModel, PullProgress, PullRequest
 from server.settings import ModelSettings
 from server.sse import event
@@ -105,7 +105,7 @@ def _described(model: ServedModel) -> Model:
     return Model(
         id=model.name,
         created=model.created,
-        created_at=datetime.fromtimestamp(model.created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        created_at=rfc3339(model.created),
         display_name=model.name,
         state=model.state,
         aliases=model.settings.aliases,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from fastapi import APIRouter
@@ -13,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from genai.requests.base import read
-from genai.requests.chat import ChatRequest
+from genai.requests.chat import ChatRequest, described
 from genai.requests.completions import CompletionRequest, completion_options
 from genai.requests.generation import options_of
 from genai.tokenizer.infill import infill_ends, infill_prompt
@@ -22,6 +21,7 @@ from server.errors import SHAPES, unless_gone
 from server.generation import Work, start
 from server.models import ServedModel
 from server.openapi import GENERATING, KEYED, Responses, streaming
+from server.replies.common import rfc3339
 from server.replies.ollama import (
     Told,
     beside_text,
@@ -108,8 +108,7 @@ async def chat(body: OllamaChatRequest, request: Request, state: State) -> Respo
     if not body.messages:
         return _whole(loaded_answer(model.name, in_message))
     given = {**_asked(body), "messages": [_message(each) for each in body.messages]}
-    if body.tools:
-        given["tools"] = [tool.model_dump(exclude_none=True) for tool in body.tools]
+    given["tools"] = described(body.tools)
     work = chat_work(read(ChatRequest, given), state.settings)
     is_stream = body.stream is not False
     return await _answered(work, told=in_message, model=model, is_stream=is_stream, request=request, state=state)
@@ -220,4 +219,4 @@ def _details(model: ServedModel) -> OllamaDetails:
 
 
 def _time(model: ServedModel) -> str:
-    return datetime.fromtimestamp(model.created, UTC).isoformat().replace("+00:00", "Z")
+    return rfc3339(model.created)

@@ -9,6 +9,7 @@ from fastapi import APIRouter
 
 from genai.errors import ConfigError
 from genai.replies.openai import token_text
+from genai.requests.chat import described
 from genai.requests.messages import is_begun, template_messages
 from server.body import StrictRoute
 from server.encoding import encoded
@@ -18,6 +19,7 @@ from server.state import State
 
 if TYPE_CHECKING:
     from genai.llm.llm import LLM
+    from genai.tokenizer.tokenizer import Tokenizer
 
 router = APIRouter(tags=["tokens"], route_class=StrictRoute)
 
@@ -49,18 +51,21 @@ def _tokenized(llm: LLM, body: TokenizeRequest) -> Tokenized:
             template_messages(body.messages),
             add_generation_prompt=body.add_generation_prompt is not False,
             continue_final_message=is_begun(body.messages, body.continue_final_message),
-            tools=[tool.model_dump(exclude_none=True) for tool in body.tools] if body.tools else None,
+            tools=described(body.tools),
             **variables,
         )
         tokens = encoded(tokenizer, text, add_special_tokens=False)
     texts = [token_text(tokenizer.token_bytes(token)) for token in tokens] if body.return_token_strs else None
-    pieces = [Piece(id=token, piece=token_text(tokenizer.token_bytes(token))) for token in tokens]
     return Tokenized(
         count=len(tokens),
         max_model_len=llm.max_seq_len,
-        tokens=pieces if body.with_pieces else tokens,
+        tokens=[_piece(tokenizer, token) for token in tokens] if body.with_pieces else tokens,
         token_strs=texts,
     )
+
+
+def _piece(tokenizer: Tokenizer, token: int) -> Piece:
+    return Piece(id=token, piece=token_text(tokenizer.token_bytes(token)))
 
 
 def _detokenized(llm: LLM, body: DetokenizeRequest) -> Detokenized:
