@@ -1,0 +1,43 @@
+"""Llama and what is laid out like it: query and key rows lie in pairs, as ggml rotates neighbours there."""
+
+from __future__ import annotations
+
+from genai.build.gguf.metadata import ArchitectureMetadata
+from genai.build.gguf.tables.table import PLAIN, Architecture, windowless
+from genai.build.source import JSON
+from genai.errors import UnsupportedModelError
+
+
+def _llama(metadata: ArchitectureMetadata) -> dict[str, JSON]:
+    window = metadata.window()
+    return {"model_type": "mistral", "sliding_window": window} if window else {}
+
+
+def _smollm3(metadata: ArchitectureMetadata) -> dict[str, JSON]:
+    # llama.cpp has the interval as a constant: no key holds it.
+    uses_rotary: list[JSON] = [int((layer + 1) % 4 != 0) for layer in range(metadata.num_layers)]
+    return windowless(metadata) | {"no_rope_layers": uses_rotary, "no_rope_layer_interval": 4}
+
+
+def _granite(metadata: ArchitectureMetadata) -> dict[str, JSON]:
+    if metadata.flag("rope.scaling.finetuned") is False:
+        raise UnsupportedModelError(f"{metadata.path}: Granite without rotary embedding (rope.scaling.finetuned=False)")
+    return windowless(metadata) | {
+        "attention_multiplier": metadata.number("attention.scale", metadata.head_dim**-0.5),
+        "embedding_multiplier": metadata.number("embedding_scale", 1.0),
+        "residual_multiplier": metadata.number("residual_scale", 1.0),
+        "logits_scaling": metadata.number("logit_scale"),
+    }
+
+
+ARCHITECTURES = {
+    "llama": Architecture(model_type="llama", layer=PLAIN, extras=_llama, has_paired_heads=True),
+    "smollm3": Architecture(model_type="smollm3", layer=PLAIN, extras=_smollm3, has_paired_heads=True),
+    "granite": Architecture(
+        model_type="granite",
+        layer=PLAIN,
+        extras=_granite,
+        has_paired_heads=True,
+        reads=frozenset({"attention.scale", "embedding_scale", "residual_scale", "logit_scale"}),
+    ),
+}

@@ -1,0 +1,55 @@
+"""What one `general.architecture` is: the names of its tensors, its conventions, the configuration keys it adds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from genai.build.gguf.metadata import ArchitectureMetadata
+from genai.build.source import JSON
+from genai.errors import UnsupportedModelError
+
+Extras: TypeAlias = Callable[[ArchitectureMetadata], dict[str, JSON]]
+
+TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+ATTENTION = {
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+}
+MLP = {"ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj"}
+PRE_NORMS = {"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"}
+POST_NORMS = {"post_attention_norm": "post_attention_layernorm", "post_ffw_norm": "post_feedforward_layernorm"}
+HEAD_NORMS = {"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"}
+PLAIN = ATTENTION | MLP | PRE_NORMS
+
+
+def windowless(metadata: ArchitectureMetadata) -> dict[str, JSON]:
+    """The extras of architectures whose files cannot say which layers a window is for: none.
+
+    Raises: UnsupportedModelError for a file with a window.
+    """
+    if window := metadata.window():
+        raise UnsupportedModelError(f"{metadata.path}: a sliding window of {window} in {metadata.arch!r} files")
+    return {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Architecture:
+    """One `general.architecture`.
+
+    model_type: Hugging Face's; layer: names inside a layer, top: names outside of layers, each without ".weight" or
+    ".bias", or with it where only that one tensor is meant ("attn_sinks.weight": "self_attn.sinks").
+    extras: configuration keys beyond the common ones (they replace common ones).
+    reads: metadata keys that would change other models, but are handled here.
+    """
+
+    model_type: str
+    layer: Mapping[str, str]
+    top: Mapping[str, str] = field(default_factory=lambda: TOP)
+    extras: Extras = windowless
+    has_paired_heads: bool = False
+    norm_offset: float = 0.0
+    reads: frozenset[str] = frozenset()
