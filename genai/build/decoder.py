@@ -1,20 +1,23 @@
 """A decoder graph from a specification and a checkpoint: embedding, layers, head.
 
-    input_ids ─► embedding ─► layer 0 … layer n-1 ─► rows at logits_positions ─► norm ─► head ─► logits
+    input_ids ─► embedding ─► block 0 … block n-1 ─► rows at logits_positions ─► norm ─► head ─► logits
                                │  ▲
                    key_cache.i ┴──┘ updated_key_cache.i   (the same memory)
 
-`layers.py` writes what stands inside a layer.
+`parts/` writes what stands inside a block.
 """
 
 from __future__ import annotations
+
+import functools
 
 import numpy as np
 import onnx
 
 from genai import contract
-from genai.build import layers
-from genai.build.spec import DecoderSpec
+from genai.build.parts import WRITERS, context
+from genai.build.parts.context import Context
+from genai.build.spec import BlockSpec, DecoderSpec
 from genai.build.weights import Weights
 from genai.errors import WeightsError
 from genai.progress import Progress, silent
@@ -33,22 +36,23 @@ def build_decoder(
     Raises: WeightsError for missing or misshapen tensors, UnsupportedModelError for tensors left over.
     """
     weights.require(_biases(spec))
-    graph, num_layers = weights.graph, len(spec.layers)
-    ctx = layers.Context.build(weights, spec)
+    graph, blocks = weights.graph, spec.blocks
+    ctx = Context.build(weights, spec)
     embedding, head = _ends(spec, weights)
-    x, delta = layers.embedding(ctx, embedding), None
-    for layer in range(num_layers):
-        progress("building", layer, num_layers)
-        with graph.scope(f"layer.{layer}"):
-            x, delta = _layer(ctx, x, delta, layer)
+    x, delta = context.embedding(ctx, embedding), None
+    last_to_mix = max(index for index, block in enumerate(blocks) if _mixes(block))
+    for index, block in enumerate(blocks):
+        progress("building", block.layer, spec.num_layers)
+        with graph.scope(f"layer.{block.layer}"):
+            x, delta = _block(ctx, x, delta, block, narrows=index == last_to_mix)
     with graph.scope("head"):
         _head(ctx, x, delta, head)
-    progress("building", num_layers, num_layers)
+    progress("building", spec.num_layers, spec.num_layers)
     weights.refuse_unused([*_IGNORED, *([f"{_HEAD}.weight"] if embedding == head else [])])
-    kv_size = spec.layers[0].num_kv_heads * spec.layers[0].head_dim
+    kv_size = spec.attentions[0].kv_size
     return graph.model(
-        contract.inputs(num_layers, kv_size, weights.plan.dtype),
-        contract.outputs(num_layers, kv_size, weights.plan.dtype, spec.vocab_size),
+        contract.inputs(spec.num_layers, kv_size, weights.plan.dtype),
+        contract.outputs(spec.num_layers, kv_size, weights.plan.dtype, spec.vocab_size),
         metadata,
     )
 
@@ -74,27 +78,41 @@ def _ends(spec: DecoderSpec, weights: Weights) -> tuple[str, str]:
     return _EMBEDDING, _EMBEDDING if weights.are_equal(embedding, head) else _HEAD
 
 
-def _layer(ctx: layers.Context, x: str, delta: str | None, layer: int) -> tuple[str, str]:
-    """One layer: the residual stream before its last addition, and that addition."""
-    norms = ctx.spec.norms.of_layer(layer)
-    x, normed = layers.add_and_norm(ctx, x, delta, norms.attention_in)
-    attended = layers.attention(ctx, normed, layer)
-    if layer == len(ctx.spec.layers) - 1:  # from here on only the rows that get logits
-        attended, x = _at_logits_positions(ctx, attended), _at_logits_positions(ctx, x)
-    delta = layers.block_result(ctx, layers.attention_output(ctx, attended, layer), norms.attention_out)
-    x, normed = layers.add_and_norm(ctx, x, delta, norms.mlp_in)
-    return x, layers.block_result(ctx, layers.mlp(ctx, normed, layer), norms.mlp_out)
+def _mixes(block: BlockSpec) -> bool:
+    return any(WRITERS[type(part)].mix for part in block.parts)
 
 
-def _head(ctx: layers.Context, x: str, delta: str | None, name: str) -> None:
+def _block(ctx: Context, x: str, delta: str | None, block: BlockSpec, *, narrows: bool) -> tuple[str, str]:
+    """One block: the residual stream before its addition, and that addition.
+
+    narrows: it is the last that mixes tokens; from here on only the rows that get logits.
+    """
+    layer, prefix = block.layer, f"model.layers.{block.layer}."
+    x, normed = context.add_and_norm(ctx, x, delta, block.norm_in and prefix + block.norm_in)
+    writers = [WRITERS[type(part)] for part in block.parts]
+    values = [
+        writer.mix(ctx, part, normed, layer) if writer.mix else normed
+        for writer, part in zip(writers, block.parts, strict=True)
+    ]
+    if narrows:
+        kept = {value: _at_logits_positions(ctx, value) for value in dict.fromkeys([*values, x])}
+        values, x = [kept[value] for value in values], kept[x]
+    results = [
+        writer.finish(ctx, part, value, layer) for writer, part, value in zip(writers, block.parts, values, strict=True)
+    ]
+    total = functools.reduce(lambda left, right: ctx.graph.op("Add", left, right), results)
+    return x, context.block_result(ctx, total, block.norm_out and prefix + block.norm_out)
+
+
+def _head(ctx: Context, x: str, delta: str | None, name: str) -> None:
     graph, spec = ctx.graph, ctx.spec
-    _, normed = layers.add_and_norm(ctx, x, delta, "model.norm")
-    logits = ctx.weights.head(normed, name, spec.vocab_size, spec.hidden_size)
-    logits = layers.scaled(graph, graph.cast(logits, ctx.dtype, _F32), spec.logits_scale, _F32)
-    graph.op_into(contract.LOGITS, "Identity", layers.softcapped(graph, logits, spec.logits_softcap))
+    _, normed = context.add_and_norm(ctx, x, delta, "model.norm")
+    logits = ctx.weights.head(normed, name, spec.vocab_size, spec.hidden_size, _HEAD)
+    logits = context.scaled(graph, graph.cast(logits, ctx.dtype, _F32), spec.logits_scale, _F32)
+    graph.op_into(contract.LOGITS, "Identity", context.softcapped(graph, logits, spec.logits_softcap))
 
 
-def _at_logits_positions(ctx: layers.Context, x: str) -> str:
+def _at_logits_positions(ctx: Context, x: str) -> str:
     """[B, T, H] -> [B, P, H]: each row's chosen positions."""
     indices = ctx.graph.op("Unsqueeze", contract.LOGITS_POSITIONS, ctx.graph.constant([2], np.int64))
     return ctx.graph.op("GatherND", x, indices, batch_dims=1)
@@ -102,9 +120,10 @@ def _at_logits_positions(ctx: layers.Context, x: str) -> str:
 
 def _biases(spec: DecoderSpec) -> list[str]:
     """The bias tensors that the checkpoint must have."""
-    blocks = {name: "mlp" if name in ("gate_proj", "up_proj", "down_proj") else "self_attn" for name in spec.biases}
-    return [
-        f"model.layers.{layer}.{block}.{name}.bias"
-        for layer in range(len(spec.layers))
-        for name, block in sorted(blocks.items())
+    inside = [
+        f"model.layers.{block.layer}.{part.name}.{product}.bias"
+        for block in spec.blocks
+        for part in block.parts
+        for product in sorted(part.biases)
     ]
+    return inside + ([f"{_HEAD}.bias"] if spec.head_bias else [])

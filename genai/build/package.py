@@ -13,7 +13,7 @@ from pathlib import Path
 
 import onnx
 
-from genai.build.architectures import spec_of
+from genai.build.architectures import spec_of, stored_form_of
 from genai.build.architectures.config import ConfigReader
 from genai.build.decoder import build_decoder
 from genai.build.defaults import Settings, defaults_of_folder, defaults_of_gguf
@@ -23,7 +23,9 @@ from genai.build.open import open_source, source_digest
 from genai.build.output import finished_folder
 from genai.build.precision import Plan
 from genai.build.safetensors import SafetensorsSource
+from genai.build.source import WeightSource
 from genai.build.spec import DecoderSpec
+from genai.build.stored import StoredSource
 from genai.build.weights import Weights
 from genai.config import CONFIG_FILE, CONTRACT_VERSION, MODEL_FILE, ModelConfig, Precision, Provenance
 from genai.errors import ConfigError
@@ -59,7 +61,8 @@ def build_package(
     if max_seq_len is not None and max_seq_len < 1:
         raise ConfigError(f"max_seq_len={max_seq_len}: must be at least 1")
     with open_source(source) as checkpoint, finished_folder(output, CONFIG_FILE) as folder:
-        spec = spec_of(ConfigReader(checkpoint.config, max_seq_len))
+        reader = ConfigReader(checkpoint.config, max_seq_len)
+        spec = spec_of(reader)
         tokenizer = _tokenizer(checkpoint)
         config = _model_config(
             spec,
@@ -76,7 +79,7 @@ def build_package(
             ),
         )
         with ExternalData(folder / f"{MODEL_FILE}.data") as data:
-            weights = Weights(GraphBuilder(data), checkpoint, plan)
+            weights = Weights(GraphBuilder(data), _in_our_form(checkpoint, reader), plan)
             metadata = {name: getattr(config.provenance, name) for name in ("source", "sha256", "precision")}
             model = build_decoder(spec, weights, metadata, progress)
         onnx.save(model, folder / MODEL_FILE)
@@ -94,11 +97,11 @@ def _model_config(
     generation: Settings,
     provenance: Provenance,
 ) -> ModelConfig:
-    heads = spec.layers[0]
+    heads = next(iter(spec.attentions.values()))
     return ModelConfig(
         contract_version=CONTRACT_VERSION,
         model_type=model_type,
-        num_layers=len(spec.layers),
+        num_layers=spec.num_layers,
         hidden_size=spec.hidden_size,
         vocab_size=spec.vocab_size,
         num_heads=heads.num_heads,
@@ -113,6 +116,11 @@ def _model_config(
         generation=generation,
         provenance=provenance,
     )
+
+
+def _in_our_form(checkpoint: GgufSource | SafetensorsSource, config: ConfigReader) -> WeightSource:
+    """The checkpoint under our names: a GGUF file is read into them as it is."""
+    return checkpoint if isinstance(checkpoint, GgufSource) else StoredSource(checkpoint, stored_form_of(config))
 
 
 def _tokenizer(checkpoint: GgufSource | SafetensorsSource) -> TokenizerFiles:

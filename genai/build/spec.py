@@ -1,27 +1,34 @@
 """What a decoder looks like, as data: the one thing an architecture file has to produce.
 
+A decoder is a list of blocks; a block adds to the residual stream what its parts make of it:
+
+    x  +=  scale · norm_out( part(norm_in(x)) + part(norm_in(x)) + … )
+
+A Llama layer is two blocks of one part each, attention and MLP; a Cohere layer is one block of two.
+
 `architectures/<model_type>.py` reads a checkpoint's configuration into a `DecoderSpec`; `decoder.py` turns any spec
-into a graph. A model family that needs something new adds a field here and a few lines in `layers.py`.
+into a graph. A model family that needs something new adds a field to a part here, or a part and its file in `parts/`.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
-Activation = Literal["silu", "gelu_tanh"]
+Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RotarySpec:
     """Rotary embedding: one angle per position and entry of `inverse_frequencies` (half the rotated size).
 
-    scale multiplies cosines and sines (yarn and longrope's attention factor).
+    scale multiplies cosines and sines (yarn and longrope's attention factor); is_interleaved: neighbouring elements are
+    rotated together, instead of an element of the first half with one of the second.
     """
 
     inverse_frequencies: tuple[float, ...]
     scale: float = 1.0
+    is_interleaved: bool = False
 
     @property
     def size(self) -> int:
@@ -30,12 +37,26 @@ class RotarySpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AttentionSpec:
-    """One layer's attention.
+class NormSpec:
+    """How a decoder normalises: by the root of the mean square ("rms"), or by mean and variance ("layer").
 
-    scale: multiplies q·k; softcap: `softcap * tanh(score / softcap)`, None for none; sliding_window: a query sees this
-    many newest keys, itself included; rotary: None for layers without position encoding; qk_norm: RMS norm of queries
-    and keys over each head, or over all heads together, before the rotary embedding.
+    offset: added to every norm weight (Gemma stores `w - 1`). A bias is used where the checkpoint has one.
+    """
+
+    eps: float
+    kind: Literal["rms", "layer"] = "rms"
+    offset: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionSpec:
+    """Attention over a layer's own cache.
+
+    name: the module's within its layer; scale: multiplies q·k; softcap: `softcap * tanh(score / softcap)`, None for
+    none; sliding_window: a query sees this many newest keys, itself included; rotary: None for layers without position
+    encoding; qk_norm: a norm of queries and keys over each head, or over all heads together, before the rotary
+    embedding; is_fused: the checkpoint holds q/k/v as one matrix `qkv_proj`; biases: products that must have one,
+    others have one where the checkpoint does.
     """
 
     num_heads: int
@@ -46,66 +67,82 @@ class AttentionSpec:
     softcap: float | None = None
     sliding_window: int | None = None
     qk_norm: Literal["none", "per_head", "all_heads"] = "none"
+    is_fused: bool = False
+    biases: frozenset[str] = frozenset()
+    name: str = "self_attn"
+
+    @property
+    def kv_size(self) -> int:
+        """Elements of one token's keys, and of its values."""
+        return self.num_kv_heads * self.head_dim
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NormNames:
-    """Which checkpoint norm stands where in a layer; None where the model has none."""
+class MlpSpec:
+    """Feed-forward network: `down(activation(gate(x)) * up(x))`, or `down(activation(up(x)))` without a gate.
 
-    attention_in: str | None
-    attention_out: str | None
-    mlp_in: str | None
-    mlp_out: str | None
+    name: the module's within its layer; size: elements between the products; is_fused: the checkpoint holds gate and
+    up as one matrix `gate_up_proj`; biases: as in `AttentionSpec`.
+    """
 
-    def of_layer(self, layer: int) -> NormNames:
-        """The names with one layer's prefix."""
-        names = {key: name and f"model.layers.{layer}.{name}" for key, name in dataclasses.asdict(self).items()}
-        return NormNames(**names)
+    size: int
+    activation: Activation = "silu"
+    is_gated: bool = True
+    is_fused: bool = False
+    biases: frozenset[str] = frozenset()
+    name: str = "mlp"
 
 
-PRE_NORM = NormNames(
-    attention_in="input_layernorm", attention_out=None, mlp_in="post_attention_layernorm", mlp_out=None
-)
-POST_NORM = NormNames(
-    attention_in=None, attention_out="post_attention_layernorm", mlp_in=None, mlp_out="post_feedforward_layernorm"
-)
-SANDWICH_NORM = NormNames(
-    attention_in="input_layernorm",
-    attention_out="post_attention_layernorm",
-    mlp_in="pre_feedforward_layernorm",
-    mlp_out="post_feedforward_layernorm",
-)
+Part: TypeAlias = AttentionSpec | MlpSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockSpec:
+    """Parts that read the residual stream together, and whose sum is added to it.
+
+    layer: whose modules its names are, and whose caches; norm_in, norm_out: which of the layer's norms stand before the
+    parts and after their sum, None for none.
+    """
+
+    layer: int
+    parts: tuple[Part, ...]
+    norm_in: str | None
+    norm_out: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecoderSpec:
     """A whole decoder.
 
-    norm_offset: added to every norm weight (Gemma stores `w - 1`); embedding_scale, residual_scale and logits_scale
-    multiply what their names say; fused_checkpoint: the checkpoint itself holds q/k/v and gate/up fused (Phi-3);
-    biases: products ("q_proj", …) that must have a bias in every layer, others have one where the checkpoint does;
+    embedding_scale, residual_scale and logits_scale multiply what their names say; head_bias: the head must have one;
     has_wide_residual: the residual stream outgrows float16 and is kept in float32 there.
     """
 
     vocab_size: int
     hidden_size: int
-    intermediate_size: int
     max_position: int
-    layers: tuple[AttentionSpec, ...]
-    norm_eps: float
+    blocks: tuple[BlockSpec, ...]
+    norm: NormSpec
     is_head_tied: bool
-    activation: Activation = "silu"
-    norms: NormNames = PRE_NORM
-    norm_offset: float = 0.0
+    head_bias: bool = False
     embedding_scale: float = 1.0
     residual_scale: float = 1.0
     logits_scale: float = 1.0
     logits_softcap: float | None = None
-    fused_checkpoint: bool = False
-    biases: frozenset[str] = frozenset()
     has_wide_residual: bool = False
+
+    @property
+    def num_layers(self) -> int:
+        """Layers, as the checkpoint counts them."""
+        return 1 + max(block.layer for block in self.blocks)
+
+    @property
+    def attentions(self) -> dict[int, AttentionSpec]:
+        """Each layer's attention, for layers that have one."""
+        return {block.layer: part for block in self.blocks for part in block.parts if isinstance(part, AttentionSpec)}
 
     @property
     def sliding_window(self) -> int | None:
         """The smallest window of any layer, None if every layer sees everything."""
-        return min((layer.sliding_window for layer in self.layers if layer.sliding_window), default=None)
+        windows = (attention.sliding_window for attention in self.attentions.values())
+        return min((window for window in windows if window), default=None)

@@ -83,17 +83,21 @@ class Weights:
         bounds = ([0], [hidden_size], [2])  # the last block is padded
         return self.graph.op("Slice", rows, *(self.graph.constant(bound, np.int64) for bound in bounds))
 
-    def head(self, x: str, name: str, vocab_size: int, hidden_size: int) -> str:
-        """Logits [B, P, V] in the activations' type; `name` may be the embedding's: then they share its tensor."""
+    def head(self, x: str, name: str, vocab_size: int, hidden_size: int, bias_of: str) -> str:
+        """Logits [B, P, V] in the activations' type; `name` may be the embedding's: then they share its tensor.
+
+        bias_of: the product whose bias is added, where the checkpoint has it.
+        """
         graph, shared = self.graph, self._embedding.get(name)
+        bias = self._fused_bias([bias_of], [vocab_size], bias_of)
         if self.plan.ends != "float":
             if not isinstance(shared, _StoredBlocks):
                 shared = self._store(name, self._read_blocks(name, (vocab_size, hidden_size), self.plan.ends))
-            return self._block_product(x, shared, None)
+            return self._block_product(x, shared, bias)
         table = name if shared else self._table(name, vocab_size, hidden_size)
         # Gemm reads the weight as stored ([V, H]): a tied head needs no transposed copy.
         flat = graph.op("Reshape", x, graph.constant([-1, hidden_size], np.int64))
-        logits = graph.op("Gemm", flat, table, transB=1)
+        logits = graph.op("Gemm", flat, table, *([bias] if bias else []), transB=1)
         leading = graph.op("Shape", x, start=0, end=2)
         shape = graph.op("Concat", leading, graph.constant([vocab_size], np.int64), axis=0)
         return graph.op("Reshape", logits, shape)

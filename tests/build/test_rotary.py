@@ -72,7 +72,7 @@ SCALINGS: dict[str, dict[str, Any]] = {
 
 
 def rotary_of(config: dict[str, Any], max_position: int | None = None) -> RotarySpec:
-    rotary = spec_of(ConfigReader({"model_type": "llama", **SIZES, **config}, max_position)).layers[0].rotary
+    rotary = spec_of(ConfigReader({"model_type": "llama", **SIZES, **config}, max_position)).attentions[0].rotary
     assert rotary is not None
     return rotary
 
@@ -200,7 +200,7 @@ def spec(model_type: str, **config: Any) -> DecoderSpec:
     [
         ({"model_type": "falcon"}, UnsupportedModelError, f"supported; supported: {', '.join(supported())}"),
         ({"model_type": 3}, WeightsError, "model_type=3, not a string"),
-        ({"hidden_act": "relu"}, UnsupportedModelError, "activation 'relu' is not supported; supported: silu"),
+        ({"hidden_act": "mish"}, UnsupportedModelError, "activation 'mish' is not supported; supported: silu"),
         ({"hidden_size": None}, WeightsError, "hidden_size=None, not a positive whole number"),
         ({"num_hidden_layers": -2}, WeightsError, "num_hidden_layers=-2"),
         ({"vocab_size": 2.5}, WeightsError, "vocab_size=2.5"),

@@ -1,18 +1,21 @@
 """One short file per model family, named after its `model_type`: its configuration read into a `DecoderSpec`.
 
-`spec_of` finds the file; the file's `decoder_spec(config)` does the rest.
+`spec_of` finds the file; the file's `decoder_spec(config)` does the rest, and its `stored_form(config)`, if it has one,
+tells how its checkpoints differ from Llama's in names and layout.
 """
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
+from types import ModuleType
 
 from genai.build.architectures.config import ConfigReader
 from genai.build.spec import DecoderSpec
+from genai.build.stored import StoredForm
 from genai.errors import UnsupportedModelError
 
-_SHARED = {"config", "rotary"}
+_SHARED = {"blocks", "config", "rotary"}
 """Files here that are no family."""
 _OTHER_NAMES = {"gemma3_text": "gemma3"}
 """Further `model_type`s that a file reads."""
@@ -26,6 +29,19 @@ def supported() -> tuple[str, ...]:
 
 def spec_of(config: ConfigReader) -> DecoderSpec:
     """The specification of a checkpoint. Raises: UnsupportedModelError, WeightsError for a bad configuration."""
+    spec: DecoderSpec = _family(config).decoder_spec(config)
+    return spec
+
+
+def stored_form_of(config: ConfigReader) -> StoredForm:
+    """How a safetensors checkpoint calls and lays out its tensors. Raises: as `spec_of`."""
+    family = _family(config)
+    form: StoredForm = family.stored_form(config) if hasattr(family, "stored_form") else StoredForm()
+    return form
+
+
+def _family(config: ConfigReader) -> ModuleType:
+    """The file of a checkpoint's family. Raises: UnsupportedModelError."""
     model_type = config.text("model_type")
     if model_type not in supported():
         raise UnsupportedModelError(
@@ -33,6 +49,4 @@ def spec_of(config: ConfigReader) -> DecoderSpec:
             "a Hugging Face folder or a hub id by torch (genai export SOURCE OUT) or mobius (genai build SOURCE -o OUT "
             "--builder mobius)"
         )
-    module = importlib.import_module(f"{__name__}.{_OTHER_NAMES.get(model_type, model_type)}")
-    spec: DecoderSpec = module.decoder_spec(config)
-    return spec
+    return importlib.import_module(f"{__name__}.{_OTHER_NAMES.get(model_type, model_type)}")

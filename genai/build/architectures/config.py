@@ -6,8 +6,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from genai.build.architectures import rotary
+from genai.build.architectures.blocks import PRE_NORM, NormNames, sequential
 from genai.build.source import JSON
-from genai.build.spec import Activation, AttentionSpec, DecoderSpec, RotarySpec
+from genai.build.spec import Activation, AttentionSpec, DecoderSpec, MlpSpec, NormSpec, Part, RotarySpec
 from genai.errors import UnsupportedModelError, WeightsError
 
 _ACTIVATIONS: dict[str, Activation] = {
@@ -15,10 +16,10 @@ _ACTIVATIONS: dict[str, Activation] = {
     "swish": "silu",
     "gelu_pytorch_tanh": "gelu_tanh",
     "gelu_new": "gelu_tanh",
-}
-_BIASES = {
-    "attention_bias": ("q_proj", "k_proj", "v_proj", "o_proj"),
-    "mlp_bias": ("gate_proj", "up_proj", "down_proj"),
+    "gelu_fast": "gelu_tanh",
+    "gelu": "gelu",
+    "relu": "relu",
+    "relu2": "relu2",
 }
 _LAYER_TYPES = ("full_attention", "sliding_attention")
 _MAX_DIMENSION = 2**31
@@ -159,25 +160,42 @@ class ConfigReader:
             head_dim=self.head_dim,
             scale=self.head_dim**-0.5,
             rotary=rotary_spec,
+            biases=self._biases("attention_bias", "q_proj", "k_proj", "v_proj", "o_proj"),
         )
 
-    def decoder(self, layers: Sequence[AttentionSpec]) -> DecoderSpec:
-        """The usual decoder around these layers; architectures change what differs with `dataclasses.replace`."""
+    def mlp(self) -> MlpSpec:
+        """The usual feed-forward network, with a gate."""
+        return MlpSpec(
+            size=self.size("intermediate_size"),
+            activation=self.activation,
+            biases=self._biases("mlp_bias", "gate_proj", "up_proj", "down_proj"),
+        )
+
+    @property
+    def activation(self) -> Activation:
+        """The activation function. Raises: UnsupportedModelError for one that is not known."""
         activation = self._values.get("hidden_activation") or self._values.get("hidden_act") or "silu"
         if not isinstance(activation, str) or activation not in _ACTIVATIONS:
             raise UnsupportedModelError(
                 f"activation {activation!r} is not supported; supported: {', '.join(_ACTIVATIONS)}"
             )
+        return _ACTIVATIONS[activation]
+
+    def decoder(
+        self, attentions: Sequence[Part], mlps: Sequence[Part] | None = None, norms: NormNames = PRE_NORM
+    ) -> DecoderSpec:
+        """The usual decoder of these layers; architectures change what differs with `dataclasses.replace`.
+
+        mlps: what feeds forward in each layer, `mlp()` unless given.
+        """
+        blocks = sequential(attentions, [self.mlp()] * len(attentions) if mlps is None else mlps, norms)
         return DecoderSpec(
             vocab_size=self.size("vocab_size"),
             hidden_size=self.size("hidden_size"),
-            intermediate_size=self.size("intermediate_size"),
             max_position=self.max_position,
-            layers=tuple(layers),
-            norm_eps=self.positive("rms_norm_eps", 1e-6),
+            blocks=blocks,
+            norm=NormSpec(eps=self.positive("rms_norm_eps", 1e-6)),
             is_head_tied=self.flag("tie_word_embeddings"),
-            activation=_ACTIVATIONS[activation],
-            biases=frozenset(name for key, names in _BIASES.items() if self.flag(key) for name in names),
         )
 
     def layer_types(self, default: Sequence[str]) -> list[str]:
@@ -198,6 +216,9 @@ class ConfigReader:
         if not 0 < rotary.finite(key, partial) <= 1:
             raise _wrong(key, partial, "a number above 0, at most 1")
         return int(self.head_dim * rotary.finite(key, partial))
+
+    def _biases(self, key: str, *products: str) -> frozenset[str]:
+        return frozenset(products if self.flag(key) else ())
 
     def _object(self, key: str) -> dict[str, JSON]:
         return _as_object(key, self._values.get(key))

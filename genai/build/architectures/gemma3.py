@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 
+from genai.build.architectures.blocks import SANDWICH_NORM
 from genai.build.architectures.config import ConfigReader
-from genai.build.spec import SANDWICH_NORM, DecoderSpec
+from genai.build.spec import DecoderSpec
 
 
 def decoder_spec(config: ConfigReader) -> DecoderSpec:
@@ -28,10 +29,11 @@ def decoder_spec(config: ConfigReader) -> DecoderSpec:
     nearby = dataclasses.replace(
         everywhere, rotary=config.rotary("sliding_attention", "rope_local_base_freq"), sliding_window=config.window
     )
+    attentions = [nearby if kind == "sliding_attention" else everywhere for kind in _layer_types(config)]
+    decoder = config.decoder(attentions, norms=SANDWICH_NORM)
     return dataclasses.replace(
-        config.decoder([nearby if kind == "sliding_attention" else everywhere for kind in _layer_types(config)]),
-        norms=SANDWICH_NORM,
-        norm_offset=1.0,
+        decoder,
+        norm=dataclasses.replace(decoder.norm, offset=1.0),
         embedding_scale=config.size("hidden_size") ** 0.5,
         logits_softcap=config.optional_positive("final_logit_softcapping"),
         has_wide_residual=True,

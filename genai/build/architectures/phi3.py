@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from genai.build.architectures import mistral
-from genai.build.architectures.config import ConfigReader
+from genai.build.architectures.config import ConfigReader, with_windows
 from genai.build.source import JSON
 from genai.build.spec import DecoderSpec
 
@@ -17,5 +16,8 @@ _DEFAULTS: dict[str, JSON] = {
 
 
 def decoder_spec(config: ConfigReader) -> DecoderSpec:
-    """Mistral's layers from a checkpoint that holds its products fused."""
-    return dataclasses.replace(mistral.decoder_spec(config.with_defaults(_DEFAULTS)), fused_checkpoint=True)
+    """A window on every layer, where the configuration has one, and a checkpoint that holds its products fused."""
+    config = config.with_defaults(_DEFAULTS)
+    attention = dataclasses.replace(config.attention(config.rotary()), is_fused=True)
+    mlp = dataclasses.replace(config.mlp(), is_fused=True)
+    return config.decoder(with_windows(attention, [config.window] * config.num_layers), [mlp] * config.num_layers)

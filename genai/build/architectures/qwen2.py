@@ -10,8 +10,9 @@ from genai.build.spec import DecoderSpec
 
 def decoder_spec(config: ConfigReader) -> DecoderSpec:
     """Llama's layers with the configuration's windows, and biases that no key is needed for."""
-    decoder = config.decoder(with_windows(config.attention(config.rotary()), layer_windows(config)))
-    return dataclasses.replace(decoder, biases=frozenset({"q_proj", "k_proj", "v_proj"}))
+    attention = config.attention(config.rotary())
+    attention = dataclasses.replace(attention, biases=frozenset({"q_proj", "k_proj", "v_proj"}))
+    return config.decoder(with_windows(attention, layer_windows(config)))
 
 
 def layer_windows(config: ConfigReader) -> list[int | None]:

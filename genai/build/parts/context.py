@@ -1,0 +1,134 @@
+"""What the parts of a decoder are written with: types, shared values, and the norms between them.
+
+Functions take and return names of graph values; shapes are in the docstrings.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from genai import contract
+from genai.build.graph import CONTRIB, GraphBuilder
+from genai.build.masks import window_mask
+from genai.build.spec import DecoderSpec, RotarySpec
+from genai.build.weights import Weights
+
+F32 = np.dtype(np.float32)
+FLOAT = int(onnx.TensorProto.FLOAT)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """What the parts of one decoder are written with.
+
+    graph: where to write; dtype, residual: the types of activations and of the residual stream; angles: (cos, sin) by
+    frequencies and masks by window, which layers share.
+    """
+
+    weights: Weights
+    graph: GraphBuilder
+    spec: DecoderSpec
+    dtype: np.dtype[np.generic]
+    residual: np.dtype[np.generic]
+    angles: dict[RotarySpec, tuple[str, str]]
+    masks: dict[int, str]
+
+    @classmethod
+    def build(cls, weights: Weights, spec: DecoderSpec) -> Context:
+        """Write what is computed once for each step."""
+        attentions = spec.attentions.values()
+        rotaries = dict.fromkeys(each.rotary for each in attentions if each.rotary)
+        windows = dict.fromkeys(each.sliding_window for each in attentions if each.sliding_window)
+        return cls(
+            weights=weights,
+            graph=weights.graph,
+            spec=spec,
+            dtype=weights.dtype,
+            residual=F32 if spec.has_wide_residual and weights.dtype == np.float16 else weights.dtype,
+            angles={rotary: rotary_angles(weights, rotary) for rotary in rotaries},
+            masks={window: _window(weights, spec, window) for window in windows},
+        )
+
+
+def scaled(graph: GraphBuilder, x: str, factor: float, dtype: np.dtype[np.generic]) -> str:
+    """`x * factor`, or x itself when the factor is 1."""
+    return x if factor == 1.0 else graph.op("Mul", x, graph.constant(factor, dtype))
+
+
+def softcapped(graph: GraphBuilder, x: str, cap: float | None) -> str:
+    """`cap * tanh(x / cap)` of a float32 value, or x itself without a cap."""
+    if cap is None:
+        return x
+    return scaled(graph, graph.op("Tanh", scaled(graph, x, 1.0 / cap, F32)), cap, F32)
+
+
+def norm(ctx: Context, x: str, name: str, size: int, dtype: np.dtype[np.generic]) -> str:
+    """The decoder's kind of norm over the last dimension of a value of this type, computed in float32.
+
+    `x / rms(x) * (weight + offset)`, or `(x - mean(x)) / std(x) * (weight + offset) + bias`.
+    """
+    kind, scale, bias = ctx.spec.norm, *_norm_weights(ctx, name, size, dtype)
+    if kind.kind == "rms":
+        return ctx.graph.op("RMSNormalization", x, scale, axis=-1, epsilon=kind.eps, stash_type=FLOAT)
+    return ctx.graph.op("LayerNormalization", x, scale, bias, axis=-1, epsilon=kind.eps, stash_type=FLOAT)
+
+
+def _norm_weights(ctx: Context, name: str, size: int, dtype: np.dtype[np.generic]) -> tuple[str, str | None]:
+    """A norm's weight, and its bias where the decoder's kind has one and the checkpoint too."""
+    scale = ctx.weights.vector(f"{name}.weight", size, dtype, offset=ctx.spec.norm.offset)
+    has_bias = ctx.spec.norm.kind == "layer" and ctx.weights.has(f"{name}.bias")
+    return scale, ctx.weights.vector(f"{name}.bias", size, dtype) if has_bias else None
+
+
+def embedding(ctx: Context, name: str) -> str:
+    """The residual stream's beginning [B, T, H]: the tokens' embeddings, scaled."""
+    x = ctx.weights.embedding(contract.INPUT_IDS, name, ctx.spec.vocab_size, ctx.spec.hidden_size)
+    x = ctx.graph.cast(x, ctx.dtype, ctx.residual)
+    return scaled(ctx.graph, x, ctx.spec.embedding_scale, ctx.residual)
+
+
+def block_result(ctx: Context, x: str, norm_name: str | None) -> str:
+    """What a block adds to the residual stream, in its type: the last product, after its norm if it has one."""
+    x = ctx.graph.cast(x, ctx.dtype, ctx.residual)
+    if norm_name is not None:
+        x = norm(ctx, x, norm_name, ctx.spec.hidden_size, ctx.residual)
+    return scaled(ctx.graph, x, ctx.spec.residual_scale, ctx.residual)
+
+
+def add_and_norm(ctx: Context, x: str, delta: str | None, name: str | None) -> tuple[str, str]:
+    """(x + delta, its norm in the activations' type): the residual stream after a block, and what the next one reads.
+
+    Without a delta or a norm that part is left out. One fused node where contrib operators are allowed.
+    """
+    graph, spec = ctx.graph, ctx.spec
+    if delta is not None and name is not None and ctx.residual == ctx.dtype and not ctx.weights.plan.is_standard:
+        scale, bias = _norm_weights(ctx, name, spec.hidden_size, ctx.dtype)
+        kind, inputs = ("SkipSimplifiedLayerNormalization", [scale])
+        if spec.norm.kind == "layer":
+            kind, inputs = ("SkipLayerNormalization", [scale, bias] if bias else [scale])
+        normed, total = graph.op_chosen(
+            kind, x, delta, *inputs, outputs=[True, False, False, True], domain=CONTRIB, epsilon=spec.norm.eps
+        )
+        return total, normed
+    total = x if delta is None else graph.op("Add", x, delta)
+    normed = total if name is None else norm(ctx, total, name, spec.hidden_size, ctx.residual)
+    return total, graph.cast(normed, ctx.residual, ctx.dtype)
+
+
+def rotary_angles(weights: Weights, spec: RotarySpec) -> tuple[str, str]:
+    """cos and sin [B, T, size / 2] of `position_ids`: once per step for all layers with these frequencies."""
+    graph = weights.graph
+    positions = graph.op("Unsqueeze", contract.POSITION_IDS, graph.constant([2], np.int64))
+    positions = graph.op("Cast", positions, to=FLOAT)
+    angles = graph.op("Mul", positions, graph.constant([[spec.inverse_frequencies]], F32))
+    cos, sin = (scaled(graph, graph.op(kind, angles), spec.scale, F32) for kind in ("Cos", "Sin"))
+    return graph.cast(cos, F32, weights.dtype), graph.cast(sin, F32, weights.dtype)
+
+
+def _window(weights: Weights, spec: DecoderSpec, window: int) -> str:
+    graph, cache = weights.graph, contract.key_cache(min(spec.attentions))
+    mask = window_mask(graph, contract.INPUT_IDS, contract.WRITE_INDICES, cache, window)
+    return graph.cast(mask, F32, weights.dtype)

@@ -1,0 +1,46 @@
+"""The feed-forward part: gated or plain."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from genai.build.graph import CONTRIB
+from genai.build.parts.context import F32, Context
+from genai.build.spec import Activation, MlpSpec
+
+
+def finish(ctx: Context, mlp: MlpSpec, x: str, layer: int) -> str:
+    """`down(activation(gate(x)) * up(x))`, or `down(activation(up(x)))` without a gate; [..., H] -> [..., H]."""
+    graph, weights, hidden, size = ctx.graph, ctx.weights, ctx.spec.hidden_size, mlp.size
+    prefix = f"model.layers.{layer}.{mlp.name}"
+    if not mlp.is_gated:
+        inner = activated(ctx, weights.linear(x, [f"{prefix}.up_proj"], [size], hidden), mlp.activation)
+    else:
+        names = [f"{prefix}.gate_up_proj"] if mlp.is_fused else [f"{prefix}.gate_proj", f"{prefix}.up_proj"]
+        fused = weights.linear(x, names, [2 * size // len(names)] * len(names), hidden)
+        gate, up = graph.ops("Split", fused, graph.constant([size, size], np.int64), num_outputs=2, axis=-1)
+        inner = graph.op("Mul", activated(ctx, gate, mlp.activation), up)
+    return weights.linear(inner, [f"{prefix}.down_proj"], [hidden], size)
+
+
+def activated(ctx: Context, x: str, activation: Activation) -> str:
+    """The activation function of a value."""
+    graph = ctx.graph
+    if not ctx.weights.plan.is_standard and activation == "silu":
+        return graph.op("QuickGelu", x, domain=CONTRIB, alpha=1.0)  # x * sigmoid(x): SiLU in one node
+    # Runtimes have float16 kernels for these operators, but not everywhere bfloat16 ones.
+    dtype = ctx.dtype if ctx.dtype in (F32, np.float16) else F32
+    x = graph.cast(x, ctx.dtype, dtype)
+    match activation:
+        case "gelu_tanh":
+            x = graph.op("Gelu", x, approximate="tanh")
+        case "gelu":
+            x = graph.op("Gelu", x)
+        case "relu":
+            x = graph.op("Relu", x)
+        case "relu2":
+            x = graph.op("Relu", x)
+            x = graph.op("Mul", x, x)
+        case "silu":
+            x = graph.op("Mul", x, graph.op("Sigmoid", x))
+    return graph.cast(x, dtype, ctx.dtype)

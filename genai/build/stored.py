@@ -1,0 +1,138 @@
+"""A family's checkpoint under the names and in the layout that every family has here: Llama's.
+
+    transformer.h.0.attn.c_attn.weight  [in, out]   ─►   model.layers.0.self_attn.qkv_proj.weight  [out, in]
+
+A family whose checkpoints differ says how in a `StoredForm` beside its `decoder_spec`; GGUF files are read into the
+same names by tables of their own (`gguf/`).
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from genai.build.source import JSON, BlockWeight, FloatArray, WeightSource
+from genai.errors import WeightsError
+
+_log = logging.getLogger(__name__)
+
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredForm:
+    """How a family's checkpoints call and lay out their tensors.
+
+    outside: beginnings of names, {"transformer.h": "model.layers"}; inside: modules within a layer, or their
+    beginnings, {"attn.c_attn": "self_attn.qkv_proj"}, where `*` is any number; ignored: beginnings of names, and names
+    within a layer, that are left out because the text does not depend on them; transposed: modules of ours, within a
+    layer, that are stored as [in, out]; rows: the order in which a module's stored rows become ours (q, k and v one
+    after the other, for example), for weight and bias alike.
+    """
+
+    outside: Mapping[str, str] = field(default_factory=dict)
+    inside: Mapping[str, str] = field(default_factory=dict)
+    ignored: frozenset[str] = frozenset()
+    transposed: frozenset[str] = frozenset()
+    rows: Mapping[str, Rows] = field(default_factory=dict)
+
+    def our_name(self, stored: str) -> str | None:
+        """Our name of a stored tensor, None for one that is left out."""
+        if _beginning(stored, self.ignored) is not None:
+            return None
+        if (prefix := _beginning(stored, self.outside)) is not None:
+            stored = self.outside[prefix] + stored[len(prefix) :]
+        match = _IN_LAYER.fullmatch(stored)
+        if match is None:
+            return stored
+        layer, module = match.groups()
+        numbers = iter(_NUMBER.findall(module))
+        pattern = _NUMBER.sub("*", module)
+        if _beginning(pattern, self.ignored) is not None:
+            return None
+        if (prefix := _beginning(pattern, self.inside)) is not None:
+            pattern = self.inside[prefix] + pattern[len(prefix) :]
+        return layer + re.sub(r"\*", lambda _: next(numbers), pattern)
+
+
+_IN_LAYER = re.compile(r"(model\.layers\.[0-9]+\.)(.+)")
+_NUMBER = re.compile(r"(?<=\.)[0-9]+(?=\.)")
+
+
+class StoredSource:
+    """A checkpoint in its stored form, read in ours. Raises: WeightsError if two of its tensors get the same name."""
+
+    def __init__(self, source: WeightSource, form: StoredForm) -> None:
+        self._source = source
+        self._form = form
+        self._stored: dict[str, str] = {}
+        left_out = 0
+        for stored in source.names():
+            name = form.our_name(stored)
+            if name is None:
+                left_out += 1
+            elif name in self._stored:
+                raise WeightsError(f"the checkpoint has both {stored!r} and {self._stored[name]!r}: the same weight")
+            else:
+                self._stored[name] = stored
+        if left_out:
+            _log.info("%d tensors of the checkpoint are not part of the text's model, and left out", left_out)
+
+    @property
+    def config(self) -> Mapping[str, JSON]:
+        """The checkpoint's configuration."""
+        return self._source.config
+
+    def names(self) -> Collection[str]:
+        """Our names of its tensors."""
+        return self._stored.keys()
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """A tensor's shape in our layout. Raises: WeightsError."""
+        shape = self._source.shape(self._stored_name(name))
+        return shape[::-1] if self._is_transposed(name) else shape
+
+    def read(self, name: str) -> FloatArray:
+        """A tensor as float32 in our layout. Raises: WeightsError."""
+        array = self._source.read(self._stored_name(name))
+        array = array.T if self._is_transposed(name) else array
+        rows = self._rows(name, len(array))
+        return array if rows is None else array[rows]
+
+    def read_blocks(self, name: str) -> BlockWeight | None:
+        """The tensor's own integer blocks in our layout, None where it has none."""
+        blocks = None if self._is_transposed(name) else self._source.read_blocks(self._stored_name(name))
+        if blocks is None or (rows := self._rows(name, len(blocks.values))) is None:
+            return blocks
+        return blocks.take_rows(rows)
+
+    def _stored_name(self, name: str) -> str:
+        if name not in self._stored:
+            raise WeightsError(f"the checkpoint has no tensor {name!r}")
+        return self._stored[name]
+
+    def _is_transposed(self, name: str) -> bool:
+        return name.endswith(".weight") and _module(name) in self._form.transposed
+
+    def _rows(self, name: str, count: int) -> Rows | None:
+        rows = self._form.rows.get(_module(name))
+        if rows is not None and len(rows) != count:
+            raise WeightsError(f"tensor {self._stored[name]!r} has {count} rows, its configuration says {len(rows)}")
+        return rows
+
+
+def _module(name: str) -> str:
+    """A tensor's module within its layer: `self_attn.qkv_proj`."""
+    match = _IN_LAYER.fullmatch(name)
+    return match[2].rpartition(".")[0] if match else ""
+
+
+def _beginning(name: str, beginnings: Collection[str]) -> str | None:
+    """The longest of these that the name is or begins with, at a dot."""
+    found = [each for each in beginnings if name == each or name.startswith(f"{each}.")]
+    return max(found, key=len, default=None)
