@@ -15,7 +15,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from genai.build.gguf.file import ByteArray, GgufFile
+from genai.build.gguf.file import ByteArray, GgufFile, TensorInfo
 from genai.build.source import BlockWeight, FloatArray
 from genai.errors import WeightsError
 
@@ -38,17 +38,16 @@ class _Format:
     has_offsets: bool = False
 
 
-def read_block_weight(file: GgufFile, name: str) -> BlockWeight | None:
+def read_block_weight(file: GgufFile, info: TensorInfo) -> BlockWeight | None:
     """A matrix as the file's own blocks, or None if it is no matrix or its format has no such form.
 
     Raises: WeightsError if scales or minima are not finite.
     """
-    info = file.info(name)
-    block = block_weight(file.raw(name), info.ggml_type) if len(info.shape) == 2 else None
+    block = block_weight(file.raw(info), info.ggml_type) if len(info.shape) == 2 else None
     if block is None:
         return None
     if not np.isfinite(block.scales).all() or (block.offsets is not None and not np.isfinite(block.offsets).all()):
-        raise WeightsError(f"{file.path} is damaged: tensor {name!r} has scales that are infinite or not numbers")
+        raise WeightsError(f"{file.path} is damaged: tensor {info.name!r} has scales that are infinite or not numbers")
     return block
 
 
@@ -195,6 +194,18 @@ def _iq4_xs(blocks: ByteArray) -> Decoded:
     return _flat(values), _half(blocks, 0) * scales, None
 
 
+_FP4_LEVELS: npt.NDArray[np.uint8] = (
+    np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12]) + _ZERO_8
+).astype(np.uint8)
+"""Twice the numbers of FP4 (E2M1), so that all are whole."""
+
+
+def _mxfp4(blocks: ByteArray) -> Decoded:
+    # 2 ** (e - 127) / 2 as ggml reads it: the levels are twice as large. The smallest two are subnormal.
+    scales = np.ldexp(np.float32(1), blocks[:, :1].astype(np.int32) - 128)
+    return _FP4_LEVELS[_flat(_nibbles(blocks[:, 1:]))], scales, None
+
+
 BLOCK_FORMATS: dict[str, _Format] = {
     "Q4_0": _Format(bits=4, block_size=32, elements=32, nbytes=18, decode=_q4_0),
     "Q4_1": _Format(bits=4, block_size=32, elements=32, nbytes=20, decode=_q4_1, has_offsets=True),
@@ -208,5 +219,6 @@ BLOCK_FORMATS: dict[str, _Format] = {
     "Q6_K": _Format(bits=8, block_size=16, elements=256, nbytes=210, decode=_q6_k),
     "IQ4_NL": _Format(bits=8, block_size=32, elements=32, nbytes=18, decode=_iq4_nl),
     "IQ4_XS": _Format(bits=8, block_size=32, elements=256, nbytes=136, decode=_iq4_xs),
+    "MXFP4": _Format(bits=8, block_size=32, elements=32, nbytes=17, decode=_mxfp4),
 }
 """Formats whose blocks have an exact integer form, by name; all others are read as float32."""

@@ -55,6 +55,26 @@ class TensorInfo:
     offset: int
     nbytes: int
 
+    def rows(self, start: int, stop: int) -> TensorInfo:
+        """Where a stretch of the first axis lies. Raises: WeightsError if there is none, or it is no whole blocks."""
+        is_whole = len(self.shape) > 1 or self.ggml_type in _PLAIN_TYPES
+        if not 0 <= start < stop <= self.shape[0] or not is_whole:
+            raise WeightsError(f"tensor {self.name!r} of {self.shape} ({self.ggml_type}) has no part {start}:{stop}")
+        each = self.nbytes // self.shape[0]
+        return replace(
+            self,
+            name=f"{self.name}[{start}:{stop}]",
+            shape=(stop - start, *self.shape[1:]),
+            offset=self.offset + start * each,
+            nbytes=each * (stop - start),
+        )
+
+    def item(self, index: int) -> TensorInfo:
+        """Where one tensor of a stack lies: `tensor[index]`. Raises: WeightsError if there is none."""
+        if len(self.shape) < 2:
+            raise WeightsError(f"tensor {self.name!r} of {self.shape} is no stack")
+        return replace(self.rows(index, index + 1), name=f"{self.name}[{index}]", shape=self.shape[1:])
+
 
 class GgufFile(contextlib.AbstractContextManager["GgufFile"]):
     """An open GGUF file: `metadata` and `tensors` are in memory, tensor data is mapped and read on demand.
@@ -93,22 +113,28 @@ class GgufFile(contextlib.AbstractContextManager["GgufFile"]):
         except KeyError:
             raise WeightsError(f"{self.path}: no tensor {name!r} in this file") from None
 
-    def raw(self, name: str) -> ByteArray:
-        """A tensor's bytes as [rows, bytes per row], read-only, sharing memory with the file."""
-        info = self.info(name)
+    def raw(self, tensor: str | TensorInfo) -> ByteArray:
+        """The bytes of a tensor, or of a part of one, as [rows, bytes per row]: read-only, the file's own memory."""
+        info = self._located(tensor)
         if self._map is None:
             raise WeightsError(f"{self.path}: the file is closed")
         flat = np.frombuffer(self._map, dtype=np.uint8, count=info.nbytes, offset=info.offset)
         return flat.reshape(math.prod(info.shape[:-1]), -1)
 
-    def read(self, name: str) -> FloatArray:
-        """A tensor as float32, dequantized. Raises: WeightsError, UnsupportedModelError for an unknown block format."""
-        info = self.info(name)
-        raw = self.raw(name)
+    def read(self, tensor: str | TensorInfo) -> FloatArray:
+        """A tensor, or a part of one, as float32, dequantized.
+
+        Raises: WeightsError, UnsupportedModelError for an unknown block format.
+        """
+        info = self._located(tensor)
+        raw = self.raw(info)
         if info.ggml_type in _PLAIN_TYPES:
             with np.errstate(over="ignore", invalid="ignore"):
                 return raw.reshape(-1).view(_PLAIN_TYPES[info.ggml_type]).astype(np.float32).reshape(info.shape)
         return self._dequantized(info, raw.reshape(-1)).reshape(info.shape)
+
+    def _located(self, tensor: str | TensorInfo) -> TensorInfo:
+        return tensor if isinstance(tensor, TensorInfo) else self.info(tensor)
 
     def _dequantized(self, info: TensorInfo, raw: ByteArray) -> FloatArray:
         from gguf.quants import dequantize

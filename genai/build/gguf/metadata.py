@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from genai.build.gguf.file import GgufFile, MetadataValue
+from genai.build.gguf.file import GgufFile, MetadataValue, NumberArray
 from genai.build.source import JSON
 from genai.errors import UnsupportedModelError, WeightsError
 
@@ -25,7 +25,6 @@ _CHANGES_THE_MODEL = (
     "expert_count",
     "final_logit_softcapping",
     "logit_scale",
-    "nextn_predict_layers",
     "residual_scale",
     "rope.dimension_sections",
 )
@@ -34,12 +33,14 @@ _CHANGES_THE_MODEL = (
 class ArchitectureMetadata:
     """The metadata under a file's architecture; keys are given without that prefix.
 
-    Every reader raises WeightsError for a value of the wrong kind, with the file and the full key.
+    Every reader raises WeightsError for a value of the wrong kind, with the file and the full key. Those of one value
+    refuse a list whose values differ, `by_layer` aside: there they give the largest.
     """
 
-    def __init__(self, file: GgufFile, arch: str) -> None:
+    def __init__(self, file: GgufFile, arch: str, *, by_layer: frozenset[str] = frozenset()) -> None:
         self.path = file.path
         self.arch = arch
+        self.by_layer = by_layer
         self._file = file
 
     def value(self, key: str) -> MetadataValue | None:
@@ -57,6 +58,27 @@ class ArchitectureMetadata:
     def optional_size(self, key: str) -> int | None:
         """A positive whole number, None if the key is missing or 0."""
         return None if self._uniform(key) in (None, 0) else self.size(key)
+
+    def sizes(self, key: str, default: int | None = None) -> list[int]:
+        """A whole number, 0 allowed, for each layer: from a list of one per block, or one number for all of them."""
+        value = self.value(key)
+        value = default if value is None else value
+        found: Sequence[object]
+        found = self._by_layer(key, value) if isinstance(value, np.ndarray) else [value] * self.num_layers
+        for size in found:
+            if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= _MAX_SIZE:
+                raise self._bad(key, size, "a whole number, or a list of one per layer")
+        return [int(size) for size in found if isinstance(size, int)]
+
+    def flags(self, key: str) -> list[bool] | None:
+        """True or False for each layer, from a list; None if the key is missing or holds no list."""
+        value = self.value(key)
+        if not isinstance(value, np.ndarray):
+            return None
+        found = self._by_layer(key, value)
+        if value.dtype != np.bool_:
+            raise self._bad(key, value.tolist()[:8], f"{self.num_layers} flags")
+        return [bool(flag) for flag in found]
 
     def number(self, key: str, default: float | None = None) -> float:
         """A finite number; the default stands in for a missing key."""
@@ -93,14 +115,29 @@ class ArchitectureMetadata:
 
     @property
     def num_layers(self) -> int:
-        """Layers. Raises: WeightsError unless the file has tensors for exactly that many."""
-        claimed = self.size("block_count")
-        present = {int(match[1]) for name in self._file.tensors if (match := _LAYER.match(name))}
-        if len(present) != claimed or max(present, default=0) != claimed - 1:
+        """Layers of the model itself: blocks, less those at the end that predict further tokens (`nextn`).
+
+        Raises: WeightsError unless the file has tensors for exactly that many.
+        """
+        claimed, num_nextn = self.size("block_count"), self.optional_size("nextn_predict_layers") or 0
+        present, predicting = set(), set()
+        for name in self._file.tensors:
+            if match := _LAYER.match(name):
+                present.add(int(match[1]))
+                if name.startswith("nextn.", match.end()):
+                    predicting.add(int(match[1]))
+        if predicting and predicting != set(range(claimed - num_nextn, claimed)):
+            raise WeightsError(
+                f"{self.path}: blocks {sorted(predicting)[:8]} predict further tokens, but nextn_predict_layers is "
+                f"{num_nextn} of {claimed} blocks"
+            )
+        # Converters leave such blocks out, or count them and leave them out, or write them.
+        counts = {claimed} if predicting else {claimed, claimed - num_nextn}
+        if len(present) not in counts or max(present, default=0) != len(present) - 1 or present == predicting:
             raise WeightsError(
                 f"{self.path}: {self.arch}.block_count is {claimed}, but there are tensors for {len(present)} layers"
             )
-        return claimed
+        return len(present) - len(predicting)
 
     @property
     def hidden_size(self) -> int:
@@ -127,13 +164,11 @@ class ArchitectureMetadata:
 
     def layer_types(self, default_period: int) -> list[JSON]:
         """Which layers use the window: all but every n-th one, or as a list in the file says."""
-        count, pattern = self.num_layers, self.value("attention.sliding_window_pattern")
+        count = self.num_layers
         if self.window() is None:
             return ["full_attention"] * count
-        if isinstance(pattern, np.ndarray):
-            if pattern.dtype != np.bool_ or pattern.size != count:
-                raise self._bad("attention.sliding_window_pattern", pattern.tolist()[:8], f"{count} flags")
-            return ["sliding_attention" if slides else "full_attention" for slides in pattern.tolist()]
+        if (slides := self.flags("attention.sliding_window_pattern")) is not None:
+            return ["sliding_attention" if layer_slides else "full_attention" for layer_slides in slides]
         period = self.size("attention.sliding_window_pattern", default_period)
         return ["full_attention" if (layer + 1) % period == 0 else "sliding_attention" for layer in range(count)]
 
@@ -184,10 +219,20 @@ class ArchitectureMetadata:
         value = self.value(key)
         if not isinstance(value, np.ndarray):
             return value
+        if key in self.by_layer:
+            largest: int = max(self.sizes(key))
+            return largest
         if value.size == 0 or (value != value[0]).any():
             raise UnsupportedModelError(f"{self.path}: {self.arch}.{key} differs from layer to layer")
         number: bool | int | float = value[0].item()
         return number
+
+    def _by_layer(self, key: str, values: NumberArray) -> Sequence[object]:
+        """A list's values for the model's own layers; it has one per block, whether or not those predict more."""
+        if values.size not in (self.num_layers, self.size("block_count")):
+            raise self._bad(key, values.tolist()[:8], f"{self.num_layers} flags or numbers, one per layer")
+        chosen: list[object] = values[: self.num_layers].tolist()
+        return chosen
 
     def _bad(self, key: str, value: object, wanted: str) -> WeightsError:
         what = "is missing" if value is None else f"is {_shown(value)!r}"

@@ -58,7 +58,8 @@ def tensor_name(arch: str, gguf_name: str) -> str | None:
     match = _LAYER_NAME.fullmatch(gguf_name)
     if match and (name := _named(known.layer, match[2])):
         return f"model.layers.{match[1]}.{name}"
-    reason = "mixtures of experts are not supported" if _EXPERTS.search(gguf_name) else "not part of that architecture"
+    is_of_experts = _EXPERTS.search(gguf_name) and not known.has_experts
+    reason = "mixtures of experts are not supported" if is_of_experts else "not part of that architecture"
     raise UnsupportedModelError(f"tensor {gguf_name!r} in an {arch!r} file: {reason}")
 
 
@@ -103,7 +104,7 @@ def config_from_gguf(file: GgufFile) -> dict[str, JSON]:
     """
     arch = architecture_of(file)
     known = architectures()[arch]
-    metadata = ArchitectureMetadata(file, arch)
+    metadata = ArchitectureMetadata(file, arch, by_layer=known.by_layer)
     metadata.refuse_unhandled(known.reads)
     config = (
         metadata.common() | {"model_type": known.model_type} | rotary_config(file, metadata) | known.extras(metadata)

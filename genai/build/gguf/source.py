@@ -10,7 +10,8 @@ import numpy as np
 
 from genai.build.gguf import names
 from genai.build.gguf.blocks import read_block_weight
-from genai.build.gguf.file import GgufFile
+from genai.build.gguf.file import GgufFile, TensorInfo
+from genai.build.gguf.tensors import named_tensors
 from genai.build.source import JSON, BlockWeight, FloatArray
 from genai.errors import UnsupportedModelError, WeightsError
 
@@ -18,6 +19,7 @@ from genai.errors import UnsupportedModelError, WeightsError
 class GgufSource(AbstractContextManager["GgufSource"]):
     """A GGUF file under Hugging Face names and conventions.
 
+    Experts that the file holds stacked have a name each, see `tensors.py`; one is read without the others.
     path: the file; config: the keys of Hugging Face's `config.json`, see `names.config_from_gguf`; metadata: all of the
     file's metadata under its own keys (`tokenizer.ggml.tokens`, `tokenizer.chat_template`, …).
     Raises: ModelNotFoundError, WeightsError, UnsupportedModelError.
@@ -29,7 +31,7 @@ class GgufSource(AbstractContextManager["GgufSource"]):
         try:
             _refuse_parts(self._file)
             self._arch = names.architecture_of(self._file)
-            self._stored = _stored_names(self._file, self._arch)
+            self._tensors = named_tensors(self._file, self._arch)
             self.config: Mapping[str, JSON] = names.config_from_gguf(self._file)
         except BaseException:
             self._file.close()
@@ -44,15 +46,15 @@ class GgufSource(AbstractContextManager["GgufSource"]):
 
     def names(self) -> Collection[str]:
         """Every tensor's name, in the file's order."""
-        return self._stored.keys()
+        return self._tensors.keys()
 
     def shape(self, name: str) -> tuple[int, ...]:
         """A tensor's shape without reading its data. Raises: WeightsError if it is missing."""
-        return self._file.info(self._stored_name(name)).shape
+        return self._place(name).shape
 
     def read(self, name: str) -> FloatArray:
         """A tensor as float32, [out, in] for matrices. Raises: WeightsError if it is missing or damaged."""
-        weight = self._file.read(self._stored_name(name))
+        weight = self._file.read(self._place(name))
         if offset := names.norm_offset(self._arch, name):
             weight -= np.float32(offset)
         heads = names.paired_heads(self._arch, name, self.config)
@@ -60,25 +62,17 @@ class GgufSource(AbstractContextManager["GgufSource"]):
 
     def read_blocks(self, name: str) -> BlockWeight | None:
         """The tensor's own integer blocks, exact, or None if the file does not hold it so."""
-        block = read_block_weight(self._file, self._stored_name(name))
+        block = read_block_weight(self._file, self._place(name))
         heads = names.paired_heads(self._arch, name, self.config)
         if block is None or heads is None:
             return block
         return block.take_rows(names.unpaired_rows(len(block.values), heads))
 
-    def _stored_name(self, name: str) -> str:
+    def _place(self, name: str) -> TensorInfo:
         try:
-            return self._stored[name]
+            return self._tensors[name]
         except KeyError:
             raise WeightsError(f"{self.path}: no tensor {name!r} in this file") from None
-
-
-def _stored_names(file: GgufFile, arch: str) -> dict[str, str]:
-    try:
-        named = {names.tensor_name(arch, stored): stored for stored in file.tensors}
-    except UnsupportedModelError as error:
-        raise UnsupportedModelError(f"{file.path}: {error}") from None
-    return {name: stored for name, stored in named.items() if name is not None}
 
 
 def _refuse_parts(file: GgufFile) -> None:

@@ -17,11 +17,12 @@ FORMS = {
     "Q4_0": (4, 32, False), "Q4_1": (4, 32, True), "Q5_0": (8, 32, False), "Q5_1": (8, 32, True),
     "Q8_0": (8, 32, False), "Q2_K": (4, 16, True), "Q3_K": (4, 16, False), "Q4_K": (4, 32, True),
     "Q5_K": (8, 32, True), "Q6_K": (8, 16, False), "IQ4_NL": (8, 32, False), "IQ4_XS": (8, 32, False),
+    "MXFP4": (8, 32, False),
 }  # fmt: skip
 # Where each format keeps its float16 numbers, in bytes from the start of a block.
 HALVES = {
     "Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2), "Q8_0": (0,), "Q2_K": (80, 82), "Q3_K": (108,),
-    "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,), "IQ4_NL": (0,), "IQ4_XS": (0,),
+    "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,), "IQ4_NL": (0,), "IQ4_XS": (0,), "MXFP4": (),
 }  # fmt: skip
 
 
@@ -29,6 +30,8 @@ def random_blocks(name: str, rows: int, blocks_per_row: int) -> np.ndarray:
     """Random bytes with scales and minima that a real file could have."""
     _, nbytes = GGML_QUANT_SIZES[GGMLQuantizationType[name]]
     raw = RNG.integers(0, 256, (rows * blocks_per_row, nbytes), dtype=np.uint8)
+    if name == "MXFP4":
+        raw[:, 0] = RNG.integers(0, 251, len(raw))  # 12 times a larger scale is no float32
     for start in HALVES[name]:
         numbers = RNG.standard_normal((len(raw), 1)).astype(np.float16)
         raw[:, start : start + 2] = numbers.view(np.uint8).reshape(-1, 2)
@@ -93,8 +96,8 @@ def test_formats_without_an_integer_form_and_vectors_have_none(tmp_path: Path) -
     writer.write_tensors_to_file()
     writer.close()
     with GgufFile(tmp_path / "m.gguf") as file:
-        assert read_block_weight(file, "vector") is None
-        assert read_block_weight(file, "float") is None
+        assert read_block_weight(file, file.info("vector")) is None
+        assert read_block_weight(file, file.info("float")) is None
 
 
 @pytest.mark.parametrize("number", [np.inf, np.nan])
@@ -109,7 +112,7 @@ def test_scales_that_are_no_numbers_are_refused(tmp_path: Path, start: int, numb
     writer.write_tensors_to_file()
     writer.close()
     with GgufFile(tmp_path / "m.gguf") as file, pytest.raises(WeightsError, match="'t' has scales"):
-        read_block_weight(file, "t")
+        read_block_weight(file, file.info("t"))
 
 
 @pytest.mark.slow
@@ -117,7 +120,7 @@ def test_real_files(smollm2_gguf: Path, gemma_gguf: Path) -> None:
     for path in (smollm2_gguf, gemma_gguf):
         with GgufFile(path) as file:
             for name, info in file.tensors.items():
-                block = read_block_weight(file, name)
+                block = read_block_weight(file, info)
                 assert (block is not None) == (info.ggml_type != "F32")
                 if block is None or info.shape[0] > 10_000:
                     continue

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,24 +21,15 @@ ARCHITECTURES = {
 """
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder whose modules belong to the tables too."""
-    monkeypatch.setattr(tables, "__path__", [*tables.__path__, str(tmp_path)])
-    tables.architectures.cache_clear()
-    yield tmp_path
-    tables.architectures.cache_clear()
-
-
-def test_a_file_in_the_folder_is_an_architecture(folder: Path) -> None:
-    (folder / "newcomer_of_tests.py").write_text(NEWCOMER.replace("{arch}", "newcomer"))
+def test_a_file_in_the_folder_is_an_architecture(tables_folder: Path) -> None:
+    (tables_folder / "newcomer_of_tests.py").write_text(NEWCOMER.replace("{arch}", "newcomer"))
     assert names.tensor_name("newcomer", "blk.3.attn_q.bias") == "model.layers.3.self_attn.q_proj.bias"
     assert names.tensor_name("newcomer", "blk.0.attn_sinks.weight") == "model.layers.0.self_attn.sinks"
     assert names.tensor_name("newcomer", "blk.0.exp_probs_b.bias") == "model.layers.0.mlp.correction"
     assert names.tensor_name("newcomer", "token_embd_norm.weight") == "model.embedding_norm.weight"
 
 
-def test_no_architecture_stands_in_two_files(folder: Path) -> None:
-    (folder / "twice_in_tests.py").write_text(NEWCOMER.replace("{arch}", "llama"))
+def test_no_architecture_stands_in_two_files(tables_folder: Path) -> None:
+    (tables_folder / "twice_in_tests.py").write_text(NEWCOMER.replace("{arch}", "llama"))
     with pytest.raises(AssertionError, match=r"twice_in_tests has \['llama'\] again"):
         tables.architectures()

@@ -43,7 +43,9 @@ class Architecture:
     model_type: Hugging Face's; layer: names inside a layer, top: names outside of layers, each without ".weight" or
     ".bias", or with it where only that one tensor is meant ("attn_sinks.weight": "self_attn.sinks").
     extras: configuration keys beyond the common ones (they replace common ones).
-    reads: metadata keys that would change other models, but are handled here.
+    reads: metadata keys that would change other models, but are handled here; by_layer: keys whose values differ from
+    layer to layer in such files: the common configuration has the largest, extras say more.
+    has_experts: files hold stacks of experts, which get names of their own (`tensors.py`).
     """
 
     model_type: str
@@ -53,3 +55,5 @@ class Architecture:
     has_paired_heads: bool = False
     norm_offset: float = 0.0
     reads: frozenset[str] = frozenset()
+    by_layer: frozenset[str] = frozenset()
+    has_experts: bool = False
