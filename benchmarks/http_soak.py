@@ -37,7 +37,7 @@ from benchmarks.hf_folder import write_hf_folder
 from benchmarks.http_load import Question, answered, likeness, questions
 from benchmarks.soak import inject_failures
 from genai import models
-from genai.config import ModelConfig
+from genai.inspect import inspect
 from genai.progress import Progress
 
 MODEL = "smollm2-135m-instruct"
@@ -89,7 +89,7 @@ def serve(package: str, port: int) -> None:
         inject_failures(loaded.llm, failures=FAILURES, surprises=0, checks=CHECKS)
         return loaded
 
-    bytes_per_token = ModelConfig.read(Path(package)).cache_bytes_per_token
+    bytes_per_token = inspect(Path(package)).cache_bytes_per_token
     engine = {
         "max_batch": MAX_BATCH,
         "max_seq_len": MAX_SEQ_LEN,

@@ -29,6 +29,7 @@ import numpy as np
 from benchmarks.measure import interleaved, paired_ratio
 from benchmarks.results import markdown_table
 from genai.config import EngineConfig
+from genai.contract import uniform_caches
 from genai.decoding.sampler import Sampler, choose
 from genai.engine.engine import Engine
 from genai.engine.loop import EngineLoop
@@ -70,7 +71,9 @@ class ScriptedRunner:
     score_chunk = 1
 
     def __init__(self, num_rows: int, seconds: float) -> None:
-        self.cache = KVCache(CacheShape(num_buffers=2, kv_size=1, dtype="float32"), 2**17, CpuProvider(EngineConfig()))
+        self.cache = KVCache(
+            CacheShape(caches=uniform_caches(1, 1), dtype="float32"), 2**17, CpuProvider(EngineConfig())
+        )
         self.logits = self
         self.runs: list[tuple[float, float, int]] = []  # since the last prompt: begun, processor time, tokens
         self.num_runs = 0

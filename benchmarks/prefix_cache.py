@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from genai.config import EngineConfig
+from genai.contract import uniform_caches
 from genai.engine.prefix_cache import BLOCK_SIZE, PrefixCache
 from genai.engine.request import ModelLimits, Request, job_of
 from genai.engine.rows import Rows, row_of
@@ -26,8 +27,8 @@ from genai.runtime.cache import CacheShape, KVCache
 from genai.runtime.providers.cpu import CpuProvider
 
 SHAPES = {
-    "few layers": CacheShape(num_buffers=8, kv_size=32, dtype="float32"),
-    "many layers": CacheShape(num_buffers=64, kv_size=4, dtype="float32"),
+    "few layers": CacheShape(caches=uniform_caches(4, 32), dtype="float32"),
+    "many layers": CacheShape(caches=uniform_caches(32, 4), dtype="float32"),
 }
 """A kilobyte a token each: what differs is into how many pieces it falls."""
 
@@ -47,15 +48,15 @@ def measure(shape: CacheShape, num_tokens: int) -> dict[str, float]:
     """Seconds of each, for a prompt of its own."""
     tokens = [random.randrange(100_000) for _ in range(num_tokens)]
     cache = KVCache(shape, num_tokens + 1024, CpuProvider(EngineConfig()))
-    rows = Rows(cache, PrefixCache(b"", shape.slot_bytes, shape.num_buffers, num_tokens * shape.bytes_per_token))
+    rows = Rows(cache, PrefixCache(b"", shape.slot_bytes, num_tokens * shape.bytes_per_token))
     first, again = text_of(tokens), text_of([*tokens, 1, 1])
     rows.give(first)
     assert first.row is not None, "it has just been given"
-    noise = np.random.default_rng(0).integers(0, 256, num_tokens * shape.slot_bytes, dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, num_tokens * shape.slot_bytes[0], dtype=np.uint8)
     cache.free(first.row)
-    first.row = cache.import_row([noise] * shape.num_buffers, num_tokens)
+    first.row = cache.import_row([noise] * len(shape.caches), num_tokens)
     first.num_computed = num_tokens
-    buffers = [np.zeros_like(noise) for _ in range(shape.num_buffers)]
+    buffers = [np.zeros_like(noise) for _ in shape.caches]
     result = {
         "copy": timed(lambda: [np.copyto(buffer, noise) for buffer in buffers]),
         "put": timed(lambda: rows.remember(first)),

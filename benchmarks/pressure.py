@@ -26,9 +26,11 @@ import genai
 from benchmarks.engine import settings
 from benchmarks.measure import interleaved, paired_ratio
 from genai.config import EngineConfig
+from genai.contract import uniform_caches
 from genai.engine.request import Request
 from genai.engine.sequence import Sequence as Text
 from genai.errors import GenAIError
+from genai.inspect import inspect
 from genai.llm.llm import LLM
 from genai.runtime.cache import CacheShape, KVCache
 from genai.runtime.providers.cpu import CpuProvider
@@ -64,7 +66,7 @@ class Ragged:
 
     def _model(self, num_slots: int) -> LLM:
         with LLM(self._package, EngineConfig(device="cpu", max_batch=1, max_seq_len=64)) as llm:
-            num_bytes = num_slots * llm.config.cache_bytes_per_token
+            num_bytes = num_slots * inspect(llm.path).cache_bytes_per_token
         return LLM(
             self._package,
             EngineConfig(device="cpu", max_batch=NUM_TEXTS, max_seq_len=1024, kv_cache_bytes=num_bytes),
@@ -185,7 +187,7 @@ def line(llm: LLM, num_prompts: int) -> Row:
 def rows(rounds: int) -> Row:
     """Rows of 1,024 tokens that grow past their capacity, all in one step."""
     row: Row = {}
-    shape = CacheShape(num_buffers=4, kv_size=32, dtype="float32")
+    shape = CacheShape(caches=uniform_caches(2, 32), dtype="float32")
     for num_rows in (64, 128, 256):
         planning, growing = [], []
         for _ in range(rounds):

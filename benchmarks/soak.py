@@ -28,6 +28,7 @@ from genai.engine.request import Request
 from genai.engine.sequence import Sequence
 from genai.engine.streams import Stream, Streams
 from genai.errors import GenAIError, GraphRunError
+from genai.inspect import inspect
 from genai.llm.llm import LLM
 from genai.llm.results import Chunk
 from genai.llm.writer import JobWriter, TextWriter
@@ -170,7 +171,7 @@ async def soak(llm: LLM, seconds: float, num_clients: int) -> tuple[Load, list[i
 def load_model(model: str) -> LLM:
     """With an arena that is too small, and a prefix cache that is soon full, so that memory should be flat."""
     with genai.load(model, max_batch=1, max_seq_len=64) as llm:
-        kv_cache_bytes = NUM_SLOTS * llm.config.cache_bytes_per_token
+        kv_cache_bytes = NUM_SLOTS * inspect(llm.path).cache_bytes_per_token
     return genai.load(model, max_batch=8, max_seq_len=256, kv_cache_bytes=kv_cache_bytes, prefix_cache_bytes=16 * 2**20)
 
 

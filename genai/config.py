@@ -21,11 +21,13 @@ PRECISIONS: tuple[Precision, ...] = ("auto", "f32", "f16", "bf16", "int8", "int4
 Device = Literal["auto", "cpu", "cuda"]
 DEVICES: tuple[Device, ...] = ("auto", "cpu", "cuda")
 
-MODEL_FILE, CONFIG_FILE = "model.onnx", "genai.json"
-"""A package's graph, and what this module reads of it."""
+MODEL_FILE, CONFIG_FILE, ROW_START_FILE = "model.onnx", "genai.json", "row_start.bin"
+"""A package's graph, what this module reads of it, and the bytes with which each row begins, if it has any."""
 
 CONTRACT_VERSION = 1
-"""Raised when a package built by an older version can no longer be run."""
+"""What a graph follows whose layers all have caches of one width (`genai/contract.py`)."""
+CONTRACT_BY_LAYER = 2
+"""What others follow, which have caches by layer or reserved slots: runtimes that know version 1 alone refuse them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,8 +93,9 @@ class Provenance:
 class ModelConfig:
     """A model package's `genai.json`: what the runtime has to know beside the graph.
 
-    max_position: longest sequence the graph was built for; kv_size: elements of K (or V) per token and layer,
-    `num_kv_heads * head_dim`; generation: the model's own generation defaults (`GenerationConfig.updated` options).
+    max_position: longest sequence the graph was built for; num_kv_heads, head_dim: the first layer's where layers
+    differ (what the caches are is the graph's to say); generation: the model's own generation defaults
+    (`GenerationConfig.updated` options); reserved_slots: 0, or 1 if each row begins with the bytes of `row_start.bin`.
     """
 
     contract_version: int
@@ -111,20 +114,21 @@ class ModelConfig:
     sliding_window: int | None = None
     generation: Mapping[str, int | float | bool] = field(default_factory=dict)
     provenance: Provenance
+    reserved_slots: int = 0
 
-    @property
-    def kv_size(self) -> int:
-        """Elements of K, and of V, that one token takes in one layer."""
-        return self.num_kv_heads * self.head_dim
-
-    @property
-    def cache_bytes_per_token(self) -> int:
-        """Bytes of K and V that one token takes in all layers."""
-        return 2 * self.num_layers * self.kv_size * (4 if self.cache_dtype == "float32" else 2)
+    def __post_init__(self) -> None:
+        most = 0 if self.contract_version == CONTRACT_VERSION else 1
+        if not 0 <= self.reserved_slots <= most:
+            raise ValueError(
+                f"reserved_slots={self.reserved_slots}: at most {most} in contract {self.contract_version}"
+            )
 
     def write(self, folder: Path) -> None:
         """Write `genai.json` into a package folder."""
-        text = json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False)
+        data = dataclasses.asdict(self)
+        if self.contract_version == CONTRACT_VERSION:
+            del data["reserved_slots"]  # older runtimes do not know it
+        text = json.dumps(data, indent=2, ensure_ascii=False)
         (folder / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
 
     @classmethod
@@ -139,9 +143,10 @@ class ModelConfig:
             if not isinstance(data, dict):
                 raise TypeError("not a JSON object")
             version = data.get("contract_version")
-            if version != CONTRACT_VERSION:
+            if version not in (CONTRACT_VERSION, CONTRACT_BY_LAYER):
                 raise ContractError(
-                    f"{path}: contract version {version}, this runtime reads {CONTRACT_VERSION}; build it again"
+                    f"{path}: contract version {version}, this runtime reads {CONTRACT_VERSION} and "
+                    f"{CONTRACT_BY_LAYER}; build it again"
                 )
             data["eos_token_ids"] = tuple(data["eos_token_ids"])
             data["provenance"] = Provenance(**data["provenance"])

@@ -8,21 +8,31 @@ One ONNX graph (opset 24) serves prefill, decoding, verification of drafts and s
     write_indices          [B]              int64    where each row's new tokens go in its cache (TensorScatter)
     nonpad_kv_seqlen       [B]              int64    valid entries after this write = write_indices + T (Attention)
     logits_positions       [B, P]           int64    which of the T positions get logits
-    key_cache.{i}          [B, S, Hkv*D]    float    layer i's keys, S = capacity of a row
-    value_cache.{i}        [B, S, Hkv*D]    float    layer i's values
+    key_cache.{i}          [B, S, width]    float    layer i's keys, S = capacity of a row
+    value_cache.{i}        [B, S, width]    float    layer i's values
 
     output                 shape            type
     logits                 [B, P, V]        float32
     updated_key_cache.{i}  as its input              bound to the same memory as its input
     updated_value_cache.{i}                          the same
 
-`[B, S, Hkv*D]` is deliberate: every row, and every prefix of a row, is one contiguous block of memory.
+`[B, S, width]` is deliberate: every row, and every prefix of a row, is one contiguous block of memory. A width is heads
+times their size; it may be another in each layer, and for keys and values. A layer has no value cache where its keys
+are its values, too, and none at all where it reads another layer's; at least one layer has a cache.
+
+The first slots of a row may be *reserved*: they hold bytes that come with the package, not with tokens (an attention
+sink's key, say). Then the tokens lie behind them, and
+
+    write_indices = tokens that the row holds + reserved slots       position_ids count tokens
+
+Graphs whose layers all have both caches, all of one width, and no reserved slots, are contract 1; others contract 2.
 Nothing else in the project spells these names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from genai.errors import ContractError
@@ -42,6 +52,26 @@ BATCH, TOKENS, POSITIONS, CAPACITY = "B", "T", "P", "S"
 
 CACHE_DTYPES = ("float32", "float16", "bfloat16")
 
+_CACHE_NAME = re.compile(r"(key|value)_cache\.(0|[1-9][0-9]*)")
+
+
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """One cache of a graph: its input's name, and how many elements a token takes in it."""
+
+    name: str
+    width: int
+
+    @property
+    def layer(self) -> int:
+        """The layer that writes it."""
+        return int(self.name.rpartition(".")[2])
+
+    @property
+    def is_key(self) -> bool:
+        """Whether it holds keys."""
+        return self.name == key_cache(self.layer)
+
 
 def key_cache(layer: int) -> str:
     """Name of a layer's key cache input."""
@@ -58,9 +88,19 @@ def updated(cache_name: str) -> str:
     return f"updated_{cache_name}"
 
 
-def cache_names(num_layers: int) -> tuple[str, ...]:
-    """All cache inputs, keys and values of each layer in turn."""
-    return tuple(name for layer in range(num_layers) for name in (key_cache(layer), value_cache(layer)))
+def uniform_caches(num_layers: int, width: int) -> tuple[Cache, ...]:
+    """Keys and values of each layer in turn, all of one width."""
+    return tuple(Cache(name, width) for layer in range(num_layers) for name in (key_cache(layer), value_cache(layer)))
+
+
+def in_order(caches: Iterable[Cache]) -> tuple[Cache, ...]:
+    """Caches as they are declared, bound and kept: by layer, keys before values."""
+    return tuple(sorted(caches, key=lambda cache: (cache.layer, not cache.is_key)))
+
+
+def is_uniform(caches: Sequence[Cache]) -> bool:
+    """Whether each of the layers 0, 1, … has both caches, and all are of one width."""
+    return tuple(caches) == uniform_caches(len(caches) // 2, caches[0].width)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,15 +114,17 @@ class TensorType:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GraphShape:
-    """What a valid graph's signature tells: the dimensions that the runtime needs to allocate and bind."""
+    """What a valid graph's signature tells: the dimensions that the runtime needs to allocate and bind.
 
-    num_layers: int
-    kv_size: int
+    caches: as `in_order`.
+    """
+
+    caches: tuple[Cache, ...]
     vocab_size: int
     cache_dtype: str
 
 
-def inputs(num_layers: int, kv_size: int, cache_dtype: str) -> list[TensorType]:
+def inputs(caches: Sequence[Cache], cache_dtype: str) -> list[TensorType]:
     """The contract's inputs, in order."""
     return [
         TensorType(name=INPUT_IDS, dtype="int64", shape=(BATCH, TOKENS)),
@@ -91,21 +133,35 @@ def inputs(num_layers: int, kv_size: int, cache_dtype: str) -> list[TensorType]:
         TensorType(name=NONPAD_KV_SEQLEN, dtype="int64", shape=(BATCH,)),
         TensorType(name=LOGITS_POSITIONS, dtype="int64", shape=(BATCH, POSITIONS)),
         *(
-            TensorType(name=name, dtype=cache_dtype, shape=(BATCH, CAPACITY, kv_size))
-            for name in cache_names(num_layers)
+            TensorType(name=cache.name, dtype=cache_dtype, shape=(BATCH, CAPACITY, cache.width))
+            for cache in in_order(caches)
         ),
     ]
 
 
-def outputs(num_layers: int, kv_size: int, cache_dtype: str, vocab_size: int) -> list[TensorType]:
+def outputs(caches: Sequence[Cache], cache_dtype: str, vocab_size: int) -> list[TensorType]:
     """The contract's outputs, in order."""
     return [
         TensorType(name=LOGITS, dtype="float32", shape=(BATCH, POSITIONS, vocab_size)),
         *(
-            TensorType(name=updated(name), dtype=cache_dtype, shape=(BATCH, CAPACITY, kv_size))
-            for name in cache_names(num_layers)
+            TensorType(name=updated(cache.name), dtype=cache_dtype, shape=(BATCH, CAPACITY, cache.width))
+            for cache in in_order(caches)
         ),
     ]
+
+
+def is_cache(name: str) -> bool:
+    """Whether an input of this name is a cache."""
+    return _CACHE_NAME.fullmatch(name) is not None
+
+
+def caches_of(graph_inputs: Iterable[TensorType]) -> tuple[Cache, ...]:
+    """The caches among a graph's inputs, in order; those whose width is not fixed are left out."""
+    return in_order(
+        Cache(tensor.name, tensor.shape[2])
+        for tensor in graph_inputs
+        if is_cache(tensor.name) and len(tensor.shape) == 3 and isinstance(tensor.shape[2], int)
+    )
 
 
 def check_signature(graph_inputs: Iterable[TensorType], graph_outputs: Iterable[TensorType]) -> GraphShape:
@@ -115,26 +171,31 @@ def check_signature(graph_inputs: Iterable[TensorType], graph_outputs: Iterable[
     """
     have_in = {tensor.name: tensor for tensor in graph_inputs}
     have_out = {tensor.name: tensor for tensor in graph_outputs}
-    num_layers = sum(name.startswith("key_cache.") for name in have_in)
-    first = have_in.get(key_cache(0))
+    caches = caches_of(have_in.values())
     logits = have_out.get(LOGITS)
-    kv_size = first.shape[2] if first and len(first.shape) == 3 else None
     vocab_size = logits.shape[2] if logits and len(logits.shape) == 3 else None
-    if first is None or logits is None or not isinstance(kv_size, int) or not isinstance(vocab_size, int):
+    if not caches or logits is None or not isinstance(vocab_size, int):
         raise ContractError(
-            f"the graph does not follow the decoder contract: it needs an input {key_cache(0)!r} [B, S, Hkv*D] and an "
-            f"output {LOGITS!r} [B, P, V] with a fixed last dimension; it has inputs {_listed(have_in)} and outputs "
-            f"{_listed(have_out)}"
+            f"the graph does not follow the decoder contract: it needs at least one cache, an input {key_cache(0)!r} "
+            f"[B, S, width], and an output {LOGITS!r} [B, P, V], each with a fixed last dimension; it has inputs "
+            f"{_listed(have_in)} and outputs {_listed(have_out)}"
         )
+    dtype = have_in[caches[0].name].dtype
+    free = have_in.keys() - {cache.name for cache in caches}
+    free = {name for name in free if is_cache(name)}
+    keys = {cache.layer for cache in caches if cache.is_key}
+    alone = [cache for cache in caches if cache.layer not in keys and key_cache(cache.layer) not in free]
     differences = [
-        *_differences("input", inputs(num_layers, kv_size, first.dtype), have_in),
-        *_differences("output", outputs(num_layers, kv_size, first.dtype, vocab_size), have_out),
+        *_differences("input", inputs(caches, dtype), {name: have_in[name] for name in have_in if name not in free}),
+        *_differences("output", outputs(caches, dtype, vocab_size), have_out),
+        *(f"input {name!r} has shape {list(have_in[name].shape)}, not [B, S, a fixed width]" for name in sorted(free)),
+        *(f"input {cache.name!r} is there without {key_cache(cache.layer)!r}" for cache in alone),
     ]
-    if first.dtype not in CACHE_DTYPES:
-        differences.append(f"the caches are {first.dtype}, allowed: {', '.join(CACHE_DTYPES)}")
+    if dtype not in CACHE_DTYPES:
+        differences.append(f"the caches are {dtype}, allowed: {', '.join(CACHE_DTYPES)}")
     if differences:
         raise ContractError("the graph does not follow the decoder contract: " + "; ".join(differences))
-    return GraphShape(num_layers=num_layers, kv_size=kv_size, vocab_size=vocab_size, cache_dtype=first.dtype)
+    return GraphShape(caches=caches, vocab_size=vocab_size, cache_dtype=dtype)
 
 
 def _differences(kind: str, wanted: list[TensorType], have: dict[str, TensorType]) -> list[str]:

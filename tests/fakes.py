@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from genai.config import EngineConfig
+from genai.contract import uniform_caches
 from genai.errors import GraphRunError, NotFiniteError
 from genai.runtime.cache import CacheShape, KVCache
 from genai.runtime.capacity import CapacityPolicy
@@ -19,7 +20,7 @@ from genai.runtime.providers.cpu import CpuProvider
 VOCAB_SIZE = 97
 POISON = 96
 """The token whose values overflow, in models that have one."""
-SHAPE = CacheShape(num_buffers=2, kv_size=1, dtype="float32")
+SHAPE = CacheShape(caches=uniform_caches(1, 1), dtype="float32")
 
 
 provider: type[Provider] = CpuProvider
@@ -34,7 +35,7 @@ def write_tokens(cache: KVCache, row: int, start: int, tokens: Sequence[float]) 
     """What a graph would do: the new tokens' "keys" (the token) and "values" (its negative) behind the valid part."""
     assert start + len(tokens) <= cache.capacity(row), "a write beyond the row's capacity"
     data = np.array(tokens, np.float32)
-    offset = (cache._layout.place(row).start + start) * SHAPE.slot_bytes
+    offset = (cache._layout.place(row).start + start) * SHAPE.slot_bytes[0]
     for buffer, values in zip(cache._buffers, (data, -data), strict=True):
         buffer.write(offset, values.view(np.uint8))
 

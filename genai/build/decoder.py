@@ -49,10 +49,14 @@ def build_decoder(
         _head(ctx, x, delta, head)
     progress("building", spec.num_layers, spec.num_layers)
     weights.refuse_unused([*_IGNORED, *([f"{_HEAD}.weight"] if embedding == head else [])])
-    kv_size = spec.attentions[0].kv_size
+    caches = [
+        contract.Cache(name(layer), heads.kv_size)
+        for layer, heads in spec.attentions.items()
+        for name in (contract.key_cache, contract.value_cache)
+    ]
     return graph.model(
-        contract.inputs(spec.num_layers, kv_size, weights.plan.dtype),
-        contract.outputs(spec.num_layers, kv_size, weights.plan.dtype, spec.vocab_size),
+        contract.inputs(caches, weights.plan.dtype),
+        contract.outputs(caches, weights.plan.dtype, spec.vocab_size),
         metadata,
     )
 

@@ -49,9 +49,14 @@ class ExternalData(AbstractContextManager["ExternalData"]):
 
 
 class GraphBuilder:
-    """Collects nodes, weights, inputs and outputs, and makes the model of them."""
+    """Collects nodes, weights, inputs and outputs, and makes the model of them.
+
+    row_start: with what each row of a cache begins, by the cache's name, as float32 [width]; the writer of a layer that
+    wants a reserved slot puts it here, and the package gets its `row_start.bin` (`build/row_start.py`).
+    """
 
     def __init__(self, data: ExternalData) -> None:
+        self.row_start: dict[str, npt.NDArray[np.float32]] = {}
         self._data = data
         self._nodes: list[onnx.NodeProto] = []
         self._initializers: dict[str, onnx.TensorProto] = {}

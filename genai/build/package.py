@@ -22,6 +22,7 @@ from genai.build.graph import ExternalData, GraphBuilder
 from genai.build.open import open_source, source_digest
 from genai.build.output import finished_folder
 from genai.build.precision import Plan
+from genai.build.row_start import write_contract
 from genai.build.safetensors import SafetensorsSource
 from genai.build.source import WeightSource
 from genai.build.spec import DecoderSpec
@@ -84,7 +85,7 @@ def build_package(
             model = build_decoder(spec, weights, metadata, progress)
         onnx.save(model, folder / MODEL_FILE)
         tokenizer.save(folder)
-        config.write(folder)
+        write_contract(folder, config, model, weights.graph.row_start)
     return output
 
 

@@ -11,6 +11,7 @@ Nodes are added at the graph's end; `finish` sorts them and removes what nothing
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,6 +20,7 @@ import onnx_ir.passes.common as passes
 
 from genai import contract
 from genai.build.masks import window_mask
+from genai.contract import Cache
 from genai.convert.logits import at_logits_positions
 from genai.convert.nodes import Nodes
 
@@ -49,7 +51,8 @@ class Heads:
 class ContractGraph:
     """A graph that is being rewritten in place.
 
-    input_ids, position_ids: the graph's own inputs where it has them; they become the contract's.
+    input_ids, position_ids: the graph's own inputs where it has them; they become the contract's. caches: all that it
+    is to have.
     """
 
     def __init__(
@@ -58,17 +61,16 @@ class ContractGraph:
         *,
         input_ids: ir.Value,
         position_ids: ir.Value | None,
-        num_layers: int,
-        kv_size: int,
+        caches: Sequence[Cache],
         cache_dtype: ir.DataType,
     ) -> None:
         self.model = model
         self.graph = model.graph
         self.nodes = Nodes(model.graph)
-        self.num_layers, self.kv_size, self.cache_dtype = num_layers, kv_size, cache_dtype
+        self.caches, self.cache_dtype = contract.in_order(caches), cache_dtype
         self._dims = [contract.BATCH, contract.TOKENS] if input_ids.shape is None else list(input_ids.shape)
-        _free_names(self.graph, num_layers)
-        declared = contract.inputs(num_layers, kv_size, CACHE_TYPES[cache_dtype])
+        declared = contract.inputs(caches, CACHE_TYPES[cache_dtype])
+        _free_names(self.graph, declared)
         self._inputs = {tensor.name: _declared(tensor) for tensor in declared}
         self.input_ids = self._taken_over(contract.INPUT_IDS, input_ids)
         self.position_ids = self._taken_over(contract.POSITION_IDS, position_ids)
@@ -113,10 +115,10 @@ class ContractGraph:
         logits.name, logits.dtype = contract.LOGITS, ir.DataType.FLOAT
         logits.shape = ir.Shape([contract.BATCH, contract.POSITIONS, vocab_size])
         outputs = [logits]
-        for name in contract.cache_names(self.num_layers):
-            value = self._updated[contract.updated(name)]
-            value.name, value.dtype = contract.updated(name), self.cache_dtype
-            value.shape = ir.Shape([contract.BATCH, contract.CAPACITY, self.kv_size])
+        for cache in self.caches:
+            value = self._updated[contract.updated(cache.name)]
+            value.name, value.dtype = contract.updated(cache.name), self.cache_dtype
+            value.shape = ir.Shape([contract.BATCH, contract.CAPACITY, cache.width])
             outputs.append(value)
         self.graph.outputs[:] = outputs
         self.graph.sort()
@@ -142,9 +144,8 @@ class ContractGraph:
 
     def _mask(self, window: int) -> ir.Value:
         if window not in self._masks:
-            mask = window_mask(
-                self.nodes, self.input_ids, self.write_indices, self._inputs[contract.key_cache(0)], window
-            )
+            cache = self._inputs[self.caches[0].name]  # any: all have one capacity
+            mask = window_mask(self.nodes, self.input_ids, self.write_indices, cache, window)
             mask.dtype = ir.DataType.FLOAT
             self._masks[window] = self.nodes.cast(mask, self.cache_dtype)
         return self._masks[window]
@@ -162,11 +163,10 @@ def _declared(tensor: contract.TensorType) -> ir.Value:
     return ir.Value(name=tensor.name, shape=ir.Shape(tensor.shape), type=ir.TensorType(_DTYPES[tensor.dtype]))
 
 
-def _free_names(graph: ir.Graph, num_layers: int) -> None:
+def _free_names(graph: ir.Graph, declared: Iterable[contract.TensorType]) -> None:
     """Rename the graph's own values that have a name of the contract's."""
-    caches = contract.cache_names(num_layers)
-    taken = {tensor.name for tensor in contract.inputs(num_layers, 0, "float32")}
-    taken |= {contract.LOGITS, *map(contract.updated, caches)}
+    taken = {tensor.name for tensor in declared}
+    taken |= {contract.LOGITS, *map(contract.updated, taken)}
     values = [*graph.inputs, *(output for node in graph for output in node.outputs)]
     for value in values:
         if value.name in taken:

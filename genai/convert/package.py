@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import onnx_ir as ir
 
@@ -13,10 +14,11 @@ from genai.build.checkpoint_config import read_json_object
 from genai.build.defaults import defaults_of_folder
 from genai.build.open import files_digest
 from genai.build.source import JSON
-from genai.config import CONTRACT_VERSION, MODEL_FILE, ModelConfig, Provenance
+from genai.config import CONTRACT_BY_LAYER, CONTRACT_VERSION, MODEL_FILE, ModelConfig, Provenance
 from genai.convert.emit import CACHE_TYPES, Heads
 from genai.convert.report import REPORT_FILE, ConversionReport
 from genai.convert.rewritten import ModelFacts
+from genai.convert.values import size_of
 from genai.errors import ModelError, UnsupportedModelError
 from genai.tokenizer.files import TokenizerFiles
 
@@ -33,14 +35,13 @@ def write_graph(model: ir.Model, folder: Path) -> None:
 
 def model_config(model: ir.Model, facts: ModelFacts, tokenizer: TokenizerFiles, provenance: Provenance) -> ModelConfig:
     """What `genai.json` says of a contract graph."""
-    inputs = {value.name: value for value in model.graph.inputs}
-    num_layers = sum(name is not None and name.startswith("key_cache.") for name in inputs)
-    cache_dtype = CACHE_TYPES[inputs[contract.key_cache(0)].dtype or ir.DataType.FLOAT]
+    caches = _caches(model)
+    cache_dtype = _cache_type(model)
     ends = facts.eos_token_ids + tokenizer.eos_token_ids
     return ModelConfig(
-        contract_version=CONTRACT_VERSION,
+        contract_version=CONTRACT_VERSION if contract.is_uniform(caches) else CONTRACT_BY_LAYER,
         model_type=facts.model_type,
-        num_layers=num_layers,
+        num_layers=len({cache.layer for cache in caches}),
         hidden_size=facts.hidden_size,
         vocab_size=vocab_size(model),
         num_heads=facts.num_heads,
@@ -54,6 +55,21 @@ def model_config(model: ir.Model, facts: ModelFacts, tokenizer: TokenizerFiles, 
         sliding_window=facts.sliding_window,
         generation=facts.generation,
         provenance=provenance,
+    )
+
+
+def _cache_type(model: ir.Model) -> Literal["float32", "float16", "bfloat16"]:
+    """The type of a contract graph's caches."""
+    cache = next(value for value in model.graph.inputs if contract.is_cache(value.name or ""))
+    return CACHE_TYPES[cache.dtype or ir.DataType.FLOAT]
+
+
+def _caches(model: ir.Model) -> tuple[contract.Cache, ...]:
+    """A contract graph's caches."""
+    return contract.in_order(
+        contract.Cache(value.name or "", size_of(value, 2) or 0)
+        for value in model.graph.inputs
+        if contract.is_cache(value.name or "")
     )
 
 
@@ -71,8 +87,7 @@ def precision_of(model: ir.Model) -> str:
     bits = {node.attributes.get_int("bits", 4) for node in model.graph if node.op_type == "MatMulNBits"}
     if bits:
         return f"int{min(bits)}"
-    cache = next(value for value in model.graph.inputs if value.name == contract.key_cache(0))
-    return {ir.DataType.FLOAT16: "f16", ir.DataType.BFLOAT16: "bf16"}.get(cache.dtype or ir.DataType.FLOAT, "f32")
+    return {"float16": "f16", "bfloat16": "bf16"}.get(_cache_type(model), "f32")
 
 
 def source_digest(path: Path, model: ir.Model) -> str:

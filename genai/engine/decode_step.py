@@ -114,7 +114,7 @@ class DecodeStep:
         """Members that run alone: all whose drafts are cheaper so, or all, if a row that sits the run out is full."""
         if len(group.rows) == 1:
             return {}
-        room = group.capacity - max(self._cache.valid(row) for row in group.rows)
+        room = min(self._cache.capacity(row) - self._cache.valid(row) for row in group.rows)
         if room < 1:
             return dict(members)
         drafted = {row: each for row, each in members.items() if each.draft}

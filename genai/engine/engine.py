@@ -257,7 +257,7 @@ class Engine:
         job, sequence = job_of(request, self._model)
         self.append(sequence, generated)
         count = len(sequence.tokens)
-        if [data.size for data in cache] != [count * self._cache.shape.slot_bytes] * self._cache.shape.num_buffers:
+        if [data.size for data in cache] != [count * size for size in self._cache.shape.slot_bytes]:
             raise ConfigError("the session's keys and values are not of this model's shape")
         if logits.size != self._model.vocab_size:
             raise ConfigError(f"the session's logits are {logits.size}, not {self._model.vocab_size}")

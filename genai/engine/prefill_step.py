@@ -83,9 +83,10 @@ class PrefillStep:
             return False
         valid, lengths = [self._cache.valid(row) for row in rows], [len(by_row[row].tokens) for row in rows]
         longest = max(lengths)
-        if max(valid) + longest > group.capacity or longest > self._runner.most_tokens(len(rows), group.capacity):
+        is_full = max(valid) + longest > self._cache.capacity(rows[0])
+        if is_full or longest > self._runner.most_tokens(len(rows), group.capacity):
             return False
-        return self._cache.policy.shares_run(valid, lengths, group.capacity)
+        return self._cache.policy.shares_run([*map(self._cache.slots, valid)], lengths, group.capacity)
 
 
 def _note_prompt_logprobs(sequence: Sequence, logits: FloatArray) -> None:

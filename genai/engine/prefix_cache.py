@@ -12,6 +12,7 @@ end, so that what others build on stays longest.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -48,15 +49,17 @@ class BlockKeys:
 class PrefixCache:
     """Blocks of keys and values by token prefix.
 
-    model: whatever tells one model, precision and adapter from another; max_bytes: 0 switches the cache off.
+    model: whatever tells one model, precision and adapter from another; slot_bytes: of a token in each of the cache's
+    buffers; max_bytes: 0 switches the cache off.
     """
 
-    def __init__(self, model: bytes, slot_bytes: int, num_buffers: int, max_bytes: int) -> None:
+    def __init__(self, model: bytes, slot_bytes: Sequence[int], max_bytes: int) -> None:
         self._seed = hashlib.blake2b(model, digest_size=16).digest()
-        self._block_bytes = slot_bytes * BLOCK_SIZE
-        self._num_buffers = num_buffers
-        self._max_blocks = max_bytes // (self._block_bytes * num_buffers)
-        self._memory: Bytes = np.empty((self._max_blocks, num_buffers, self._block_bytes), np.uint8)
+        ends = [0, *itertools.accumulate(size * BLOCK_SIZE for size in slot_bytes)]
+        self._parts = [*itertools.starmap(slice, itertools.pairwise(ends))]  # of a block, by buffer
+        self._block_bytes = ends[-1]
+        self._max_blocks = max_bytes // self._block_bytes
+        self._memory: Bytes = np.empty((self._max_blocks, self._block_bytes), np.uint8)
         self._places: OrderedDict[bytes, int] = OrderedDict()
         self._free: list[int] = []  # places that hold no block, of all that have been in use
 
@@ -68,7 +71,7 @@ class PrefixCache:
     @property
     def num_bytes(self) -> int:
         """Bytes of keys and values held."""
-        return len(self._places) * self._block_bytes * self._num_buffers
+        return len(self._places) * self._block_bytes
 
     def keys(self, tokens: list[int], known: BlockKeys) -> list[bytes]:
         """The keys of a text's whole blocks, those computed already included; none if the cache is off."""
@@ -85,7 +88,7 @@ class PrefixCache:
         """Keys and values of these blocks, which `lookup` found: one array of bytes for each buffer, copied."""
         self._touch(keys)
         places = [self._places[key] for key in keys]
-        return (self._memory[places, buffer].reshape(-1) for buffer in range(self._num_buffers))
+        return (self._memory[places, part].reshape(-1) for part in self._parts)
 
     def put(self, keys: Sequence[bytes], known: int, data: Iterable[Bytes]) -> None:
         """Keep a text's blocks after the first `known`, which are held.
@@ -99,8 +102,8 @@ class PrefixCache:
         num_places = len(self._places) + len(self._free)
         self._free += range(num_places, num_places + num_new - len(self._free))
         places = self._free[len(self._free) - num_new :]
-        for buffer, content in enumerate(data):
-            self._memory[places, buffer] = content.reshape(-1, self._block_bytes)
+        for part, content in zip(self._parts, data, strict=True):
+            self._memory[places, part] = content.reshape(num_new, -1)
         del self._free[len(self._free) - num_new :]  # now, so that nothing is held if copying fails
         self._places.update(zip(keys[known:], places, strict=True))
         self._touch(keys)

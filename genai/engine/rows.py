@@ -88,7 +88,7 @@ class Rows:
         for group in self._cache.groups:
             for row in group.rows:
                 with contextlib.suppress(KeyError):
-                    rows.append(RowStatus(valid=self._cache.valid(row), capacity=group.capacity))
+                    rows.append(RowStatus(valid=self._cache.valid(row), capacity=self._cache.capacity(row)))
         idle = []
         for row in self._cache.idle:
             with contextlib.suppress(KeyError):

@@ -77,7 +77,7 @@ class GraphReport:
         """Bytes of keys and values that one token takes in all layers; None if the graph has no caches."""
         if self.shape is None:
             return self.other_cache_bytes
-        return 2 * self.shape.num_layers * self.shape.kv_size * _CACHE_ITEM_BYTES[self.shape.cache_dtype]
+        return sum(cache.width for cache in self.shape.caches) * _CACHE_ITEM_BYTES[self.shape.cache_dtype]
 
 
 def inspect(path: Path) -> GraphReport:

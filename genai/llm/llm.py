@@ -93,7 +93,7 @@ class LLM:
         )
         shape = self._runner.cache.shape
         model = repr(self.config.provenance).encode()
-        prefixes = PrefixCache(model, shape.slot_bytes, shape.num_buffers, prefix_cache_bytes)
+        prefixes = PrefixCache(model, shape.slot_bytes, prefix_cache_bytes)
         num_threads = self.engine_config.num_threads or default_threads()
         return Engine(self._runner, limits, self.config.eos_token_ids, prefixes, self.metrics, num_threads=num_threads)
 

@@ -1,7 +1,12 @@
-"""The KV cache: one arena per layer and per K/V, allocated once, and the rows in it.
+"""The KV cache: one arena for each cache of the graph, allocated once, and the rows in it.
 
 A row is a number; where it lies is the layout's business (`layout.py`), and the graph sees it through a `View`: a
-pointer and a shape [rows, capacity, kv_size], bound as input and as output of TensorScatter alike.
+pointer and a shape [rows, capacity, width], bound as input and as output of TensorScatter alike.
+
+Tokens are counted here, and what the layout counts are slots. They differ where rows begin with a reserved slot, whose
+bytes come with the package (`genai/contract.py`):
+
+    row   ▓████████▒▒▒···      ▓ reserved   █ valid tokens   ▒ being written   · free
 """
 
 from __future__ import annotations
@@ -13,10 +18,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from genai.contract import Cache
 from genai.errors import CapacityError
 from genai.runtime.capacity import CapacityPolicy
 from genai.runtime.layout import Group, Layout
-from genai.runtime.providers.base import Buffer, Provider
+from genai.runtime.providers.base import Buffer, Bytes, Provider
 
 _ITEM_SIZE = {"float32": 4, "float16": 2, "bfloat16": 2}
 _EXPONENTS = {"float32": 0x7F800000, "float16": 0x7C00, "bfloat16": 0x7F80}
@@ -25,21 +31,20 @@ _EXPONENTS = {"float32": 0x7F800000, "float16": 0x7C00, "bfloat16": 0x7F80}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheShape:
-    """What a model's cache is made of: `num_buffers` (two per layer) of `kv_size` elements per token."""
+    """What a model's cache is made of: a buffer for each of the graph's caches, in their order."""
 
-    num_buffers: int
-    kv_size: int
+    caches: tuple[Cache, ...]
     dtype: str
 
     @property
-    def slot_bytes(self) -> int:
-        """Bytes that one token takes in one buffer."""
-        return self.kv_size * _ITEM_SIZE[self.dtype]
+    def slot_bytes(self) -> tuple[int, ...]:
+        """Bytes that one token takes in each buffer."""
+        return tuple(cache.width * _ITEM_SIZE[self.dtype] for cache in self.caches)
 
     @property
     def bytes_per_token(self) -> int:
         """Bytes that one token takes in all buffers."""
-        return self.slot_bytes * self.num_buffers
+        return sum(self.slot_bytes)
 
     def is_finite(self, data: Iterable[npt.NDArray[np.uint8]]) -> bool:
         """Whether raw keys and values are finite numbers, all of them."""
@@ -50,7 +55,7 @@ class CacheShape:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """Neighbouring rows as one tensor: [num_rows, capacity, kv_size] from slot `start`."""
+    """Neighbouring rows as one tensor: [num_rows, capacity, width] from slot `start`; capacity in slots."""
 
     start: int
     num_rows: int
@@ -60,24 +65,27 @@ class View:
 class KVCache:
     """Rows of keys and values in preallocated memory.
 
-    num_slots: tokens that fit in all rows together; policy: what decides where rows lie; is_damaged: copies were broken
-    off, and what rows hold may not be theirs, until there are none. Nothing here allocates after construction.
+    num_slots: what all rows together have, reserved ones included; policy: what decides where rows lie; reserved_slots:
+    with which each row begins; is_damaged: copies were broken off, and what rows hold may not be theirs, until there
+    are none. Nothing here allocates after construction.
     """
 
-    def __init__(self, shape: CacheShape, num_slots: int, provider: Provider) -> None:
+    def __init__(self, shape: CacheShape, num_slots: int, provider: Provider, row_start: Sequence[Bytes] = ()) -> None:
+        """row_start: the reserved slot's bytes, one array for each buffer; none if rows have no such slot."""
         self.shape = shape
         self.policy = CapacityPolicy()
+        self.reserved_slots = 1 if row_start else 0
         self.is_damaged = False
+        self._row_start = row_start
         self._layout = Layout(num_slots)
-        self._buffers: list[Buffer] = [
-            provider.allocate(num_slots * shape.slot_bytes) for _ in range(shape.num_buffers)
-        ]
-        self._needs: dict[int, int] = {}  # tokens that each row asked room for
+        self._slot_bytes = shape.slot_bytes
+        self._buffers: list[Buffer] = [provider.allocate(num_slots * slot_bytes) for slot_bytes in self._slot_bytes]
+        self._needs: dict[int, int] = {}  # slots that each row asked room for
         self._next_row = 0
 
     @property
     def num_slots(self) -> int:
-        """Tokens that fit in all rows together."""
+        """What all rows together have room for."""
         return self._layout.num_slots
 
     @property
@@ -97,31 +105,37 @@ class KVCache:
 
     def valid(self, row: int) -> int:
         """How many tokens a row holds."""
-        return self._layout.valid(row)
+        return self._layout.valid(row) - self.reserved_slots
 
     def capacity(self, row: int) -> int:
         """How many tokens a row can hold where it lies."""
-        return self._layout.place(row).capacity
+        return self._layout.place(row).capacity - self.reserved_slots
+
+    def slots(self, num_tokens: int) -> int:
+        """What a row of so many tokens takes."""
+        return self.reserved_slots + num_tokens
 
     def would_hold(self, needs: Sequence[int]) -> bool:
         """Whether rows of these lengths, and no others, would fit."""
-        return self.policy.fit_together(needs, self.num_slots)
+        return self.policy.fit_together([*map(self.slots, needs)], self.num_slots)
 
     def num_worth_running(self, needs: Sequence[int]) -> int:
         """How many rows of these lengths, the first in line first and no others, should run together."""
-        return self.policy.num_worth_running(needs, self.num_slots)
+        return self.policy.num_worth_running([*map(self.slots, needs)], self.num_slots)
 
     def allocate(self, num_tokens: int) -> int:
         """A new, empty row with room for this many tokens. Raises: CapacityError; nothing has changed then."""
         row = self._next_row
-        self._arrange({**self._needs, row: max(num_tokens, 1)})
+        self._arrange({**self._needs, row: self.slots(max(num_tokens, 1))})
         self._next_row += 1
+        if self.reserved_slots:
+            self._begin(row)
         return row
 
     def reserve(self, needs: Mapping[int, int]) -> None:
         """Make room in rows for so many tokens each, all at once. Raises: CapacityError; nothing has changed then."""
-        grown = {row: max(need, self._needs[row]) for row, need in needs.items()}
-        if any(need > self.capacity(row) for row, need in grown.items()):
+        grown = {row: max(self.slots(need), self._needs[row]) for row, need in needs.items()}
+        if any(need > self._layout.place(row).capacity for row, need in grown.items()):
             self._arrange({**self._needs, **grown})
         else:
             self._needs.update(grown)
@@ -140,10 +154,10 @@ class KVCache:
 
         Raises: CapacityError; nothing has changed then.
         """
-        held = self.valid(row)
-        self._layout.set_valid(row, num_tokens)
+        held = self._layout.valid(row)
+        self._layout.set_valid(row, self.slots(num_tokens))
         try:
-            self._arrange({**self._needs, row: max(num_tokens, room)})
+            self._arrange({**self._needs, row: self.slots(max(num_tokens, room))})
         except CapacityError:
             self._layout.set_valid(row, held)
             raise
@@ -156,12 +170,12 @@ class KVCache:
         """Keep a row's first tokens only: rewinding costs nothing."""
         if num_tokens > self.valid(row):
             raise CapacityError(f"cannot keep {num_tokens} tokens of a row that holds {self.valid(row)}")
-        self._layout.set_valid(row, num_tokens)
-        self._needs[row] = max(num_tokens, 1)
+        self._layout.set_valid(row, self.slots(num_tokens))
+        self._needs[row] = self.slots(max(num_tokens, 1))
 
     def extend(self, row: int, num_tokens: int) -> None:
         """Count tokens that the graph has just written."""
-        self._layout.set_valid(row, self.valid(row) + num_tokens)
+        self._layout.set_valid(row, self._layout.valid(row) + num_tokens)
 
     def is_finite(self, row: int, start: int, end: int) -> bool:
         """Whether what lies in a row's slots from `start` to `end`, valid or not, are finite numbers."""
@@ -169,20 +183,18 @@ class KVCache:
 
     def clear_behind(self, row: int) -> None:
         """Zero what lies in a row's slots behind its valid part."""
-        place, valid = self._layout.place(row), self.valid(row)
+        place, valid = self._layout.place(row), self._layout.valid(row)
         start, size = place.start + valid, place.capacity - valid
-        for buffer in self._buffers:
-            buffer.clear(start * self.shape.slot_bytes, size * self.shape.slot_bytes)
+        for buffer, slot_bytes in self._sized():
+            buffer.clear(start * slot_bytes, size * slot_bytes)
 
     def fork(self, row: int, num_tokens: int, room: int = 0) -> int:
         """A new row that begins with a copy of another's first tokens, with room for `room`. Raises: CapacityError."""
         if num_tokens > self.valid(row):
             raise CapacityError(f"cannot fork {num_tokens} tokens of a row that holds {self.valid(row)}")
         with self._new_row(max(num_tokens, room)) as new:
-            source, target = self._layout.place(row).start, self._layout.place(new).start
-            for buffer in self._buffers:
-                self._copy(buffer, target, source, num_tokens)
-            self._layout.set_valid(new, num_tokens)
+            self._copy(row, new, 0, num_tokens)
+            self._layout.set_valid(new, self.slots(num_tokens))
         return new
 
     def copy(self, source: int, target: int, start: int, end: int) -> None:
@@ -193,32 +205,30 @@ class KVCache:
         if not start <= self.valid(target) or end > self.valid(source):
             raise CapacityError(f"tokens {start} to {end} cannot be copied from row {source} to row {target}")
         self.reserve({target: end})
-        size = end - start
-        source_slot, target_slot = (self._layout.place(row).start + start for row in (source, target))
-        for buffer in self._buffers:
-            self._copy(buffer, target_slot, source_slot, size)
-        self._layout.set_valid(target, end)
+        self._copy(source, target, start, end)
+        self._layout.set_valid(target, self.slots(end))
 
     def export_row(self, row: int, start: int = 0, end: int | None = None) -> Iterator[npt.NDArray[np.uint8]]:
         """A copy of a row's tokens from `start` to `end` (default: all) as raw bytes, one array for each buffer."""
         end = self.valid(row) if end is None else end
-        offset = (self._layout.place(row).start + start) * self.shape.slot_bytes
-        for buffer in self._buffers:
-            yield buffer.read(offset, (end - start) * self.shape.slot_bytes)
+        first = self._slot(row, start)
+        for buffer, slot_bytes in self._sized():
+            yield buffer.read(first * slot_bytes, (end - start) * slot_bytes)
 
     def import_row(self, data: Iterable[npt.NDArray[np.uint8]], num_tokens: int, room: int = 0) -> int:
         """A new row of so many tokens from what `export_row` gave, with room for more. Raises: CapacityError."""
         with self._new_row(max(num_tokens, room)) as row:
-            start = self._layout.place(row).start * self.shape.slot_bytes
-            for buffer, content in zip(self._buffers, data, strict=True):
-                buffer.write(start, content)
-            self._layout.set_valid(row, num_tokens)
+            first = self._slot(row, 0)
+            for (buffer, slot_bytes), content in zip(self._sized(), data, strict=True):
+                buffer.write(first * slot_bytes, content)
+            self._layout.set_valid(row, self.slots(num_tokens))
         return row
 
     def view(self, row: int, num_tokens: int) -> View:
         """One row alone, no longer than it has to be for this many tokens."""
         place = self._layout.place(row)
-        return View(start=place.start, num_rows=1, capacity=min(self.policy.capacity(num_tokens), place.capacity))
+        capacity = min(self.policy.capacity(self.slots(num_tokens)), place.capacity)
+        return View(start=place.start, num_rows=1, capacity=capacity)
 
     def rows_view(self, rows: Sequence[int]) -> View:
         """Neighbours in a group, in the order in which they lie."""
@@ -233,8 +243,7 @@ class KVCache:
 
     def pointers(self, view: View) -> list[int]:
         """Where a view begins in each buffer."""
-        offset = view.start * self.shape.slot_bytes
-        return [buffer.pointer + offset for buffer in self._buffers]
+        return [buffer.pointer + view.start * slot_bytes for buffer, slot_bytes in self._sized()]
 
     def check_integrity(self) -> None:
         """Raises: AssertionError if rows overlap or leave the arena."""
@@ -256,16 +265,38 @@ class KVCache:
         if groups is None:
             raise CapacityError(
                 f"the KV cache holds {self.num_slots} tokens, {sum(needs.values())} in {len(needs)} rows do not fit"
+                + (", a reserved one in each included" if self.reserved_slots else "")
             )
         if [(group.capacity, group.rows) for group in groups] != [(old.capacity, old.rows) for old in self.groups]:
             moves = self._layout.arrange(groups)
             was_damaged, self.is_damaged = self.is_damaged, True
-            for buffer in self._buffers:
-                buffer.arrange(moves, self.shape.slot_bytes)
+            for buffer, slot_bytes in self._sized():
+                buffer.arrange(moves, slot_bytes)
             self.is_damaged = was_damaged
         self._needs = needs
         self.is_damaged = self.is_damaged and bool(needs)
 
-    def _copy(self, buffer: Buffer, target: int, source: int, num_tokens: int) -> None:
-        size = self.shape.slot_bytes
-        buffer.copy(target * size, source * size, num_tokens * size)
+    def _begin(self, row: int) -> None:
+        """Write what a new row begins with; the row is gone if that fails."""
+        start = self._layout.place(row).start
+        try:
+            for (buffer, slot_bytes), content in zip(self._sized(), self._row_start, strict=True):
+                buffer.write(start * slot_bytes, content)
+        except BaseException:
+            self.free(row)
+            raise
+        self._layout.set_valid(row, self.reserved_slots)
+
+    def _sized(self) -> Iterator[tuple[Buffer, int]]:
+        """Each buffer, and the bytes of a slot in it."""
+        return zip(self._buffers, self._slot_bytes, strict=True)
+
+    def _slot(self, row: int, token: int) -> int:
+        """Where a row's token lies."""
+        return self._layout.place(row).start + self.slots(token)
+
+    def _copy(self, source: int, target: int, start: int, end: int) -> None:
+        """Tokens of one row over those of another."""
+        first, target_first, size = self._slot(source, start), self._slot(target, start), end - start
+        for buffer, slot_bytes in self._sized():
+            buffer.copy(target_first * slot_bytes, first * slot_bytes, size * slot_bytes)

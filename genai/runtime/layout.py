@@ -76,11 +76,11 @@ class Layout:
         return self._places[row]
 
     def valid(self, row: int) -> int:
-        """A row's valid length in tokens."""
+        """A row's valid length in slots."""
         return self._valid[row]
 
     def set_valid(self, row: int, length: int) -> None:
-        """Set a row's valid length: after a write, or smaller to rewind."""
+        """Set a row's valid length in slots: after a write, or smaller to rewind."""
         if not 0 <= length <= self._places[row].capacity:
             raise CapacityError(f"valid length {length} of a row with capacity {self._places[row].capacity}")
         self._valid[row] = length

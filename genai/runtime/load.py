@@ -8,12 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from genai import contract
-from genai.config import KV_CACHE_SHARE, MODEL_FILE, PREFIX_CACHE_SHARE, EngineConfig, ModelConfig
+from genai.config import (
+    CONTRACT_VERSION,
+    KV_CACHE_SHARE,
+    MODEL_FILE,
+    PREFIX_CACHE_SHARE,
+    EngineConfig,
+    ModelConfig,
+)
 from genai.errors import CapacityError, ContractError
 from genai.runtime.cache import CacheShape, KVCache
 from genai.runtime.capacity import CapacityPolicy, StepCost
 from genai.runtime.host import free_host_memory
 from genai.runtime.probe import check_kernels
+from genai.runtime.row_start import read_row_start
 from genai.runtime.runner import Runner
 from genai.runtime.session import Session
 
@@ -43,15 +51,17 @@ def load_runner(folder: Path, model: ModelConfig, config: EngineConfig) -> Loade
     check_kernels(config, model.cache_dtype)  # first: of a type without kernels the graph would not even load
     session = Session(path, config)
     graph = contract.check_signature(session.inputs, session.outputs)
-    if graph.cache_dtype != model.cache_dtype:
-        raise ContractError(f"{folder}: its caches are {graph.cache_dtype}, genai.json says {model.cache_dtype}")
-    shape = CacheShape(num_buffers=2 * graph.num_layers, kv_size=graph.kv_size, dtype=graph.cache_dtype)
+    _check_agreement(folder, model, graph)
+    shape = CacheShape(caches=graph.caches, dtype=graph.cache_dtype)
+    row_start = read_row_start(folder, model, shape)
     prefix_bytes = config.prefix_cache_bytes
     if prefix_bytes is None:
         prefix_bytes = int(free_host_memory() * PREFIX_CACHE_SHARE)
     free_bytes = session.provider.free_memory()
-    num_slots, max_seq_len = plan_budget(model.max_position, shape.bytes_per_token, config, free_bytes)
-    cache = KVCache(shape, num_slots, session.provider)
+    num_slots, max_seq_len = plan_budget(
+        model.max_position, shape.bytes_per_token, config, free_bytes, reserved_slots=model.reserved_slots
+    )
+    cache = KVCache(shape, num_slots, session.provider, row_start)
     _log.info(
         "KV cache: %d tokens, %d bytes; longest sequence %d", num_slots, num_slots * shape.bytes_per_token, max_seq_len
     )
@@ -61,6 +71,17 @@ def load_runner(folder: Path, model: ModelConfig, config: EngineConfig) -> Loade
     if config.max_batch > 1:
         cache.policy = CapacityPolicy(cost=measured_cost(runner))
     return LoadedRunner(runner=runner, max_seq_len=max_seq_len, prefix_cache_bytes=prefix_bytes)
+
+
+def _check_agreement(folder: Path, model: ModelConfig, graph: contract.GraphShape) -> None:
+    """Raises: ContractError if `genai.json` and the graph's signature say different things."""
+    if graph.cache_dtype != model.cache_dtype:
+        raise ContractError(f"{folder}: its caches are {graph.cache_dtype}, genai.json says {model.cache_dtype}")
+    if model.contract_version == CONTRACT_VERSION and not contract.is_uniform(graph.caches):
+        raise ContractError(
+            f"{folder}: its layers' caches differ, genai.json says contract version {CONTRACT_VERSION}, in which they "
+            "are all alike; build it again"
+        )
 
 
 def measured_cost(runner: Runner) -> StepCost:
@@ -81,6 +102,7 @@ def measured_cost(runner: Runner) -> StepCost:
 
 def _decode_seconds(runner: Runner, num_rows: int, capacity: int) -> float:
     cache = runner.cache
+    capacity -= cache.reserved_slots
     rows = [cache.allocate(capacity) for _ in range(num_rows)]
     seconds = []
     for _ in range(_MEASURED_RUNS):
@@ -96,16 +118,17 @@ def _decode_seconds(runner: Runner, num_rows: int, capacity: int) -> float:
 
 
 def plan_budget(
-    max_position: int, bytes_per_token: int, config: EngineConfig, free_bytes: int | None
+    max_position: int, bytes_per_token: int, config: EngineConfig, free_bytes: int | None, *, reserved_slots: int = 0
 ) -> tuple[int, int]:
-    """(tokens in the arena, longest sequence). free_bytes: None where the device does not tell.
+    """(slots in the arena, longest sequence). free_bytes: None where the device does not tell; reserved_slots: of each
+    row, beside its tokens.
 
     Raises: CapacityError with the arithmetic.
     """
     wanted = config.max_seq_len
     if wanted is not None and wanted > max_position:
         raise CapacityError(f"max_seq_len={wanted}: the model was built for at most {max_position} tokens")
-    useful = CapacityPolicy().capacity(wanted or max_position) * config.max_batch
+    useful = CapacityPolicy().capacity((wanted or max_position) + reserved_slots) * config.max_batch
     if config.kv_cache_bytes is not None:
         budget, origin = config.kv_cache_bytes, f"kv_cache_bytes={config.kv_cache_bytes:,}"
     elif free_bytes is None:
@@ -114,12 +137,13 @@ def plan_budget(
         budget = int(free_bytes * KV_CACHE_SHARE)
         origin = f"{KV_CACHE_SHARE:.0%} of {free_bytes:,} free bytes"
     num_slots = min(budget // bytes_per_token, useful)
-    needed = wanted or 1
+    needed = (wanted or 1) + reserved_slots
     if free_bytes is not None and budget > free_bytes:
         raise CapacityError(f"kv_cache_bytes={budget:,}: only {free_bytes:,} bytes are free")
     if num_slots < needed:
         raise CapacityError(
-            f"a KV cache for {needed:,} tokens takes {needed:,} × {bytes_per_token:,} = {needed * bytes_per_token:,} "
-            f"bytes, more than {origin}; lower max_seq_len or raise kv_cache_bytes"
+            f"a KV cache for {needed:,} tokens{' (one of them reserved)' if reserved_slots else ''} takes {needed:,} × "
+            f"{bytes_per_token:,} = {needed * bytes_per_token:,} bytes, more than {origin}; lower max_seq_len or raise "
+            "kv_cache_bytes"
         )
-    return num_slots, min(wanted or max_position, num_slots)
+    return num_slots, min(wanted or max_position, num_slots - reserved_slots)

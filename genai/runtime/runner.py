@@ -5,6 +5,8 @@ A run covers neighbouring rows of the cache, each bringing up to T new tokens, r
     row 0   ████████▒▒▒···      █ valid before   ▒ new tokens   · free
     row 1   ███▒○○·········     ○ padding: written behind the valid part, overwritten by the next run
 
+A reserved slot that rows begin with counts for places in the cache, not for the tokens' positions.
+
 Between two runs of one shape a few small arrays change in place. On the host nothing is allocated then, and nothing
 rebound; a device is sent what has changed.
 """
@@ -45,7 +47,7 @@ class BoundShape:
     """One shape of run: its buffers and their bindings.
 
     input_ids, position_ids: [B, T]; write_indices, nonpad_kv_seqlen: [B]; logits_positions: [B, P];
-    offsets: 0 … T-1.
+    offsets: [T] from a place in the cache to the positions of the tokens from there on.
     """
 
     input_ids: IntArray
@@ -74,7 +76,6 @@ class Runner:
         self._session = session
         self._num_heads = num_heads
         self._prefill_chunk = prefill_chunk
-        self._names = contract.cache_names(cache.shape.num_buffers // 2)
         self._shapes: OrderedDict[tuple[int, int, int, int, int], BoundShape] = OrderedDict()
 
     def prefill(self, row: int, tokens: Sequence[int]) -> FloatArray:
@@ -99,7 +100,8 @@ class Runner:
 
     def chunk(self, row: int) -> int:
         """Most tokens that a row may bring to one run now: attention's scores stay small, however long the row is."""
-        return self.most_tokens(1, self.cache.policy.capacity(self.cache.valid(row) + self._prefill_chunk))
+        longest = self.cache.slots(self.cache.valid(row) + self._prefill_chunk)
+        return self.most_tokens(1, self.cache.policy.capacity(longest))
 
     def most_tokens(self, num_rows: int, capacity: int) -> int:
         """Most tokens that each of so many rows of this capacity may bring to one run."""
@@ -136,7 +138,7 @@ class Runner:
         self.cache.reserve({row: valid + len(tokens)})
         bound = self._shape(self.cache.view(row, valid + len(tokens)), len(tokens), num_logits)
         bound.input_ids[0] = tokens
-        bound.write_indices[0] = valid
+        bound.write_indices[0] = self.cache.slots(valid)
         for look in (settle, last_look):  # what others may have left behind the valid part is gone the second time
             logits = self._run(bound, num_logits)
             if all(look(self.cache, [row], [len(tokens)], logits)):
@@ -180,7 +182,7 @@ class Runner:
         for index, (row, new) in enumerate(zip(rows, tokens, strict=True)):
             bound.input_ids[index, : len(new)] = new
             bound.input_ids[index, len(new) :] = new[-1] if new else filler
-            bound.write_indices[index] = self.cache.valid(row)
+            bound.write_indices[index] = self.cache.slots(self.cache.valid(row))
         if bound.write_indices.max() + num_tokens > view.capacity:
             raise CapacityError(f"a row is full at {view.capacity} tokens; reserve before running")
         return bound
@@ -221,7 +223,7 @@ class Runner:
             write_indices=np.zeros(rows, np.int64),
             nonpad_kv_seqlen=np.zeros(rows, np.int64),
             logits_positions=np.tile(np.arange(num_tokens - num_logits, num_tokens), (rows, 1)),
-            offsets=np.arange(num_tokens),
+            offsets=np.arange(num_tokens) - self.cache.reserved_slots,
             binding=binding,
         )
         binding.bind_host_input(contract.INPUT_IDS, bound.input_ids)
@@ -229,8 +231,9 @@ class Runner:
         binding.bind_host_input(contract.WRITE_INDICES, bound.write_indices)
         binding.bind_host_input(contract.NONPAD_KV_SEQLEN, bound.nonpad_kv_seqlen)
         binding.bind_host_input(contract.LOGITS_POSITIONS, bound.logits_positions)
-        shape = (rows, view.capacity, self.cache.shape.kv_size)
-        for name, pointer in zip(self._names, self.cache.pointers(view), strict=True):
-            binding.bind_input(name, self.cache.shape.dtype, shape, pointer)
-            binding.bind_output(contract.updated(name), self.cache.shape.dtype, shape, pointer)
+        dtype = self.cache.shape.dtype
+        for cache, pointer in zip(self.cache.shape.caches, self.cache.pointers(view), strict=True):
+            shape = (rows, view.capacity, cache.width)
+            binding.bind_input(cache.name, dtype, shape, pointer)
+            binding.bind_output(contract.updated(cache.name), dtype, shape, pointer)
         return bound

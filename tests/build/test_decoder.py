@@ -60,7 +60,8 @@ def test_f32_graphs_are_standard_and_valid(tmp_path: Path, model_type: str) -> N
     assert {tensor.dtype for tensor in tensor_types(inferred.graph.value_info)} <= {"float32", "int64", "bool"}
     config = ModelConfig.read(package)
     shape = check_signature(tensor_types(model.graph.input), tensor_types(model.graph.output))
-    assert (shape.num_layers, shape.kv_size, shape.vocab_size) == (config.num_layers, config.kv_size, tiny.VOCAB_SIZE)
+    width = config.num_kv_heads * config.head_dim
+    assert (shape.caches, shape.vocab_size) == (contract.uniform_caches(config.num_layers, width), tiny.VOCAB_SIZE)
 
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)

@@ -104,7 +104,7 @@ class Graph:
         self.caches = {
             value.name: np.zeros((num_rows, capacity, value.type.tensor_type.shape.dim[2].dim_value), _dtype(value))
             for value in model.graph.input
-            if value.name in contract.cache_names(len(model.graph.input))
+            if contract.is_cache(value.name)
         }
         self.valid = np.zeros(num_rows, np.int64)
         self._run = run or in_onnxruntime(package)

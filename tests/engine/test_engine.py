@@ -38,7 +38,7 @@ def engine_with(
 ) -> tuple[Engine, FakeRunner]:
     runner = FakeRunner(num_slots, fails, poison)
     limits = Limits(max_batch=max_batch, max_seq_len=max_seq_len, prefill_chunk=chunk, max_waiting=max_waiting)
-    prefixes = PrefixCache(b"fake", SHAPE.slot_bytes, SHAPE.num_buffers, prefix_bytes)
+    prefixes = PrefixCache(b"fake", SHAPE.slot_bytes, prefix_bytes)
     return Engine(runner, limits, (EOS,), prefixes, EngineMetrics("fake")), runner  # type: ignore[arg-type]
 
 

@@ -169,7 +169,7 @@ def random_case(rng: random.Random, poison: tuple[int, ...]) -> Case:
 
 def assert_clean(runner: FakeRunner) -> None:
     """No infinity stays anywhere, in rows or between them."""
-    size = runner.cache.num_slots * SHAPE.slot_bytes
+    size = runner.cache.num_slots * SHAPE.slot_bytes[0]
     assert SHAPE.is_finite([buffer.read(0, size) for buffer in runner.cache._buffers])
 
 

@@ -20,23 +20,23 @@ from genai.options.generation_config import GenerationConfig
 from genai.runtime.capacity import CapacityPolicy
 from tests.fakes import SHAPE, FakeRunner, greedy_continuation
 
-SLOT_BYTES, NUM_BUFFERS = 4, 3
-BLOCK_BYTES = SLOT_BYTES * BLOCK_SIZE * NUM_BUFFERS
+SLOT_BYTES = (4, 12, 8)
+BLOCK_BYTES = sum(SLOT_BYTES) * BLOCK_SIZE
 
 
 def cache_of(num_blocks: int, model: bytes = b"model") -> PrefixCache:
-    return PrefixCache(model, SLOT_BYTES, NUM_BUFFERS, num_blocks * BLOCK_BYTES)
+    return PrefixCache(model, SLOT_BYTES, num_blocks * BLOCK_BYTES)
 
 
 def rows_of(tokens: Sequence[int], start: int = 0) -> list[np.ndarray]:
     """What `export_row` would give: for each buffer, bytes that depend on all tokens up to each slot, as K and V do."""
     result = []
-    for buffer in range(NUM_BUFFERS):
+    for buffer, slot_bytes in enumerate(SLOT_BYTES):
         state, slots = buffer, []
         for token in tokens:
             state = (state * 31 + token + 1) % 2**32
-            slots.append(state)
-        result.append(np.array(slots[start:], np.uint32).view(np.uint8))
+            slots.append([state] * (slot_bytes // 4))
+        result.append(np.array(slots[start:], np.uint32).view(np.uint8).reshape(-1))
     return result
 
 
@@ -168,7 +168,7 @@ def test_each_block_of_a_request_is_hashed_once(monkeypatch: pytest.MonkeyPatch)
         num_hashed += 1
         return original(data, digest_size=digest_size)
 
-    prefixes = PrefixCache(b"fake", SHAPE.slot_bytes, SHAPE.num_buffers, 10**6)
+    prefixes = PrefixCache(b"fake", SHAPE.slot_bytes, 10**6)
     limits = Limits(max_batch=4, max_seq_len=250, prefill_chunk=64)
     runner = FakeRunner(300)
     runner.cache.policy = CapacityPolicy(headroom=0)
@@ -192,7 +192,7 @@ def test_what_is_put_later_continues_what_is_there() -> None:
 
 @pytest.mark.parametrize("max_bytes", [0, 1, BLOCK_BYTES - 1])
 def test_less_than_a_block_is_off(max_bytes: int) -> None:
-    cache = PrefixCache(b"model", SLOT_BYTES, NUM_BUFFERS, max_bytes)
+    cache = PrefixCache(b"model", SLOT_BYTES, max_bytes)
     assert cache.max_tokens == 0
     put(cache, prompt(1, 2))
     assert lookup(cache, prompt(1, 2)) == 0
@@ -236,7 +236,7 @@ class Weighing(PrefixCache):
 @pytest.mark.parametrize("num_blocks", [0, 1, 3])
 def test_only_what_is_kept_is_copied_out_of_a_row(num_blocks: int) -> None:
     max_bytes = num_blocks * BLOCK_SIZE * SHAPE.bytes_per_token
-    prefixes = Weighing(b"fake", SHAPE.slot_bytes, SHAPE.num_buffers, max_bytes)
+    prefixes = Weighing(b"fake", SHAPE.slot_bytes, max_bytes)
     limits = Limits(max_batch=4, max_seq_len=250, prefill_chunk=64)
     engine = Engine(FakeRunner(256), limits, (), prefixes)  # type: ignore[arg-type]
     engine.submit(Request(prompt=[1] * 100, config=GenerationConfig(max_new_tokens=20, ignore_eos=True)))
@@ -266,7 +266,7 @@ def test_what_had_to_give_way_is_copied_back_when_it_resumes() -> None:
         runner = CountingRunner(256)
         runner.cache.policy = CapacityPolicy(headroom=0)
         limits = Limits(max_batch=4, max_seq_len=250, prefill_chunk=64)
-        prefixes = PrefixCache(b"fake", SHAPE.slot_bytes, SHAPE.num_buffers, max_bytes)
+        prefixes = PrefixCache(b"fake", SHAPE.slot_bytes, max_bytes)
         engine = Engine(runner, limits, (), prefixes)  # type: ignore[arg-type]
         config = GenerationConfig(max_new_tokens=90, ignore_eos=True)
         texts = [engine.submit(Request(prompt=[n] * 30, config=config)).first for n in range(3)]

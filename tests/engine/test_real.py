@@ -95,7 +95,7 @@ def test_a_random_mix_gives_the_texts_that_each_gives_alone(smollm2_f32: Path) -
 def engine_over(llm: LLM, prefix_bytes: int) -> Engine:
     limits = Limits(max_batch=6, max_seq_len=llm.max_seq_len, prefill_chunk=24)
     shape = llm._runner.cache.shape
-    prefixes = PrefixCache(b"smollm2", shape.slot_bytes, shape.num_buffers, prefix_bytes)
+    prefixes = PrefixCache(b"smollm2", shape.slot_bytes, prefix_bytes)
     return Engine(llm._runner, limits, llm.config.eos_token_ids, prefixes)
 
 

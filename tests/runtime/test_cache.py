@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from genai.config import EngineConfig
+from genai.contract import uniform_caches
 from genai.errors import CapacityError
 from genai.runtime.cache import CacheShape, KVCache
 from genai.runtime.capacity import CapacityPolicy, StepCost
@@ -376,14 +377,14 @@ def test_growing_many_rows_at_once_takes_a_handful_of_copies_on_a_device(num_row
     before = device.memory.num_copies
     cache.reserve({rows[-1]: 1025})
     assert cache.capacity(rows[0]) >= 1025
-    assert device.memory.num_copies - before == 2 * SHAPE.num_buffers
+    assert device.memory.num_copies - before == 2 * len(SHAPE.caches)
     for row in rows:
         assert read_tokens(cache, row) == list(range(row, row + 1000))
 
 
 @pytest.mark.parametrize("provider", [CpuProvider, DeviceDouble])
 def test_rows_survive_in_sixteen_bits(provider: type[Provider]) -> None:
-    cache = KVCache(CacheShape(num_buffers=4, kv_size=6, dtype="bfloat16"), 256, provider(EngineConfig()))
+    cache = KVCache(CacheShape(caches=uniform_caches(2, 6), dtype="bfloat16"), 256, provider(EngineConfig()))
     assert cache.shape.bytes_per_token == 4 * 6 * 2
     rng = np.random.default_rng(0)
     data = [rng.integers(0, 256, 10 * 12, dtype=np.uint8) for _ in range(4)]

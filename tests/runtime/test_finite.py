@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from genai.config import EngineConfig
+from genai.contract import Cache, uniform_caches
 from genai.errors import NotFiniteError
 from genai.runtime.cache import CacheShape, KVCache
 from genai.runtime.finite import settle_prompt
@@ -40,7 +41,7 @@ def whole(new_runner: Callable[[], Runner]) -> np.ndarray:
 
 def assert_clean(runner: Runner) -> None:
     """Nothing in the arena is an infinity or NaN, wherever rows are."""
-    size = runner.cache.num_slots * runner.cache.shape.slot_bytes
+    size = runner.cache.num_slots * runner.cache.shape.slot_bytes[0]
     assert runner.cache.shape.is_finite([buffer.read(0, size) for buffer in runner.cache._buffers])
 
 
@@ -95,7 +96,7 @@ def test_what_another_run_left_in_the_inputs_is_no_padding(new_runner: Callable[
 def test_leftovers_of_whatever_origin_cost_one_run_more(new_runner: Callable[[], Runner], whole: np.ndarray) -> None:
     runner = new_runner()
     for buffer in runner.cache._buffers:
-        buffer.write(0, np.full(runner.cache.num_slots * runner.cache.shape.slot_bytes, 255, np.uint8))
+        buffer.write(0, np.full(runner.cache.num_slots * runner.cache.shape.slot_bytes[0], 255, np.uint8))
     row = runner.cache.allocate(60)
     np.testing.assert_allclose(runner.prefill(row, GOOD[:30]), whole[29], atol=TOLERANCE)
 
@@ -112,8 +113,8 @@ def test_leftovers_in_the_last_layer_are_not_a_rows_own_fault(
         for row in rows:
             runner.prefill(row, GOOD[:20])
         for row in rows:
-            start = (runner.cache._layout.place(row).start + 21) * runner.cache.shape.slot_bytes
-            size = 39 * runner.cache.shape.slot_bytes
+            start = (runner.cache._layout.place(row).start + 21) * runner.cache.shape.slot_bytes[0]
+            size = 39 * runner.cache.shape.slot_bytes[0]
             runner.cache._buffers[-2 if what == "keys" else -1].write(start, np.full(size, 255, np.uint8))
         if is_alone:
             logits = runner.run_row(rows[0], GOOD[20:21], 1)[0]
@@ -128,7 +129,7 @@ def test_leftovers_in_the_last_layer_are_not_a_rows_own_fault(
 @pytest.mark.parametrize("provider", [CpuProvider, DeviceDouble])
 def test_logits_that_overflow_alone_do_not_lose_a_prompt(provider: type[Provider]) -> None:
     """In a prompt's middle they are of no interest: how it is cut into chunks changes nothing."""
-    cache = KVCache(CacheShape(num_buffers=2, kv_size=1, dtype="float32"), 64, provider(EngineConfig()))
+    cache = KVCache(CacheShape(caches=uniform_caches(1, 1), dtype="float32"), 64, provider(EngineConfig()))
     row = cache.allocate(16)
     write_tokens(cache, row, 0, [1, 2, 3])
     logits = np.zeros((1, 1, 9), np.float32)
@@ -145,7 +146,7 @@ def test_logits_that_overflow_alone_do_not_lose_a_prompt(provider: type[Provider
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_one_number_among_many_is_found(dtype: str, value: float) -> None:
-    shape = CacheShape(num_buffers=1, kv_size=8, dtype=dtype)
+    shape = CacheShape(caches=(Cache("key_cache.0", 8),), dtype=dtype)
     half, large = dtype == "float16", 65504 if dtype == "float16" else 3e38
     data = np.array([0, 1, -1, large, 1e-40, 5e-8, -large, 7], np.float16 if half else np.float32)
 

@@ -118,17 +118,19 @@ def test_a_graph_of_another_kind_is_refused_naming_what_differs(tmp_path: Path) 
 
 
 def test_contract_differences_are_all_listed() -> None:
-    inputs = contract.inputs(2, 32, "float32")
-    outputs = contract.outputs(2, 32, "float32", 100)
-    assert contract.check_signature(inputs, outputs).num_layers == 2
+    caches = contract.uniform_caches(2, 32)
+    inputs = contract.inputs(caches, "float32")
+    outputs = contract.outputs(caches, "float32", 100)
+    assert contract.check_signature(inputs, outputs).caches == caches
     inputs[2] = TensorType(name=inputs[2].name, dtype="int32", shape=inputs[2].shape)
     inputs[5] = TensorType(name=inputs[5].name, dtype="float32", shape=("B", 128, 32))
     with pytest.raises(ContractError, match=r"'write_indices' is int32, not int64; .*'key_cache.0' has shape"):
         contract.check_signature(inputs, outputs[:-1])
     with pytest.raises(ContractError, match="it has inputs none and outputs none"):
         contract.check_signature([], [])
+    small = contract.uniform_caches(1, 8)
     with pytest.raises(ContractError, match="the caches are int8"):
-        contract.check_signature(contract.inputs(1, 8, "int8"), contract.outputs(1, 8, "int8", 5))
+        contract.check_signature(contract.inputs(small, "int8"), contract.outputs(small, "int8", 5))
 
 
 def test_a_failing_run_is_wrapped(tmp_path: Path) -> None:

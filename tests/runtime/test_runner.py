@@ -45,7 +45,7 @@ def whole(path: Path) -> np.ndarray:
 
 def runner_for(session: Session, *, num_slots: int = 2048, chunk: int = 512) -> Runner:
     shape = contract.check_signature(session.inputs, session.outputs)
-    cache_shape = CacheShape(num_buffers=2 * shape.num_layers, kv_size=shape.kv_size, dtype=shape.cache_dtype)
+    cache_shape = CacheShape(caches=shape.caches, dtype=shape.cache_dtype)
     cache = KVCache(cache_shape, num_slots, session.provider)
     return Runner(session, cache, vocab_size=shape.vocab_size, num_heads=4, prefill_chunk=chunk)
 

@@ -69,8 +69,7 @@ def convert_static_cache(model: ir.Model, path: Path, folder: Path, max_seq_len:
         model,
         input_ids=inputs[contract.INPUT_IDS],
         position_ids=inputs.get(contract.POSITION_IDS),
-        num_layers=len(found.caches) // 2,
-        kv_size=found.heads.kv_size,
+        caches=[contract.Cache(name, found.heads.kv_size) for name in found.caches],
         cache_dtype=found.caches[contract.key_cache(0)].dtype or ir.DataType.FLOAT,
     )
     inputs[contract.WRITE_INDICES].replace_all_uses_with(target.write_indices)
@@ -93,7 +92,7 @@ def understand(model: ir.Model) -> StaticCacheGraph:
     """Read a normalized graph. Raises: UnsupportedModelError for what does not follow the contract in another way."""
     inputs = {value.name or "": value for value in model.graph.inputs}
     num_layers = sum(name.startswith(contract.key_cache(0)[:-1]) for name in inputs)
-    caches = contract.cache_names(num_layers)
+    caches = [name(layer) for layer in range(num_layers) for name in (contract.key_cache, contract.value_cache)]
     wanted = {contract.INPUT_IDS, contract.WRITE_INDICES, contract.NONPAD_KV_SEQLEN, *caches}
     if missing := sorted(wanted - inputs.keys()):
         raise UnsupportedModelError(f"the graph has caches but lacks the inputs {', '.join(missing[:8])}")
@@ -141,7 +140,7 @@ class StaticCacheModel:
         caches = {
             name: np.zeros((1, self._capacity or count, tensor.shape[2]), tensor.dtype)
             for name, tensor in inputs.items()
-            if name in contract.cache_names(len(inputs)) and isinstance(tensor.shape[2], int)
+            if contract.is_cache(name) and isinstance(tensor.shape[2], int)
         }
         results, past = [], 0
         for chunk in chunks:

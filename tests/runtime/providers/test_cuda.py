@@ -41,7 +41,7 @@ TOLERANCE = 5e-2
 def runner_for(path: Path, config: EngineConfig) -> Runner:
     session = Session(path, config)
     shape = contract.check_signature(session.inputs, session.outputs)
-    cache_shape = CacheShape(num_buffers=2 * shape.num_layers, kv_size=shape.kv_size, dtype=shape.cache_dtype)
+    cache_shape = CacheShape(caches=shape.caches, dtype=shape.cache_dtype)
     cache = KVCache(cache_shape, 1024, session.provider)
     return Runner(session, cache, vocab_size=shape.vocab_size, num_heads=4, prefill_chunk=64)
 

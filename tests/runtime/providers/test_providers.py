@@ -71,13 +71,16 @@ def test_the_arena_is_the_devices_and_the_prefix_cache_the_hosts(
     monkeypatch.setattr(DeviceDouble, "free", 2_000_000)
     with registered():
         loaded = load_runner(tmp_path, config, EngineConfig(device="double"))  # type: ignore[arg-type]
-        assert loaded.runner.cache.num_slots == 1_000_000 // config.cache_bytes_per_token
+        assert loaded.runner.cache.num_slots == 1_000_000 // loaded.runner.cache.shape.bytes_per_token
         assert loaded.prefix_cache_bytes == 400_000_000
         monkeypatch.setattr(DeviceDouble, "free", None)
         with pytest.raises(CapacityError, match="does not tell how much of its memory is free; set kv_cache_bytes"):
             load_runner(tmp_path, config, EngineConfig(device="double"))  # type: ignore[arg-type]
         given = EngineConfig(device="double", kv_cache_bytes=600_000)  # type: ignore[arg-type]
-        assert load_runner(tmp_path, config, given).runner.cache.num_slots == 600_000 // config.cache_bytes_per_token
+        assert (
+            load_runner(tmp_path, config, given).runner.cache.num_slots
+            == 600_000 // loaded.runner.cache.shape.bytes_per_token
+        )
 
 
 @pytest.mark.parametrize("value", ["-1", "one", "", "1.5", "²"])

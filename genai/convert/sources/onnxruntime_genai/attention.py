@@ -182,10 +182,10 @@ class AttentionRewriter:
             raise UnsupportedModelError(
                 f"{layer.node.name}: {heads.num_heads} heads cannot share {heads.num_kv_heads} key/value heads"
             )
-        if heads.kv_size != self._graph.kv_size:
+        if heads.kv_size != (wanted := self._graph.caches[0].width):
             raise UnsupportedModelError(
-                f"layer {layer.index} keeps {heads.kv_size} elements of keys for each token, layer 0 "
-                f"{self._graph.kv_size}: layers of different sizes are not supported"
+                f"layer {layer.index} keeps {heads.kv_size} elements of keys for each token, its configuration says "
+                f"{wanted}: layers of different sizes are not supported"
             )
         if heads.window is not None:
             self.windows.add(heads.window)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from genai import contract
 from genai.config import EngineConfig
 from genai.convert.emit import ContractGraph
 from genai.convert.rewritten import Original, Rewritten
@@ -89,8 +90,7 @@ def convert_genai(model: ir.Model, config: GenaiConfig, max_seq_len: int | None 
         model,
         input_ids=by_name[names.input_ids],
         position_ids=by_name.get(names.position_ids),
-        num_layers=config.num_layers,
-        kv_size=facts.num_kv_heads * facts.head_dim,
+        caches=contract.uniform_caches(config.num_layers, facts.num_kv_heads * facts.head_dim),
         cache_dtype=found.layers[0].past_key.dtype or ir.DataType.FLOAT,
     )
     tables = RotaryTables(target.nodes, target.position_ids, facts.max_position)

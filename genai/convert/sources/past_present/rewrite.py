@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_ir as ir
 
+from genai import contract
 from genai.convert.emit import ContractGraph, Heads, as_heads, as_split
 from genai.convert.flat import as_flat
 from genai.convert.fusions.attention import AttentionSite, attention_sites, token_dependent
@@ -100,15 +101,15 @@ def rewrite(model: ir.Model, decoder: Decoder, pristine: ir.Model) -> None:
     inputs = {value.name: value for value in graph.inputs}
     outputs = {value.name: value for value in graph.outputs}
     first = decoder.layers[0]
-    sizes = {layer.heads.kv_size for layer in decoder.layers}
-    if len(sizes) > 1:
-        raise UnsupportedModelError(f"layers have caches of different sizes: {sorted(sizes)} elements a token")
     target = ContractGraph(
         model,
         input_ids=inputs[interface.input_ids],
         position_ids=inputs.get(interface.position_ids),
-        num_layers=len(decoder.layers),
-        kv_size=first.heads.kv_size,
+        caches=[
+            contract.Cache(name(index), layer.heads.kv_size)
+            for index, layer in enumerate(decoder.layers)
+            for name in (contract.key_cache, contract.value_cache)
+        ],
         cache_dtype=first.key.past.dtype or ir.DataType.FLOAT,
     )
     for index, layer in enumerate(decoder.layers):
