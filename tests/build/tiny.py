@@ -17,7 +17,9 @@ import tokenizers
 
 from genai import contract
 from genai.build.package import build_package
-from genai.config import EngineConfig
+from genai.config import EngineConfig, ModelConfig
+from genai.runtime.cache import CacheShape
+from genai.runtime.row_start import read_row_start
 
 if TYPE_CHECKING:
     from genai.llm.llm import LLM
@@ -93,7 +95,7 @@ def build(model: Any, folder: Path, **options: Any) -> Path:
 
 
 class Graph:
-    """A package's graph over caches held as NumPy arrays: [num_rows, capacity, kv_size], every row with its own length.
+    """A package's graph over caches held as NumPy arrays: [num_rows, capacity, width], every row with its own length.
 
     run: what runs it, feeds in and outputs out: ONNX Runtime unless something else is given.
     """
@@ -106,7 +108,8 @@ class Graph:
             for value in model.graph.input
             if contract.is_cache(value.name)
         }
-        self.valid = np.zeros(num_rows, np.int64)
+        self.valid = np.zeros(num_rows, np.int64)  # tokens
+        self._reserved = self._begin(package)
         self._run = run or in_onnxruntime(package)
 
     def add(self, *rows: Sequence[int]) -> list[np.ndarray]:
@@ -118,8 +121,8 @@ class Graph:
             {
                 contract.INPUT_IDS: padded,
                 contract.POSITION_IDS: self.valid[:, None] + places,
-                contract.WRITE_INDICES: self.valid,
-                contract.NONPAD_KV_SEQLEN: self.valid + longest,
+                contract.WRITE_INDICES: self.valid + self._reserved,
+                contract.NONPAD_KV_SEQLEN: self.valid + self._reserved + longest,
                 contract.LOGITS_POSITIONS: np.tile(places, (len(rows), 1)),
                 **self.caches,
             }
@@ -127,6 +130,15 @@ class Graph:
         self.caches = dict(zip(self.caches, updated, strict=True))
         self.valid = self.valid + [len(row) for row in rows]
         return [row_logits[: len(row)] for row, row_logits in zip(rows, logits, strict=True)]
+
+    def _begin(self, package: Path) -> int:
+        """Write what rows begin with; returns how many slots that takes."""
+        config = ModelConfig.read(package)
+        caches = tuple(contract.Cache(name, cache.shape[2]) for name, cache in self.caches.items())
+        row_start = read_row_start(package, config, CacheShape(caches=caches, dtype=config.cache_dtype))
+        for name, start in zip(self.caches if row_start else (), row_start, strict=True):
+            self.caches[name][:, 0] = start.view(self.caches[name].dtype)
+        return config.reserved_slots
 
 
 def in_onnxruntime(package: Path) -> Run:
