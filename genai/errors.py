@@ -3,9 +3,12 @@
     GenAIError
     ├── ConfigError          an option, config file or request field is wrong
     │   ├── CapacityError    what was asked for cannot fit in memory or in the model's context
-    │   │   └── PromptTooLongError  the prompt alone leaves no room for an answer
+    │   │   ├── PromptTooLongError  the prompt alone leaves no room for an answer
+    │   │   └── TextTooLongError    a text that is only read is longer than the context
+    │   ├── TaskError        the model does something else than what it is asked for
     │   └── RequestError     a field of a request, which it names
     ├── QueueFullError       too many requests wait, or the engine is shutting down
+    ├── DeadlineError        a request had no turn in the time that it was given
     ├── ModelError           a model cannot be used
     │   ├── ModelNotFoundError   no such model, file or folder
     │   ├── DownloadError        fetching weights failed (network, checksum, disk)
@@ -62,6 +65,28 @@ class PromptTooLongError(CapacityError):
         )
 
 
+class TextTooLongError(CapacityError):
+    """A text that is only read has more tokens than the model takes. place: which text, as whoever gave it calls it."""
+
+    def __init__(self, num_tokens: int, most: int, place: str = "the text", is_least: bool = False) -> None:
+        super().__init__(num_tokens, most, place, is_least)
+        self.num_tokens = num_tokens
+        self.most = most
+        self.place = place
+        self.is_least = is_least
+
+    def __str__(self) -> str:
+        least = "at least " if self.is_least else ""
+        return (
+            f"This model's maximum context length is {self.most} tokens. However, {self.place} has {least}"
+            f"{self.num_tokens} tokens. Please reduce its length."
+        )
+
+
+class TaskError(ConfigError):
+    """A model does something else than what it is asked for: it has no head to write with, or gives no embeddings."""
+
+
 class RequestError(ConfigError):
     """A request asks for what cannot be done. param: the field at fault; code: a short name of the error."""
 
@@ -73,6 +98,10 @@ class RequestError(ConfigError):
 
 class QueueFullError(GenAIError):
     """Too many requests are waiting, or the engine is shutting down."""
+
+
+class DeadlineError(GenAIError):
+    """A request had no turn in the time that it was given."""
 
 
 class ModelError(GenAIError):

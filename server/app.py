@@ -37,7 +37,7 @@ from server.models import ModelPool
 from server.openapi import describe
 from server.paths import PathMiddleware
 from server.receiving import BodyLimits, BodyMiddleware
-from server.routes import chat, completions, health, llama_cpp, messages, ollama, pages, responses, tokenize
+from server.routes import chat, completions, health, llama_cpp, messages, ollama, pages, rerank, responses, tokenize
 from server.routes import models as model_routes
 from server.settings import Settings, load_settings
 from server.state import ServerState
@@ -51,6 +51,7 @@ ROUTERS = (
     completions.router,
     responses.router,
     messages.router,
+    rerank.router,
     tokenize.router,
     llama_cpp.router,
     ollama.router,

@@ -19,11 +19,13 @@ from starlette.types import Receive, Scope, Send
 from genai.errors import (
     CapacityError,
     ConfigError,
+    DeadlineError,
     GenAIError,
     ModelNotFoundError,
     NotFiniteError,
     QueueFullError,
     RequestError,
+    TaskError,
     TokenizerError,
 )
 from server.context import request_info
@@ -101,10 +103,12 @@ async def _disconnected(receive: Receive) -> None:
 
 
 _TABLE: tuple[tuple[type[GenAIError], int, str], ...] = (
+    (TaskError, 404, "unsupported_endpoint"),
     (CapacityError, 400, "context_length_exceeded"),
     (ConfigError, 400, "invalid_value"),
     (TokenizerError, 400, "invalid_value"),
     (QueueFullError, 429, "queue_full"),
+    (DeadlineError, 503, "deadline_exceeded"),
     (ModelNotFoundError, 404, "model_not_found"),
     (NotFiniteError, 500, "not_finite"),
 )

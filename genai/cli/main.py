@@ -30,6 +30,7 @@ from genai.cli.inspect import inspect
 from genai.cli.models import models
 from genai.cli.pull import pull
 from genai.cli.run import run
+from genai.cli.score import score
 from genai.config import is_debugging
 from genai.errors import GenAIError
 from genai.extras import extra_of, how_to_install
@@ -39,6 +40,7 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     run,
     chat,
     generate_file,
+    score,
     pull,
     build,
     convert,

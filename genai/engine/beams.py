@@ -31,6 +31,7 @@ class BeamRun:
     """
 
     can_draft = False
+    needs_all = False
 
     def __init__(self, search: BeamSearch, beams: abc.Sequence[Sequence], results: abc.Sequence[Sequence]) -> None:
         self.search = search

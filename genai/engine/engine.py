@@ -372,7 +372,7 @@ class Engine:
     def _piece(self, sequence: Sequence, num_tokens: int) -> Piece:
         """The next tokens of a prompt: fewer are left than were planned if the prefix cache had others."""
         row = row_of(sequence)
-        most = self._runner.score_chunk(row) if sequence.lacks_prompt_logprobs else self._runner.chunk(row)
+        most = self._runner.score_chunk(row) if sequence.needs_all else self._runner.chunk(row)
         start = sequence.num_computed
         return Piece(sequence=sequence, tokens=sequence.tokens[start : start + min(num_tokens, most)])
 

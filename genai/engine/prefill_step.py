@@ -14,6 +14,7 @@ import numpy as np
 
 from genai.decoding.logprobs import token_logprob
 from genai.decoding.processors import FloatArray
+from genai.engine.consumers import Pool
 from genai.engine.rows import row_of
 from genai.engine.sequence import Sequence
 from genai.runtime.layout import Group
@@ -70,16 +71,16 @@ class PrefillStep:
         return {piece.sequence: own for piece, own in zip(pieces, logits, strict=True) if not np.isnan(own[0])}
 
     def _run_alone(self, piece: Piece) -> FloatArray:
-        if not piece.sequence.lacks_prompt_logprobs:
+        if not piece.sequence.needs_all:
             return self._runner.prefill_chunk(piece.row, piece.tokens)
         scored = self._runner.run_row(piece.row, piece.tokens, len(piece.tokens))
-        _note_prompt_logprobs(piece.sequence, scored)
+        _note_prompt(piece.sequence, scored)
         last: FloatArray = scored[-1]
         return last
 
     def _pays(self, group: Group, rows: abc.Sequence[int], by_row: Mapping[int, Piece]) -> bool:
         """Whether these rows of a group all have something to run, room for it padded, and gain by one run."""
-        if not all(row in by_row and not by_row[row].sequence.lacks_prompt_logprobs for row in rows):
+        if not all(row in by_row and not by_row[row].sequence.needs_all for row in rows):
             return False
         valid, lengths = [self._cache.valid(row) for row in rows], [len(by_row[row].tokens) for row in rows]
         longest = max(lengths)
@@ -89,8 +90,14 @@ class PrefillStep:
         return self._cache.policy.shares_run([*map(self._cache.slots, valid)], lengths, group.capacity)
 
 
-def _note_prompt_logprobs(sequence: Sequence, logits: FloatArray) -> None:
-    """Log probabilities of the prompt's tokens that follow those just run; the first token has none."""
+def _note_prompt(sequence: Sequence, logits: FloatArray) -> None:
+    """What is asked for of the tokens just run: what the graph gives there, or log probabilities of those that follow.
+
+    The first token has no log probability.
+    """
+    if isinstance(sequence.consumer, Pool):
+        sequence.consumer.see(sequence.num_computed, logits)
+        return
     notes, count = sequence.prompt_logprobs, sequence.config.prompt_logprobs or 0
     if not notes:
         notes.append(None)

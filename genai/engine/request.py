@@ -11,12 +11,12 @@ from genai.decoding.beam_search import BeamSearch
 from genai.decoding.constraint import Constraint
 from genai.decoding.sampler import Sampler
 from genai.engine.beams import BeamRun
-from genai.engine.consumers import Keep, Sample
+from genai.engine.consumers import Consumer, Keep, Sample
 from genai.engine.drafting.draft_model import DraftModel, ModelProposer
 from genai.engine.drafting.drafts import Drafter
 from genai.engine.drafting.speculative import PromptLookup
 from genai.engine.sequence import Job, Sequence, Sink, State
-from genai.errors import CapacityError, ConfigError, PromptTooLongError
+from genai.errors import CapacityError, ConfigError, PromptTooLongError, TextTooLongError
 from genai.options.generation_config import GenerationConfig, SamplingConfig, replaced
 
 
@@ -27,7 +27,8 @@ class Request:
     priority: lower runs first; timeout: seconds from submission until it ends with "timeout"; sink: who follows it;
     bad_words, dry_breakers: what the strings in the configuration are as tokens; newline_tokens: those that XTC leaves
     as it does ends; constraint: what every text has to match, fresh; draft_model: foresees tokens; is_manual: run when
-    logits are asked for, and keep them until a token is.
+    logits are asked for, and keep them until a token is; reader: takes what the graph gives, where no text is to be
+    written, fresh.
     Raises: ConfigError.
     """
 
@@ -42,6 +43,7 @@ class Request:
     constraint: Constraint | None = None
     draft_model: DraftModel | None = None
     is_manual: bool = False
+    reader: Consumer | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.priority, int | np.integer):
@@ -80,7 +82,9 @@ def check(request: Request, model: ModelLimits) -> None:
         bad = next((token for token in tokens if not 0 <= token < model.vocab_size), None)
         if bad is not None:
             raise ConfigError(f"{what} {bad} is outside the vocabulary (0 to {model.vocab_size - 1})")
-    if len(prompt) >= limit:
+    if request.reader is not None and len(prompt) > limit:
+        raise TextTooLongError(len(prompt), limit)
+    if request.reader is None and len(prompt) >= limit:
         raise PromptTooLongError(len(prompt), limit - 1)
     if config.max_length is not None and config.max_length <= len(prompt):
         raise CapacityError(f"max_length={config.max_length} leaves nothing: the prompt has {len(prompt)} tokens")
@@ -147,7 +151,7 @@ def _sequence(request: Request, model: ModelLimits, index: int) -> Sequence:
             newline_tokens=request.newline_tokens,
             constraint=None if request.constraint is None else request.constraint.copy(),
         ),
-        consumer=Keep() if request.is_manual else Sample(),
+        consumer=_consumer(request),
         index=index,
         priority=request.priority,
         drafter=_drafter(request),
@@ -157,6 +161,12 @@ def _sequence(request: Request, model: ModelLimits, index: int) -> Sequence:
     if request.timeout is not None:
         sequence.deadline = sequence.timeline.submitted + request.timeout
     return sequence
+
+
+def _consumer(request: Request) -> Consumer:
+    if request.reader is not None:
+        return request.reader
+    return Keep() if request.is_manual else Sample()
 
 
 def _sampling(config: GenerationConfig) -> SamplingConfig:

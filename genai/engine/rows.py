@@ -156,7 +156,7 @@ class Rows:
         to who goes on with that.
         """
         best, most = None, max(known, 1)
-        for row in () if sequence.lacks_prompt_logprobs else self._cache.idle:
+        for row in () if sequence.needs_all else self._cache.idle:
             shared = min(self._idle[row].shared(sequence.tokens, keys), len(sequence.tokens) - _MIN_RUN)
             is_its_own = 2 * shared >= self._cache.valid(row) or shared - known >= BLOCK_SIZE
             if shared >= most and is_its_own:
@@ -194,7 +194,7 @@ class Rows:
 
     def _keys_to_find(self, sequence: Sequence) -> list[bytes]:
         """The keys of the blocks that need not be run where they are known."""
-        if sequence.lacks_prompt_logprobs:
+        if sequence.needs_all:
             return []
         return self._keys(sequence, max(len(sequence.tokens) - _MIN_RUN, 0))
 

@@ -193,6 +193,11 @@ class Sequence:
         """Whether log probabilities of its prompt were asked for and are not all there."""
         return self.config.prompt_logprobs is not None and len(self.prompt_logprobs) < self.num_prompt
 
+    @property
+    def needs_all(self) -> bool:
+        """Whether what the graph gives at every position of its prompt is asked for: all of it has to be run."""
+        return self.consumer.needs_all or self.lacks_prompt_logprobs
+
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Job:

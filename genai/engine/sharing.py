@@ -163,7 +163,7 @@ class Sharing:
 
     def _will_know_more(self, newcomer: Sequence) -> bool:
         """Whether a prompt that is being run has as few tokens left as it will spare a newcomer, or fewer."""
-        if not self._rows.remembers or newcomer.lacks_prompt_logprobs:
+        if not self._rows.remembers or newcomer.needs_all:
             return False
         num_known = len(newcomer.tokens) - newcomer.num_left
         for each in self._scheduler.running:

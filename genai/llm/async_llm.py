@@ -11,18 +11,22 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
+from collections import abc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TypeVar
 
+from genai.decoding.processors import FloatArray
 from genai.engine.engine import Engine
 from genai.engine.request import Request
 from genai.engine.streams import Stream, Streams
 from genai.errors import QueueFullError
 from genai.llm.llm import LLM
 from genai.llm.prepare import Preparation, Prepared, Prompt
+from genai.llm.reading import Asked, Outcome, Reading, ReadRequest
 from genai.llm.results import Chunk
+from genai.llm.together import QUEUED_PER_ROW
 from genai.options.generation_config import GenerationConfig
 
 Result = TypeVar("Result")
@@ -62,6 +66,52 @@ class AsyncLLM:
         request = _without(prepared.request, time.perf_counter() - started)
         return self._streams.submit(request, prepared.writer, keeps=(self, options.get("draft")))
 
+    async def score(self, query: str, documents: abc.Sequence[str], **options: object) -> FloatArray:
+        """`LLM.score`: [N] float32. Raises: as that."""
+        ask = functools.partial(self.llm.scorer.ask, query, documents, **options)  # type: ignore[arg-type]  # checked there
+        return (await self.read(ask)).values
+
+    async def read(self, ask: Callable[[], Asked]) -> Outcome:
+        """Have prompts read that `ask`, called on another thread, prepares; no more are queued than keep all rows busy.
+
+        Who gives up ends those that are left. Raises: as `LLM.score`; QueueFullError after `close`.
+        """
+        if self._streams.is_closed:
+            raise QueueFullError("this AsyncLLM is closed and takes no new requests; make another one")
+        started = time.perf_counter()
+        with self.engine.preparing():
+            asked = await self._run(self._encoding, ask)
+        for each in asked.requests:
+            self.llm.loop.check(each.request)
+        return asked.outcome(await self._readings(asked.requests, started))
+
+    async def _readings(self, requests: abc.Sequence[ReadRequest], started: float) -> list[Reading]:
+        """What became of each, in their order; their time runs since `started`."""
+        most = QUEUED_PER_ROW * self.llm.engine_config.max_batch
+        streams: list[Stream[Reading]] = []
+        ends: set[asyncio.Future[None]] = set()
+        try:
+            while ends or len(streams) < len(requests):
+                while len(ends) < most and len(streams) < len(requests):
+                    each = requests[len(streams)]
+                    try:
+                        request = _without(each.request, time.perf_counter() - started)
+                        stream = self._streams.submit(request, each.writer, keeps=self)
+                    except QueueFullError:
+                        if not ends:
+                            raise
+                        break
+                    streams.append(stream)
+                    ends.add(asyncio.ensure_future(_end(stream)))
+                done, ends = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+                for end in done:
+                    end.result()
+        finally:
+            for end in ends:
+                end.cancel()
+            await asyncio.gather(*ends, return_exceptions=True)
+        return [each.writer.result(stream.job) for each, stream in zip(requests, streams, strict=True)]
+
     async def drain(self, timeout: float | None = None) -> bool:
         """Refuse new requests here and wait for the accepted ones; True if all ended within `timeout` seconds."""
         return await self._streams.drain(timeout)
@@ -88,6 +138,12 @@ class AsyncLLM:
     @staticmethod
     async def _run(threads: ThreadPoolExecutor, function: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(threads, function)
+
+
+async def _end(stream: Stream[Reading]) -> None:
+    """Wait for the end of a prompt that is read. Raises: what it failed by."""
+    async for _ in stream:
+        pass
 
 
 def _finished_unless_slow(begun: Preparation) -> Prepared | Preparation:

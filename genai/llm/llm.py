@@ -25,7 +25,9 @@ from genai.engine.streams import Feed
 from genai.errors import CapacityError, ConfigError
 from genai.llm.generator import Generator
 from genai.llm.prepare import ChatOptions, Preparation, Prepared, Preparer, Prompt, are_tokens, as_list
+from genai.llm.reading import Asked
 from genai.llm.results import Chunk, Generation
+from genai.llm.scoring import Scorer
 from genai.llm.session_file import SessionFile
 from genai.llm.together import Together
 from genai.metrics import EngineMetrics
@@ -81,6 +83,7 @@ class LLM:
         self.loop = EngineLoop(self._new_engine(loaded.prefix_cache_bytes), self._runner)
         weakref.finalize(self, self.loop.abandon).atexit = False
         self._preparer = Preparer(self.tokenizer, self.config.vocab_size, self.config.eos_token_ids, self.max_seq_len)
+        self.scorer = Scorer(self.tokenizer, self.max_seq_len)
         self.generation_config = GenerationConfig().updated(**self.config.generation)
         self._known_drafts: weakref.WeakSet[LLM] = weakref.WeakSet()  # models whose vocabulary was found to be the same
 
@@ -220,6 +223,25 @@ class LLM:
             raise CapacityError(f"{len(token_ids)} tokens; at most {self.max_seq_len} fit (max_seq_len)")
         return self.loop.call(lambda engine: engine.score([int(token) for token in token_ids]))
 
+    def score(
+        self,
+        query: str,
+        documents: abc.Sequence[str],
+        *,
+        instruction: str | None = None,
+        priority: int = 0,
+        timeout: float | None = None,
+    ) -> FloatArray:
+        """How well documents answer a query, for rerankers that are asked for yes or no: [N] float32 from 0 to 1.
+
+        It is the share of "yes" in the probability of "yes" and "no" after Qwen3-Reranker's prompt, in the model's own
+        chat template; other models that write both words can be asked so, too. instruction: what is looked for; None:
+        passages that answer a web search query. Raises: ConfigError, CapacityError, TokenizerError, GraphRunError,
+        QueueFullError, DeadlineError after `timeout` seconds.
+        """
+        asked = self.scorer.ask(query, documents, instruction=instruction, priority=priority, timeout=timeout)
+        return self._read(asked)
+
     def close(self) -> None:
         """Free the graph, its cache and its thread; who waits for a text meanwhile gets a ConfigError.
 
@@ -266,6 +288,9 @@ class LLM:
 
     def _prepared(self, prompt: Prompt, config: GenerationConfig | None, options: Mapping[str, object]) -> Prepared:
         return self.prepare(prompt, config, **options)
+
+    def _read(self, asked: Asked) -> FloatArray:
+        return asked.outcome(Together(self.loop, asked.requests, self.engine_config.max_batch).results()).values
 
     def _streamed(self, prepared: Prepared, draft: object) -> abc.Generator[Chunk, None, None]:
         """An empty piece at once, which `stream` takes, and then those of the texts. draft: to be there meanwhile."""

@@ -9,23 +9,46 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Generic, Protocol, TypeVar
 
 from genai.engine.loop import EngineLoop
 from genai.engine.request import Request
-from genai.engine.sequence import Job
+from genai.engine.sequence import Job, Sink
 from genai.engine.streams import Follower
 from genai.errors import QueueFullError
-from genai.llm.prepare import Prepared
-from genai.llm.results import Generation
 
+Result = TypeVar("Result")
+Result_co = TypeVar("Result_co", covariant=True)
 QUEUED_PER_ROW = 2
 """Requests in the engine for each of its rows: while some run, as many wait, so that no row is ever idle."""
 
 
-class Together:
+class Writer(Sink, Protocol[Result_co]):
+    """A sink that says what has become of its job."""
+
+    def result(self, job: Job) -> Result_co:
+        """What a job that is over has come to. Raises: its error."""
+        ...
+
+
+class Ready(Protocol[Result_co]):
+    """A request ready for an engine, and who is to follow it."""
+
+    @property
+    def request(self) -> Request:
+        """What is asked of the engine."""
+        ...
+
+    @property
+    def writer(self) -> Writer[Result_co]:
+        """Who follows it."""
+        ...
+
+
+class Together(Generic[Result]):
     """Runs prepared requests in their order. max_batch: the engine's rows."""
 
-    def __init__(self, loop: EngineLoop, prepared: Sequence[Prepared], max_batch: int) -> None:
+    def __init__(self, loop: EngineLoop, prepared: Sequence[Ready[Result]], max_batch: int) -> None:
         self._loop = loop
         self._prepared = prepared
         self._most = QUEUED_PER_ROW * max_batch
@@ -34,7 +57,7 @@ class Together:
         self._num_over = 0  # counted on the loop's thread alone
         self._one_more = threading.Event()
 
-    def results(self) -> list[Generation]:
+    def results(self) -> list[Result]:
         """What became of each; what cannot be done is refused before anything runs. Raises: as `LLM.generate`."""
         for each in self._prepared:
             self._loop.check(each.request)

@@ -23,6 +23,7 @@ PATHS = (
     "/v1/responses",
     "/v1/messages",
     "/v1/messages/count_tokens",
+    "/v1/rerank",
     "/tokenize",
     "/detokenize",
     "/completion",

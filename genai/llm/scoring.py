@@ -1,0 +1,94 @@
+"""How well documents answer a query, by a model that is asked for yes or no: Qwen3-Reranker, and others by its prompt.
+
+The model is given a conversation for each document, and the score is what "yes" has of the probability of both words:
+
+    system     Judge whether the Document meets the requirements … the answer can only be "yes" or "no".
+    user       <Instruct>: …
+               <Query>: …
+               <Document>: …
+    assistant  yes ─► p      no ─► 1 - p
+
+Source: the model card of Qwen/Qwen3-Reranker-0.6B. What conversations of a query have in common is run once.
+"""
+
+from __future__ import annotations
+
+from collections import abc
+
+import numpy as np
+
+from genai.decoding.processors import FloatArray
+from genai.engine.consumers import Read
+from genai.errors import ConfigError, TaskError, TextTooLongError
+from genai.llm.reading import Asked, ReadRequest, strings
+from genai.tokenizer.tokenizer import Tokenizer
+
+INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
+"""What documents are looked for, where nobody says."""
+_SYSTEM = (
+    "Judge whether the Document meets the requirements based on the Query and the Instruct provided. "
+    'Note that the answer can only be "yes" or "no".'
+)
+_ANSWERS = ("yes", "no")
+
+
+class Scorer:
+    """Asks one model, whose sequences have at most `max_seq_len` tokens. Any thread may."""
+
+    def __init__(self, tokenizer: Tokenizer, max_seq_len: int) -> None:
+        self._tokenizer = tokenizer
+        self._max_seq_len = max_seq_len
+
+    def ask(
+        self,
+        query: str,
+        documents: abc.Sequence[str],
+        *,
+        instruction: str | None = None,
+        priority: int = 0,
+        timeout: float | None = None,
+    ) -> Asked:
+        """A prompt for each document; their outcome is [N] float32.
+
+        Raises: ConfigError, CapacityError, TokenizerError.
+        """
+        if not isinstance(query, str):
+            raise ConfigError(f"query is {type(query).__name__}, not a string")
+        texts = strings("documents", documents)
+        if not self._tokenizer.has_chat_template:
+            raise TaskError("this model cannot score: it has no chat template to ask it in")
+        answers = [self._answer(word) for word in _ANSWERS]
+        instruction = instruction or INSTRUCTION
+        requests = [
+            ReadRequest.of(
+                self._tokens(f"documents[{index}]", instruction, query, text), Read(answers), priority, timeout
+            )
+            for index, text in enumerate(texts)
+        ]
+        return Asked(requests=requests, shaped=_probabilities)
+
+    def _tokens(self, place: str, instruction: str, query: str, document: str) -> list[int]:
+        """The conversation about a document. Raises: TextTooLongError, TokenizerError."""
+        question = f"<Instruct>: {instruction}\n<Query>: {query}\n<Document>: {document}"
+        place = f"the prompt of {place}"
+        if (beyond := self._tokenizer.num_beyond(question, self._max_seq_len)) is not None:
+            raise TextTooLongError(beyond, self._max_seq_len, place, is_least=True)
+        messages = [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": question}]
+        tokens = self._tokenizer.apply_chat_template(messages, enable_thinking=False)
+        if len(tokens) > self._max_seq_len:
+            raise TextTooLongError(len(tokens), self._max_seq_len, place)
+        return tokens
+
+    def _answer(self, word: str) -> int:
+        """The token that an answer begins with. Raises: TaskError for a vocabulary that has no such word."""
+        for spelled in (word, f"▁{word}"):
+            if (token := self._tokenizer.token_to_id(spelled)) is not None:
+                return token
+        raise TaskError(f"this model cannot score: its vocabulary has no token {word!r}")
+
+
+def _probabilities(logits: abc.Sequence[FloatArray]) -> FloatArray:
+    """The share of the first of two tokens: [N] of N pairs of logits."""
+    both = np.array(logits, np.float64).reshape(-1, 2)
+    shares: FloatArray = (1 / (1 + np.exp(np.clip(both[:, 1] - both[:, 0], -700, 700)))).astype(np.float32)
+    return shares

@@ -1,0 +1,40 @@
+"""From a validated request to what is read for it: scores and embeddings, whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from starlette.requests import Request
+
+from genai.errors import ConfigError, QueueFullError, TaskError, TokenizerError
+from server.context import request_info
+from server.errors import api_error, unless_gone
+from server.lifecycle import draining
+from server.state import ServerState
+
+if TYPE_CHECKING:
+    from genai.llm.reading import Asked, Outcome
+    from server.models import ServedModel
+
+
+async def read(
+    model: ServedModel, ask: Callable[[float], Asked], request: Request, state: ServerState, *, param: str
+) -> Outcome:
+    """What a model reads; it ends when the client hangs up.
+
+    ask: called on another thread with the seconds that are left; param: the field that holds the texts, for errors.
+    Raises: ApiError, GenAIError.
+    """
+    info = request_info()
+    timeout = max(state.settings.request_timeout - info.seconds, 0.0)
+    try:
+        outcome = await unless_gone(request.receive, model.llm.read(lambda: ask(timeout)))
+    except QueueFullError:
+        if state.lifecycle.is_draining:
+            raise draining() from None
+        raise
+    except (ConfigError, TokenizerError) as error:
+        raise api_error(error, param="model" if isinstance(error, TaskError) else param) from None
+    info.prompt_tokens, info.completion_tokens = outcome.prompt_tokens, 0
+    return outcome
