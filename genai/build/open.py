@@ -7,13 +7,14 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from genai.build.checkpoint_config import CONFIG_FILE
+from genai.build.gguf.file_names import models_among, parts_of
 from genai.build.gguf.source import GgufSource
 from genai.build.safetensors import INDEX_FILE, SINGLE_FILE, SafetensorsSource, weight_files
 from genai.errors import ModelNotFoundError, WeightsError
 
 
 def open_source(path: str | Path) -> GgufSource | SafetensorsSource:
-    """Open a GGUF file, a folder with one GGUF file, or a Hugging Face folder; close it when done.
+    """Open a GGUF file (or any part of a split one), a folder with one, or a Hugging Face folder; close it when done.
 
     Raises: ModelNotFoundError, WeightsError, UnsupportedModelError.
     """
@@ -28,7 +29,7 @@ def source_digest(path: str | Path) -> str:
     configuration and weight files.
     """
     place = _located(Path(path))
-    return files_digest([place] if place.is_file() else [place / CONFIG_FILE, *weight_files(place)])
+    return files_digest(parts_of(place) if place.is_file() else [place / CONFIG_FILE, *weight_files(place)])
 
 
 def files_digest(files: Iterable[Path]) -> str:
@@ -53,12 +54,12 @@ def _located(path: Path) -> Path:
         raise ModelNotFoundError(f"{path}: no such file or folder")
     if (path / SINGLE_FILE).is_file() or (path / INDEX_FILE).is_file():
         return path
-    files = sorted(path.glob("*.gguf"))
-    if len(files) > 1:
+    models = models_among(path.glob("*.gguf"))
+    if len(models) > 1:
         raise WeightsError(
-            f"{path} has {len(files)} GGUF files; give one of them: {', '.join(f.name for f in files[:8])}"
+            f"{path} has {len(models)} models; give one of them: {', '.join(f.name for f in models[:8])}"
         )
-    return files[0] if files else path
+    return models[0] if models else path
 
 
 def _file_digest(path: Path) -> str:

@@ -84,13 +84,15 @@ def _located(model: str) -> Path:
 def _gguf_or_complaint(path: Path) -> Path | None:
     """The GGUF file that a folder holds alone; None where a graph is to be looked for. Raises: ConfigError."""
     if path.is_dir():
-        files = sorted(path.glob("*.gguf"))
+        from genai.build.gguf.file_names import models_among
+
+        files = models_among(path.glob("*.gguf"))
         is_checkpoint = (path / "config.json").is_file() and any(path.glob("*.safetensors"))
         if any(path.glob("*.onnx")) or not (files or is_checkpoint):
             return None
         if len(files) == 1:
             return files[0]
-        said = f"{len(files)} GGUF files: give one of them" if files else _NO_GRAPH
+        said = f"{len(files)} GGUF models: give one of them" if files else _NO_GRAPH
         raise ConfigError(f"{path} holds {said}")
     if path.suffix in (".safetensors", ".bin", ".pt", ".pth"):
         raise ConfigError(f"{path} holds {_NO_GRAPH}")

@@ -1,22 +1,31 @@
-"""Models named by hub id, `organisation/name[@revision][:file.gguf]`, fetched by `huggingface_hub` into its own cache.
+"""Models named by hub id, `organisation/name[@revision][:file]`, fetched by `huggingface_hub` into its own cache.
 
-Without a file the repository's safetensors weights are taken, or its only GGUF. A file may also be named by a part of
-its name that no other GGUF there has (`organisation/name:Q4_K_M`).
+Without a file the repository's safetensors weights are taken, or the best of its GGUF files of four bits; with one,
+that GGUF file, by its name or its form (`organisation/name:Q4_K_M`), see `gguf_choice`. All parts of a split file are
+fetched. As others write it, a name may begin with `hf.co/` and end with `:latest`, which says no more than nothing.
 """
 
 from __future__ import annotations
 
 import fnmatch
 import glob
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from genai.build.gguf.file_names import form_of, stem_of
 from genai.errors import DownloadError, GenAIError, ModelNotFoundError, UnsupportedModelError
+from genai.models.gguf_choice import choose_gguf, listed, models_in
 from genai.progress import Progress
 
-_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w.-]*[\w-])(@(?P<revision>[\w./-]+))?(:(?P<file>[^:]+))?", re.ASCII)
+_LOG = logging.getLogger(__name__)
+_ID = re.compile(
+    r"((https?://)?(hf\.co|huggingface\.co)/)?"
+    r"(?P<repo>[\w-][\w.-]*/[\w.-]*[\w-])(@(?P<revision>[\w./-]+))?(:(?P<file>[^:]+))?",
+    re.ASCII,
+)
 _WANTED = (
     "config.json",
     "generation_config.json",
@@ -34,7 +43,10 @@ _WANTED = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HubId:
-    """A repository on the hub; revision: a branch, tag or commit (None: the default branch); file: one GGUF in it."""
+    """A repository on the hub; revision: a branch, tag or commit (None: the default branch); file: one GGUF in it.
+
+    As a string it is the name that all spellings of it share.
+    """
 
     repo: str
     revision: str | None = None
@@ -42,14 +54,21 @@ class HubId:
 
     @classmethod
     def parse(cls, text: str) -> HubId | None:
-        """Read `organisation/name[@revision][:file]`; None if the text does not look like one."""
+        """Read `[hf.co/]organisation/name[@revision][:file]`; None if the text does not look like one."""
         found = _ID.fullmatch(text)
-        return cls(**found.groupdict()) if found else None
+        if found is None:
+            return None
+        file = None if found["file"] in (None, "latest") else form_of(found["file"]) or found["file"]
+        return cls(repo=found["repo"], revision=found["revision"], file=file)
+
+    def __str__(self) -> str:
+        at, of = f"@{self.revision}" if self.revision else "", f":{self.file}" if self.file else ""
+        return f"{self.repo}{at}{of}"
 
     @property
     def label(self) -> str:
         """A short name for folders."""
-        return self.repo.replace("/", "--") + (f"-{Path(self.file).stem}" if self.file else "")
+        return self.repo.replace("/", "--") + (f"-{stem_of(Path(self.file))}" if self.file else "")
 
 
 def fetch(hub_id: HubId, progress: Progress) -> Path:
@@ -66,7 +85,9 @@ def fetch(hub_id: HubId, progress: Progress) -> Path:
     try:
         progress(f"asking the hub for {hub_id.repo}", 0, 0)
         info = huggingface_hub.HfApi().model_info(hub_id.repo, revision=hub_id.revision)
-        files = choose_files(hub_id, [sibling.rfilename for sibling in info.siblings or []])
+        names = [sibling.rfilename for sibling in info.siblings or []]
+        files = choose_files(hub_id, names)
+        _say_choice(hub_id, files, models_in(names), progress)
         folder = huggingface_hub.snapshot_download(
             hub_id.repo,
             revision=info.sha,
@@ -86,33 +107,30 @@ def fetch(hub_id: HubId, progress: Progress) -> Path:
     return Path(folder, files[0]) if files[0].endswith(".gguf") else Path(folder)
 
 
+def _say_choice(hub_id: HubId, files: Sequence[str], models: Sequence[str], progress: Progress) -> None:
+    if files[0].endswith(".gguf"):
+        chosen = f"{files[0]} and {len(files) - 1} more parts" if len(files) > 1 else files[0]
+        progress(f"{hub_id.repo}: {chosen}", 0, 0)
+        if hub_id.file is None and len(models) > 1:
+            _LOG.warning("%s: taking %s; name another as %s:FORM, of %s", hub_id, chosen, hub_id, listed(models))
+
+
 def choose_files(hub_id: HubId, names: Sequence[str]) -> list[str]:
-    """Which of a repository's files to fetch: one GGUF, or configuration, tokenizer and safetensors weights.
+    """Which of a repository's files to fetch: those of one GGUF, or configuration, tokenizer and safetensors weights.
 
     Raises: ModelNotFoundError, UnsupportedModelError.
     """
-    ggufs = sorted(name for name in names if name.endswith(".gguf"))
+    ggufs = [name for name in names if name.endswith(".gguf")]
     if hub_id.file:
-        exact = [name for name in names if name == hub_id.file]
-        alike = exact or [name for name in ggufs if hub_id.file.lower() in name.lower()]
-        if len(alike) != 1:
-            raise ModelNotFoundError(
-                f"{hub_id.repo} has {'several files' if alike else 'no file'} {hub_id.file!r}; "
-                f"its GGUF files: {', '.join(alike or ggufs) or 'none'}"
-            )
-        return alike
+        return choose_gguf(hub_id.repo, hub_id.file, ggufs)
     wanted = [name for name in names if any(fnmatch.fnmatch(name, pattern) for pattern in _WANTED) and "/" not in name]
     weights = [name for name in wanted if name.endswith(".safetensors")]
     named_as_usual = [name for name in weights if name.startswith("model")]
     if weights and "config.json" in names:
         # Some repositories hold the same weights twice, under the original authors' names.
         return [name for name in wanted if name not in weights or name in (named_as_usual or weights)]
-    if len(ggufs) == 1:
-        return ggufs
     if ggufs:
-        raise ModelNotFoundError(
-            f"{hub_id.repo} has several GGUF files; name one, as {hub_id.repo}:FILE, of: {', '.join(ggufs)}"
-        )
+        return choose_gguf(hub_id.repo, None, ggufs)
     raise UnsupportedModelError(f"{hub_id.repo} has no safetensors weights with a config.json, and no GGUF file")
 
 

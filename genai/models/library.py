@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from genai import config
+from genai.build.gguf.file_names import parts_of, stem_of
 from genai.config import CONFIG_FILE, DEVICES, PRECISIONS, Precision
 from genai.errors import ConfigError, ModelNotFoundError
 from genai.extras import require
@@ -80,7 +81,7 @@ def pull(name: str | Path, *, progress: Progress = silent) -> Path:
         return _pull_known(model, progress)
     if hub_id := hub.HubId.parse(str(name)):
         path = hub.fetch(hub_id, progress)
-        store.remember(f"hub {name}", "", str(path))
+        store.remember(f"hub {hub_id}", "", str(path))
         return path
     raise not_found(str(name))
 
@@ -210,7 +211,8 @@ def _source(name: str, progress: Progress) -> tuple[Path, str]:
         return _pull_known(model, progress), model.name
     path = Path(name).expanduser()
     if path.is_file() and path.suffix == ".gguf":
-        return path.resolve(), path.stem
+        # The folder's links are followed, not the file's own: the hub's cache has the contents under other names.
+        return parts_of(path.parent.resolve() / path.name)[0], stem_of(path)
     if path.exists():
         if complaint := what_it_is_instead(path):
             raise ModelNotFoundError(complaint)
@@ -218,7 +220,7 @@ def _source(name: str, progress: Progress) -> tuple[Path, str]:
     hub_id = hub.HubId.parse(name)
     if hub_id is None:
         raise not_found(name)
-    here = store.recall(f"hub {name}", "")
+    here = store.recall(f"hub {hub_id}", "")
     return Path(here) if here and Path(here).exists() else pull(name, progress=progress), hub_id.label
 
 

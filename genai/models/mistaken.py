@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from genai.build.gguf.file_names import models_among
+
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 _ADAPTER = "adapter_config.json"
 
@@ -36,10 +38,13 @@ def _folder(path: Path) -> str | None:
         return _foreign(path)
     if has_config:
         return None
-    if len(files := sorted(path.glob("*.gguf"))) == 1:
+    files = sorted(path.glob("*.gguf"))
+    if len(models := models_among(files)) == 1:
         return None
+    if models:
+        return f"{path} holds {len(models)} GGUF models: give one of them ({', '.join(m.name for m in models[:8])})"
     if files:
-        return f"{path} holds {len(files)} GGUF files: give one of them ({', '.join(file.name for file in files[:8])})"
+        return f"{path} holds no model beside {files[0].name}, which belongs to one: fetch the model's own file too"
     return f"{path} is no model: it has neither genai.json (a package) nor config.json"
 
 

@@ -22,6 +22,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from genai import config
+from genai.build.gguf.file_names import parts_of
 from genai.errors import DownloadError
 from genai.progress import Progress
 
@@ -79,8 +80,11 @@ def locked(name: str, progress: Progress) -> Iterator[None]:
 
 
 def fingerprint(source: Path) -> str:
-    """Changes when a file, or a file directly inside a folder, changes its size or its time; reads no contents."""
-    files = sorted(source.iterdir()) if source.is_dir() else [source]
+    """Changes when a file or one of its parts, or a file directly inside a folder, changes its size or its time.
+
+    No contents are read. Raises: WeightsError if parts are missing.
+    """
+    files = sorted(source.iterdir()) if source.is_dir() else parts_of(source)
     facts = [(file.name, info.st_size, info.st_mtime_ns) for file in files if file.is_file() for info in [file.stat()]]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 

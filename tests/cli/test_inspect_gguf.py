@@ -102,7 +102,7 @@ def test_a_folder_with_one_file_means_the_file(run_genai: Genai, tmp_path: Path)
     write(tmp_path / "m.gguf")
     assert json.loads(run_genai("inspect", tmp_path, "--json").out)["path"] == str(tmp_path / "m.gguf")
     write(tmp_path / "n.gguf")
-    assert "holds 2 GGUF files: give one of them" in run_genai("inspect", tmp_path).err
+    assert "holds 2 GGUF models: give one of them" in run_genai("inspect", tmp_path).err
 
 
 @pytest.mark.parametrize("given", ["", "model.safetensors", "pytorch_model.bin"])

@@ -66,7 +66,7 @@ class Hub:
             check=False,
         )
         assert done.returncode == 0, done.stderr
-        answer: dict[str, object] = json.loads(done.stdout)
+        answer: dict[str, object] = json.loads(done.stdout) | {"said": done.stderr}
         assert "\n" not in str(answer.get("message"))
         return answer
 
@@ -110,6 +110,28 @@ def test_one_gguf_by_name_or_part_of_it(hub: Hub) -> None:
     assert Path(str(hub.fetch("org/quants:q8_0")["path"])).name == "a.Q8_0.gguf"
 
 
+def test_the_best_of_four_bits_is_taken_and_said(hub: Hub) -> None:
+    answer = hub.fetch("org/quants")
+    assert Path(str(answer["path"])).name == "a.Q4_0.gguf"
+    line = "org/quants: taking a.Q4_0.gguf; name another as org/quants:FORM, of Q4_0, Q8_0\n"
+    assert str(answer["said"]).endswith(line)
+    assert ["org/quants: a.Q4_0.gguf", 0, 0] in answer["progress"]  # type: ignore[operator]
+    assert hub.fetch("hf.co/org/quants:latest")["path"] == answer["path"]
+
+
+def test_a_split_file_is_fetched_whole(hub: Hub) -> None:
+    names = [f"Q4_K_M/m-Q4_K_M-0000{part}-of-00003.gguf" for part in (1, 2, 3)]
+    hub.server.repos["org/big"] = dict.fromkeys([*names, "mmproj-F16.gguf", "Q8_0/m-Q8_0.gguf"], GGUF)
+    answer = hub.fetch("hf.co/org/big:q4_k_m")
+    first = Path(str(answer["path"]))
+    assert [f"Q4_K_M/{path.name}" for path in sorted(first.parent.iterdir())] == names
+    assert first.name == "m-Q4_K_M-00001-of-00003.gguf"
+    assert answer["label"] == "org--big-Q4_K_M"
+    assert [f"org/big: {names[0]} and 2 more parts", 0, 0] in answer["progress"]  # type: ignore[operator]
+    assert hub.fetch("org/big:Q4_K_M")["label"] == answer["label"]
+    assert "mmproj-F16.gguf is no model" in str(hub.fetch("org/big:mmproj-F16.gguf")["message"])
+
+
 def test_dropped_connection_is_tried_again(hub: Hub) -> None:
     hub.server.cut_at, hub.server.cuts = len(GGUF) // 2, 1
     answer = hub.fetch("org/quants:Q4_0")
@@ -123,7 +145,7 @@ def test_dropped_connection_is_tried_again(hub: Hub) -> None:
         ("org/absent", "ModelNotFoundError", "the hub has no model 'org/absent', or it is private"),
         ("org/model@v9", "ModelNotFoundError", "has not what was asked for at revision 'v9'"),
         ("org/model:x.gguf", "ModelNotFoundError", "org/model has no file 'x.gguf'; its GGUF files: none"),
-        ("org/quants", "ModelNotFoundError", "several GGUF files; name one, as org/quants:FILE, of: a.Q4_0.gguf, a.Q8"),
+        ("org/quants:Q5_0", "ModelNotFoundError", "org/quants has no file 'Q5_0'; its GGUF files: Q4_0, Q8_0"),
         ("gate/d", "DownloadError", "gate/d is gated: accept its terms"),
     ],
 )
@@ -150,11 +172,17 @@ def test_no_network(hub: Hub) -> None:
         ("org/name", "org/name", None, None),
         ("org/name.v1@main", "org/name.v1", "main", None),
         ("org/name:f.gguf", "org/name", None, "f.gguf"),
+        ("org/name:q4_k_m", "org/name", None, "Q4_K_M"),
+        ("hf.co/org/name:fp16", "org/name", None, "F16"),
+        ("https://huggingface.co/org/name", "org/name", None, None),
+        ("org/name:latest", "org/name", None, None),
         ("org/na-me@refs/pr/1:sub/f.gguf", "org/na-me", "refs/pr/1", "sub/f.gguf"),
     ],
 )
 def test_hub_ids(text: str, repo: str, revision: str | None, file: str | None) -> None:
-    assert HubId.parse(text) == HubId(repo=repo, revision=revision, file=file)
+    hub_id = HubId.parse(text)
+    assert hub_id == HubId(repo=repo, revision=revision, file=file)
+    assert HubId.parse(str(hub_id)) == hub_id
 
 
 @pytest.mark.parametrize(
@@ -170,5 +198,5 @@ def test_choose_files() -> None:
     assert choose_files(HubId(repo="o/n"), ["config.json", "a.gguf"]) == ["a.gguf"]
     with pytest.raises(UnsupportedModelError, match="no safetensors weights"):
         choose_files(HubId(repo="o/n"), ["config.json", "pytorch_model.bin"])
-    with pytest.raises(ModelNotFoundError, match="has several files 'Q4'"):
-        choose_files(HubId(repo="o/n", file="Q4"), ["a.Q4_0.gguf", "a.Q4_1.gguf"])
+    with pytest.raises(ModelNotFoundError, match=r"has several files 'a\.Q4'"):
+        choose_files(HubId(repo="o/n", file="a.Q4"), ["a.Q4_0.gguf", "a.Q4_1.gguf"])

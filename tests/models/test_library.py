@@ -14,7 +14,7 @@ import pytest
 import genai.build.package
 from genai import models
 from genai.config import CONTRACT_VERSION, ModelConfig, Provenance
-from genai.errors import ConfigError, DownloadError, GenAIError, ModelNotFoundError
+from genai.errors import ConfigError, DownloadError, GenAIError, ModelNotFoundError, WeightsError
 from genai.models import catalog, library, store
 from genai.models.catalog import KnownModel
 
@@ -197,7 +197,7 @@ def test_folder_or_file_that_is_no_model(tmp_path: Path, home: Path) -> None:
         (["config.json"], "config.json", r"is only the configuration: give its folder"),
         (["adapter_config.json", "adapter_model.safetensors"], "", r"is a LoRA adapter.*merge_and_unload"),
         (["adapter_config.json", "adapter_model.safetensors"], "adapter_model.safetensors", r"is a LoRA adapter"),
-        (["a.gguf", "b.gguf"], "", r"2 GGUF files: give one of them \(a\.gguf, b\.gguf\)"),
+        (["a.gguf", "b.gguf"], "", r"2 GGUF models: give one of them \(a\.gguf, b\.gguf\)"),
         (["onnx/decoder_model_merged.onnx", "config.json"], "", r"genai convert .* OUT"),
     ],
 )
@@ -217,6 +217,28 @@ def test_a_folder_with_one_gguf_file_means_the_file(builds: list[str], tmp_path:
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "only.gguf").write_bytes(b"x" * 64)
     assert models.package(tmp_path / "folder", device="cpu").name == builds[0]
+
+
+def test_a_split_file_is_one_model_whichever_part_is_given(builds: list[str], tmp_path: Path) -> None:
+    parts = [tmp_path / f"big-0000{number}-of-00002.gguf" for number in (1, 2)]
+    for number, part in enumerate(parts):
+        part.write_bytes(bytes([number]) * 64)
+    (tmp_path / "mmproj-big.gguf").write_bytes(b"x")
+    assert models.package(parts[0], device="cpu") == models.package(parts[1], device="cpu")
+    assert builds[0].startswith("big-auto-")
+    assert models.checkpoint(tmp_path) == tmp_path  # the folder holds one model
+    parts[1].write_bytes(b"another" * 64)
+    models.package(parts[0], device="cpu")
+    assert len(builds) == 2
+    parts[0].unlink()
+    with pytest.raises(WeightsError, match=r"1 are missing: big-00001-of-00002\.gguf"):
+        models.package(parts[1], device="cpu")
+
+
+def test_a_folder_with_nothing_but_what_sees_for_a_model(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "mmproj-F16.gguf").touch()
+    with pytest.raises(ModelNotFoundError, match=r"holds no model beside mmproj-F16\.gguf"):
+        models.package(tmp_path)
 
 
 @pytest.mark.parametrize("file", ["model.onnx", "genai_config.json", "onnx/model.onnx", "onnx/model_q4.onnx"])

@@ -7,6 +7,10 @@
 
 Specification: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Versions 2 and 3, little-endian.
 A damaged file gives a `WeightsError`; memory and time stay proportional to the file's size whatever it claims.
+
+A file may be split: each part has a header and a tensor table of its own, the first one has all metadata, and each
+says which one it is (`split.no`, from 0), of how many (`split.count`), and how many tensors all of them have
+(`split.tensors.count`).
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ import contextlib
 import math
 import mmap
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
@@ -25,6 +29,7 @@ import numpy.typing as npt
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 from gguf.gguf_reader import GGUFReader
 
+from genai.build.gguf.file_names import parts_of
 from genai.build.source import FloatArray
 from genai.errors import ModelNotFoundError, UnsupportedModelError, WeightsError
 
@@ -34,6 +39,7 @@ MetadataValue: TypeAlias = "bool | int | float | str | list[str] | NumberArray"
 
 MAX_DIMENSIONS = 4
 DEFAULT_ALIGNMENT = 32
+_SPLIT_TENSORS = "split.tensors.count"
 MAX_NAME_BYTES = 65_535
 
 _SCALARS = {int(kind): np.dtype(kept).newbyteorder("<") for kind, kept in GGUFReader.gguf_scalar_to_np.items()}
@@ -46,7 +52,8 @@ _CHUNK_ELEMENTS = 1 << 18
 class TensorInfo:
     """Where a tensor lies in the file.
 
-    shape: in NumPy's order, [out, in] for matrices; ggml_type: "F32", "Q4_K", …; offset: from the start of the file.
+    shape: in NumPy's order, [out, in] for matrices; ggml_type: "F32", "Q4_K", …; offset: from the start of the file;
+    part: which of a split file's parts, from 0.
     """
 
     name: str
@@ -54,6 +61,7 @@ class TensorInfo:
     ggml_type: str
     offset: int
     nbytes: int
+    part: int = 0
 
     def rows(self, start: int, stop: int) -> TensorInfo:
         """Where a stretch of the first axis lies. Raises: WeightsError if there is none, or it is no whole blocks."""
@@ -79,19 +87,26 @@ class TensorInfo:
 class GgufFile(contextlib.AbstractContextManager["GgufFile"]):
     """An open GGUF file: `metadata` and `tensors` are in memory, tensor data is mapped and read on demand.
 
+    Any part of a split file means the whole of it; `path` is then its first part.
     Numbers in `metadata` are Python numbers, arrays of numbers NumPy arrays, arrays of strings lists. Bytes of a
     string value that are not UTF-8 become U+FFFD.
-    Raises: ModelNotFoundError, WeightsError (damaged), UnsupportedModelError (version, byte order, tensor type).
+    Raises: ModelNotFoundError, WeightsError (damaged, parts missing), UnsupportedModelError (version, byte order,
+    tensor type).
     """
 
     metadata: Mapping[str, MetadataValue]
     tensors: Mapping[str, TensorInfo]
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self._map: mmap.mmap | None = _map_file(self.path)
+        self.parts = parts_of(_existing(Path(path)))
+        self.path = self.parts[0]
+        self._maps: list[mmap.mmap] = []
         try:
-            self.metadata, self.tensors = _parse(_Cursor(self._map, self.path))
+            parsed = []
+            for part in self.parts:
+                self._maps.append(_map_file(part))
+                parsed.append(_parse(_Cursor(self._maps[-1], part)))
+            self.metadata, self.tensors = _joined(self.parts, parsed)
         except BaseException:
             self.close()
             raise
@@ -100,11 +115,10 @@ class GgufFile(contextlib.AbstractContextManager["GgufFile"]):
         self.close()
 
     def close(self) -> None:
-        """Let the mapping go; arrays from `raw` that are still in use keep it alive. Closing twice is fine."""
-        mapping, self._map = self._map, None
-        if mapping is not None:
+        """Let the mappings go; arrays from `raw` that are still in use keep theirs alive. Closing twice is fine."""
+        while self._maps:
             with contextlib.suppress(BufferError):
-                mapping.close()
+                self._maps.pop().close()
 
     def info(self, name: str) -> TensorInfo:
         """A tensor's entry. Raises: WeightsError if the file has no such tensor."""
@@ -116,9 +130,9 @@ class GgufFile(contextlib.AbstractContextManager["GgufFile"]):
     def raw(self, tensor: str | TensorInfo) -> ByteArray:
         """The bytes of a tensor, or of a part of one, as [rows, bytes per row]: read-only, the file's own memory."""
         info = self._located(tensor)
-        if self._map is None:
+        if not self._maps:
             raise WeightsError(f"{self.path}: the file is closed")
-        flat = np.frombuffer(self._map, dtype=np.uint8, count=info.nbytes, offset=info.offset)
+        flat = np.frombuffer(self._maps[info.part], dtype=np.uint8, count=info.nbytes, offset=info.offset)
         return flat.reshape(math.prod(info.shape[:-1]), -1)
 
     def read(self, tensor: str | TensorInfo) -> FloatArray:
@@ -156,14 +170,62 @@ class GgufFile(contextlib.AbstractContextManager["GgufFile"]):
         return weights
 
 
+def _existing(path: Path) -> Path:
+    if not path.exists():
+        raise ModelNotFoundError(f"{path}: no such file")
+    return path
+
+
+def _joined(
+    parts: Sequence[Path], parsed: Sequence[tuple[dict[str, MetadataValue], dict[str, TensorInfo]]]
+) -> tuple[dict[str, MetadataValue], dict[str, TensorInfo]]:
+    """The metadata of the first part and the tensors of all. Raises: WeightsError if they are not of one file."""
+    metadata = parsed[0][0]
+    tensors: dict[str, TensorInfo] = {}
+    for number, (part, (own, found)) in enumerate(zip(parts, parsed, strict=True)):
+        _check_part(part, own, number, len(parts))
+        if twice := tensors.keys() & found.keys():
+            raise WeightsError(f"{part} is of another file than {parts[0]}: both have the tensor {min(twice)!r}")
+        tensors |= {name: replace(info, part=number) for name, info in found.items()}
+        if own.get(_SPLIT_TENSORS) != metadata.get(_SPLIT_TENSORS):
+            raise WeightsError(
+                f"{part} is of another file than {parts[0]}: {_SPLIT_TENSORS} is {own.get(_SPLIT_TENSORS)}, "
+                f"there {metadata.get(_SPLIT_TENSORS)}"
+            )
+    total = metadata.get(_SPLIT_TENSORS)
+    if len(parts) > 1 and total is not None and total != len(tensors):
+        raise WeightsError(
+            f"{parts[0]}: its {len(parts)} parts have {len(tensors)} tensors, of {total}: mixed or cut off"
+        )
+    return metadata, tensors
+
+
+def _check_part(path: Path, metadata: Mapping[str, MetadataValue], number: int, count: int) -> None:
+    """Whether a part is the one that its name says. Raises: WeightsError."""
+    is_whole = "split.count" not in metadata and count == 1
+    claimed = (metadata.get("split.no", 0), metadata.get("split.count"))
+    if is_whole or claimed == (number, count):
+        return
+    own_number, own_count = claimed
+    if not isinstance(own_number, int) or not isinstance(own_count, int):
+        raise WeightsError(f"{path} is named as part {number + 1} of {count}, but is none (no split.no, split.count)")
+    if count == 1:
+        raise WeightsError(
+            f"{path} is part {own_number + 1} of {own_count}: give it back its name, "
+            f"NAME-{own_number + 1:05}-of-{own_count:05}.gguf, by which the others are found"
+        )
+    raise WeightsError(
+        f"{path} is part {own_number + 1} of {own_count} by its metadata, not {number + 1} of {count}: "
+        "parts are mixed, or were renamed"
+    )
+
+
 def _map_file(path: Path) -> mmap.mmap:
     try:
         with path.open("rb") as file:
             start = file.read(24)
             if start[:4] == b"GGUF" and len(start) == 24:
                 return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except FileNotFoundError:
-        raise ModelNotFoundError(f"{path}: no such file") from None
     except (OSError, ValueError) as error:
         raise WeightsError(f"{path}: cannot be read ({error})") from None
     if start.startswith(b"version https://git-lfs"):

@@ -17,11 +17,11 @@ from genai.errors import UnsupportedModelError, WeightsError
 
 
 class GgufSource(AbstractContextManager["GgufSource"]):
-    """A GGUF file under Hugging Face names and conventions.
+    """A GGUF file, whole or split, under Hugging Face names and conventions.
 
     Experts that the file holds stacked have a name each, see `tensors.py`; one is read without the others.
-    path: the file; config: the keys of Hugging Face's `config.json`, see `names.config_from_gguf`; metadata: all of the
-    file's metadata under its own keys (`tokenizer.ggml.tokens`, `tokenizer.chat_template`, …).
+    path: the file, or its first part; config: the keys of Hugging Face's `config.json`, see `names.config_from_gguf`;
+    metadata: all of the file's metadata under its own keys (`tokenizer.ggml.tokens`, `tokenizer.chat_template`, …).
     Raises: ModelNotFoundError, WeightsError, UnsupportedModelError.
     """
 
@@ -29,7 +29,7 @@ class GgufSource(AbstractContextManager["GgufSource"]):
         self._file = GgufFile(path)
         self.path, self.metadata = self._file.path, self._file.metadata
         try:
-            _refuse_parts(self._file)
+            _refuse_what_is_no_model(self._file)
             self._arch = names.architecture_of(self._file)
             self._tensors = named_tensors(self._file, self._arch)
             self.config: Mapping[str, JSON] = names.config_from_gguf(self._file)
@@ -75,11 +75,12 @@ class GgufSource(AbstractContextManager["GgufSource"]):
             raise WeightsError(f"{self.path}: no tensor {name!r} in this file") from None
 
 
-def _refuse_parts(file: GgufFile) -> None:
-    parts = file.metadata.get("split.count")
-    if isinstance(parts, int) and parts > 1:
+def _refuse_what_is_no_model(file: GgufFile) -> None:
+    kind, arch = file.metadata.get("general.type", "model"), file.metadata.get("general.architecture")
+    if kind == "mmproj" or arch == "clip":
         raise UnsupportedModelError(
-            f"{file.path} is one of {parts} parts; join them with `llama-gguf-split --merge` and use the result"
+            f"{file.path} is the part of a model that sees or hears (mmproj), not the model: give the GGUF file that "
+            "belongs to it; pictures and sound are not supported"
         )
-    if (kind := file.metadata.get("general.type", "model")) != "model":
+    if kind != "model":
         raise UnsupportedModelError(f"{file.path} holds no model (general.type is {str(kind)[:40]!r})")

@@ -363,7 +363,6 @@ REFUSED: dict[str, tuple[str, Callable[[Any], None], str]] = {
     "many sections": ("qwen2", lambda w: w.add_array("qwen2.rope.dimension_sections", list(range(200))), "sections"),
     "values of another size": ("llama", lambda w: w.add_uint32("llama.attention.value_length", 8), "values of 8"),
     "part of a rotation": ("llama", lambda w: w.add_rope_dimension_count(8), "0.5 of each head"),
-    "split": ("llama", lambda w: w.add_uint16("split.count", 3), "one of 3 parts"),
     "adapter": ("llama", lambda w: w.add_type("adapter"), "'adapter'"),
     "rotary divisors and scaling": ("llama", lambda w: (
         w.add_tensor("rope_freqs.weight", np.ones(8, np.float32)), w.add_rope_scaling_factor(2.0)), "together"),
