@@ -1,4 +1,4 @@
-"""Writes what pages tell of options, fields and formats of calls, from tables: `python -m docs.tables`, or `make docs`.
+"""Writes what pages tell of options, fields, formats and models, from tables: `python -m docs.tables`, or `make docs`.
 
 A table stands between `<!-- options: NAME -->` and `<!-- end -->`.
 """
@@ -9,7 +9,9 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from genai.build.architectures import described, supported
 from genai.chat.formats import TOOL_FORMATS
 from genai.options.generation_config import OPTIONS
 from genai.options.option import Entry
@@ -18,7 +20,10 @@ from genai.requests.completions import CompletionRequest
 from genai.requests.foreign import HARMLESS, REFUSED, RENAMED
 from genai.requests.generation import served
 
-PAGES = tuple(Path(__file__).with_name(name) for name in ("options.md", "server.md", "tools.md"))
+if TYPE_CHECKING:
+    from tests.families.case import Case
+
+PAGES = tuple(Path(__file__).with_name(name) for name in ("models.md", "options.md", "server.md", "tools.md"))
 _PLACES = {
     "sampling_config": "how a token is chosen (`sampling_config`)",
     "beam_search_config": "how texts are compared (`beam_search_config`)",
@@ -96,6 +101,24 @@ def tool_formats() -> str:
     return _table(rows)
 
 
+def models() -> str:
+    """The model types: what each is, what llama.cpp calls it, and how it is proved to be right."""
+    from tests.families.cases import CASES
+
+    by_type: dict[str, list[Case]] = {model_type: [] for model_type in supported()}
+    for case in CASES.values():
+        by_type.setdefault(case.model_type, []).append(case)
+    rows: list[tuple[str, ...]] = [("model type", "", "GGUF", "tiny", "GGUF of it", "real file"), ("---",) * 6]
+    for model_type, cases in sorted(by_type.items()):
+        arches = sorted({f"`{case.gguf.arch}`" for case in cases if case.gguf})
+        towers = {case.tower.text for case in cases if case.tower}
+        says = f"The text part, `{towers.pop()}`." if towers else described(model_type)
+        tiny = (str(len(cases)), str(sum(case.gguf is not None for case in cases) or "–"))
+        real = [f"[test](../{case.real})" for case in cases if case.real]
+        rows.append((f"`{model_type}`", says, ", ".join(arches) or "–", *tiny, ", ".join(real) or "–"))
+    return _table(rows)
+
+
 def _default(entry: Entry) -> str:
     default, rule = entry.default, entry.option.rule
     if entry.option.unset:
@@ -127,6 +150,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "all": every_option,
     "fields": request_fields,
     "formats": tool_formats,
+    "models": models,
     "renamed": renamed_fields,
     "harmless": harmless_fields,
     "refused": refused_fields,

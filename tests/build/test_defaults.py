@@ -14,8 +14,9 @@ from genai.build.defaults import defaults_of_gguf
 from genai.build.package import build_package
 from genai.config import ModelConfig
 from genai.errors import ModelError
-from tests.build.gguf import test_names as converted
-from tests.build.test_architectures import write_vocabulary
+from tests.build.gguf.test_names import make_model, write_gguf
+from tests.build.tiny import VOCAB_SIZE
+from tests.families.gguf_writer import write_vocabulary
 
 KEYS = gguf.Keys.General
 FILE = Path("m.gguf")
@@ -63,10 +64,10 @@ def test_settings_that_cannot_be_used_are_refused() -> None:
 
 def test_a_package_has_its_files_settings(tmp_path: Path) -> None:
     def change(writer: gguf.GGUFWriter) -> None:
-        write_vocabulary(writer)
+        write_vocabulary(writer, VOCAB_SIZE)
         writer.add_sampling_temp(0.7)
         writer.add_sampling_top_k(40)
 
-    file = converted.write_gguf(converted.make_model("llama", {}), "llama", tmp_path / "m.gguf", change)
+    file = write_gguf(make_model("llama"), "llama", tmp_path / "m.gguf", change)
     config = ModelConfig.read(build_package(file, tmp_path / "package"))
     assert dict(config.generation) == {"do_sample": True, "temperature": 0.7, "top_k": 40}

@@ -6,7 +6,7 @@ Every parameter is drawn anew, norms and biases included: at their initial value
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,24 +42,55 @@ SIZES = {
 
 
 def make_model(model_type: str, seed: int = 0, **options: Any) -> Any:
-    """A transformers model of `SIZES` with these options on top, all parameters random."""
-    import torch
+    """A transformers model of `SIZES` with these options on top, all parameters and buffers random."""
     import transformers
+
+    return _random_model(transformers.AutoConfig.for_model(model_type, **(SIZES | options)), seed)
+
+
+def make_tower(tower_type: str, outer: Mapping[str, Any], **options: Any) -> Any:
+    """A model of several parts: `SIZES` and options are its text decoder's, outer those of the configuration around it.
+
+    Tokens and the tied head stand in both.
+    """
+    import transformers
+
+    text = {"tie_word_embeddings": False} | SIZES | options
+    both = {key: text[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings")}
+    return _random_model(transformers.AutoConfig.for_model(tower_type, text_config=text, **both, **outer), seed=0)
+
+
+def _random_model(config: Any, seed: int) -> Any:
+    import torch
 
     torch.set_num_threads(1)
     torch.manual_seed(seed)
-    config = transformers.AutoConfig.for_model(model_type, **(SIZES | options))
     config._attn_implementation = "eager"
-    model = transformers.AutoModelForCausalLM.from_config(config).float().eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            draw = torch.randn_like(parameter)
-            if parameter.dim() == 2:
-                scale = 1.0 if "embed_tokens" in name else 1.5 / parameter.shape[1] ** 0.5
-                parameter.copy_(draw * scale)
-            else:
-                parameter.add_(0.3 * draw)
+    model = _class_of(config).from_config(config).float().eval()
+    randomise(model)
     return model
+
+
+def randomise(model: Any) -> None:
+    """Draw every number that a checkpoint holds anew: what begins as 0 or 1 would hide that it is forgotten.
+
+    Products are scaled by what they sum over, so that activations keep their size; norms, biases, sinks and the like
+    vary around where they begin.
+    """
+    import torch
+
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
+    kept = model.state_dict(keep_vars=True)
+    numbers = [kept[name] for name, _ in model.named_buffers() if name in kept and kept[name].is_floating_point()]
+    with torch.no_grad():
+        for tensor in (*model.parameters(), *numbers):
+            draw = torch.randn_like(tensor)
+            if id(tensor) in tables:
+                tensor.copy_(draw)
+            elif tensor.dim() >= 2:
+                tensor.copy_(draw * (1.5 / tensor.shape[-1] ** 0.5))
+            else:
+                tensor.add_(0.3 * draw)
 
 
 def save(model: Any, folder: Path, **changes: Any) -> Path:
@@ -85,7 +116,15 @@ def load(folder: Path) -> Any:
     """The folder as transformers reads it."""
     import transformers
 
-    return transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").float().eval()
+    kind = _class_of(transformers.AutoConfig.from_pretrained(folder))
+    return kind.from_pretrained(folder, attn_implementation="eager").float().eval()
+
+
+def _class_of(config: Any) -> Any:
+    import transformers
+
+    has_tower = config.get_text_config() is not config
+    return transformers.AutoModelForImageTextToText if has_tower else transformers.AutoModelForCausalLM
 
 
 def build(model: Any, folder: Path, **options: Any) -> Path:

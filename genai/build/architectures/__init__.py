@@ -27,6 +27,11 @@ def supported() -> tuple[str, ...]:
     return tuple(sorted(files | _OTHER_NAMES.keys()))
 
 
+def described(model_type: str) -> str:
+    """What is special about a supported `model_type`: the first line of its family's file."""
+    return (_file_of(model_type).__doc__ or "").partition("\n")[0]
+
+
 def spec_of(config: ConfigReader) -> DecoderSpec:
     """The specification of a checkpoint. Raises: UnsupportedModelError, WeightsError for a bad configuration."""
     spec: DecoderSpec = _family(config).decoder_spec(config)
@@ -49,4 +54,8 @@ def _family(config: ConfigReader) -> ModuleType:
             "a Hugging Face folder or a hub id by torch (genai export SOURCE OUT) or mobius (genai build SOURCE -o OUT "
             "--builder mobius)"
         )
+    return _file_of(model_type)
+
+
+def _file_of(model_type: str) -> ModuleType:
     return importlib.import_module(f"{__name__}.{_OTHER_NAMES.get(model_type, model_type)}")

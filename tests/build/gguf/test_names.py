@@ -1,8 +1,4 @@
-"""Tiny Hugging Face models written as llama.cpp's converter would, then read back: names, tensors, configuration.
-
-Tensor names come from the gguf package's own table. A model built from the configuration we derive must give the
-logits of the original: that covers rotary embeddings, windows, multipliers and whatever else the keys control.
-"""
+"""What files say, and what they say wrongly; that a family's files give the original's logits is in tests/families."""
 
 from __future__ import annotations
 
@@ -18,225 +14,43 @@ import pytest
 from genai.build.gguf import names
 from genai.build.gguf.source import GgufSource
 from genai.errors import UnsupportedModelError, WeightsError
+from tests.build import tiny
+from tests.families import gguf_writer
+from tests.families.case import YARN
+from tests.families.cases import CASES
+from tests.families.cases.llama_like import LONG
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 load_gguf_checkpoint = pytest.importorskip("transformers.modeling_gguf_pytorch_utils").load_gguf_checkpoint
 
-SIZES = {
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 80,
-    "max_position_embeddings": 256,
-}
-SPECIAL = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-LLAMA3 = {
-    "rope_type": "llama3", "rope_theta": 500.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 32,
-}  # fmt: skip
-YARN = {
-    "rope_type": "yarn", "rope_theta": 1000.0, "factor": 4.0, "original_max_position_embeddings": 64,
-    "beta_fast": 16.0, "beta_slow": 2.0, "attention_factor": 1.25,
-}  # fmt: skip
-LONGROPE = {
-    "rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": 64,
-    "long_factor": [1.0 + i for i in range(6)], "short_factor": [1.0 + i / 4 for i in range(6)],
-    "partial_rotary_factor": 0.75,
-}  # fmt: skip
-GEMMA_ROPE = {
-    "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1_000_000.0},
-    "sliding_attention": {"rope_type": "default", "rope_theta": 10_000.0},
-}
-GRANITE = {
-    "attention_multiplier": 0.2, "embedding_multiplier": 6.0, "residual_multiplier": 0.5, "logits_scaling": 3.0,
-}  # fmt: skip
-
-CASES: dict[str, tuple[str, dict[str, Any]]] = {
-    "llama": ("llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 1000.0}}),
-    "llama, tied, own head size": ("llama", {"tie_word_embeddings": True, "head_dim": 8}),
-    "llama, biases": ("llama", {"attention_bias": True, "mlp_bias": True}),
-    "llama, llama3": ("llama", {"rope_parameters": LLAMA3}),
-    "llama, linear": ("llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}}),
-    "llama, yarn": ("llama", {"rope_parameters": YARN}),
-    "qwen2": ("qwen2", {}),
-    "qwen3": ("qwen3", {"head_dim": 32, "tie_word_embeddings": True}),
-    "gemma3": ("gemma3_text", {"head_dim": 32, "num_hidden_layers": 7, "sliding_window": 5, "query_pre_attn_scalar": 32,
-                               "rope_parameters": GEMMA_ROPE, "final_logit_softcapping": 20.0}),
-    "phi3": ("phi3", {}),
-    "phi3, longrope": ("phi3", {"rope_parameters": LONGROPE, "original_max_position_embeddings": 64,
-                                "sliding_window": 6}),
-    "smollm3": ("smollm3", {"num_hidden_layers": 5}),
-    "olmo2": ("olmo2", {}),
-    "olmo3": ("olmo3", {"sliding_window": 6}),
-    "granite": ("granite", GRANITE),
-}  # fmt: skip
-ARCHS = {"gemma3_text": "gemma3", "olmo3": "olmo2"}
-PAIRED = {"llama", "smollm3", "granite"}
+CASE_OF = {case.gguf.arch: case for case in reversed(CASES.values()) if case.gguf}
+"""Architectures, and the first case of each."""
 
 
-def without(config: dict[str, Any], key: str) -> dict[str, Any]:
-    return {other: value for other, value in config.items() if other != key}
+def form_of(arch: str) -> gguf_writer.GgufForm:
+    form = CASE_OF[arch].gguf
+    assert form is not None
+    return form
 
 
-def make_model(model_type: str, options: dict[str, Any]) -> Any:
-    torch.manual_seed(5)
-    config = transformers.AutoConfig.for_model(model_type, **(SIZES | SPECIAL | options))
-    config._attn_implementation = "eager"
-    model = transformers.AutoModelForCausalLM.from_config(config).eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            scale = 0.3 if "norm" in name or "bias" in name else 0.15
-            parameter.add_(scale * torch.randn_like(parameter))
-    return model
+def make_model(arch: str, **options: Any) -> Any:
+    """A tiny model of four layers that such a file may hold."""
+    return tiny.make_model(CASE_OF[arch].model_type, **({"num_hidden_layers": 4} | options))
 
 
-def paired(weight: np.ndarray, num_heads: int) -> np.ndarray:
-    """Rows of each head from halves to pairs, as the converter does it."""
-    halves = weight.reshape(num_heads, 2, -1, *weight.shape[1:])
-    return halves.swapaxes(1, 2).reshape(weight.shape)
-
-
-def write_gguf(model: Any, arch: str, path: Path, change: Callable[[Any], None] | None = None) -> Path:
-    config = model.config
-    writer = gguf.GGUFWriter(path, arch)
-    write_metadata(writer, config, arch)
-    if change is not None:
-        change(writer)
-    table = gguf.get_tensor_name_map(
-        next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == arch), config.num_hidden_layers
-    )
-    for name, parameter in model.state_dict().items():
-        if name == "lm_head.weight" and config.tie_word_embeddings:
-            continue
-        weight = parameter.float().numpy()
-        if arch in PAIRED and ".q_proj." in name:
-            weight = paired(weight, config.num_attention_heads)
-        if arch in PAIRED and ".k_proj." in name:
-            weight = paired(weight, config.num_key_value_heads)
-        if arch == "gemma3" and name.endswith("norm.weight"):
-            weight = weight + np.float32(1)
-        stored = table.get_name(name, try_suffixes=(".weight", ".bias"))
-        assert stored is not None, name
-        writer.add_tensor(stored, np.ascontiguousarray(weight))
-    write_rotary_tensors(writer, config)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
-
-
-def write_metadata(writer: Any, config: Any, arch: str) -> None:
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_bos_token_id(config.bos_token_id)
-    writer.add_eos_token_id(config.eos_token_id)
-    writer.add_pad_token_id(config.pad_token_id)
-    if getattr(config, "head_dim", None):
-        writer.add_key_length(config.head_dim)
-        writer.add_value_length(config.head_dim)
-    write_rotary_metadata(writer, config)
-    if arch in ("gemma3", "phi3") or config.model_type == "olmo3":
-        writer.add_sliding_window(config.sliding_window or 0)
-    if config.model_type == "olmo3":
-        writer.add_sliding_window_pattern([kind == "sliding_attention" for kind in config.layer_types])
-    if getattr(config, "final_logit_softcapping", None):
-        writer.add_final_logit_softcapping(config.final_logit_softcapping)
-    if arch == "granite":
-        writer.add_attention_scale(config.attention_multiplier)
-        writer.add_embedding_scale(config.embedding_multiplier)
-        writer.add_residual_scale(config.residual_multiplier)
-        writer.add_logit_scale(config.logits_scaling)
-
-
-def write_rotary_metadata(writer: Any, config: Any) -> None:
-    rope = config.rope_parameters.get("full_attention", config.rope_parameters)
-    writer.add_rope_freq_base(rope["rope_theta"])
-    kind = rope["rope_type"]
-    if kind in ("linear", "yarn"):
-        writer.add_rope_scaling_type(gguf.RopeScalingType(kind))
-        writer.add_rope_scaling_factor(rope["factor"])
-    if kind == "yarn":
-        writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
-        writer.add_rope_scaling_yarn_attn_factor(rope["attention_factor"])
-        writer.add_rope_scaling_yarn_beta_fast(rope["beta_fast"])
-        writer.add_rope_scaling_yarn_beta_slow(rope["beta_slow"])
-    if kind == "longrope":
-        extension = config.max_position_embeddings / rope["original_max_position_embeddings"]
-        scale = np.sqrt(1 + np.log(extension) / np.log(rope["original_max_position_embeddings"]))
-        writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
-        writer.add_rope_scaling_attn_factors(float(scale))
-        writer.add_rope_dimension_count(12)
-
-
-def write_rotary_tensors(writer: Any, config: Any) -> None:
-    rope = config.rope_parameters
-    if rope.get("rope_type") == "llama3":
-        writer.add_tensor("rope_freqs.weight", llama3_divisors(config))
-    if rope.get("rope_type") == "longrope":
-        writer.add_tensor("rope_factors_long.weight", np.array(rope["long_factor"], np.float32))
-        writer.add_tensor("rope_factors_short.weight", np.array(rope["short_factor"], np.float32))
-
-
-def llama3_divisors(config: Any) -> np.ndarray:
-    """Plain inverse frequencies over Llama 3's, as transformers computes them."""
-    scaled, _ = transformers.modeling_rope_utils.ROPE_INIT_FUNCTIONS["llama3"](config, "cpu")
-    dim = config.head_dim
-    plain = 1.0 / config.rope_parameters["rope_theta"] ** (np.arange(0, dim, 2, dtype=np.float32) / dim)
-    return np.asarray(plain / scaled.numpy(), np.float32)
-
-
-def logits(model: Any) -> np.ndarray:
-    ids = torch.from_numpy(np.random.default_rng(1).integers(3, 80, (2, 40)))
-    with torch.no_grad():
-        return np.asarray(model(ids).logits)
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_a_converted_model_reads_back_as_the_original(tmp_path: Path, case: str) -> None:
-    model_type, options = CASES[case]
-    model = make_model(model_type, options)
-    arch = ARCHS.get(model_type, model_type)
-    with GgufSource(write_gguf(model, arch, tmp_path / "m.gguf")) as source:
-        config = dict(source.config)
-        assert config["model_type"] == model_type
-        expected = {k: v.numpy() for k, v in model.state_dict().items()}
-        if model.config.tie_word_embeddings:
-            del expected["lm_head.weight"]
-        assert set(source.names()) == set(expected)
-        tolerance = 3e-7 if arch == "gemma3" else 0  # w + 1 - 1
-        for name, weight in expected.items():
-            assert source.shape(name) == weight.shape
-            np.testing.assert_allclose(source.read(name), weight, atol=tolerance, rtol=0, err_msg=name)
-    assert rebuilt_logits(model, config) == pytest.approx(logits(model), abs=2e-4)
-
-
-def rebuilt_logits(model: Any, config: dict[str, Any]) -> np.ndarray:
-    """Logits of a model with these weights, configured by nothing but `config`."""
-    if (config.get("rope_scaling") or {}).get("rope_type") == "gguf_factors":
-        # transformers does not know plain divisors: check them here, and give it its own form.
-        np.testing.assert_allclose(config["rope_scaling"]["factors"], llama3_divisors(model.config), rtol=1e-6)
-        assert config.pop("rope_theta") == LLAMA3["rope_theta"]
-        config["rope_scaling"] = LLAMA3
-    given = transformers.AutoConfig.for_model(config.pop("model_type"), **config)
-    given._attn_implementation = "eager"
-    rebuilt = transformers.AutoModelForCausalLM.from_config(given).eval()
-    rebuilt.load_state_dict(model.state_dict())
-    return logits(rebuilt)
+def write_gguf(model: Any, arch: str, path: Path, change: Callable[[Any], None] = lambda _: None) -> Path:
+    tensors = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    if model.config.tie_word_embeddings:
+        del tensors["lm_head.weight"]
+    return gguf_writer.write(form_of(arch), tensors, model.config, path, change)
 
 
 def test_common_keys(tmp_path: Path) -> None:
-    model = make_model("llama", {"rms_norm_eps": 1e-5})
+    model = make_model("llama", rms_norm_eps=1e-5)
     config = GgufSource(write_gguf(model, "llama", tmp_path / "m.gguf")).config
-    assert {key: config[key] for key in SIZES | SPECIAL} == SIZES | SPECIAL
+    sizes = tiny.SIZES | {"num_hidden_layers": 4}
+    assert {key: config[key] for key in sizes} == sizes
     assert config["rms_norm_eps"] == 1e-5
     assert config["head_dim"] == 16
     assert config["rope_scaling"] is None
@@ -244,15 +58,17 @@ def test_common_keys(tmp_path: Path) -> None:
 
 
 def test_blocks_of_paired_rows_are_in_order_too(tmp_path: Path) -> None:
-    model = make_model("llama", {})
+    model = make_model("llama")
     weight = model.state_dict()["model.layers.0.self_attn.q_proj.weight"].numpy()
     path = tmp_path / "m.gguf"
     writer = gguf.GGUFWriter(path, "llama")
-    write_metadata(writer, model.config, "llama")
-    writer.add_tensor("token_embd.weight", np.zeros((80, 64), np.float32))
+    for key, value in gguf_writer.metadata(form_of("llama"), model.config).items():
+        gguf_writer.put(writer, key, value)
+    writer.add_tensor("token_embd.weight", np.zeros((tiny.VOCAB_SIZE, 64), np.float32))
+    rows = gguf_writer.paired_rows(weight, 4)
     for layer in range(4):
         kind = gguf.GGMLQuantizationType.Q8_0
-        writer.add_tensor(f"blk.{layer}.attn_q.weight", gguf.quantize(paired(weight, 4), kind), raw_dtype=kind)
+        writer.add_tensor(f"blk.{layer}.attn_q.weight", gguf.quantize(rows, kind), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -262,27 +78,30 @@ def test_blocks_of_paired_rows_are_in_order_too(tmp_path: Path) -> None:
     block = source.read_blocks(name)
     assert block is not None
     np.testing.assert_array_equal(block.dequantize(), source.read(name))
-    np.testing.assert_allclose(block.dequantize(), weight, atol=0.01)
+    np.testing.assert_allclose(block.dequantize(), weight, atol=0.01 * abs(weight).max())
     assert source.read_blocks("model.embed_tokens.weight") is None
 
 
 SCALINGS = {
-    "llama, linear": {"rope_type": "linear", "factor": 4.0},
-    "llama, yarn": without(YARN, "rope_theta"),
-    "phi3, longrope": {
-        "rope_type": "longrope", "original_max_position_embeddings": 64,
-        "long_factor": LONGROPE["long_factor"], "short_factor": LONGROPE["short_factor"],
-        "attention_factor": pytest.approx((1 + np.log(4) / np.log(64)) ** 0.5),
+    "llama linear": {"rope_type": "linear", "factor": 4.0},
+    "llama yarn, all keys": {
+        "rope_type": "yarn", "beta_fast": 16.0, "beta_slow": 2.0, "attention_factor": 1.25, **YARN,
+    },
+    "phi3 long": {
+        "rope_type": "longrope", "original_max_position_embeddings": 32,
+        "attention_factor": pytest.approx((1 + np.log(8) / np.log(32)) ** 0.5), **LONG,
     },
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", SCALINGS)
-def test_rotary_scaling_has_the_original_numbers(tmp_path: Path, case: str) -> None:
-    model_type, options = CASES[case]
-    config = GgufSource(write_gguf(make_model(model_type, options), model_type, tmp_path / "m.gguf")).config
-    assert config["rope_theta"] == options["rope_parameters"]["rope_theta"]
-    assert config["rope_scaling"] == SCALINGS[case]
+@pytest.mark.parametrize("name", SCALINGS)
+def test_rotary_scaling_has_the_original_numbers(tmp_path: Path, name: str) -> None:
+    case = CASES[name]
+    assert case.gguf is not None
+    model = tiny.make_model(case.model_type, **case.options)
+    config = GgufSource(write_gguf(model, case.gguf.arch, tmp_path / "m.gguf")).config
+    assert config["rope_theta"] == case.options["rope_parameters"]["rope_theta"]
+    assert config["rope_scaling"] == SCALINGS[name]
 
 
 def test_yarn_keeps_its_magnitudes(tmp_path: Path) -> None:
@@ -291,13 +110,13 @@ def test_yarn_keeps_its_magnitudes(tmp_path: Path) -> None:
         writer.add_rope_scaling_factor(2.0)
         writer.add_rope_scaling_yarn_log_mul(0.75)
 
-    path = write_gguf(make_model("llama", {}), "llama", tmp_path / "m.gguf", change)
+    path = write_gguf(make_model("llama"), "llama", tmp_path / "m.gguf", change)
     scaling = {"rope_type": "yarn", "factor": 2.0, "mscale": 1.0, "mscale_all_dim": 0.75}
     assert GgufSource(path).config["rope_scaling"] == scaling
 
 
 def gemma(path: Path, **metadata: Any) -> GgufSource:
-    model = make_model("gemma3_text", {"head_dim": 32})
+    model = make_model("gemma3", head_dim=32)
     model.config.sliding_window = metadata.get("window")
     pattern = metadata.get("pattern")
     return GgufSource(
@@ -323,22 +142,22 @@ def test_scaling_that_does_nothing_is_none(tmp_path: Path) -> None:
         writer.add_rope_scaling_factor(1.0)
         writer.add_tensor("rope_freqs.weight", np.ones(8, np.float32))
 
-    path = write_gguf(make_model("llama", {}), "llama", tmp_path / "m.gguf", change)
+    path = write_gguf(make_model("llama"), "llama", tmp_path / "m.gguf", change)
     assert GgufSource(path).config["rope_scaling"] is None
 
 
 def test_every_fourth_layer_of_olmo3_sees_everything_by_default(tmp_path: Path) -> None:
-    path = write_gguf(make_model("olmo2", {}), "olmo2", tmp_path / "m.gguf", lambda w: w.add_sliding_window(8))
+    path = write_gguf(make_model("olmo2"), "olmo2", tmp_path / "m.gguf", lambda w: w.add_sliding_window(8))
     assert GgufSource(path).config["layer_types"] == ["sliding_attention"] * 3 + ["full_attention"]
 
 
 def test_end_of_turn_tokens_end_too(tmp_path: Path) -> None:
-    path = write_gguf(make_model("llama", {}), "llama", tmp_path / "m.gguf", lambda w: w.add_eot_token_id(7))
+    path = write_gguf(make_model("llama"), "llama", tmp_path / "m.gguf", lambda w: w.add_eot_token_id(7))
     assert GgufSource(path).config["eos_token_id"] == [2, 7]
 
 
 def test_a_window_makes_a_llama_file_mistral(tmp_path: Path) -> None:
-    path = write_gguf(make_model("llama", {}), "llama", tmp_path / "m.gguf", lambda w: w.add_sliding_window(16))
+    path = write_gguf(make_model("llama"), "llama", tmp_path / "m.gguf", lambda w: w.add_sliding_window(16))
     config = GgufSource(path).config
     assert (config["model_type"], config["sliding_window"]) == ("mistral", 16)
 
@@ -377,7 +196,7 @@ def without_head_dim(model: Any) -> Any:
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_is_not_supported_is_named(tmp_path: Path, case: str) -> None:
     arch, change, match = REFUSED[case]
-    path = write_gguf(without_head_dim(make_model(arch, {})), arch, tmp_path / "m.gguf", change)
+    path = write_gguf(without_head_dim(make_model(arch)), arch, tmp_path / "m.gguf", change)
     with pytest.raises(UnsupportedModelError, match=match) as caught:
         GgufSource(path)
     assert str(path) in str(caught.value)
@@ -435,7 +254,7 @@ def test_contradicting_metadata_is_refused(tmp_path: Path, case: str) -> None:
         change(writer)
         writer.add_key_value = original
 
-    path = write_gguf(without_head_dim(make_model("llama", {})), "llama", tmp_path / "m.gguf", overwrite)
+    path = write_gguf(without_head_dim(make_model("llama")), "llama", tmp_path / "m.gguf", overwrite)
     with pytest.raises(WeightsError, match=match):
         GgufSource(path)
 
@@ -447,11 +266,11 @@ def test_layers_that_differ_are_refused(tmp_path: Path) -> None:
         writer.add_head_count_kv([1, 2, 2, 2])
 
     with pytest.raises(UnsupportedModelError, match="head_count_kv differs from layer to layer"):
-        GgufSource(write_gguf(make_model("llama", {}), "llama", tmp_path / "m.gguf", change))
+        GgufSource(write_gguf(make_model("llama"), "llama", tmp_path / "m.gguf", change))
 
 
 def test_missing_tensors_are_named(tmp_path: Path) -> None:
-    source = GgufSource(write_gguf(make_model("llama", {}), "llama", tmp_path / "m.gguf"))
+    source = GgufSource(write_gguf(make_model("llama"), "llama", tmp_path / "m.gguf"))
     for call in (source.read, source.shape, source.read_blocks):
         with pytest.raises(WeightsError, match=r"no tensor 'model\.nothing'"):
             call("model.nothing")
@@ -473,9 +292,9 @@ def test_real_files_read_as_transformers_reads_them(
     with GgufSource(path) as source:
         config = dict(source.config)
         with torch.device("meta"):
-            model = transformers.AutoModelForCausalLM.from_config(
-                transformers.AutoConfig.for_model(config["model_type"], **without(config, "model_type"))
-            )
+            options = {key: value for key, value in config.items() if key != "model_type"}
+            given = transformers.AutoConfig.for_model(config["model_type"], **options)
+            model = transformers.AutoModelForCausalLM.from_config(given)
         loaded = load_gguf_checkpoint(str(path), return_tensors=True, model_to_load=model, torch_dtype=torch.float32)
         for key in ("model_type", "hidden_size", "head_dim", "vocab_size", "num_key_value_heads", "rope_theta"):
             assert config[key] == loaded["config"][key]
