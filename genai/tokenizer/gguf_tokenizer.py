@@ -24,6 +24,16 @@ from genai.tokenizer.pre_tokenizers import pre_tokenizer
 
 _SPACE = "▁"
 
+_OTHER_MODELS = {
+    "bert": "WordPiece, of encoders, which write no text",
+    "t5": "SentencePiece's unigrams, of encoder-decoders and encoders",
+    "rwkv": "of RWKV, which is recurrent and is not built here",
+    "plamo2": "of PLaMo 2, which is recurrent and is not built here",
+    "no_vocab": "none: the file was written without its vocabulary; convert the model again with it",
+    "none": "none: the file was written without its vocabulary; convert the model again with it",
+}
+"""Kinds of vocabularies that other files have, and what they are."""
+
 _END_OF_TURN = {
     "<|eot_id|>",
     "<|eom_id|>",
@@ -65,8 +75,9 @@ def tokenizer_from_gguf(metadata: Mapping[str, object]) -> TokenizerFiles:
     vocabulary = GgufVocabulary.read(metadata)
     builders = {"gpt2": _byte_level, "llama": _sentencepiece, "gemma4": _sentencepiece}
     if vocabulary.model not in builders:
+        what = f" ({_OTHER_MODELS[vocabulary.model]})" if vocabulary.model in _OTHER_MODELS else ""
         raise UnsupportedModelError(
-            f"tokenizer model {vocabulary.model!r} (tokenizer.ggml.model) is not supported; supported: "
+            f"tokenizer model {vocabulary.model!r}{what} (tokenizer.ggml.model) is not supported; supported: "
             f"{', '.join(builders)}"
         )
     ids = _special_ids(vocabulary)
@@ -195,8 +206,8 @@ def _add_tokens(tokenizer: tokenizers.Tokenizer, vocabulary: GgufVocabulary, spe
 
 
 def _strips_right(vocabulary: GgufVocabulary, token: str) -> bool:
-    """Phi-3's special tokens swallow the white space after them, which its file cannot say."""
-    is_phi3 = vocabulary.architecture == "phi3" and vocabulary.model == "llama"
+    """Special tokens of Phi-3 and Phi-3.5-MoE swallow the white space after them, which their files cannot say."""
+    is_phi3 = vocabulary.architecture in ("phi3", "phimoe") and vocabulary.model == "llama"
     return is_phi3 and token not in {"<unk>", "<s>", "<|endoftext|>"}
 
 

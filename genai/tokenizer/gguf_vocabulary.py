@@ -63,7 +63,7 @@ class GgufVocabulary:
             tokens=tokens,
             types=_types(metadata, len(tokens)),
             scores=_scores(metadata, len(tokens)),
-            merges=_merges(metadata),
+            merges=_merges(metadata, tokens),
             special_ids=_special_ids(metadata, len(tokens)),
             flags=_flags(metadata),
             chat_template=_optional_text(metadata, "tokenizer.chat_template"),
@@ -110,16 +110,21 @@ def _scores(metadata: Mapping[str, object], count: int) -> list[float] | None:
     return scores
 
 
-def _merges(metadata: Mapping[str, object]) -> list[tuple[str, str]] | None:
+def _merges(metadata: Mapping[str, object], tokens: Sequence[str]) -> list[tuple[str, str]] | None:
     key = "tokenizer.ggml.merges"
     if key not in metadata:
         return None
+    known = set(tokens)
     pairs: dict[tuple[str, str], int] = {}
     for number, merge in enumerate(_strings(metadata, key)):
         cut = merge.find(" ", 1)  # a left half may itself begin with a space
         if cut < 0 or cut + 1 == len(merge):
             raise TokenizerError(f"{key}: merge {number} is {merge[:80]!r}, not two tokens with a space between")
-        pairs.setdefault((merge[:cut], merge[cut + 1 :]), number)
+        left, right = merge[:cut], merge[cut + 1 :]
+        for token in (left, right, left + right):
+            if token not in known:
+                raise TokenizerError(f"{key}: merge {number} is {merge[:80]!r}, but {token[:80]!r} is no token")
+        pairs.setdefault((left, right), number)
     return list(pairs)
 
 

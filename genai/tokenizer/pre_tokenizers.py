@@ -21,27 +21,35 @@ from genai.errors import UnsupportedModelError
 class PreTokenizer:
     """How text is cut before merging.
 
-    patterns: applied one after the other.
+    patterns: applied one after the other; byte_patterns: to what that gives, when every byte is a character.
     ignore_merges: a piece that is a token stays whole, whatever the merges say.
     adds_bos: BOS is put in front of a text unless the file says otherwise.
     is_nfc: text is brought into Unicode normal form C first.
     """
 
     patterns: tuple[str, ...]
+    byte_patterns: tuple[str, ...] = ()
     ignore_merges: bool = False
     adds_bos: bool = False
     is_nfc: bool = False
 
     def build(self) -> pre_tokenizers.PreTokenizer:
-        """The `tokenizers` object: the cuts, then every byte as a character of GPT-2's alphabet."""
-        cuts: list[pre_tokenizers.PreTokenizer] = [
-            pre_tokenizers.Split(Regex(pattern), behavior="isolated") for pattern in self.patterns
-        ]
-        return pre_tokenizers.Sequence([*cuts, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+        """The `tokenizers` object: the cuts, every byte as a character of GPT-2's alphabet, the cuts of these."""
+        return pre_tokenizers.Sequence(
+            [
+                *_cuts(self.patterns),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+                *_cuts(self.byte_patterns),
+            ]
+        )
 
     def normalizer(self) -> normalizers.Normalizer | None:
         """The `tokenizers` object that changes the text first, or None."""
         return normalizers.NFC() if self.is_nfc else None
+
+
+def _cuts(patterns: tuple[str, ...]) -> list[pre_tokenizers.PreTokenizer]:
+    return [pre_tokenizers.Split(Regex(pattern), behavior="isolated") for pattern in patterns]
 
 
 def pre_tokenizer(name: str) -> PreTokenizer:
@@ -60,6 +68,9 @@ def supported() -> Mapping[str, PreTokenizer]:
     data = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
     found: dict[str, PreTokenizer] = {}
     for family in data["families"]:
-        names, patterns = family.pop("names"), tuple(data["patterns"][key] for key in family.pop("patterns"))
-        found |= dict.fromkeys(names.split(), PreTokenizer(patterns=patterns, **family))
+        names = family.pop("names").split()
+        patterns, of_bytes = (
+            tuple(data["patterns"][name] for name in family.pop(key, ())) for key in ("patterns", "byte_patterns")
+        )
+        found |= dict.fromkeys(names, PreTokenizer(patterns=patterns, byte_patterns=of_bytes, **family))
     return MappingProxyType(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from unicodedata import normalize
 
@@ -53,6 +54,7 @@ def test_every_pre_tokenizer_keeps_the_text(name: str) -> None:
         ("tekken", "CamelCASEWord/\n", ["Camel", "CASEWord", "/Ċ"]),
         ("gpt-4o", "CamelCase's 1234", ["Camel", "Case's", "Ġ", "123", "4"]),
         ("falcon", "a$b 12345", ["a", "$", "b", "Ġ", "123", "45"]),
+        ("falcon", "x 12 м", ["x", "Ġ", "12", "ĠÐ", "¼"]),
         ("default", "a.b 12345", ["a", ".", "b", "Ġ", "123", "45"]),
         ("deepseek-llm", "hi 你好12", ["hi", "Ġ", "ä½łå¥½", "12"]),
         ("deepseek-coder", "hi 12", ["hi", "Ġ", "1", "2"]),
@@ -60,6 +62,9 @@ def test_every_pre_tokenizer_keeps_the_text(name: str) -> None:
         ("bloom", "hi, you", ["hi", ",", "Ġyou"]),
         ("viking", "hi 12", ["hi", "Ġ", "1", "2"]),
         ("seed-coder", "a!\n", ["a", "!", "Ċ"]),
+        ("tiny_aya", "a 1234567", ["a", "Ġ", "1", "234", "567"]),
+        ("kimi-k2", "hi你好Bob 1234", ["hi", "ä½łå¥½", "Bob", "Ġ", "123", "4"]),
+        ("youtu", "hi你好 12", ["hi", "ä½łå¥½", "Ġ", "1", "2"]),
     ],
 )
 def test_how_text_is_cut(name: str, text: str, words: list[str]) -> None:
@@ -95,9 +100,14 @@ def test_an_unknown_pre_tokenizer_is_named_with_the_supported_ones() -> None:
         tokenizer_from_gguf(byte_level_metadata(**{"tokenizer.ggml.pre": "klingon"}))
 
 
-def test_an_unknown_model_is_named_with_the_supported_ones() -> None:
-    with pytest.raises(UnsupportedModelError, match=r"'rwkv'.*gpt2, llama"):
-        tokenizer_from_gguf(byte_level_metadata(**{"tokenizer.ggml.model": "rwkv"}))
+@pytest.mark.parametrize(
+    ("model", "what"),
+    [("klingon", "'klingon' \\(tok"), ("rwkv", "of RWKV"), ("bert", "WordPiece, of encoders"), ("t5", "unigrams")],
+)
+def test_an_unknown_model_is_named_with_the_supported_ones(model: str, what: str) -> None:
+    with pytest.raises(UnsupportedModelError, match=rf"'{model}'.*gpt2, llama") as caught:
+        tokenizer_from_gguf(byte_level_metadata(**{"tokenizer.ggml.model": model}))
+    assert re.search(what, str(caught.value))
 
 
 # --- special tokens
@@ -191,9 +201,9 @@ def test_phi3_tokens_swallow_white_space_after_them() -> None:
         "tokenizer.ggml.scores": [*metadata["tokenizer.ggml.scores"], 0.0],
         "tokenizer.ggml.token_type": [*metadata["tokenizer.ggml.token_type"], 3],
     }
-    plain, phi3 = build(metadata), build(metadata | {"general.architecture": "phi3"})
-    user = len(tokens) - 1
-    assert phi3.encode("<|user|>\n") == [1, user]
+    plain, user = build(metadata), len(tokens) - 1
+    for arch in ("phi3", "phimoe"):
+        assert build(metadata | {"general.architecture": arch}).encode("<|user|>\n") == [1, user]
     assert len(plain.encode("<|user|>\n")) > 2
 
 
@@ -310,7 +320,8 @@ def test_arrays_may_be_numpy() -> None:
         ({"tokens": ["a" * 5000]}, "5000 characters"),
         ({"merges": None}, "merges is missing"),
         ({"merges": ["Ġ"]}, "merge 0"),
-        ({"merges": ["Ġ nothing"]}, "cannot be built"),
+        ({"merges": ["Ġ nothing"]}, r"merge 0 is 'Ġ nothing', but 'nothing' is no token"),
+        ({"merges": ["z z"]}, r"merge 0 is 'z z', but 'zz' is no token"),
         ({"token_type": [1]}, "has 1 elements"),
         ({"token_type": 3}, "not a list"),
         ({"bos_token_id": 10**6}, "vocabulary has"),
