@@ -42,9 +42,9 @@ KEYS: dict[str, tuple[str, ...]] = {
 class GgufForm:
     """How one architecture's files are written.
 
-    arch: `general.architecture`; steps: what the converter changes; names: Hugging Face names without ".weight" (as
-    patterns) that the gguf package's table lacks, and what they become, without it too; keys: metadata beyond `KEYS`,
-    or in place of it, without the architecture's prefix.
+    arch: `general.architecture`; steps: what the converter changes; names: Hugging Face names (as patterns) that the
+    gguf package's table lacks, and what they become: whole ones, or both without ".weight" and ".bias"; keys: metadata
+    beyond `KEYS`, or in place of it, without the architecture's prefix.
     """
 
     arch: str
@@ -74,16 +74,25 @@ def write(
 
 def stored(form: GgufForm, tensors: Tensors, config: Any) -> Tensors:
     """Tensors under their names in the file, with those that hold the rotary embedding."""
-    table = name_map(form.arch, config.num_hidden_layers)
     result = {}
     for name, tensor in tensors.items():
-        stem, dot, kind = name.rpartition(".")
-        own = [re.sub(pattern, new, stem) for pattern, new in form.names.items() if re.fullmatch(pattern, stem)]
-        found = own[0] + dot + kind if own else table.get_name(name, try_suffixes=(".weight", ".bias"))
+        found = stored_name(form, name, config.num_hidden_layers)
         assert found is not None, f"{name} has no name in a GGUF file: a step or an entry of `names` is missing"
         assert found not in result, f"{name} becomes {found}, which is there already"
         result[found] = tensor
     return result | rotary_tensors(config)
+
+
+def stored_name(form: GgufForm, name: str, num_layers: int) -> str | None:
+    """A tensor's name in the file, None if it has none; what has no suffix gets ".weight", as from the converter."""
+    stem, kind = next(((name[: -len(end)], end) for end in (".weight", ".bias") if name.endswith(end)), (name, ""))
+    for pattern, new in form.names.items():
+        if re.fullmatch(pattern, name):
+            return re.sub(pattern, new, name)
+        if re.fullmatch(pattern, stem):
+            return re.sub(pattern, new, stem) + kind
+    found: str | None = name_map(form.arch, num_layers).get_name(stem)
+    return found and found + (kind or ".weight")
 
 
 @functools.cache

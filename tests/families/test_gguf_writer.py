@@ -37,9 +37,29 @@ def test_steps(step: Step, given: Tensors, wanted: Tensors) -> None:
         np.testing.assert_array_equal(got[name], tensor)
 
 
-def test_names() -> None:
-    form = GgufForm(arch="llama", names={r"model\.layers\.(\d+)\.self_attn\.sinks": r"blk.\1.attn_sinks"})
-    tensors = {"model.norm.weight": ROWS, "model.layers.1.self_attn.sinks.weight": ROWS}
-    assert gguf_writer.stored(form, tensors, CONFIG).keys() == {"output_norm.weight", "blk.1.attn_sinks.weight"}
-    with pytest.raises(AssertionError, match=r"model\.strange\.weight has no name"):
-        gguf_writer.stored(form, {"model.strange.weight": ROWS}, CONFIG)
+SINKS = GgufForm(
+    arch="gpt-oss",
+    names={
+        r"model\.layers\.(\d+)\.self_attn\.sinks": r"blk.\1.attn_sinks.weight",
+        r"model\.layers\.(\d+)\.strange": r"blk.\1.known",
+    },
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("model.norm.weight", "output_norm.weight"),
+        ("model.layers.1.self_attn.q_proj.bias", "blk.1.attn_q.bias"),
+        ("model.layers.1.self_attn.sinks", "blk.1.attn_sinks.weight"),
+        ("model.layers.0.strange.bias", "blk.0.known.bias"),
+        ("model.layers.0.mlp.experts.down_proj", "blk.0.ffn_down_exps.weight"),
+    ],
+)
+def test_names(name: str, wanted: str) -> None:
+    assert gguf_writer.stored(SINKS, {name: ROWS}, CONFIG).keys() == {wanted}
+
+
+def test_a_tensor_without_a_name_is_told() -> None:
+    with pytest.raises(AssertionError, match=r"model\.stranger\.weight has no name"):
+        gguf_writer.stored(SINKS, {"model.stranger.weight": ROWS}, CONFIG)
