@@ -5,7 +5,8 @@ Values are plain strings (ONNX value names). Nothing here knows about decoders.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
@@ -36,14 +37,20 @@ class ExternalData(AbstractContextManager["ExternalData"]):
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def write(self, name: str, array: Array) -> onnx.TensorProto:
-        """Append an array; returns the initializer that refers to it."""
-        offset = -(-self._file.tell() // _ALIGNMENT) * _ALIGNMENT if array.nbytes >= _ALIGNMENT else self._file.tell()
+    def write(
+        self, name: str, shape: Sequence[int], dtype: np.dtype[np.generic], items: Iterable[Array]
+    ) -> onnx.TensorProto:
+        """Append an array that comes in pieces, none of which is kept; returns the initializer that refers to it."""
+        nbytes = math.prod(shape) * dtype.itemsize
+        offset = -(-self._file.tell() // _ALIGNMENT) * _ALIGNMENT if nbytes >= _ALIGNMENT else self._file.tell()
         self._file.seek(offset)
-        self._file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-        tensor = onnx.TensorProto(name=name, data_type=helper.np_dtype_to_tensor_dtype(array.dtype), dims=array.shape)
+        for item in items:
+            self._file.write(np.ascontiguousarray(item, dtype).reshape(-1).view(np.uint8).data)
+        if self._file.tell() != offset + nbytes:
+            raise ValueError(f"the weight {name!r} has {self._file.tell() - offset} bytes, not {nbytes}")
+        tensor = onnx.TensorProto(name=name, data_type=helper.np_dtype_to_tensor_dtype(dtype), dims=shape)
         tensor.data_location = onnx.TensorProto.EXTERNAL
-        for key, value in (("location", self._name), ("offset", str(offset)), ("length", str(array.nbytes))):
+        for key, value in (("location", self._name), ("offset", str(offset)), ("length", str(nbytes))):
             tensor.external_data.add(key=key, value=value)
         return tensor
 
@@ -112,9 +119,15 @@ class GraphBuilder:
 
     def weight(self, name: str, array: Array) -> str:
         """A weight, appended to the external data at once."""
+        return self.stacked_weight(name, array.shape, array.dtype, [array])
+
+    def stacked_weight(
+        self, name: str, shape: Sequence[int], dtype: np.dtype[np.generic], items: Iterable[Array]
+    ) -> str:
+        """A weight that comes in pieces, each appended to the external data at once."""
         if name in self._initializers:
             raise ValueError(f"the weight {name!r} is added twice")
-        self._initializers[name] = self._data.write(name, array)
+        self._initializers[name] = self._data.write(name, shape, dtype, items)
         return name
 
     def alias(self, name: str, other: str, shape: Sequence[int]) -> str:

@@ -2,15 +2,16 @@
 
 | precision | weights | activations and cache |
 |---|---|---|
-| f32 | as they are, standard operators only | f32 |
+| f32 | as they are, standard operators only, but MoE for experts | f32 |
 | f16, bf16 | f16, bf16; norms, rotary angles, softmax and logits in f32 | the same |
 | int8 | 8-bit blocks, symmetric | f32 on CPU, f16 on CUDA |
 | int4 | 4-bit blocks, symmetric; embedding and head as in auto on CPU | f32 on CPU, f16 on CUDA |
 | auto | CPU: a GGUF's own blocks where MatMulNBits holds them exactly, else as int8; CUDA: as f16 | |
 
-Blocks that the file has in that form are kept; what is rounded anew gets blocks of 64 weights (32 where rows are no
-multiple of 64). On CPU a product with blocks of 64 takes 11 to 14 % less time than with 32; SmolLM2's mean KL to f32
-goes from 0.0035 to 0.0050 in 8 bits, and from 0.26 to 0.30 in 4.
+A mixture of experts is MoE with float weights and QMoE with integers. Blocks that the file has in that form are kept;
+what is rounded anew gets blocks of 64 weights (32 where rows are no multiple of 64). On CPU a product with blocks of
+64 takes 11 to 14 % less time than with 32; SmolLM2's mean KL to f32 goes from 0.0035 to 0.0050 in 8 bits, and from
+0.26 to 0.30 in 4.
 """
 
 from __future__ import annotations

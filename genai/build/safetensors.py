@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import ml_dtypes  # noqa: F401 (without it safetensors has no bfloat16)
 import numpy as np
+import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
 from genai.build.checkpoint_config import CONFIG_FILE, is_multimodal, read_json_object, text_config, text_tensor_name
@@ -65,9 +66,14 @@ class SafetensorsFile:
             stored = self._file.get_tensor(name)
         except SafetensorError as error:
             raise WeightsError(f"{self.path}: tensor {name!r} cannot be read ({error})") from None
-        with np.errstate(over="ignore", invalid="ignore"):
-            values: FloatArray = stored.astype(np.float32, copy=False)
-        return values
+        return _as_float(stored)
+
+    def read_item(self, name: str, index: int) -> FloatArray:
+        """One item along a tensor's first axis, as float32, a copy."""
+        try:
+            return _as_float(self._file.get_slice(name)[index])
+        except SafetensorError as error:
+            raise WeightsError(f"{self.path}: tensor {name!r} cannot be read ({error})") from None
 
 
 class SafetensorsSource(AbstractContextManager["SafetensorsSource"]):
@@ -113,6 +119,11 @@ class SafetensorsSource(AbstractContextManager["SafetensorsSource"]):
         shard, stored = self._place(name)
         return shard.read(stored)
 
+    def read_item(self, name: str, index: int) -> FloatArray:
+        """One item along a tensor's first axis, as float32. Raises: WeightsError if it is missing."""
+        shard, stored = self._place(name)
+        return shard.read_item(stored, index)
+
     def read_blocks(self, name: str) -> BlockWeight | None:
         """Always None: these files hold floats."""
         self._place(name)
@@ -139,6 +150,11 @@ class SafetensorsSource(AbstractContextManager["SafetensorsSource"]):
                 raise WeightsError(f"{self.path}: the index places tensor {name!r} in {shard_name}, which has none")
             places[name] = (shard, name)
         return places
+
+
+def _as_float(stored: npt.NDArray[np.generic]) -> FloatArray:
+    with np.errstate(over="ignore", invalid="ignore"):
+        return stored.astype(np.float32, copy=False)
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -53,10 +53,10 @@ class AttentionSpec:
     """Attention over a layer's own cache.
 
     name: the module's within its layer; scale: multiplies q·k; softcap: `softcap * tanh(score / softcap)`, None for
-    none; sliding_window: a query sees this many newest keys, itself included; rotary: None for layers without position
-    encoding; qk_norm: a norm of queries and keys over each head, or over all heads together, before the rotary
-    embedding; is_fused: the checkpoint holds q/k/v as one matrix `qkv_proj`; biases: products that must have one,
-    others have one where the checkpoint does.
+    none; sliding_window: a query sees this many newest keys, itself included; rotary: None for layers without
+    position encoding; qk_norm: a norm of queries and keys over each head, or over all heads together, before the
+    rotary embedding; clip: queries, keys and values are at most this far from 0; is_fused: the checkpoint holds q/k/v
+    as one matrix `qkv_proj`; biases: products that must have one, others have one where the checkpoint does.
     """
 
     num_heads: int
@@ -67,6 +67,7 @@ class AttentionSpec:
     softcap: float | None = None
     sliding_window: int | None = None
     qk_norm: Literal["none", "per_head", "all_heads"] = "none"
+    clip: float | None = None
     is_fused: bool = False
     biases: frozenset[str] = frozenset()
     name: str = "self_attn"
@@ -82,7 +83,8 @@ class MlpSpec:
     """Feed-forward network: `down(activation(gate(x)) * up(x))`, or `down(activation(up(x)))` without a gate.
 
     name: the module's within its layer; size: elements between the products; is_fused: the checkpoint holds gate and
-    up as one matrix `gate_up_proj`; biases: as in `AttentionSpec`.
+    up as one matrix `gate_up_proj`; biases: as in `AttentionSpec`; output_gate: a module of the layer, H -> 1, whose
+    sigmoid multiplies the result.
     """
 
     size: int
@@ -90,10 +92,63 @@ class MlpSpec:
     is_gated: bool = True
     is_fused: bool = False
     biases: frozenset[str] = frozenset()
+    output_gate: str | None = None
     name: str = "mlp"
 
 
-Part: TypeAlias = AttentionSpec | MlpSpec
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouterSpec:
+    """Which experts a token goes to, and what each of them counts, from the logits of the product `gate`.
+
+    score: an expert's, by the softmax of all logits; by its logit's sigmoid; or SparseMixer's (arXiv 2409.12136): one
+    after the other, its softmax among those left whose logits are less than `2 * jitter` of the largest below it.
+    has_correction: `gate.e_score_correction_bias` is added to the scores for the choice only; groups: experts are
+    chosen from the `kept_groups` best of so many groups, which count as their best expert, or as their two best.
+    is_normalised: the chosen scores are divided by their sum; scale: multiplies them; multiplies: what they multiply,
+    what an expert gives or (Llama 4) what it reads.
+    """
+
+    score: Literal["softmax", "sigmoid", "sparse_mixer"] = "softmax"
+    jitter: float = 0.0
+    has_correction: bool = False
+    groups: int = 1
+    kept_groups: int = 1
+    group_score: Literal["best", "two_best"] = "best"
+    is_normalised: bool = True
+    scale: float = 1.0
+    multiplies: Literal["output", "input"] = "output"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MoeSpec:
+    """A mixture of experts: each token goes through `top_k` of `num_experts` gated networks of `size` elements.
+
+        g, u = gate(x), up(x), at most `limit` (u also at least -limit)
+        down(g * sigmoid(alpha * g) * (u + beta))
+
+    router: which ones, and what they count; is_interleaved: where the checkpoint holds an expert's gate and up as one
+    matrix `gate_up_proj`, their rows alternate; else one comes after the other; has_biases: router and experts must
+    have them, others have them where the checkpoint does. An expert for all tokens is an `MlpSpec` beside it.
+    """
+
+    num_experts: int
+    top_k: int
+    size: int
+    router: RouterSpec
+    alpha: float = 1.0
+    beta: float = 0.0
+    limit: float | None = None
+    is_interleaved: bool = False
+    has_biases: bool = False
+    name: str = "mlp"
+
+    @property
+    def biases(self) -> frozenset[str]:
+        """Products that must have one, as of any part; of the experts' the first one's down is asked for."""
+        return frozenset({"gate", "experts.0.down_proj"} if self.has_biases else ())
+
+
+Part: TypeAlias = AttentionSpec | MlpSpec | MoeSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ import logging
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -29,10 +30,11 @@ class StoredForm:
     """How a family's checkpoints call and lay out their tensors.
 
     outside: beginnings of names, {"transformer.h": "model.layers"}; inside: modules within a layer, or their
-    beginnings, {"attn.c_attn": "self_attn.qkv_proj"}, where `*` is any number; ignored: beginnings of names, and names
-    within a layer, that are left out because the text does not depend on them; transposed: modules of ours, within a
-    layer, that are stored as [in, out]; rows: the order in which a module's stored rows become ours (q, k and v one
-    after the other, for example), for weight and bias alike.
+    beginnings, {"attn.c_attn": "self_attn.qkv_proj"}, where `*` is any number, or, on our side alone, each index of
+    what is stacked along the first axis, {"moe.input": "mlp.experts.*.gate_up_proj"}; ignored: beginnings of names, and
+    names within a layer, that are left out because the text does not depend on them; transposed: modules of ours,
+    within a layer, that are stored as [in, out]; rows: the order in which a module's stored rows become ours (q, k and
+    v one after the other, for example), for weight and bias alike. A module's numbers are `*` in both.
     """
 
     outside: Mapping[str, str] = field(default_factory=dict)
@@ -42,7 +44,7 @@ class StoredForm:
     rows: Mapping[str, Rows] = field(default_factory=dict)
 
     def our_name(self, stored: str) -> str | None:
-        """Our name of a stored tensor, None for one that is left out."""
+        """Our name of a stored tensor, None for one that is left out; with a `*` of one that is a stack."""
         if _beginning(stored, self.ignored) is not None:
             return None
         if (prefix := _beginning(stored, self.outside)) is not None:
@@ -57,29 +59,46 @@ class StoredForm:
             return None
         if (prefix := _beginning(pattern, self.inside)) is not None:
             pattern = self.inside[prefix] + pattern[len(prefix) :]
-        return layer + re.sub(r"\*", lambda _: next(numbers), pattern)
+        return layer + re.sub(r"\*", lambda star: next(numbers, star[0]), pattern)
 
 
 _IN_LAYER = re.compile(r"(model\.layers\.[0-9]+\.)(.+)")
 _NUMBER = re.compile(r"(?<=\.)[0-9]+(?=\.)")
 
 
+class StackSource(WeightSource, Protocol):
+    """A checkpoint of which a part of a tensor can be read without the rest."""
+
+    def read_item(self, name: str, index: int) -> FloatArray:
+        """One item along a tensor's first axis, as float32. Raises: WeightsError."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A stored tensor, or one item along its first axis."""
+
+    tensor: str
+    item: int | None = None
+
+
 class StoredSource:
     """A checkpoint in its stored form, read in ours. Raises: WeightsError if two of its tensors get the same name."""
 
-    def __init__(self, source: WeightSource, form: StoredForm) -> None:
+    def __init__(self, source: StackSource, form: StoredForm) -> None:
         self._source = source
         self._form = form
-        self._stored: dict[str, str] = {}
+        self._places: dict[str, _Place] = {}
         left_out = 0
         for stored in source.names():
             name = form.our_name(stored)
             if name is None:
                 left_out += 1
-            elif name in self._stored:
-                raise WeightsError(f"the checkpoint has both {stored!r} and {self._stored[name]!r}: the same weight")
+            elif "*" in name:
+                for index in range(source.shape(stored)[0]):
+                    self._put(name.replace("*", str(index)), _Place(stored, index))
             else:
-                self._stored[name] = stored
+                self._put(name, _Place(stored))
         if left_out:
             _log.info("%d tensors of the checkpoint are not part of the text's model, and left out", left_out)
 
@@ -90,31 +109,42 @@ class StoredSource:
 
     def names(self) -> Collection[str]:
         """Our names of its tensors."""
-        return self._stored.keys()
+        return self._places.keys()
 
     def shape(self, name: str) -> tuple[int, ...]:
         """A tensor's shape in our layout. Raises: WeightsError."""
-        shape = self._source.shape(self._stored_name(name))
+        place = self._place(name)
+        shape = self._source.shape(place.tensor)[0 if place.item is None else 1 :]
         return shape[::-1] if self._is_transposed(name) else shape
 
     def read(self, name: str) -> FloatArray:
         """A tensor as float32 in our layout. Raises: WeightsError."""
-        array = self._source.read(self._stored_name(name))
+        tensor, item = (place := self._place(name)).tensor, place.item
+        array = self._source.read(tensor) if item is None else self._source.read_item(tensor, item)
         array = array.T if self._is_transposed(name) else array
         rows = self._rows(name, len(array))
         return array if rows is None else array[rows]
 
     def read_blocks(self, name: str) -> BlockWeight | None:
         """The tensor's own integer blocks in our layout, None where it has none."""
-        blocks = None if self._is_transposed(name) else self._source.read_blocks(self._stored_name(name))
+        place = self._place(name)
+        if place.item is not None or self._is_transposed(name):
+            return None
+        blocks = self._source.read_blocks(place.tensor)
         if blocks is None or (rows := self._rows(name, len(blocks.values))) is None:
             return blocks
         return blocks.take_rows(rows)
 
-    def _stored_name(self, name: str) -> str:
-        if name not in self._stored:
+    def _put(self, name: str, place: _Place) -> None:
+        if name in self._places:
+            other = self._places[name].tensor
+            raise WeightsError(f"the checkpoint has both {place.tensor!r} and {other!r}: the same weight")
+        self._places[name] = place
+
+    def _place(self, name: str) -> _Place:
+        if name not in self._places:
             raise WeightsError(f"the checkpoint has no tensor {name!r}")
-        return self._stored[name]
+        return self._places[name]
 
     def _is_transposed(self, name: str) -> bool:
         return name.endswith(".weight") and _module(name) in self._form.transposed
@@ -122,14 +152,16 @@ class StoredSource:
     def _rows(self, name: str, count: int) -> Rows | None:
         rows = self._form.rows.get(_module(name))
         if rows is not None and len(rows) != count:
-            raise WeightsError(f"tensor {self._stored[name]!r} has {count} rows, its configuration says {len(rows)}")
+            raise WeightsError(
+                f"tensor {self._places[name].tensor!r} has {count} rows, its configuration says {len(rows)}"
+            )
         return rows
 
 
 def _module(name: str) -> str:
-    """A tensor's module within its layer: `self_attn.qkv_proj`."""
+    """A tensor's module within its layer, numbers as `*`: `mlp.experts.*.gate_up_proj`."""
     match = _IN_LAYER.fullmatch(name)
-    return match[2].rpartition(".")[0] if match else ""
+    return _NUMBER.sub("*", match[2]).rpartition(".")[0] if match else ""
 
 
 def _beginning(name: str, beginnings: Collection[str]) -> str | None:

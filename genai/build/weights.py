@@ -46,7 +46,7 @@ class Weights:
 
     def vector(self, name: str, size: int, dtype: np.dtype[np.generic], *, offset: float = 0.0) -> str:
         """A one-dimensional weight as a graph value."""
-        values = self._read(name, (size,))
+        values = self.read(name, (size,))
         return self.graph.weight(name, (values + np.float32(offset)).astype(dtype))
 
     def linear(self, x: str, names: Sequence[str], num_outputs: Sequence[int], num_inputs: int) -> str:
@@ -62,6 +62,12 @@ class Weights:
         form = self.plan.matrices
         parts = [self._read_blocks(n, (size, num_inputs), form) for n, size in zip(names, num_outputs, strict=True)]
         return self._block_product(x, self._store(label, _concatenated(parts)), bias)
+
+    def float_linear(self, x: str, name: str, num_outputs: int, num_inputs: int) -> str:
+        """`x @ weight.T + bias` with the weight as floats, whatever the plan says: for small products that decide."""
+        product = self.graph.op("MatMul", x, self._transposed(name, [name], [num_outputs], num_inputs))
+        bias = self._fused_bias([name], [num_outputs], name)
+        return product if bias is None else self.graph.op("Add", product, bias)
 
     def embedding(self, ids: str, name: str, vocab_size: int, hidden_size: int) -> str:
         """Rows of the embedding for token ids: [B, T] -> [B, T, H]."""
@@ -106,6 +112,19 @@ class Weights:
         """Whether the checkpoint has a tensor."""
         return name in self._present
 
+    def read(self, name: str, shape: tuple[int, ...]) -> FloatArray:
+        """A tensor as float32 in this shape; one row may be stored as a vector, or a vector as one row.
+
+        Raises: WeightsError if it is missing or has another shape.
+        """
+        self._check(name, shape)
+        return self._source.read(name).reshape(shape)
+
+    def read_stored_blocks(self, name: str, shape: tuple[int, int]) -> BlockWeight | None:
+        """A matrix of this shape as the checkpoint's own blocks, None where it has none. Raises: as `read`."""
+        self._check(name, shape)
+        return self._source.read_blocks(name)
+
     def are_equal(self, first: str, second: str) -> bool:
         """Whether two tensors hold the same; only one of them is in memory at a time."""
         digests = {
@@ -130,7 +149,7 @@ class Weights:
 
     def _table(self, name: str, vocab_size: int, hidden_size: int) -> str:
         """Embedding or head [V, H] as floats."""
-        table = self._read(f"{name}.weight", (vocab_size, hidden_size))
+        table = self.read(f"{name}.weight", (vocab_size, hidden_size))
         return self.graph.weight(name, table.astype(self.dtype, copy=False))
 
     def _transposed(self, label: str, names: Sequence[str], num_outputs: Sequence[int], num_inputs: int) -> str:
@@ -138,7 +157,7 @@ class Weights:
         joined = np.empty((num_inputs, sum(num_outputs)), self.dtype)
         start = 0
         for name, size in zip(names, num_outputs, strict=True):
-            joined[:, start : start + size] = self._read(f"{name}.weight", (size, num_inputs)).T
+            joined[:, start : start + size] = self.read(f"{name}.weight", (size, num_inputs)).T
             start += size
         return self.graph.weight(label, joined)
 
@@ -165,14 +184,10 @@ class Weights:
         if not any(present):
             return None
         parts = [
-            self._read(f"{name}.bias", (size,)) if here else np.zeros(size, np.float32)
+            self.read(f"{name}.bias", (size,)) if here else np.zeros(size, np.float32)
             for name, size, here in zip(names, sizes, present, strict=True)
         ]
         return self.graph.weight(f"{label}.bias", np.concatenate(parts).astype(self.dtype))
-
-    def _read(self, name: str, shape: tuple[int, ...]) -> FloatArray:
-        self._check(name, shape)
-        return self._source.read(name)
 
     def _read_blocks(self, name: str, shape: tuple[int, int], form: IntegerForm) -> BlockWeight:
         self._check(f"{name}.weight", shape)
@@ -181,7 +196,7 @@ class Weights:
     def _check(self, name: str, shape: tuple[int, ...]) -> None:
         self.require([name])
         actual = self._source.shape(name)
-        if actual != shape:
+        if _without_ones(actual) != _without_ones(shape):
             raise WeightsError(f"tensor {name!r} has shape {list(actual)}, its configuration says {list(shape)}")
         self._used.add(name)
 
@@ -197,3 +212,7 @@ def _concatenated(parts: Sequence[BlockWeight]) -> BlockWeight:
         bits=bits,
         block_size=block_size,
     )
+
+
+def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(size for size in shape if size != 1)

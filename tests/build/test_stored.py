@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,10 +14,16 @@ from genai.errors import WeightsError
 
 GPT2 = StoredForm(
     outside={"transformer.h": "model.layers", "transformer": "model", "transformer.wte": "model.embed_tokens"},
-    inside={"attn.c_attn": "self_attn.qkv_proj", "experts.*.w1": "mlp.experts.*.gate_proj", "ln_1": "norm"},
+    inside={
+        "attn.c_attn": "self_attn.qkv_proj",
+        "experts.*.w1": "mlp.experts.*.gate_proj",
+        "ln_1": "norm",
+        "experts.inner": "mlp.experts.*.gate_up_proj",
+        "experts.inner_bias": "mlp.experts.*.gate_up_proj.bias",
+    },
     ignored=frozenset({"attn.bias", "vision"}),
-    transposed=frozenset({"self_attn.qkv_proj"}),
-    rows={"self_attn.qkv_proj": np.array([2, 0, 1]), "mlp.experts.0.gate_proj": np.array([1, 0])},
+    transposed=frozenset({"self_attn.qkv_proj", "mlp.experts.*.gate_up_proj"}),
+    rows={"self_attn.qkv_proj": np.array([2, 0, 1]), "mlp.experts.*.gate_proj": np.array([1, 0])},
 )
 
 
@@ -26,6 +33,7 @@ class Arrays:
     def __init__(self, arrays: dict[str, FloatArray]) -> None:
         self.config: dict[str, object] = {}
         self._arrays = arrays
+        self.items_read: list[int] = []
 
     def names(self) -> Collection[str]:
         return self._arrays.keys()
@@ -35,6 +43,10 @@ class Arrays:
 
     def read(self, name: str) -> FloatArray:
         return self._arrays[name]
+
+    def read_item(self, name: str, index: int) -> FloatArray:
+        self.items_read.append(index)
+        return self._arrays[name][index]
 
     def read_blocks(self, name: str) -> BlockWeight | None:
         values = self._arrays[name].astype(np.uint8)
@@ -52,6 +64,7 @@ def source(**arrays: FloatArray) -> StoredSource:
         ("transformer.wte.weight", "model.embed_tokens.weight"),
         ("transformer.h.11.attn.c_attn.bias", "model.layers.11.self_attn.qkv_proj.bias"),
         ("transformer.h.1.experts.7.w1.weight", "model.layers.1.mlp.experts.7.gate_proj.weight"),
+        ("transformer.h.1.experts.inner.weight", "model.layers.1.mlp.experts.*.gate_up_proj.weight"),
         ("transformer.h.1.ln_10.weight", "model.layers.1.ln_10.weight"),
         ("transformer.ln_f.weight", "model.ln_f.weight"),
         ("transformers.h.1.ln_1.weight", "transformers.h.1.ln_1.weight"),
@@ -92,3 +105,17 @@ def test_errors_name_what_is_stored() -> None:
         checkpoint.read("model.layers.0.self_attn.qkv_proj.weight")
     with pytest.raises(WeightsError, match=r"no tensor 'model\.norm\.weight'"):
         checkpoint.read("model.norm.weight")
+
+
+def test_what_is_stacked_is_read_one_by_one() -> None:
+    stack, biases = np.arange(24, dtype=np.float32).reshape(2, 3, 4), np.arange(8, dtype=np.float32).reshape(2, 4)
+    arrays = Arrays({"transformer.h.0.experts.inner": stack, "transformer.h.0.experts.inner_bias": biases})
+    inside = GPT2.inside | {"experts.inner": "mlp.experts.*.gate_up_proj.weight"}
+    checkpoint = StoredSource(arrays, replace(GPT2, inside=inside))  # type: ignore[arg-type]
+    name = "model.layers.0.mlp.experts.{}.gate_up_proj.{}"
+    assert set(checkpoint.names()) == {name.format(e, kind) for e in range(2) for kind in ("weight", "bias")}
+    assert checkpoint.shape(name.format(1, "weight")) == (4, 3)
+    np.testing.assert_array_equal(checkpoint.read(name.format(1, "weight")), stack[1].T)
+    np.testing.assert_array_equal(checkpoint.read(name.format(0, "bias")), biases[0])
+    assert arrays.items_read == [1, 0]
+    assert checkpoint.read_blocks(name.format(0, "weight")) is None

@@ -15,7 +15,7 @@ from genai.build.spec import DecoderSpec
 from genai.build.stored import StoredForm
 from genai.errors import UnsupportedModelError
 
-_SHARED = {"blocks", "config", "rotary"}
+_SHARED = {"blocks", "config", "experts", "rotary"}
 """Files here that are no family."""
 _OTHER_NAMES = {"gemma3_text": "gemma3"}
 """Further `model_type`s that a file reads."""

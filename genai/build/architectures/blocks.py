@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from genai.build.spec import BlockSpec, Part
 
@@ -32,13 +33,18 @@ SANDWICH_NORM = NormNames(
 )
 
 
-def sequential(attentions: Sequence[Part], mlps: Sequence[Part], norms: NormNames) -> tuple[BlockSpec, ...]:
+FeedForward: TypeAlias = Part | tuple[Part, ...]
+"""What feeds forward in a layer: one part, or several whose sum does."""
+
+
+def sequential(attentions: Sequence[Part], mlps: Sequence[FeedForward], norms: NormNames) -> tuple[BlockSpec, ...]:
     """Layers of two blocks: attention, and then what feeds forward."""
     blocks: list[BlockSpec] = []
     for layer, (attention, mlp) in enumerate(zip(attentions, mlps, strict=True)):
+        parts = mlp if isinstance(mlp, tuple) else (mlp,)
         blocks += [
             BlockSpec(layer=layer, parts=(attention,), norm_in=norms.attention_in, norm_out=norms.attention_out),
-            BlockSpec(layer=layer, parts=(mlp,), norm_in=norms.mlp_in, norm_out=norms.mlp_out),
+            BlockSpec(layer=layer, parts=parts, norm_in=norms.mlp_in, norm_out=norms.mlp_out),
         ]
     return tuple(blocks)
 

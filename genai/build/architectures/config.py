@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from genai.build.architectures import rotary
-from genai.build.architectures.blocks import PRE_NORM, NormNames, sequential
+from genai.build.architectures.blocks import PRE_NORM, FeedForward, NormNames, sequential
 from genai.build.source import JSON
 from genai.build.spec import Activation, AttentionSpec, DecoderSpec, MlpSpec, NormSpec, Part, RotarySpec
 from genai.errors import UnsupportedModelError, WeightsError
@@ -60,6 +60,24 @@ class ConfigReader:
     def optional_size(self, key: str) -> int | None:
         """A positive whole number, or None where the key is missing or null."""
         return None if self._values.get(key) is None else self.size(key)
+
+    def first_size(self, *keys: str) -> int:
+        """A positive whole number under the first of these keys that is there. Raises: WeightsError if none is."""
+        return self.size(next((key for key in keys if self._values.get(key) is not None), keys[0]))
+
+    def count(self, key: str, default: int = 0) -> int:
+        """A whole number, 0 allowed; the default stands in for a missing or null key."""
+        value = self._values.get(key)
+        return default if value is None else 0 if value == 0 and not isinstance(value, bool) else self.size(key)
+
+    def numbers(self, key: str) -> list[int]:
+        """A list of whole numbers, empty where the key is missing or null."""
+        value = self._values.get(key)
+        if value is None:
+            return []
+        if not isinstance(value, list) or not all(isinstance(each, int) for each in value):
+            raise _wrong(key, value, "a list of whole numbers")
+        return [int(each) for each in value if isinstance(each, int)]
 
     def number(self, key: str, default: float) -> float:
         """A finite number; the default stands in for a missing or null key."""
@@ -182,7 +200,7 @@ class ConfigReader:
         return _ACTIVATIONS[activation]
 
     def decoder(
-        self, attentions: Sequence[Part], mlps: Sequence[Part] | None = None, norms: NormNames = PRE_NORM
+        self, attentions: Sequence[Part], mlps: Sequence[FeedForward] | None = None, norms: NormNames = PRE_NORM
     ) -> DecoderSpec:
         """The usual decoder of these layers; architectures change what differs with `dataclasses.replace`.
 

@@ -113,6 +113,10 @@ class ArchitectureMetadata:
             raise self._bad(key, value, "a string")
         return value
 
+    def has_tensor(self, name: str) -> bool:
+        """Whether the file has a tensor."""
+        return name in self._file.tensors
+
     @property
     def num_layers(self) -> int:
         """Layers of the model itself: blocks, less those at the end that predict further tokens (`nextn`).

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from genai.build.parts import attention, mlp
+from genai.build.parts import attention, mlp, moe
 from genai.build.parts.context import Context
-from genai.build.spec import AttentionSpec, MlpSpec, Part
+from genai.build.spec import AttentionSpec, MlpSpec, MoeSpec, Part
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,4 +27,5 @@ class Writer:
 WRITERS: Mapping[type[Part], Writer] = {
     AttentionSpec: Writer(attention.mix, attention.finish),
     MlpSpec: Writer(None, mlp.finish),
+    MoeSpec: Writer(None, moe.finish),
 }

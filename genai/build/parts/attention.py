@@ -25,6 +25,7 @@ def mix(ctx: Context, heads: AttentionSpec, x: str, layer: int) -> str:
     q, k, v = graph.ops("Split", fused, graph.constant(sizes, np.int64), num_outputs=3, axis=-1)
     q = _position_encoded(ctx, q, f"{prefix}.q_norm", heads.num_heads, heads)
     k = _position_encoded(ctx, k, f"{prefix}.k_norm", heads.num_kv_heads, heads)
+    v = _clipped(ctx, v, heads)
     keys, values = scattered(ctx, contract.key_cache(layer), k), scattered(ctx, contract.value_cache(layer), v)
     mask = ctx.masks[heads.sliding_window] if heads.sliding_window else None
     return graph.op(
@@ -56,6 +57,7 @@ def _position_encoded(ctx: Context, x: str, norm_name: str, num_heads: int, head
         split = graph.op("Reshape", x, graph.constant([0, 0, num_heads, heads.head_dim], np.int64))
         split = norm(ctx, split, norm_name, heads.head_dim, ctx.dtype)
         x = graph.op("Reshape", split, graph.constant([0, 0, size], np.int64))
+    x = _clipped(ctx, x, heads)
     if heads.rotary is None:
         return x
     rotated = heads.rotary.size if heads.rotary.size != heads.head_dim else None
@@ -64,3 +66,10 @@ def _position_encoded(ctx: Context, x: str, norm_name: str, num_heads: int, head
         "RotaryEmbedding", x, *cos_sin, num_heads=num_heads, rotary_embedding_dim=rotated,
         interleaved=1 if heads.rotary.is_interleaved else None,
     )  # fmt: skip
+
+
+def _clipped(ctx: Context, x: str, heads: AttentionSpec) -> str:
+    """Queries, keys or values within the layer's bounds, if it has some."""
+    if heads.clip is None:
+        return x
+    return ctx.graph.op("Clip", x, *(ctx.graph.constant(bound, ctx.dtype) for bound in (-heads.clip, heads.clip)))

@@ -20,7 +20,11 @@ def finish(ctx: Context, mlp: MlpSpec, x: str, layer: int) -> str:
         fused = weights.linear(x, names, [2 * size // len(names)] * len(names), hidden)
         gate, up = graph.ops("Split", fused, graph.constant([size, size], np.int64), num_outputs=2, axis=-1)
         inner = graph.op("Mul", activated(ctx, gate, mlp.activation), up)
-    return weights.linear(inner, [f"{prefix}.down_proj"], [hidden], size)
+    result = weights.linear(inner, [f"{prefix}.down_proj"], [hidden], size)
+    if mlp.output_gate is None:
+        return result
+    share = graph.cast(weights.float_linear(x, f"model.layers.{layer}.{mlp.output_gate}", 1, hidden), ctx.dtype, F32)
+    return graph.op("Mul", result, graph.cast(graph.op("Sigmoid", share), F32, ctx.dtype))
 
 
 def activated(ctx: Context, x: str, activation: Activation) -> str:

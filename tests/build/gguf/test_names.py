@@ -164,10 +164,10 @@ def test_a_window_makes_a_llama_file_mistral(tmp_path: Path) -> None:
 
 REFUSED: dict[str, tuple[str, Callable[[Any], None], str]] = {
     "clamped": ("llama", lambda w: w.add_clamp_kqv(8.0), "attention.clamp_kqv=8.0"),
-    "experts": ("llama", lambda w: w.add_expert_count(8), "expert_count=8"),
+    "experts": ("qwen2", lambda w: w.add_expert_count(8), "expert_count=8"),
     "scaled logits": ("llama", lambda w: w.add_logit_scale(2.0), "logit_scale"),
     "encoder": ("llama", lambda w: w.add_causal_attention(False), "encoder"),
-    "expert tensor": ("llama", lambda w: w.add_tensor("blk.0.ffn_gate_exps.weight", np.ones((2, 2, 2), np.float32)),
+    "expert tensor": ("qwen2", lambda w: w.add_tensor("blk.0.ffn_gate_exps.weight", np.ones((2, 2, 2), np.float32)),
                       "ffn_gate_exps.*mixtures of experts"),
     "stray tensor": ("llama", lambda w: w.add_tensor("blk.0.attn_qkv.weight", np.ones((2, 2), np.float32)),
                      "attn_qkv.*not part"),
@@ -218,7 +218,7 @@ def test_unknown_architectures_are_named(tmp_path: Path) -> None:
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.close()
-    with pytest.raises(UnsupportedModelError, match=r"'falcon' is not supported; supported: gemma3, granite, llama"):
+    with pytest.raises(UnsupportedModelError, match=r"'falcon' is not supported; supported: .*gemma3, .*llama"):
         GgufSource(tmp_path / "m.gguf")
 
 

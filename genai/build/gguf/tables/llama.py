@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from genai.build.gguf.metadata import ArchitectureMetadata
-from genai.build.gguf.tables.table import PLAIN, Architecture, windowless
+from genai.build.gguf.tables.table import PLAIN, ROUTER, Architecture, expert_sizes, windowless
 from genai.build.source import JSON
 from genai.errors import UnsupportedModelError
 
 
 def _llama(metadata: ArchitectureMetadata) -> dict[str, JSON]:
     window = metadata.window()
+    if metadata.optional_size("expert_count"):
+        return expert_sizes(metadata) | {"model_type": "mixtral", "sliding_window": window}
     return {"model_type": "mistral", "sliding_window": window} if window else {}
 
 
@@ -19,7 +21,11 @@ def _smollm3(metadata: ArchitectureMetadata) -> dict[str, JSON]:
     return windowless(metadata) | {"no_rope_layers": uses_rotary, "no_rope_layer_interval": 4}
 
 
-def _granite(metadata: ArchitectureMetadata) -> dict[str, JSON]:
+GRANITE_MULTIPLIERS = frozenset({"attention.scale", "embedding_scale", "residual_scale", "logit_scale"})
+
+
+def granite_multipliers(metadata: ArchitectureMetadata) -> dict[str, JSON]:
+    """Granite's four. Raises: UnsupportedModelError for a model without rotary embedding."""
     if metadata.flag("rope.scaling.finetuned") is False:
         raise UnsupportedModelError(f"{metadata.path}: Granite without rotary embedding (rope.scaling.finetuned=False)")
     return windowless(metadata) | {
@@ -31,13 +37,20 @@ def _granite(metadata: ArchitectureMetadata) -> dict[str, JSON]:
 
 
 ARCHITECTURES = {
-    "llama": Architecture(model_type="llama", layer=PLAIN, extras=_llama, has_paired_heads=True),
+    "llama": Architecture(
+        model_type="llama",
+        layer=PLAIN | ROUTER,
+        extras=_llama,
+        has_paired_heads=True,
+        reads=frozenset({"expert_count"}),
+        has_experts=True,
+    ),
     "smollm3": Architecture(model_type="smollm3", layer=PLAIN, extras=_smollm3, has_paired_heads=True),
     "granite": Architecture(
         model_type="granite",
         layer=PLAIN,
-        extras=_granite,
+        extras=granite_multipliers,
         has_paired_heads=True,
-        reads=frozenset({"attention.scale", "embedding_scale", "residual_scale", "logit_scale"}),
+        reads=GRANITE_MULTIPLIERS,
     ),
 }

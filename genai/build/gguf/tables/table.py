@@ -24,6 +24,13 @@ PRE_NORMS = {"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layerno
 POST_NORMS = {"post_attention_norm": "post_attention_layernorm", "post_ffw_norm": "post_feedforward_layernorm"}
 HEAD_NORMS = {"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"}
 PLAIN = ATTENTION | MLP | PRE_NORMS
+ROUTER = {"ffn_gate_inp": "mlp.gate", "exp_probs_b.bias": "mlp.gate.e_score_correction_bias"}
+"""Of mixtures of experts, whose own tensors `tensors.py` names."""
+
+
+def shared_expert(module: str) -> dict[str, str]:
+    """An expert that all tokens go through, as this module."""
+    return {f"ffn_{part}_shexp": f"{module}.{part}_proj" for part in ("gate", "up", "down")}
 
 
 def windowless(metadata: ArchitectureMetadata) -> dict[str, JSON]:
@@ -34,6 +41,30 @@ def windowless(metadata: ArchitectureMetadata) -> dict[str, JSON]:
     if window := metadata.window():
         raise UnsupportedModelError(f"{metadata.path}: a sliding window of {window} in {metadata.arch!r} files")
     return {}
+
+
+SOFTMAX, SIGMOID = 1, 2
+"""Values of `expert_gating_func`."""
+
+
+def expert_sizes(metadata: ArchitectureMetadata, *, gating: int = SOFTMAX, groups: bool = False) -> dict[str, JSON]:
+    """How many experts there are, how many are chosen, and their size, under Mixtral's and Qwen's names.
+
+    gating: what the architecture does to the router's logits; groups: it knows groups of experts.
+    Raises: UnsupportedModelError for a file that says something else.
+    """
+    if (found := metadata.size("expert_gating_func", gating)) != gating:
+        raise UnsupportedModelError(f"{metadata.path}: {metadata.arch}.expert_gating_func={found} is not supported")
+    if not groups and (count := metadata.size("expert_group_count", 1)) != 1:
+        raise UnsupportedModelError(f"{metadata.path}: {metadata.arch}.expert_group_count={count} is not supported")
+    used = metadata.size("expert_used_count")
+    # Files made before the key was there: llama.cpp takes the dense size, divided among those that are used.
+    size = metadata.size("expert_feed_forward_length", max(1, metadata.size("feed_forward_length") // used))
+    return {
+        "num_experts": metadata.size("expert_count"),
+        "num_experts_per_tok": used,
+        "moe_intermediate_size": size,
+    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

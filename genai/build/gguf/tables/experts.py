@@ -1,0 +1,119 @@
+"""Mixtures of experts, Mixtral aside, whose files are of the architecture `llama`."""
+
+from __future__ import annotations
+
+from genai.build.gguf.metadata import ArchitectureMetadata
+from genai.build.gguf.tables.llama import GRANITE_MULTIPLIERS, granite_multipliers
+from genai.build.gguf.tables.table import (
+    ATTENTION,
+    HEAD_NORMS,
+    PLAIN,
+    PRE_NORMS,
+    ROUTER,
+    SIGMOID,
+    Architecture,
+    expert_sizes,
+    shared_expert,
+    windowless,
+)
+from genai.build.source import JSON
+
+_READS = frozenset({"expert_count"})
+_SPARSE = ATTENTION | PRE_NORMS | ROUTER
+
+
+def _qwen2(metadata: ArchitectureMetadata) -> dict[str, JSON]:
+    sizes = windowless(metadata) | expert_sizes(metadata)
+    everyones = metadata.size("expert_shared_feed_forward_length", metadata.size("feed_forward_length"))
+    return sizes | {"shared_expert_intermediate_size": everyones, "norm_topk_prob": False}
+
+
+def _qwen3(metadata: ArchitectureMetadata) -> dict[str, JSON]:
+    return windowless(metadata) | expert_sizes(metadata) | {"norm_topk_prob": True}
+
+
+def _olmoe(metadata: ArchitectureMetadata) -> dict[str, JSON]:
+    clip = metadata.optional_number("attention.clamp_kqv")
+    return windowless(metadata) | expert_sizes(metadata) | {"norm_topk_prob": False, "clip_qkv": clip}
+
+
+def _granite(metadata: ArchitectureMetadata) -> dict[str, JSON]:
+    return granite_multipliers(metadata) | expert_sizes(metadata)
+
+
+def _glm4(metadata: ArchitectureMetadata) -> dict[str, JSON]:
+    return (
+        windowless(metadata)
+        | expert_sizes(metadata, gating=SIGMOID, groups=True)
+        | {
+            "n_shared_experts": metadata.size("expert_shared_count", 1),
+            "first_k_dense_replace": metadata.optional_size("leading_dense_block_count") or 0,
+            "n_group": metadata.size("expert_group_count", 1),
+            "topk_group": metadata.size("expert_group_used_count", 1),
+            "norm_topk_prob": metadata.flag("expert_weights_norm") is not False,
+            "routed_scaling_factor": metadata.number("expert_weights_scale", 1.0),
+            "use_qk_norm": metadata.has_tensor("blk.0.attn_q_norm.weight"),
+        }
+    )
+
+
+def _ernie4_5(metadata: ArchitectureMetadata) -> dict[str, JSON]:
+    sizes = windowless(metadata) | expert_sizes(metadata)
+    return sizes | {
+        "moe_k": sizes["num_experts_per_tok"],
+        "moe_num_shared_experts": metadata.optional_size("expert_shared_count") or 0,
+        "moe_layer_start_index": metadata.optional_size("leading_dense_block_count") or 0,
+        "moe_layer_interval": metadata.size("interleave_moe_layer_step", 1),
+    }
+
+
+def _phimoe(metadata: ArchitectureMetadata) -> dict[str, JSON]:
+    return expert_sizes(metadata) | {"sliding_window": metadata.window()}
+
+
+ARCHITECTURES = {
+    "qwen2moe": Architecture(
+        model_type="qwen2_moe",
+        layer=_SPARSE | shared_expert("mlp.shared_expert") | {"ffn_gate_inp_shexp": "mlp.shared_expert_gate"},
+        extras=_qwen2,
+        reads=_READS,
+        has_experts=True,
+    ),
+    "qwen3moe": Architecture(
+        model_type="qwen3_moe", layer=PLAIN | ROUTER | HEAD_NORMS, extras=_qwen3, reads=_READS, has_experts=True
+    ),
+    "olmoe": Architecture(
+        model_type="olmoe",
+        layer=_SPARSE | HEAD_NORMS,
+        extras=_olmoe,
+        reads=_READS | {"attention.clamp_kqv"},
+        has_experts=True,
+    ),
+    "granitemoe": Architecture(
+        model_type="granitemoe",
+        layer=_SPARSE,
+        extras=_granite,
+        has_paired_heads=True,
+        reads=_READS | GRANITE_MULTIPLIERS,
+        has_experts=True,
+    ),
+    "glm4moe": Architecture(
+        model_type="glm4_moe",
+        layer=PLAIN
+        | ROUTER
+        | HEAD_NORMS
+        | shared_expert("mlp.shared_experts")
+        | {"post_attention_norm": "post_attention_layernorm"},
+        extras=_glm4,
+        reads=_READS,
+        has_experts=True,
+    ),
+    "ernie4_5-moe": Architecture(
+        model_type="ernie4_5_moe",
+        layer=PLAIN | ROUTER | shared_expert("mlp.shared_experts"),
+        extras=_ernie4_5,
+        reads=_READS,
+        has_experts=True,
+    ),
+    "phimoe": Architecture(model_type="phimoe", layer=_SPARSE, extras=_phimoe, reads=_READS, has_experts=True),
+}
