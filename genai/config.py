@@ -89,13 +89,49 @@ class Provenance:
     options: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
 
 
+Pooling = Literal["last", "mean", "first"]
+POOLINGS: tuple[Pooling, ...] = ("last", "mean", "first")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddingConfig:
+    """How the embeddings of a model without a head are made.
+
+    pooling: which of the rows behind the final norm: the last token's, the mean of all, or the first token's;
+    is_normalized: whether they are made one long; max_tokens: of a text, None for as many as the context has;
+    dimensions: how many first numbers are an embedding, too, none for any number; prompts: texts that go in front of
+    others, by name; default_prompt: the name of the one that does where nobody says.
+    """
+
+    pooling: Pooling
+    is_normalized: bool
+    max_tokens: int | None = None
+    dimensions: tuple[int, ...] = ()
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    default_prompt: str | None = None
+
+    @property
+    def summary(self) -> str:
+        """How they are made, in a few words."""
+        kind = {"last": "the last token's", "mean": "the mean", "first": "the first token's"}[self.pooling]
+        return f"{kind}, normalised" if self.is_normalized else kind
+
+    def __post_init__(self) -> None:
+        if self.pooling not in POOLINGS:
+            raise ValueError(f"pooling={self.pooling!r}: must be one of {', '.join(POOLINGS)}")
+        if self.default_prompt is not None and self.default_prompt not in self.prompts:
+            raise ValueError(f"default_prompt={self.default_prompt!r} is none of the prompts")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
     """A model package's `genai.json`: what the runtime has to know beside the graph.
 
     max_position: longest sequence the graph was built for; num_kv_heads, head_dim: the first layer's where layers
     differ (what the caches are is the graph's to say); generation: the model's own generation defaults
-    (`GenerationConfig.updated` options); reserved_slots: 0, or 1 if each row begins with the bytes of `row_start.bin`.
+    (`GenerationConfig.updated` options); reserved_slots: 0, or 1 if each row begins with the bytes of `row_start.bin`;
+    embedding: of a model without a head, which makes embeddings and writes no text; rerank_prompt: of a reranker that
+    brings its own, with `{query}` and `{document}` in it.
     """
 
     contract_version: int
@@ -115,6 +151,8 @@ class ModelConfig:
     generation: Mapping[str, int | float | bool] = field(default_factory=dict)
     provenance: Provenance
     reserved_slots: int = 0
+    embedding: EmbeddingConfig | None = None
+    rerank_prompt: str | None = None
 
     def __post_init__(self) -> None:
         most = 0 if self.contract_version == CONTRACT_VERSION else 1
@@ -128,6 +166,7 @@ class ModelConfig:
         data = dataclasses.asdict(self)
         if self.contract_version == CONTRACT_VERSION:
             del data["reserved_slots"]  # older runtimes do not know it
+        data = {name: value for name, value in data.items() if name not in _NEWER or value is not None}
         text = json.dumps(data, indent=2, ensure_ascii=False)
         (folder / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
 
@@ -150,11 +189,18 @@ class ModelConfig:
                 )
             data["eos_token_ids"] = tuple(data["eos_token_ids"])
             data["provenance"] = Provenance(**data["provenance"])
+            if embedding := data.get("embedding"):
+                embedding["dimensions"] = tuple(embedding.get("dimensions", ()))
+                data["embedding"] = EmbeddingConfig(**embedding)
             return cls(**data)
         except FileNotFoundError:
             raise ContractError(f"{folder} is not a model package: it has no {CONFIG_FILE}") from None
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise ContractError(f"{path} is damaged ({error}); build the package again") from None
+
+
+_NEWER = ("embedding", "rerank_prompt")
+"""Fields that older runtimes do not know, left out where they say nothing."""
 
 
 def genai_home() -> Path:

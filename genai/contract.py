@@ -7,12 +7,12 @@ One ONNX graph (opset 24) serves prefill, decoding, verification of drafts and s
     position_ids           [B, T]           int64    rotary positions of those tokens
     write_indices          [B]              int64    where each row's new tokens go in its cache (TensorScatter)
     nonpad_kv_seqlen       [B]              int64    valid entries after this write = write_indices + T (Attention)
-    logits_positions       [B, P]           int64    which of the T positions get logits
+    logits_positions       [B, P]           int64    which of the T positions get logits, or embeddings
     key_cache.{i}          [B, S, width]    float    layer i's keys, S = capacity of a row
     value_cache.{i}        [B, S, width]    float    layer i's values
 
     output                 shape            type
-    logits                 [B, P, V]        float32
+    logits                 [B, P, V]        float32  or, of a model without a head, embeddings [B, P, H]
     updated_key_cache.{i}  as its input              bound to the same memory as its input
     updated_value_cache.{i}                          the same
 
@@ -47,6 +47,7 @@ WRITE_INDICES = "write_indices"
 NONPAD_KV_SEQLEN = "nonpad_kv_seqlen"
 LOGITS_POSITIONS = "logits_positions"
 LOGITS = "logits"
+EMBEDDINGS = "embeddings"
 
 BATCH, TOKENS, POSITIONS, CAPACITY = "B", "T", "P", "S"
 
@@ -71,6 +72,14 @@ class Cache:
     def is_key(self) -> bool:
         """Whether it holds keys."""
         return self.name == key_cache(self.layer)
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What a graph gives at each of `logits_positions`: its name, logits or embeddings, and how many numbers."""
+
+    name: str
+    width: int
 
 
 def key_cache(layer: int) -> str:
@@ -120,7 +129,7 @@ class GraphShape:
     """
 
     caches: tuple[Cache, ...]
-    vocab_size: int
+    output: Output
     cache_dtype: str
 
 
@@ -139,10 +148,10 @@ def inputs(caches: Sequence[Cache], cache_dtype: str) -> list[TensorType]:
     ]
 
 
-def outputs(caches: Sequence[Cache], cache_dtype: str, vocab_size: int) -> list[TensorType]:
+def outputs(caches: Sequence[Cache], cache_dtype: str, output: Output) -> list[TensorType]:
     """The contract's outputs, in order."""
     return [
-        TensorType(name=LOGITS, dtype="float32", shape=(BATCH, POSITIONS, vocab_size)),
+        TensorType(name=output.name, dtype="float32", shape=(BATCH, POSITIONS, output.width)),
         *(
             TensorType(name=updated(cache.name), dtype=cache_dtype, shape=(BATCH, CAPACITY, cache.width))
             for cache in in_order(caches)
@@ -172,13 +181,12 @@ def check_signature(graph_inputs: Iterable[TensorType], graph_outputs: Iterable[
     have_in = {tensor.name: tensor for tensor in graph_inputs}
     have_out = {tensor.name: tensor for tensor in graph_outputs}
     caches = caches_of(have_in.values())
-    logits = have_out.get(LOGITS)
-    vocab_size = logits.shape[2] if logits and len(logits.shape) == 3 else None
-    if not caches or logits is None or not isinstance(vocab_size, int):
+    output = _output_of(have_out)
+    if not caches or output is None:
         raise ContractError(
             f"the graph does not follow the decoder contract: it needs at least one cache, an input {key_cache(0)!r} "
-            f"[B, S, width], and an output {LOGITS!r} [B, P, V], each with a fixed last dimension; it has inputs "
-            f"{_listed(have_in)} and outputs {_listed(have_out)}"
+            f"[B, S, width], and an output {LOGITS!r} [B, P, V] or {EMBEDDINGS!r} [B, P, H], each with a fixed last "
+            f"dimension; it has inputs {_listed(have_in)} and outputs {_listed(have_out)}"
         )
     dtype = have_in[caches[0].name].dtype
     free = have_in.keys() - {cache.name for cache in caches}
@@ -187,7 +195,7 @@ def check_signature(graph_inputs: Iterable[TensorType], graph_outputs: Iterable[
     alone = [cache for cache in caches if cache.layer not in keys and key_cache(cache.layer) not in free]
     differences = [
         *_differences("input", inputs(caches, dtype), {name: have_in[name] for name in have_in if name not in free}),
-        *_differences("output", outputs(caches, dtype, vocab_size), have_out),
+        *_differences("output", outputs(caches, dtype, output), have_out),
         *(f"input {name!r} has shape {list(have_in[name].shape)}, not [B, S, a fixed width]" for name in sorted(free)),
         *(f"input {cache.name!r} is there without {key_cache(cache.layer)!r}" for cache in alone),
     ]
@@ -195,7 +203,14 @@ def check_signature(graph_inputs: Iterable[TensorType], graph_outputs: Iterable[
         differences.append(f"the caches are {dtype}, allowed: {', '.join(CACHE_DTYPES)}")
     if differences:
         raise ContractError("the graph does not follow the decoder contract: " + "; ".join(differences))
-    return GraphShape(caches=caches, vocab_size=vocab_size, cache_dtype=dtype)
+    return GraphShape(caches=caches, output=output, cache_dtype=dtype)
+
+
+def _output_of(have: dict[str, TensorType]) -> Output | None:
+    """What a graph gives beside its caches, None if there is nothing of a fixed width."""
+    tensor = have.get(LOGITS) or have.get(EMBEDDINGS)
+    width = tensor.shape[2] if tensor and len(tensor.shape) == 3 else None
+    return Output(tensor.name, width) if tensor and isinstance(width, int) else None
 
 
 def _differences(kind: str, wanted: list[TensorType], have: dict[str, TensorType]) -> list[str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
 
 import pytest
 
-from genai.config import EngineConfig, ModelConfig, Provenance
+from genai.config import EmbeddingConfig, EngineConfig, ModelConfig, Provenance
 from genai.errors import ConfigError, ContractError
 from genai.options.generation_config import GenerationConfig, SamplingConfig, XtcConfig, replaced
 
@@ -94,6 +96,23 @@ def model_config() -> ModelConfig:
 def test_a_package_description_survives_the_disk(tmp_path: Path) -> None:
     model_config().write(tmp_path)
     assert ModelConfig.read(tmp_path) == model_config()
+    assert "embedding" not in (tmp_path / "genai.json").read_text(), "which older runtimes do not know"
+    embedding = EmbeddingConfig(
+        pooling="mean", is_normalized=True, max_tokens=7, dimensions=(8, 16), prompts={"q": "Q: "}, default_prompt="q"
+    )
+    config = dataclasses.replace(model_config(), embedding=embedding)
+    config.write(tmp_path)
+    assert ModelConfig.read(tmp_path) == config
+
+
+@pytest.mark.parametrize("change", [{"pooling": "max"}, {"default_prompt": "none"}, {"colour": 1}])
+def test_damaged_descriptions_of_embeddings_are_refused(tmp_path: Path, change: dict[str, object]) -> None:
+    model_config().write(tmp_path)
+    data = json.loads((tmp_path / "genai.json").read_text())
+    data["embedding"] = {"pooling": "last", "is_normalized": True, **change}
+    (tmp_path / "genai.json").write_text(json.dumps(data))
+    with pytest.raises(ContractError, match="damaged"):
+        ModelConfig.read(tmp_path)
 
 
 @pytest.mark.parametrize(

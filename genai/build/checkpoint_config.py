@@ -42,19 +42,24 @@ _OTHER_PARTS = ("vision_tower.", "multi_modal_projector.", "model.vision_tower."
 
 def read_json_object(path: Path, content: bytes | None = None) -> dict[str, JSON]:
     """A JSON object from a file, or from this content of it. Raises: ModelNotFoundError, WeightsError."""
+    value = read_json_value(path, content)
+    if not isinstance(value, dict):
+        raise WeightsError(f"{path} is damaged: not a JSON object")
+    return value
+
+
+def read_json_value(path: Path, content: bytes | None = None) -> JSON:
+    """Whatever JSON a file holds, or this content of it. Raises: ModelNotFoundError, WeightsError."""
     try:
         if content is None:
             if (size := path.stat().st_size) > _MAX_JSON_BYTES:
                 raise WeightsError(f"{path} has {size:,} bytes; at most {_MAX_JSON_BYTES:,} are read")
             content = path.read_bytes()
-        value = json.loads(content.decode("utf-8"), object_pairs_hook=_without_duplicates)
+        return cast(JSON, json.loads(content.decode("utf-8"), object_pairs_hook=_without_duplicates))
     except FileNotFoundError:
         raise ModelNotFoundError(f"{path} is missing") from None
     except (OSError, ValueError, RecursionError) as error:
         raise WeightsError(f"{path} is damaged or no JSON ({str(error)[:200]})") from None
-    if not isinstance(value, dict):
-        raise WeightsError(f"{path} is damaged: not a JSON object")
-    return cast(dict[str, JSON], value)
 
 
 def is_multimodal(config: Mapping[str, JSON]) -> bool:

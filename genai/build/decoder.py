@@ -1,4 +1,4 @@
-"""A decoder graph from a specification and a checkpoint: embedding, layers, head.
+"""A decoder graph from a specification and a checkpoint: embedding, layers, head, or no head and embeddings.
 
     input_ids ─► embedding ─► block 0 … block n-1 ─► rows at logits_positions ─► norm ─► head ─► logits
                                │  ▲
@@ -38,7 +38,7 @@ def build_decoder(
     weights.require(_biases(spec))
     graph, blocks = weights.graph, spec.blocks
     ctx = Context.build(weights, spec)
-    embedding, head = _ends(spec, weights)
+    embedding, head = _ends(spec, weights) if spec.has_head else (_EMBEDDING, None)
     x, delta = context.embedding(ctx, embedding), None
     last_to_mix = max(index for index, block in enumerate(blocks) if _mixes(block))
     for index, block in enumerate(blocks):
@@ -46,9 +46,9 @@ def build_decoder(
         with graph.scope(f"layer.{block.layer}"):
             x, delta = _block(ctx, x, delta, block, narrows=index == last_to_mix)
     with graph.scope("head"):
-        _head(ctx, x, delta, head)
+        output = _embeddings(ctx, x, delta) if head is None else _head(ctx, x, delta, head)
     progress("building", spec.num_layers, spec.num_layers)
-    weights.refuse_unused([*_IGNORED, *([f"{_HEAD}.weight"] if embedding == head else [])])
+    weights.refuse_unused([*_IGNORED, *([f"{_HEAD}.weight"] if head in (None, embedding) else [])])
     caches = [
         contract.Cache(name(layer), heads.kv_size)
         for layer, heads in spec.attentions.items()
@@ -56,7 +56,7 @@ def build_decoder(
     ]
     return graph.model(
         contract.inputs(caches, weights.plan.dtype),
-        contract.outputs(caches, weights.plan.dtype, spec.vocab_size),
+        contract.outputs(caches, weights.plan.dtype, output),
         metadata,
     )
 
@@ -108,12 +108,21 @@ def _block(ctx: Context, x: str, delta: str | None, block: BlockSpec, *, narrows
     return x, context.block_result(ctx, total, block.norm_out and prefix + block.norm_out)
 
 
-def _head(ctx: Context, x: str, delta: str | None, name: str) -> None:
+def _embeddings(ctx: Context, x: str, delta: str | None) -> contract.Output:
+    """What the final norm gives, in float32."""
+    _, normed = context.add_and_norm(ctx, x, delta, "model.norm")
+    ctx.graph.op_into(contract.EMBEDDINGS, "Identity", ctx.graph.cast(normed, ctx.dtype, _F32))
+    return contract.Output(contract.EMBEDDINGS, ctx.spec.hidden_size)
+
+
+def _head(ctx: Context, x: str, delta: str | None, name: str) -> contract.Output:
+    """Logits, in float32."""
     graph, spec = ctx.graph, ctx.spec
     _, normed = context.add_and_norm(ctx, x, delta, "model.norm")
     logits = ctx.weights.head(normed, name, spec.vocab_size, spec.hidden_size, _HEAD)
     logits = context.scaled(graph, graph.cast(logits, ctx.dtype, _F32), spec.logits_scale, _F32)
     graph.op_into(contract.LOGITS, "Identity", context.softcapped(graph, logits, spec.logits_softcap))
+    return contract.Output(contract.LOGITS, spec.vocab_size)
 
 
 def _at_logits_positions(ctx: Context, x: str) -> str:
@@ -130,4 +139,4 @@ def _biases(spec: DecoderSpec) -> list[str]:
         for part in block.parts
         for product in sorted(part.biases)
     ]
-    return inside + ([f"{_HEAD}.bias"] if spec.head_bias else [])
+    return inside + ([f"{_HEAD}.bias"] if spec.head_bias and spec.has_head else [])

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from genai.build.checkpoint_config import CONFIG_FILE
+from genai.build.embedding import embedding_files
 from genai.build.gguf.file_names import models_among, parts_of
 from genai.build.gguf.source import GgufSource
 from genai.build.safetensors import INDEX_FILE, SINGLE_FILE, SafetensorsSource, weight_files
@@ -29,7 +30,8 @@ def source_digest(path: str | Path) -> str:
     configuration and weight files.
     """
     place = _located(Path(path))
-    return files_digest(parts_of(place) if place.is_file() else [place / CONFIG_FILE, *weight_files(place)])
+    folder_files = [place / CONFIG_FILE, *weight_files(place), *embedding_files(place)] if place.is_dir() else []
+    return files_digest(folder_files or parts_of(place))
 
 
 def files_digest(files: Iterable[Path]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -17,6 +18,7 @@ from genai.build.architectures import spec_of, stored_form_of
 from genai.build.architectures.config import ConfigReader
 from genai.build.decoder import build_decoder
 from genai.build.defaults import Settings, defaults_of_folder, defaults_of_gguf
+from genai.build.embedding import embedding_of_folder, embedding_of_gguf
 from genai.build.gguf.source import GgufSource
 from genai.build.graph import ExternalData, GraphBuilder
 from genai.build.open import open_source, source_digest
@@ -28,12 +30,12 @@ from genai.build.source import WeightSource
 from genai.build.spec import DecoderSpec
 from genai.build.stored import StoredSource
 from genai.build.weights import Weights
-from genai.config import CONFIG_FILE, CONTRACT_VERSION, MODEL_FILE, ModelConfig, Precision, Provenance
+from genai.config import CONFIG_FILE, CONTRACT_VERSION, MODEL_FILE, EmbeddingConfig, ModelConfig, Precision, Provenance
 from genai.errors import ConfigError
 from genai.progress import Progress, silent
 from genai.tokenizer.files import TokenizerFiles
 
-BUILDER = "genai-4"
+BUILDER = "genai-5"
 """Changes whenever the same source and options would give another package: cached packages are keyed by it."""
 
 
@@ -63,7 +65,8 @@ def build_package(
         raise ConfigError(f"max_seq_len={max_seq_len}: must be at least 1")
     with open_source(source) as checkpoint, finished_folder(output, CONFIG_FILE) as folder:
         reader = ConfigReader(checkpoint.config, max_seq_len)
-        spec = spec_of(reader)
+        embedding = _embedding(checkpoint)
+        spec = replace(spec_of(reader), has_head=embedding is None)
         tokenizer = _tokenizer(checkpoint)
         config = _model_config(
             spec,
@@ -71,6 +74,7 @@ def build_package(
             tokenizer,
             model_type=str(checkpoint.config["model_type"]),
             generation=_defaults(checkpoint),
+            embedding=embedding,
             provenance=Provenance(
                 source=checkpoint.path.resolve().name,
                 sha256=source_digest(source),
@@ -96,6 +100,7 @@ def _model_config(
     *,
     model_type: str,
     generation: Settings,
+    embedding: EmbeddingConfig | None,
     provenance: Provenance,
 ) -> ModelConfig:
     heads = next(iter(spec.attentions.values()))
@@ -115,8 +120,15 @@ def _model_config(
         pad_token_id=tokenizer.pad_token_id,
         sliding_window=spec.sliding_window,
         generation=generation,
+        embedding=embedding,
         provenance=provenance,
     )
+
+
+def _embedding(checkpoint: GgufSource | SafetensorsSource) -> EmbeddingConfig | None:
+    if isinstance(checkpoint, GgufSource):
+        return embedding_of_gguf(checkpoint.metadata, checkpoint.path)
+    return embedding_of_folder(checkpoint.path, checkpoint.config)
 
 
 def _in_our_form(checkpoint: GgufSource | SafetensorsSource, config: ConfigReader) -> WeightSource:

@@ -79,7 +79,8 @@ class SafetensorsFile:
 class SafetensorsSource(AbstractContextManager["SafetensorsSource"]):
     """A Hugging Face folder: `config.json` with `model.safetensors`, or with an index and its shards.
 
-    Of a multimodal Gemma 3 only the language model is shown, under the names it would have alone.
+    Of a multimodal Gemma 3 only the language model is shown, under the names it would have alone. What was saved
+    without a head has names that lack their beginning; they are shown whole.
     config: the keys of `config.json`, the language model's if there are several.
     Raises: ModelNotFoundError, WeightsError, UnsupportedModelError (quantized checkpoints among others).
     """
@@ -93,6 +94,8 @@ class SafetensorsSource(AbstractContextManager["SafetensorsSource"]):
             self._places = self._open_shards()
             if is_multimodal(stored_config):
                 self._places = _text_places(self._places, self.path)
+            elif "embed_tokens.weight" in self._places:
+                self._places = {_whole_name(name): place for name, place in self._places.items()}
         except BaseException:
             self.close()
             raise
@@ -155,6 +158,11 @@ class SafetensorsSource(AbstractContextManager["SafetensorsSource"]):
 def _as_float(stored: npt.NDArray[np.generic]) -> FloatArray:
     with np.errstate(over="ignore", invalid="ignore"):
         return stored.astype(np.float32, copy=False)
+
+
+def _whole_name(stored: str) -> str:
+    """The name that a tensor of a model saved without a head has in one with a head."""
+    return stored if stored.startswith("lm_head.") else f"model.{stored}"
 
 
 def weight_files(folder: Path) -> list[Path]:

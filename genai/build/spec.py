@@ -170,7 +170,8 @@ class DecoderSpec:
     """A whole decoder.
 
     embedding_scale, residual_scale and logits_scale multiply what their names say; head_bias: the head must have one;
-    has_wide_residual: the residual stream outgrows float16 and is kept in float32 there.
+    has_head: False if what the final norm gives is the output, embeddings; has_wide_residual: the residual stream
+    outgrows float16 and is kept in float32 there.
     """
 
     vocab_size: int
@@ -179,6 +180,7 @@ class DecoderSpec:
     blocks: tuple[BlockSpec, ...]
     norm: NormSpec
     is_head_tied: bool
+    has_head: bool = True
     head_bias: bool = False
     embedding_scale: float = 1.0
     residual_scale: float = 1.0

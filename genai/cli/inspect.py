@@ -123,6 +123,7 @@ def _head(report: GraphReport) -> str:
             f"{config.model_type}: {config.num_layers} layers, hidden {config.hidden_size}, {config.num_heads} heads "
             f"({config.num_kv_heads} of keys and values, size {config.head_dim}), vocabulary {config.vocab_size:,}, "
             f"up to {config.max_position:,} tokens",
+            *([f"makes embeddings: {config.embedding.summary}; writes no text"] if config.embedding else []),
             f"built from {config.provenance.source} (sha256 {config.provenance.sha256[:12]}…), "
             f"precision {config.provenance.precision}",
         ]

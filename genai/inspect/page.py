@@ -46,6 +46,7 @@ def _facts(report: GraphReport) -> dict[str, str]:
             "Heads": f"{config.num_heads}, {config.num_kv_heads} of keys and values, size {config.head_dim}",
             "Vocabulary": f"{config.vocab_size:,}",
             "Longest sequence": f"{config.max_position:,} tokens",
+            **({"Embeddings": config.embedding.summary} if config.embedding else {}),
             "Built from": f"{config.provenance.source}, {config.provenance.precision}",
         }
     return facts

@@ -22,6 +22,7 @@ from genai.engine.engine import Engine
 from genai.engine.request import Request
 from genai.engine.streams import Stream, Streams
 from genai.errors import QueueFullError
+from genai.llm.embedding import Texts
 from genai.llm.llm import LLM
 from genai.llm.prepare import Preparation, Prepared, Prompt
 from genai.llm.reading import Asked, Outcome, Reading, ReadRequest
@@ -65,6 +66,11 @@ class AsyncLLM:
             prepared = await self._prepared(begin)
         request = _without(prepared.request, time.perf_counter() - started)
         return self._streams.submit(request, prepared.writer, keeps=(self, options.get("draft")))
+
+    async def embed(self, texts: Texts, **options: object) -> FloatArray:
+        """`LLM.embed`: [N, H] float32. Raises: as that."""
+        ask = functools.partial(self.llm.embedder.ask, texts, **options)  # type: ignore[arg-type]  # checked there
+        return (await self.read(ask)).values
 
     async def score(self, query: str, documents: abc.Sequence[str], **options: object) -> FloatArray:
         """`LLM.score`: [N] float32. Raises: as that."""

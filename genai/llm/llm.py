@@ -10,6 +10,7 @@ import weakref
 from collections import abc
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Self, overload
@@ -22,10 +23,11 @@ from genai.engine.loop import EngineLoop
 from genai.engine.prefix_cache import PrefixCache
 from genai.engine.scheduler import Limits
 from genai.engine.streams import Feed
-from genai.errors import CapacityError, ConfigError
+from genai.errors import CapacityError, ConfigError, TaskError
+from genai.llm.embedding import Embedder, Texts
 from genai.llm.generator import Generator
 from genai.llm.prepare import ChatOptions, Preparation, Prepared, Preparer, Prompt, are_tokens, as_list
-from genai.llm.reading import Asked
+from genai.llm.reading import NO_EMBEDDINGS, NO_HEAD, Asked
 from genai.llm.results import Chunk, Generation
 from genai.llm.scoring import Scorer
 from genai.llm.session_file import SessionFile
@@ -83,7 +85,6 @@ class LLM:
         self.loop = EngineLoop(self._new_engine(loaded.prefix_cache_bytes), self._runner)
         weakref.finalize(self, self.loop.abandon).atexit = False
         self._preparer = Preparer(self.tokenizer, self.config.vocab_size, self.config.eos_token_ids, self.max_seq_len)
-        self.scorer = Scorer(self.tokenizer, self.max_seq_len)
         self.generation_config = GenerationConfig().updated(**self.config.generation)
         self._known_drafts: weakref.WeakSet[LLM] = weakref.WeakSet()  # models whose vocabulary was found to be the same
 
@@ -170,6 +171,7 @@ class LLM:
         set on top of `config`.
         Raises: ConfigError, TokenizerError.
         """
+        self._require_head()
         settings = (config or self.generation_config).updated(**options)
         chat = ChatOptions(
             tools=tools,
@@ -193,10 +195,12 @@ class LLM:
 
         llguidance reads the vocabulary: 0.6 s for SmolLM2, 4 s for Gemma 3, in which no other Python code runs.
         """
-        self._preparer.warm_up()
+        if self.config.embedding is None:
+            self._preparer.warm_up()
 
     def generator(self, config: GenerationConfig | None = None, **options: object) -> Generator:
         """Generate step by step, with the logits at hand. Raises: ConfigError."""
+        self._require_head()
         settings = (config or self.generation_config).updated(**options)
         return Generator(self, self._preparer, settings)
 
@@ -205,6 +209,7 @@ class LLM:
 
         Raises: ConfigError if the file is damaged, or of another model, precision or version; CapacityError.
         """
+        self._require_head()
         saved = SessionFile.read(Path(path), self.identity)
         generator = Generator(self, self._preparer, saved.config)
         generator.restore(saved)
@@ -215,6 +220,7 @@ class LLM:
 
         Raises: ConfigError; CapacityError if there is no room beside those texts.
         """
+        self._require_head()
         if not are_tokens(token_ids):
             raise ConfigError("logits() takes a list of token ids; llm.tokenizer.encode makes one of a text")
         if not len(token_ids) or min(token_ids) < 0 or max(token_ids) >= self.config.vocab_size:
@@ -222,6 +228,52 @@ class LLM:
         if len(token_ids) > self.max_seq_len:
             raise CapacityError(f"{len(token_ids)} tokens; at most {self.max_seq_len} fit (max_seq_len)")
         return self.loop.call(lambda engine: engine.score([int(token) for token in token_ids]))
+
+    @cached_property
+    def embedder(self) -> Embedder:
+        """What prepares texts to be embedded. Raises: TaskError for a model that writes text."""
+        if self.config.embedding is None:
+            raise TaskError(NO_EMBEDDINGS)
+        return Embedder(
+            self.tokenizer, self.config.embedding, max_seq_len=self.max_seq_len, size=self.config.hidden_size
+        )
+
+    @cached_property
+    def scorer(self) -> Scorer:
+        """What prepares documents to be scored. Raises: TaskError for a model that makes embeddings."""
+        self._require_head()
+        return Scorer(self.tokenizer, self.max_seq_len)
+
+    def embed(
+        self,
+        texts: Texts,
+        *,
+        dimensions: int | None = None,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        truncate: bool = False,
+        priority: int = 0,
+        timeout: float | None = None,
+    ) -> FloatArray:
+        """Embeddings of texts by an embedding model, in one batch: [N, H] float32, each one long if the model's are.
+
+        texts: a string (N is 1), strings, or lists of token ids, which are taken as they are. dimensions: only so many
+        first numbers of each, made one long again; for models that were trained for it (Matryoshka). prompt_name: one
+        of the model's own texts that stand in front (`config.embedding.prompts`), such as "query"; prompt: the words
+        themselves, as "Instruct: …\nQuery: ". truncate: cut texts that are too long, instead of refusing them.
+        Raises: TaskError for a model that writes text; ConfigError, CapacityError, TokenizerError, GraphRunError,
+        QueueFullError, DeadlineError after `timeout` seconds.
+        """
+        asked = self.embedder.ask(
+            texts,
+            dimensions=dimensions,
+            prompt_name=prompt_name,
+            prompt=prompt,
+            truncate=truncate,
+            priority=priority,
+            timeout=timeout,
+        )
+        return self._read(asked)
 
     def score(
         self,
@@ -278,6 +330,7 @@ class LLM:
         """Another model as this one's drafter. Raises: ConfigError if it has another vocabulary, or is this model."""
         if draft is self:
             raise ConfigError("draft is this model itself; give a smaller one with the same vocabulary")
+        draft._require_head()
         if draft.loop.is_closed:
             raise ConfigError("the draft model is closed; load it again")
         if draft not in self._known_drafts:
@@ -288,6 +341,11 @@ class LLM:
 
     def _prepared(self, prompt: Prompt, config: GenerationConfig | None, options: Mapping[str, object]) -> Prepared:
         return self.prepare(prompt, config, **options)
+
+    def _require_head(self) -> None:
+        """Raises: TaskError for a model that writes nothing."""
+        if self.config.embedding is not None:
+            raise TaskError(NO_HEAD)
 
     def _read(self, asked: Asked) -> FloatArray:
         return asked.outcome(Together(self.loop, asked.requests, self.engine_config.max_batch).results()).values

@@ -16,6 +16,9 @@ from genai.engine.sequence import Job, TokenEvent
 from genai.errors import ConfigError, DeadlineError, QueueFullError
 from genai.options.generation_config import GenerationConfig
 
+NO_HEAD = "this model makes embeddings and has no head to write with: call embed(), or POST /v1/embeddings"
+NO_EMBEDDINGS = "this model writes text and gives no embeddings: load an embedding model, such as Qwen3-Embedding"
+"""Why a model does not do what it is asked for."""
 NO_TEXT = GenerationConfig().updated(max_new_tokens=0)
 
 

@@ -38,7 +38,11 @@ _WANTED = (
     "additional_chat_templates/*.jinja",
     "*.safetensors",
     "*.safetensors.index.json",
+    "modules.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
 )
+_POOLING = "[0-9]*_Pooling/config.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +132,8 @@ def choose_files(hub_id: HubId, names: Sequence[str]) -> list[str]:
     named_as_usual = [name for name in weights if name.startswith("model")]
     if weights and "config.json" in names:
         # Some repositories hold the same weights twice, under the original authors' names.
-        return [name for name in wanted if name not in weights or name in (named_as_usual or weights)]
+        chosen = [name for name in wanted if name not in weights or name in (named_as_usual or weights)]
+        return chosen + [name for name in names if fnmatch.fnmatch(name, _POOLING)]
     if ggufs:
         return choose_gguf(hub_id.repo, None, ggufs)
     raise UnsupportedModelError(f"{hub_id.repo} has no safetensors weights with a config.json, and no GGUF file")

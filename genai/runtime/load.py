@@ -16,6 +16,7 @@ from genai.config import (
     EngineConfig,
     ModelConfig,
 )
+from genai.contract import Output
 from genai.errors import CapacityError, ContractError
 from genai.runtime.cache import CacheShape, KVCache
 from genai.runtime.capacity import CapacityPolicy, StepCost
@@ -66,7 +67,12 @@ def load_runner(folder: Path, model: ModelConfig, config: EngineConfig) -> Loade
         "KV cache: %d tokens, %d bytes; longest sequence %d", num_slots, num_slots * shape.bytes_per_token, max_seq_len
     )
     runner = Runner(
-        session, cache, vocab_size=graph.vocab_size, num_heads=model.num_heads, prefill_chunk=config.prefill_chunk
+        session,
+        cache,
+        output=graph.output,
+        vocab_size=model.vocab_size,
+        num_heads=model.num_heads,
+        prefill_chunk=config.prefill_chunk,
     )
     if config.max_batch > 1:
         cache.policy = CapacityPolicy(cost=measured_cost(runner))
@@ -77,6 +83,14 @@ def _check_agreement(folder: Path, model: ModelConfig, graph: contract.GraphShap
     """Raises: ContractError if `genai.json` and the graph's signature say different things."""
     if graph.cache_dtype != model.cache_dtype:
         raise ContractError(f"{folder}: its caches are {graph.cache_dtype}, genai.json says {model.cache_dtype}")
+    told = Output(contract.LOGITS, graph.output.width)
+    if model.embedding is not None:
+        told = Output(contract.EMBEDDINGS, model.hidden_size)
+    if graph.output != told:
+        raise ContractError(
+            f"{folder}: its graph gives {graph.output.name} of {graph.output.width} numbers, genai.json says "
+            f"{told.name} of {told.width}; build it again"
+        )
     if model.contract_version == CONTRACT_VERSION and not contract.is_uniform(graph.caches):
         raise ContractError(
             f"{folder}: its layers' caches differ, genai.json says contract version {CONTRACT_VERSION}, in which they "

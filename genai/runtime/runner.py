@@ -62,15 +62,24 @@ class BoundShape:
 class Runner:
     """Runs a contract graph over the rows of its cache.
 
-    num_heads: of queries; prefill_chunk: most tokens of a row in one run; logits: where runs write them; graph_seconds:
-    time spent inside runs of the graph, for benchmarks.
+    output: what the graph gives; what is called logits [V] below are embeddings [H] if it gives those; vocab_size: of
+    what goes in; num_heads: of queries; prefill_chunk: most tokens of a row in one run; logits: where runs write them;
+    graph_seconds: time spent inside runs of the graph, for benchmarks.
     """
 
     def __init__(
-        self, session: Session, cache: KVCache, *, vocab_size: int, num_heads: int, prefill_chunk: int
+        self,
+        session: Session,
+        cache: KVCache,
+        *,
+        output: contract.Output,
+        vocab_size: int,
+        num_heads: int,
+        prefill_chunk: int,
     ) -> None:
         self.cache = cache
         self.vocab_size = vocab_size
+        self._output = output
         self.logits = LogitsMemory()
         self.graph_seconds = 0.0
         self._session = session
@@ -109,11 +118,11 @@ class Runner:
 
     def score_chunk(self, row: int) -> int:
         """As `chunk`, of a run that gives logits for each token, so that they stay small, too."""
-        return min(self.chunk(row), max(1, _SCORE_BYTES // (4 * self.vocab_size)))
+        return min(self.chunk(row), max(1, _SCORE_BYTES // (4 * self._output.width)))
 
     def score(self, row: int, tokens: Sequence[int]) -> FloatArray:
         """Add tokens to a row; returns the logits that follow each of them, [len(tokens), V]."""
-        result = np.empty((len(tokens), self.vocab_size), np.float32)
+        result = np.empty((len(tokens), self._output.width), np.float32)
         start = 0
         while start < len(tokens):
             part = tokens[start : start + self.score_chunk(row)]
@@ -192,12 +201,12 @@ class Runner:
         np.add(bound.write_indices[:, None], bound.offsets, out=bound.position_ids)
         np.add(bound.write_indices, bound.offsets.size, out=bound.nonpad_kv_seqlen)
         before = self.logits.num_bytes
-        logits = self.logits.take((len(bound.input_ids), num_logits, self.vocab_size))
-        bound.binding.bind_host_output(contract.LOGITS, logits)
+        logits = self.logits.take((len(bound.input_ids), num_logits, self._output.width))
+        bound.binding.bind_host_output(self._output.name, logits)
         if self.logits.num_bytes != before:
             for other in self._shapes.values():
                 if other is not bound:
-                    other.binding.release_output(contract.LOGITS)  # in the memory that there was before
+                    other.binding.release_output(self._output.name)  # in the memory that there was before
         started = time.perf_counter()
         bound.binding.send(_CHANGING)
         self._session.run(bound.binding)

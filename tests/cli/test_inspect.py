@@ -39,7 +39,7 @@ def test_built_graph_follows_the_contract(tmp_path: Path, precision: str) -> Non
     report = inspect(tmp_path)
     assert report.differences == ()
     assert report.shape
-    assert (report.shape.caches, report.shape.vocab_size) == (contract.uniform_caches(2, 32), 101)
+    assert (report.shape.caches, report.shape.output.width) == (contract.uniform_caches(2, 32), 101)
     assert report.cache_bytes_per_token == 2 * 2 * 32 * 4
     assert report.operators["ai.onnx"]["TensorScatter"] == 4
     assert set(report.operators) == ({"ai.onnx"} if precision == "f32" else {"ai.onnx", "com.microsoft"})

@@ -196,6 +196,8 @@ def test_choose_files() -> None:
     names = ["config.json", "weights.safetensors", "a.gguf"]
     assert choose_files(HubId(repo="o/n"), names) == ["config.json", "weights.safetensors"]
     assert choose_files(HubId(repo="o/n"), ["config.json", "a.gguf"]) == ["a.gguf"]
+    embeds = ["modules.json", "1_Pooling/config.json", "config_sentence_transformers.json", "onnx/config.json"]
+    assert set(choose_files(HubId(repo="o/n"), [*names, *embeds])) == {*names, *embeds} - {"a.gguf", "onnx/config.json"}
     with pytest.raises(UnsupportedModelError, match="no safetensors weights"):
         choose_files(HubId(repo="o/n"), ["config.json", "pytorch_model.bin"])
     with pytest.raises(ModelNotFoundError, match=r"has several files 'a\.Q4'"):

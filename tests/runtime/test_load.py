@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from onnx import helper
 
 from genai import contract
-from genai.config import EngineConfig, ModelConfig, Provenance
+from genai.config import EmbeddingConfig, EngineConfig, ModelConfig, Provenance
 from genai.contract import TensorType
 from genai.errors import CapacityError, ConfigError, ContractError, GraphRunError, ModelError, RuntimeUnavailableError
 from genai.runtime import probe
@@ -117,10 +118,28 @@ def test_a_graph_of_another_kind_is_refused_naming_what_differs(tmp_path: Path) 
         load_runner(tmp_path, config, CPU)
 
 
+def test_a_graph_that_gives_something_else_than_the_package_says_is_refused(tmp_path: Path) -> None:
+    embedding = EmbeddingConfig(pooling="last", is_normalized=True)
+    config = dataclasses.replace(package(tmp_path), embedding=embedding)
+    with pytest.raises(ContractError, match=r"gives logits of [0-9]+ numbers, genai.json says embeddings of 64"):
+        load_runner(tmp_path, config, CPU)
+
+
+def test_a_graph_may_give_embeddings_in_place_of_logits() -> None:
+    caches = contract.uniform_caches(1, 8)
+    inputs = contract.inputs(caches, "float32")
+    output = contract.Output(contract.EMBEDDINGS, 16)
+    assert contract.check_signature(inputs, contract.outputs(caches, "float32", output)).output == output
+    logits = contract.outputs(caches, "float32", contract.Output(contract.LOGITS, 9))[0]
+    both = [*contract.outputs(caches, "float32", output), logits]
+    with pytest.raises(ContractError, match="output 'embeddings' is unknown"):
+        contract.check_signature(inputs, both)
+
+
 def test_contract_differences_are_all_listed() -> None:
     caches = contract.uniform_caches(2, 32)
     inputs = contract.inputs(caches, "float32")
-    outputs = contract.outputs(caches, "float32", 100)
+    outputs = contract.outputs(caches, "float32", contract.Output(contract.LOGITS, 100))
     assert contract.check_signature(inputs, outputs).caches == caches
     inputs[2] = TensorType(name=inputs[2].name, dtype="int32", shape=inputs[2].shape)
     inputs[5] = TensorType(name=inputs[5].name, dtype="float32", shape=("B", 128, 32))
@@ -130,7 +149,9 @@ def test_contract_differences_are_all_listed() -> None:
         contract.check_signature([], [])
     small = contract.uniform_caches(1, 8)
     with pytest.raises(ContractError, match="the caches are int8"):
-        contract.check_signature(contract.inputs(small, "int8"), contract.outputs(small, "int8", 5))
+        contract.check_signature(
+            contract.inputs(small, "int8"), contract.outputs(small, "int8", contract.Output(contract.LOGITS, 5))
+        )
 
 
 def test_a_failing_run_is_wrapped(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def runner_for(session: Session, *, num_slots: int = 2048, chunk: int = 512) -> 
     shape = contract.check_signature(session.inputs, session.outputs)
     cache_shape = CacheShape(caches=shape.caches, dtype=shape.cache_dtype)
     cache = KVCache(cache_shape, num_slots, session.provider)
-    return Runner(session, cache, vocab_size=shape.vocab_size, num_heads=4, prefill_chunk=chunk)
+    return Runner(session, cache, output=shape.output, vocab_size=shape.output.width, num_heads=4, prefill_chunk=chunk)
 
 
 def advance(runner: Runner, tokens: list[list[int]]) -> np.ndarray:

@@ -43,7 +43,7 @@ def runner_for(path: Path, config: EngineConfig) -> Runner:
     shape = contract.check_signature(session.inputs, session.outputs)
     cache_shape = CacheShape(caches=shape.caches, dtype=shape.cache_dtype)
     cache = KVCache(cache_shape, 1024, session.provider)
-    return Runner(session, cache, vocab_size=shape.vocab_size, num_heads=4, prefill_chunk=64)
+    return Runner(session, cache, output=shape.output, vocab_size=shape.output.width, num_heads=4, prefill_chunk=64)
 
 
 @pytest.fixture
