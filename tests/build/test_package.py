@@ -176,7 +176,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], type[GenAIError], str]] = {
                      r"has 1 tensors .* not use: model\.layers\.0\.mlp\.gate\.weight"),
     "extra layer": (lambda folder: set_config(folder, num_hidden_layers=2), UnsupportedModelError, "12 tensors .* …"),
     "unknown architecture": (lambda folder: set_config(folder, model_type="falcon"), UnsupportedModelError,
-                             "'falcon' is not supported; supported: gemma3"),
+                             "'falcon' is not supported.* Supported: "),
     "bad configuration": (lambda folder: set_config(folder, hidden_size="64"), WeightsError, "hidden_size='64'"),
     "cut off": (cut, WeightsError, "damaged or cut off"),
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), ModelNotFoundError, "neither"),

@@ -11,11 +11,11 @@ import pkgutil
 from types import ModuleType
 
 from genai.build.architectures.config import ConfigReader
+from genai.build.architectures.refused import refuse, unknown_model_type
 from genai.build.spec import DecoderSpec
 from genai.build.stored import StoredForm
-from genai.errors import UnsupportedModelError
 
-_SHARED = {"blocks", "config", "experts", "rotary"}
+_SHARED = {"blocks", "config", "experts", "refused", "rotary"}
 """Files here that are no family."""
 _OTHER_NAMES = {"gemma3_text": "gemma3"}
 """Further `model_type`s that a file reads."""
@@ -47,13 +47,10 @@ def stored_form_of(config: ConfigReader) -> StoredForm:
 
 def _family(config: ConfigReader) -> ModuleType:
     """The file of a checkpoint's family. Raises: UnsupportedModelError."""
+    refuse(config)
     model_type = config.text("model_type")
     if model_type not in supported():
-        raise UnsupportedModelError(
-            f"model type {model_type!r} is not supported; supported: {', '.join(supported())}. Others may be made from "
-            "a Hugging Face folder or a hub id by torch (genai export SOURCE OUT) or mobius (genai build SOURCE -o OUT "
-            "--builder mobius)"
-        )
+        raise unknown_model_type(model_type, supported())
     return _file_of(model_type)
 
 

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
+from genai.build.architectures.refused import unknown_gguf
 from genai.build.gguf.file import GgufFile
 from genai.build.gguf.metadata import ArchitectureMetadata
 from genai.build.gguf.rotary import ROTARY_TENSORS, rotary_config
@@ -39,9 +40,7 @@ def architecture_of(file: GgufFile) -> str:
     if not isinstance(arch, str):
         raise WeightsError(f"{file.path}: metadata 'general.architecture' is missing")
     if arch not in architectures():
-        raise UnsupportedModelError(
-            f"{file.path}: architecture {arch!r} is not supported; supported: {', '.join(SUPPORTED)}"
-        )
+        raise UnsupportedModelError(f"{file.path}: {unknown_gguf(arch, SUPPORTED)}")
     return arch
 
 
