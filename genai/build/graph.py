@@ -37,17 +37,22 @@ class ExternalData(AbstractContextManager["ExternalData"]):
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def write(
+    def write(self, name: str, array: Array) -> onnx.TensorProto:
+        """Append an array; returns the initializer that refers to it."""
+        return self.write_stack(name, array.shape, array.dtype, [array])
+
+    def write_stack(
         self, name: str, shape: Sequence[int], dtype: np.dtype[np.generic], items: Iterable[Array]
     ) -> onnx.TensorProto:
         """Append an array that comes in pieces, none of which is kept; returns the initializer that refers to it."""
         nbytes = math.prod(shape) * dtype.itemsize
         offset = -(-self._file.tell() // _ALIGNMENT) * _ALIGNMENT if nbytes >= _ALIGNMENT else self._file.tell()
         self._file.seek(offset)
+        written = 0
         for item in items:
-            self._file.write(np.ascontiguousarray(item, dtype).reshape(-1).view(np.uint8).data)
-        if self._file.tell() != offset + nbytes:
-            raise ValueError(f"the weight {name!r} has {self._file.tell() - offset} bytes, not {nbytes}")
+            written += self._file.write(np.ascontiguousarray(item, dtype).reshape(-1).view(np.uint8).data)
+        if written != nbytes:
+            raise ValueError(f"the weight {name!r} has {written} bytes, its shape says {nbytes}")
         tensor = onnx.TensorProto(name=name, data_type=helper.np_dtype_to_tensor_dtype(dtype), dims=shape)
         tensor.data_location = onnx.TensorProto.EXTERNAL
         for key, value in (("location", self._name), ("offset", str(offset)), ("length", str(nbytes))):
@@ -127,7 +132,7 @@ class GraphBuilder:
         """A weight that comes in pieces, each appended to the external data at once."""
         if name in self._initializers:
             raise ValueError(f"the weight {name!r} is added twice")
-        self._initializers[name] = self._data.write(name, shape, dtype, items)
+        self._initializers[name] = self._data.write_stack(name, shape, dtype, items)
         return name
 
     def alias(self, name: str, other: str, shape: Sequence[int]) -> str:

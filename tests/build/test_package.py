@@ -260,7 +260,7 @@ def test_a_link_to_a_package_stays_a_link(source: Path, output: Path) -> None:
 
 
 FULL_DISKS: dict[str, tuple[object, str]] = {
-    "weights": (genai.build.graph.ExternalData, "write"),
+    "weights": (genai.build.graph.ExternalData, "write_stack"),
     "graph": (onnx, "save"),
     "tokenizer and configuration": (Path, "write_text"),
     "rename": (Path, "rename"),
