@@ -2,6 +2,7 @@
 #
 #   docker build --target cpu -t genai:cpu .
 #   docker build --target gpu -t genai:gpu .        needs an NVIDIA driver of version 580 or newer to run
+#   docker build --target ray -t genai:ray .        the first one with Ray, for deploy/rayservice.yaml
 #
 #   cpu-base ─► cpu-build ─► cpu-libraries ─► cpu     Bases have Python, and only stages that build have more.
 #                  └► wheel ───────────────────┤      What changes rarely lies below: new code is a last layer
@@ -35,6 +36,12 @@ FROM cpu-build AS cpu-libraries
 COPY deploy/locks/server-cpu.txt ./
 RUN python3 -m venv /opt/genai \
  && /opt/genai/bin/pip install --no-cache-dir --no-compile --no-deps --require-hashes --requirement server-cpu.txt \
+ && /opt/genai/bin/python -m compileall -q -x /transformers/ /opt/genai/lib
+
+FROM cpu-build AS ray-libraries
+COPY deploy/locks/server-ray.txt ./
+RUN python3 -m venv /opt/genai \
+ && /opt/genai/bin/pip install --no-cache-dir --no-compile --no-deps --require-hashes --requirement server-ray.txt \
  && /opt/genai/bin/python -m compileall -q -x /transformers/ /opt/genai/lib
 
 FROM gpu-base AS gpu-build
@@ -82,6 +89,22 @@ HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
 # The server is process 1 itself, so that SIGTERM reaches it. Without GENAI_API_KEYS whoever reaches the port may use it.
 ENTRYPOINT ["genai", "serve"]
 CMD ["smollm2-135m-instruct"]
+
+# The operator starts Ray in it, and asks with wget how it is.
+FROM cpu AS ray
+LABEL org.opencontainers.image.description="OpenAI-compatible server for ONNX decoder models, on Ray Serve"
+USER root
+# hadolint ignore=DL3008
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends wget \
+ && rm -rf /opt/genai /var/lib/apt/lists/* /var/cache/apt /var/cache/debconf /var/log/apt /var/log/dpkg.log
+COPY --from=ray-libraries /opt/genai /opt/genai
+RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
+    /opt/genai/bin/pip install --no-cache-dir --no-index --no-deps /wheels/*.whl
+USER 10001:10001
+HEALTHCHECK NONE
+ENTRYPOINT []
+CMD ["ray", "--help"]
 
 FROM gpu-base AS gpu
 LABEL org.opencontainers.image.title="genai" \

@@ -52,6 +52,7 @@ lock: $(UV) ## follow pyproject.toml in the locks (ARGS=--upgrade to move them t
 	$(SMALL) pyproject.toml --extra cpu --output-file $(LOCKS)/cpu.txt
 	$(SMALL) pyproject.toml --extra cpu --extra server --extra otel --output-file $(LOCKS)/server-cpu.txt
 	$(SMALL) pyproject.toml --extra gpu --extra server --extra otel --output-file $(LOCKS)/server-gpu.txt
+	$(SMALL) pyproject.toml --extra cpu --extra server --extra otel --extra ray --output-file $(LOCKS)/server-ray.txt
 	echo '$(BACKEND)' | $(SMALL) - --output-file $(LOCKS)/build.txt
 	for folder in $(APART); do $(COMPILE) $$folder/requirements.in --output-file $$folder/requirements.txt || exit; done
 	for folder in $(NODE); do npm install --silent --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts --prefix $$folder || exit; done

@@ -1,7 +1,7 @@
 """Configuration as data: frozen, validated where it is made, unknown keys refused.
 
 `EngineConfig` says how to run a model, `ModelConfig` is a package's `genai.json`; how to continue a text is in
-`genai/options/generation_config.py`. This is also the only module that reads environment variables.
+`genai/options/generation_config.py`. This is also the only module that reads and sets environment variables.
 """
 
 from __future__ import annotations
@@ -225,6 +225,12 @@ def certificate_file() -> str | None:
 def environment(prefix: str) -> dict[str, str]:
     """The environment variables whose names begin with a prefix."""
     return {name: value for name, value in os.environ.items() if name.startswith(prefix)}
+
+
+def set_environment(variables: Mapping[str, str]) -> None:
+    """Set variables for processes that this one starts, where the user has not."""
+    for name, value in variables.items():
+        os.environ.setdefault(name, value)
 
 
 def disable_runtime_telemetry() -> None:

@@ -11,6 +11,7 @@ MODULES: Mapping[str, tuple[str, ...]] = {
     "cpu": ("onnxruntime",),
     "gpu": ("onnxruntime",),
     "server": ("fastapi", "uvicorn"),
+    "ray": ("ray",),
     "otel": ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http"),
     "convert": ("onnx_ir", "onnx_shape_inference"),
     "export": ("onnx_ir", "onnx_shape_inference", "onnxscript", "torch"),

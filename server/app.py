@@ -35,6 +35,7 @@ from server.logs import RequestMiddleware
 from server.metrics import HttpMetrics
 from server.models import ModelPool
 from server.openapi import describe
+from server.overview import Alone, Overview
 from server.paths import PathMiddleware
 from server.receiving import BodyLimits, BodyMiddleware
 from server.routes import chat, completions, health, llama_cpp, messages, ollama, pages, rerank, responses, tokenize
@@ -61,8 +62,16 @@ ROUTERS = (
 )
 
 
-def create_app(settings: Settings | None = None, models: ModelPool | None = None) -> FastAPI:
+def create_app(
+    settings: Settings | None = None,
+    models: ModelPool | None = None,
+    *,
+    overview: Overview | None = None,
+    mark: str = "",
+) -> FastAPI:
     """The application; settings: None for those of the environment; models: what it serves, if not the settings'.
+
+    overview: who tells how the server is, if that is not this process alone; mark: begins the ids of what only it has.
 
     Raises: ConfigError.
     """
@@ -81,7 +90,9 @@ def create_app(settings: Settings | None = None, models: ModelPool | None = None
         metrics=HttpMetrics(),
         unknown_fields=UnknownFields(settings.unknown_fields),
         responses=KeptResponses(settings.kept_responses_bytes, settings.kept_responses_seconds),
+        overview=overview or Alone(),
         tracing=tracing,
+        mark=mark,
     )
     app = FastAPI(
         title="genai",

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from genai.cli import options
+from genai.cli.bars import bars
 from genai.config import Device, Precision
 from genai.errors import ConfigError
 from genai.extras import require
@@ -39,6 +40,13 @@ def serve(
     threads: options.Threads = None,
     max_seq_len: options.MaxSeqLen = None,
     max_batch: Annotated[int | None, typer.Option(min=1, metavar="N", help="Requests that run together.")] = None,
+    replicas: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Replicas of each model, on Ray Serve (docs/cluster.md).")
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="The Ray to run on (auto: the one here); left out: its own."),
+    ] = None,
     log_format: Annotated[Literal["console", "json"] | None, typer.Option(help="How the log is written.")] = None,
     setting: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any other setting (docs/server.md).")
@@ -62,12 +70,20 @@ def serve(
     )
     engine = options.given(device=device, num_threads=threads, max_seq_len=max_seq_len, max_batch=max_batch)
     flags |= {f"engine.{name}": value for name, value in engine.items()}
+    flags |= {f"cluster.{name}": value for name, value in options.given(replicas=replicas, address=ray).items()}
     require("server", "serving")
     from server.settings import load_settings, to_toml
 
     settings = load_settings(config, {**_settings(setting or []), **flags})
     if print_config:
         typer.echo(to_toml(settings), nl=False)
+        return
+    if settings.is_clustered:
+        require("ray", "serving by replicas")
+        from server.cluster.running import run as run_replicas
+
+        with bars() as progress:
+            run_replicas(settings, progress)
         return
     from server.process import run
 

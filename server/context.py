@@ -50,10 +50,15 @@ def request_info() -> RequestInfo:
     return _current.get() or RequestInfo()
 
 
+def is_request_id(text: str) -> bool:
+    """Whether a client's own id of a request is a decent one."""
+    return _GIVEN_ID.fullmatch(text) is not None
+
+
 @contextmanager
 def request_context(given_id: str) -> Iterator[RequestInfo]:
     """A new current request, under the id that the client gave if it is a decent one."""
-    info = RequestInfo(id=given_id) if _GIVEN_ID.fullmatch(given_id) else RequestInfo()
+    info = RequestInfo(id=given_id) if is_request_id(given_id) else RequestInfo()
     token = _current.set(info)
     try:
         yield info

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -45,22 +45,27 @@ class HttpMetrics:
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
-def exposition(registries: Iterable[CollectorRegistry]) -> bytes:
-    """Several registries as one page: a metric that several of them have is written once, with the samples of all."""
-    return generate_latest(_Merged(registries))
+def collected(registries: Iterable[CollectorRegistry]) -> list[Metric]:
+    """What several registries have counted: a metric that several have is there once, with the samples of all."""
+    merged: dict[str, Metric] = {}
+    for registry in registries:
+        for metric in registry.collect():
+            known = merged.setdefault(metric.name, Metric(metric.name, metric.documentation, metric.type))
+            known.samples.extend(metric.samples)
+    return list(merged.values())
 
 
-class _Merged(Collector):
-    def __init__(self, registries: Iterable[CollectorRegistry]) -> None:
-        self._registries = list(registries)
+def exposition(metrics: Sequence[Metric]) -> bytes:
+    """Metrics as a page."""
+    return generate_latest(_Page(metrics))
+
+
+class _Page(Collector):
+    def __init__(self, metrics: Sequence[Metric]) -> None:
+        self._metrics = metrics
 
     def collect(self) -> Iterable[Metric]:
-        merged: dict[str, Metric] = {}
-        for registry in self._registries:
-            for metric in registry.collect():
-                known = merged.setdefault(metric.name, Metric(metric.name, metric.documentation, metric.type))
-                known.samples.extend(metric.samples)
-        return merged.values()
+        return self._metrics
 
 
 class TokenMeter:

@@ -176,6 +176,12 @@ class ModelPool:
             raise ApiError(503, f"{model.name} could not be loaded: see the log", code="model_failed", param="model")
         return model
 
+    async def started(self) -> None:
+        """Returns when all that is to be there from the start is there, or has failed."""
+        for model in self.models:
+            if not self._is_on_demand(model.settings):
+                await model.changed.wait()
+
     async def load(self, name: str) -> ServedModel:
         """Load a model now, also one that has failed; returns when it is ready or has failed. Raises: ApiError."""
         model = self.named(name)

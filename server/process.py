@@ -55,6 +55,7 @@ class DrainingServer(uvicorn.Server):
                 application,
                 host=settings.host,
                 port=settings.port,
+                loop="asyncio",  # uvicorn would take another one that some extra has brought
                 http=H11Protocol,
                 ws="none",
                 lifespan="on",

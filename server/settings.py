@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias, cast
 
@@ -21,8 +21,11 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from genai.config import EngineConfig, Precision, environment
 from genai.errors import ConfigError
 from genai.options.generation_config import names_of
+from server.cluster.options import ClusterSettings
 
 PREFIX = "GENAI_SERVER_"
+_TABLES = ("engine", "cluster")
+"""Settings that are tables of options."""
 _ENGINE = {"max_waiting": 64}
 """Where a server's engine options differ from the library's: its queue is bounded."""
 
@@ -59,6 +62,7 @@ class ModelSettings(_Model):
     load: Load | None = Field(default=None, description="When it is loaded, if not when all models are.")
     unload_after: Seconds | None = Field(default=None, description="Seconds without a request, if its own.")
     engine: dict[str, object] = Field(default={}, description="Engine options of this model alone.")
+    cluster: dict[str, object] = Field(default={}, description="Options of this model's replicas alone.")
 
 
 def _model_table(value: object) -> object:
@@ -101,6 +105,7 @@ class Settings(_Model):
     )
     precision: Precision = Field("auto", description="Weights' precision of every model.")
     engine: dict[str, object] = Field(default={}, description="Engine options of every model.")
+    cluster: ClusterSettings = Field(ClusterSettings(), description="Replicas of every model (docs/cluster.md).")
     fallback_model: str | None = Field(None, description="The model for names that nothing here has; not given: 404.")
     load: Load = Field("at_start", description="When models are loaded: at_start, or on_demand (by the first request).")
     unload_after: Seconds | None = Field(
@@ -164,6 +169,25 @@ class Settings(_Model):
             raise ConfigError(f"{message}; without them they are shares of what is free")
         return config
 
+    def replicas_of(self, model: ModelSettings) -> ClusterSettings:
+        """How many replicas of a model there are. Raises: ConfigError."""
+        if "address" in model.cluster:
+            raise ConfigError("cluster.address: all models run on the same Ray; say it of all")
+        own = self.cluster.model_dump(exclude_none=True)
+        if len({"replicas", "max_replicas"} & model.cluster.keys()) == 1:  # a number of its own, instead of that of all
+            own = {name: value for name, value in own.items() if name in ("address", "spill_requests")}
+        try:
+            return ClusterSettings.model_validate({**own, **model.cluster})
+        except ValidationError as error:
+            raise ConfigError(_complaint(error, "cluster")) from None
+
+    @property
+    def is_clustered(self) -> bool:
+        """Whether there are several replicas, or may be, or they run on a Ray that is there."""
+        return self.cluster.address is not None or any(
+            self.replicas_of(model).most > 1 for model in self.models.values()
+        )
+
     def check_names(self) -> None:
         """Raises: ConfigError if a name stands for two models, or the fallback for none."""
         owners = {name: name for name in self.models}
@@ -203,6 +227,7 @@ def load_settings(file: Path | None = None, flags: Mapping[str, object] | None =
         settings.check_names()
         for model in settings.models.values():
             settings.engine_config(model)
+            settings.replicas_of(model)
         _engine_config(settings.engine)
     except ValidationError as error:
         setting = cast(str, error.errors()[0]["loc"][0])
@@ -223,13 +248,10 @@ def read_toml(file: Path) -> Tree:
 
 def to_toml(settings: Settings) -> str:
     """The settings as a file that can be given to `--config`, each with what it is for."""
-    data = settings.model_dump(mode="json", exclude_none=True, exclude={"engine", "models"})
-    lines = []
-    for name, field in Settings.model_fields.items():
-        if name not in ("engine", "models"):
-            value = f"{name} = {_toml(data[name])}" if name in data else f"# {name} ="
-            lines += [f"# {field.description}", value]
+    data = settings.model_dump(mode="json", exclude_none=True, exclude={"engine", "cluster", "models"})
+    lines = _described(Settings, data, {"engine", "cluster", "models"})
     lines += ["", "[engine]", *_assignments(_engine_values(_engine_config({**_ENGINE, **settings.engine})))]
+    lines += ["", "[cluster]", *_described(ClusterSettings, settings.cluster.model_dump(exclude_none=True))]
     for name, model in settings.models.items():
         key = json.dumps(name, ensure_ascii=False)
         lines += [
@@ -241,6 +263,16 @@ def to_toml(settings: Settings) -> str:
             own = _engine_values(settings.engine_config(model))
             lines += [f"[models.{key}.engine]", *_assignments({name: own[name] for name in model.engine})]
     return "\n".join(lines) + "\n"
+
+
+def _described(kind: type[BaseModel], data: Tree, others: Set[str] = frozenset()) -> list[str]:
+    """All settings of a kind but some others, each with what it is for; data: those that are given."""
+    lines = []
+    for name, field in kind.model_fields.items():
+        if name not in others:
+            value = f"{name} = {_toml(data[name])}" if name in data else f"# {name} ="
+            lines += [f"# {field.description}", value]
+    return lines
 
 
 def _engine_values(config: EngineConfig) -> Tree:
@@ -261,7 +293,8 @@ def _toml(value: object) -> str:
 def _setting_of(variable: str) -> str:
     """The setting that an environment variable names: `engine.max_batch` of GENAI_SERVER_ENGINE_MAX_BATCH."""
     name = variable.removeprefix(PREFIX).lower()
-    return f"engine.{name.removeprefix('engine_')}" if name.startswith("engine_") else name
+    table = next((table for table in _TABLES if name.startswith(f"{table}_")), None)
+    return f"{table}.{name.removeprefix(f'{table}_')}" if table else name
 
 
 def _nested(flat: Mapping[str, object]) -> Tree:
@@ -274,11 +307,12 @@ def _nested(flat: Mapping[str, object]) -> Tree:
 
 
 def _merged(below: Tree, above: Tree) -> Tree:
-    """Two layers; engine options are merged one by one, everything else is replaced."""
+    """Two layers; options of engine and cluster are merged one by one, everything else is replaced."""
     merged = {**below, **above}
-    first, second = below.get("engine"), above.get("engine")
-    if isinstance(first, dict) and isinstance(second, dict):
-        merged["engine"] = {**first, **second}
+    for table in _TABLES:
+        first, second = below.get(table), above.get(table)
+        if isinstance(first, dict) and isinstance(second, dict):
+            merged[table] = {**first, **second}
     return merged
 
 

@@ -14,6 +14,7 @@ from server.kept import KeptResponses
 from server.lifecycle import Lifecycle
 from server.metrics import HttpMetrics
 from server.models import ModelPool
+from server.overview import Overview
 from server.settings import Settings
 from server.sse import EventStream, openai_error_event
 from server.unknown import UnknownFields
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerState:
-    """One application's parts."""
+    """One application's parts. mark: begins the ids of what only this process has, where there are several."""
 
     settings: Settings
     models: ModelPool
@@ -32,7 +33,9 @@ class ServerState:
     metrics: HttpMetrics
     unknown_fields: UnknownFields
     responses: KeptResponses
+    overview: Overview
     tracing: TracerProvider | None = None
+    mark: str = ""
 
     def event_stream(
         self,

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from server.models import ServedModel
-from server.schemas.models import CacheStatus, ModelStatus, PrefixCacheStatus, RowStatus, ServerStatus
-from server.state import ServerState
+from server.schemas.models import CacheStatus, ModelStatus, PrefixCacheStatus, ReplicaStatus, RowStatus, ServerStatus
 
 if TYPE_CHECKING:
     from genai.llm.llm import LLM
+    from server.state import ServerState
+
+Readiness: TypeAlias = Literal["ready", "loading", "draining", "failed"]
 
 
-def readiness(state: ServerState) -> Literal["ready", "loading", "draining", "failed"]:
+def readiness(state: ServerState) -> Readiness:
     """Whether requests are answered now, and why not."""
     if state.lifecycle.is_draining:
         return "draining"
@@ -24,25 +27,45 @@ def readiness(state: ServerState) -> Literal["ready", "loading", "draining", "fa
 def server_status(state: ServerState) -> ServerStatus:
     """All models, and their sum."""
     models = {model.name: _model_status(model) for model in state.models.models}
+    return summed(readiness(state), models, num_requests=state.lifecycle.num_active)
+
+
+def summed(
+    status: Readiness, models: Mapping[str, ModelStatus], *, num_requests: int, replicas: Sequence[ReplicaStatus] = ()
+) -> ServerStatus:
+    """Models and their sum. num_requests: those that are being answered; replicas: of which this is the sum."""
     return ServerStatus(
-        status=readiness(state),
+        status=status,
         running=sum(model.running for model in models.values()),
         waiting=sum(model.waiting for model in models.values()),
         rows=[row for model in models.values() for row in model.rows],
-        cache=CacheStatus(
-            used_bytes=sum(model.cache.used_bytes for model in models.values()),
-            idle_rows=sum(model.cache.idle_rows for model in models.values()),
-            idle_bytes=sum(model.cache.idle_bytes for model in models.values()),
-            total_bytes=sum(model.cache.total_bytes for model in models.values()),
-        ),
+        cache=summed_cache(model.cache for model in models.values()),
         tokens_per_second=sum(model.tokens_per_second for model in models.values()),
-        prefix_cache=PrefixCacheStatus(
-            prompt_tokens=sum(model.prefix_cache.prompt_tokens for model in models.values()),
-            hits=sum(model.prefix_cache.hits for model in models.values()),
-            bytes=sum(model.prefix_cache.bytes for model in models.values()),
-        ),
-        requests=state.lifecycle.num_active,
-        models=models,
+        prefix_cache=summed_prefixes(model.prefix_cache for model in models.values()),
+        requests=num_requests,
+        models=dict(models),
+        replicas=list(replicas),
+    )
+
+
+def summed_cache(caches: Iterable[CacheStatus]) -> CacheStatus:
+    """Several arenas as one."""
+    known = list(caches)
+    return CacheStatus(
+        used_bytes=sum(cache.used_bytes for cache in known),
+        idle_rows=sum(cache.idle_rows for cache in known),
+        idle_bytes=sum(cache.idle_bytes for cache in known),
+        total_bytes=sum(cache.total_bytes for cache in known),
+    )
+
+
+def summed_prefixes(caches: Iterable[PrefixCacheStatus]) -> PrefixCacheStatus:
+    """Several prefix caches as one."""
+    known = list(caches)
+    return PrefixCacheStatus(
+        prompt_tokens=sum(cache.prompt_tokens for cache in known),
+        hits=sum(cache.hits for cache in known),
+        bytes=sum(cache.bytes for cache in known),
     )
 
 

@@ -60,6 +60,7 @@ COMMANDS = {
     "mobius": (["build", "SOURCE", "-o", "OUT", "--builder", "mobius"], ["onnx_ir", "mobius"], "mobius"),
     "fusions": (["inspect", "SOURCE/model.onnx", "--fusions"], ["onnx_shape_inference"], "convert"),
     "serve": (["serve", "SOURCE"], ["uvicorn"], "server"),
+    "replicas": (["serve", "SOURCE", "--replicas", "2"], ["ray"], "ray"),
 }
 
 

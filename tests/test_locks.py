@@ -26,6 +26,7 @@ EXTRAS = {
     "dev.txt": ["dev"],
     "server-cpu.txt": ["cpu", "server", "otel"],
     "server-gpu.txt": ["gpu", "server", "otel"],
+    "server-ray.txt": ["cpu", "server", "otel", "ray"],
 }
 PINNED = re.compile(r"(?P<name>[a-z0-9-]+)==(?P<version>[^ ]+)( ; [^\\]+)?( \\\n    --hash=sha256:[0-9a-f]{64})+\n")
 

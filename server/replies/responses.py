@@ -128,12 +128,12 @@ def custom_input(part: Part) -> str:
     return given if isinstance(given, str) else part.text
 
 
-def new_response(body: ResponsesRequest, model: str, *, is_kept: bool) -> ResponseObject:
-    """The response to a request, before anything of it is there."""
+def new_response(body: ResponsesRequest, model: str, *, is_kept: bool, mark: str = "") -> ResponseObject:
+    """The response to a request, before anything of it is there. mark: what its id begins with."""
     config = body.text.model_dump(by_alias=True, exclude_none=True) if body.text else {}
     choice = body.tool_choice
     return ResponseObject(
-        id=f"resp_{uuid.uuid4().hex}",
+        id=f"resp_{mark}{uuid.uuid4().hex}",
         created_at=int(time.time()),
         status="in_progress",
         metadata=body.metadata or {},

@@ -10,7 +10,6 @@ from server.metrics import exposition
 from server.openapi import KEYED
 from server.schemas.models import Health, Readiness, ServerStatus
 from server.state import State
-from server.status import readiness, server_status
 
 router = APIRouter(tags=["operation"])
 
@@ -24,7 +23,7 @@ async def health() -> Health:
 @router.get("/ready", responses={503: {"model": Readiness, "description": "Not now: loading, draining, or failed."}})
 async def ready(state: State) -> Readiness:
     """Every model has been loaded, one at least can be used, and the server is not shutting down."""
-    answer = Readiness(status=readiness(state), models={model.name: model.state for model in state.models.models})
+    answer = await state.overview.readiness(state)
     if answer.status == "ready":
         return answer
     return JSONResponse(answer.model_dump(), 503, headers={"retry-after": RETRY_AFTER})  # type: ignore[return-value]
@@ -36,11 +35,10 @@ _PAGE = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "descr
 @router.get("/metrics", response_class=Response, responses=_PAGE)  # type: ignore[arg-type]
 async def metrics(state: State) -> Response:
     """Metrics of HTTP and of every model."""
-    registries = [model.llm.llm.metrics.registry for model in state.models.ready]
-    return Response(exposition([state.metrics.registry, *registries]), media_type="text/plain; version=0.0.4")
+    return Response(exposition(await state.overview.metrics(state)), media_type="text/plain; version=0.0.4")
 
 
 @router.get("/v1/status", responses=KEYED)
 async def status(state: State) -> ServerStatus:
     """What is running and waiting, and how full the cache's rows are."""
-    return server_status(state)
+    return await state.overview.status(state)

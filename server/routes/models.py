@@ -13,10 +13,9 @@ from genai.models.catalog import known_models
 from genai.models.hub import HubId
 from server.body import StrictRoute
 from server.errors import ApiError, unless_gone
-from server.models import ServedModel
 from server.openapi import GENERATING, KEYED, errors, streaming
 from server.pulling import Pull
-from server.replies.common import rfc3339
+from server.replies.models import described
 from server.schemas.models import Model, ModelList, ModelName, NamedModel, PullProgress, PullRequest
 from server.settings import ModelSettings
 from server.sse import event
@@ -32,19 +31,19 @@ ADMIN_PATHS = (LOAD, UNLOAD, PULL)
 @router.get("/v1/models", responses=KEYED)
 async def list_models(state: State) -> ModelList:
     """The models that are served."""
-    models = state.models.models
+    models = await state.overview.models(state)
     return ModelList(
-        data=[_described(model) for model in models],
-        models=[ModelName(name=model.name, model=model.name) for model in models],
-        first_id=models[0].name,
-        last_id=models[-1].name,
+        data=list(models),
+        models=[ModelName(name=model.id, model=model.id) for model in models],
+        first_id=models[0].id,
+        last_id=models[-1].id,
     )
 
 
 @router.get("/v1/models/{name:path}", responses=KEYED | errors(404))
 async def one_model(name: str, state: State) -> Model:
     """One model, by any of its names."""
-    return _described(state.models.named(name))
+    return described(state.models.named(name))
 
 
 @router.post(LOAD, responses=GENERATING)
@@ -53,13 +52,13 @@ async def load_model(body: NamedModel, state: State) -> Model:
     model = await state.models.load(body.model)
     if model.state != "ready":
         raise ApiError(503, f"{model.name} could not be loaded: {model.error}", code="model_failed", param="model")
-    return _described(model)
+    return described(model)
 
 
 @router.post(UNLOAD, responses=GENERATING | errors(409))
 async def unload_model(body: NamedModel, state: State) -> Model:
     """Free a model's memory; the next request loads it again. Refused while requests use it. For administrators."""
-    return _described(await state.models.unload(body.model))
+    return described(await state.models.unload(body.model))
 
 
 @router.post(PULL, responses=GENERATING | errors(409) | streaming(PullProgress, "events, the last one `success`."))
@@ -99,15 +98,3 @@ async def embeddings() -> None:
     """Not supported: the models here write text. (OpenAI's clients get the reason with a 404.)"""
     message = "no model here makes embeddings: they are decoders that write text"
     raise ApiError(404, message, code="unsupported_endpoint")
-
-
-def _described(model: ServedModel) -> Model:
-    return Model(
-        id=model.name,
-        created=model.created,
-        created_at=rfc3339(model.created),
-        display_name=model.name,
-        state=model.state,
-        aliases=model.settings.aliases,
-        max_model_len=model.llm.llm.max_seq_len if model.state == "ready" else None,
-    )

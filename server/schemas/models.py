@@ -125,6 +125,20 @@ class ModelStatus(Response):
     tokens_per_second: float = Field(default=0.0, description="Tokens generated a second, lately.")
 
 
+class ReplicaStatus(Response):
+    """What one of several replicas is doing."""
+
+    id: str
+    node: str = Field(description="The machine that it is on.")
+    models: list[str] = Field(description="What it serves.")
+    status: Literal["ready", "loading", "draining", "failed"]
+    running: int
+    waiting: int
+    requests: int
+    tokens_per_second: float
+    prefix_cache: PrefixCacheStatus
+
+
 class ServerStatus(Response):
     """What the server is doing: the sum of all models, and each of them."""
 
@@ -137,3 +151,6 @@ class ServerStatus(Response):
     prefix_cache: PrefixCacheStatus
     requests: int = Field(description="HTTP requests being answered.")
     models: dict[str, ModelStatus]
+    replicas: list[ReplicaStatus] = Field(
+        default=[], description="Where there are several: all this is their sum, and here is each."
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from prometheus_client.parser import text_string_to_metric_families
 
 from genai.metrics import EngineMetrics
-from server.metrics import HttpMetrics, TokenMeter, exposition
+from server.metrics import HttpMetrics, TokenMeter, collected, exposition
 
 
 def test_a_metric_of_several_models_is_one_family() -> None:
@@ -15,7 +15,7 @@ def test_a_metric_of_several_models_is_one_family() -> None:
     first.saw_first_token(0.2)
     second.saw_first_token(0.3)
     second.saw_first_token(0.3)
-    text = exposition([http.registry, first.registry, second.registry]).decode()
+    text = exposition(collected([http.registry, first.registry, second.registry])).decode()
     assert text.count("# TYPE genai_generated_tokens_total counter") == 1
     families = {family.name: family for family in text_string_to_metric_families(text)}
     tokens = {sample.labels["model"]: sample.value for sample in families["genai_generated_tokens"].samples}

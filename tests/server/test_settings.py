@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from genai.errors import ConfigError
+from server.cluster.options import ClusterSettings
 from server.settings import Settings, load_settings, read_toml, to_toml
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.toml"))
@@ -121,7 +122,7 @@ def test_what_is_printed_can_be_read_again(tmp_path: Path) -> None:
     assert again.models == settings.models
     assert again.engine_config(again.models["a"]) == settings.engine_config(settings.models["a"])
     lines = [line.removeprefix("# ") for line in text.splitlines()]
-    for name in Settings.model_fields.keys() - {"engine", "models"}:
+    for name in (Settings.model_fields.keys() | ClusterSettings.model_fields.keys()) - {"engine", "cluster", "models"}:
         assert any(line.startswith(f"{name} =") for line in lines), name
 
 

@@ -98,6 +98,16 @@ def test_cache_picture(api: FakeApi, open_page: OpenPage) -> None:
     page.wait_for("document.querySelectorAll('#rows li').length === 0")
 
 
+def test_several_replicas(api: FakeApi, open_page: OpenPage) -> None:
+    page = open_page()
+    assert page.evaluate("document.querySelector('#replicas').hidden")
+    replica = {"status": "ready", "running": 1, "waiting": 0, "tokens_per_second": 2.5}
+    api.status = status() | {"replicas": [{"id": name, "node": "n", **replica} for name in ("a", "b")]}
+    page.wait_for("document.querySelectorAll('#replicas li').length === 2")
+    told = "Replica a on n: ready, 1 running, 0 waiting, 2.5 tokens per second"
+    assert page.text("#replicas li").split("\n")[0] == told
+
+
 def test_a_server_that_loads_its_models(api: FakeApi, open_page: OpenPage) -> None:
     api.models = {"tiny": "loading", "large": "failed"}
     api.status = status(condition="loading")
