@@ -92,11 +92,11 @@ def _block(ctx: Context, x: str, delta: str | None, block: BlockSpec, *, narrows
     narrows: it is the last that mixes tokens; from here on only the rows that get logits.
     """
     layer, prefix = block.layer, f"model.layers.{block.layer}."
-    x, normed = context.add_and_norm(ctx, x, delta, block.norm_in and prefix + block.norm_in)
+    x, read = _norms(ctx, x, delta, block)
     writers = [WRITERS[type(part)] for part in block.parts]
     values = [
-        writer.mix(ctx, part, normed, layer) if writer.mix else normed
-        for writer, part in zip(writers, block.parts, strict=True)
+        writer.mix(ctx, part, value, layer) if writer.mix else value
+        for writer, part, value in zip(writers, block.parts, read, strict=True)
     ]
     if narrows:
         kept = {value: _at_logits_positions(ctx, value) for value in dict.fromkeys([*values, x])}
@@ -106,6 +106,15 @@ def _block(ctx: Context, x: str, delta: str | None, block: BlockSpec, *, narrows
     ]
     total = functools.reduce(lambda left, right: ctx.graph.op("Add", left, right), results)
     return x, context.block_result(ctx, total, block.norm_out and prefix + block.norm_out)
+
+
+def _norms(ctx: Context, x: str, delta: str | None, block: BlockSpec) -> tuple[str, list[str]]:
+    """The residual stream with the addition, and what each of the block's parts reads of it."""
+    prefix, names = f"model.layers.{block.layer}.", block.norm_in
+    if isinstance(names, tuple):
+        return context.add_and_norms(ctx, x, delta, [prefix + name for name in names])
+    x, normed = context.add_and_norm(ctx, x, delta, names and prefix + names)
+    return x, [normed] * len(block.parts)
 
 
 def _embeddings(ctx: Context, x: str, delta: str | None) -> contract.Output:

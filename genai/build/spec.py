@@ -54,9 +54,10 @@ class AttentionSpec:
 
     name: the module's within its layer; scale: multiplies q·k; softcap: `softcap * tanh(score / softcap)`, None for
     none; sliding_window: a query sees this many newest keys, itself included; rotary: None for layers without
-    position encoding; qk_norm: a norm of queries and keys over each head, or over all heads together, before the
-    rotary embedding; clip: queries, keys and values are at most this far from 0; is_fused: the checkpoint holds q/k/v
-    as one matrix `qkv_proj`; biases: products that must have one, others have one where the checkpoint does.
+    position encoding; qk_norm: a norm of queries and keys over each head, with one weight for all heads ("per_head") or
+    one for each ("own_per_head"), or over all heads together, before the rotary embedding; clip: queries, keys and
+    values are at most this far from 0; is_fused: the checkpoint holds q/k/v as one matrix `qkv_proj`; biases: products
+    that must have one, others have one where the checkpoint does.
     """
 
     num_heads: int
@@ -66,7 +67,7 @@ class AttentionSpec:
     rotary: RotarySpec | None
     softcap: float | None = None
     sliding_window: int | None = None
-    qk_norm: Literal["none", "per_head", "all_heads"] = "none"
+    qk_norm: Literal["none", "per_head", "own_per_head", "all_heads"] = "none"
     clip: float | None = None
     is_fused: bool = False
     biases: frozenset[str] = frozenset()
@@ -155,14 +156,22 @@ Part: TypeAlias = AttentionSpec | MlpSpec | MoeSpec
 class BlockSpec:
     """Parts that read the residual stream together, and whose sum is added to it.
 
-    layer: whose modules its names are, and whose caches; norm_in, norm_out: which of the layer's norms stand before the
-    parts and after their sum, None for none.
+    layer: whose modules its names are, and whose caches; norm_in: which of the layer's norms stands before the parts,
+    or which one before each of them; norm_out: which stands after their sum; None for none.
     """
 
     layer: int
     parts: tuple[Part, ...]
-    norm_in: str | None
+    norm_in: str | tuple[str, ...] | None
     norm_out: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearnedPositions:
+    """A table of positions [offset + count, H], whose row `offset + position` is added to a token's embedding."""
+
+    count: int
+    offset: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,7 +180,7 @@ class DecoderSpec:
 
     embedding_scale, residual_scale and logits_scale multiply what their names say; head_bias: the head must have one;
     has_head: False if what the final norm gives is the output, embeddings; has_wide_residual: the residual stream
-    outgrows float16 and is kept in float32 there.
+    outgrows float16 and is kept in float32 there; positions: None where no table of them is added to the embedding.
     """
 
     vocab_size: int
@@ -187,6 +196,7 @@ class DecoderSpec:
     logits_scale: float = 1.0
     logits_softcap: float | None = None
     has_wide_residual: bool = False
+    positions: LearnedPositions | None = None
 
     @property
     def num_layers(self) -> int:

@@ -82,6 +82,15 @@ class _Place:
     item: int | None = None
 
 
+def grouped_rows(num_groups: int, queries: int, head_dim: int) -> Rows:
+    """The order of a matrix that is stored group by group: its queries' rows, its key's, its value's.
+
+    q q k v  q' q' k' v'   ─►   q q q' q'  k k'  v v'
+    """
+    rows = np.arange(num_groups * (queries + 2) * head_dim, dtype=np.int64).reshape(num_groups, queries + 2, head_dim)
+    return np.concatenate([rows[:, part].reshape(-1) for part in (slice(queries), queries, queries + 1)])
+
+
 class StoredSource:
     """A checkpoint in its stored form, read in ours. Raises: WeightsError if two of its tensors get the same name."""
 

@@ -49,6 +49,18 @@ class Weights:
         values = self.read(name, (size,))
         return self.graph.weight(name, (values + np.float32(offset)).astype(dtype))
 
+    def stacked(self, name: str, shape: tuple[int, int], dtype: np.dtype[np.generic], *, offset: float = 0.0) -> str:
+        """Vectors [N, size] as one graph value, which the checkpoint has as one tensor, or as `name.0` and so on."""
+        if self.has(f"{name}.weight"):
+            values = self.read(f"{name}.weight", shape)
+        else:
+            values = np.stack([self.read(f"{name}.{i}.weight", shape[1:]) for i in range(shape[0])])
+        return self.graph.weight(f"{name}.weight", (values + np.float32(offset)).astype(dtype))
+
+    def rows(self, name: str, shape: tuple[int, int], dtype: np.dtype[np.generic], *, first: int = 0) -> str:
+        """A table's rows from the first on, as a graph value."""
+        return self.graph.weight(name, self.read(f"{name}.weight", shape)[first:].astype(dtype))
+
     def linear(self, x: str, names: Sequence[str], num_outputs: Sequence[int], num_inputs: int) -> str:
         """`x @ concat(weights).T + concat(biases)`: several checkpoint matrices as one product.
 

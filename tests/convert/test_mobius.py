@@ -45,13 +45,13 @@ def checkpoint(model: Any, tmp_path: Path) -> Path:
 @pytest.mark.long
 def test_an_architecture_that_is_not_built_here(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("mobius")
-    assert "phi" not in supported()
-    model = tiny.make_model("phi", **LAYERS)
+    assert "olmo" not in supported()
+    model = tiny.make_model("olmo", **LAYERS)
     source, output = checkpoint(model, tmp_path), tmp_path / "package"
     assert exit_code(["build", str(source), "-o", str(output), "--builder", "mobius"]) == 0
     assert capsys.readouterr().out == f"{output}\n"
     config = ModelConfig.read(output)
-    assert (config.model_type, config.max_position, config.eos_token_ids) == ("phi", 256, (2,))
+    assert (config.model_type, config.max_position, config.eos_token_ids) == ("olmo", 256, (2,))
     prompts = [tiny.tokens(count, seed=count) for count in (5, 11, 23)]
     with tiny.loaded(output) as llm:
         results = llm.generate(prompts, max_new_tokens=8, ignore_eos=True, do_sample=False)

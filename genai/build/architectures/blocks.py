@@ -49,9 +49,11 @@ def sequential(attentions: Sequence[Part], mlps: Sequence[FeedForward], norms: N
     return tuple(blocks)
 
 
-def parallel(attentions: Sequence[Part], mlps: Sequence[Part], norm: str = "input_layernorm") -> tuple[BlockSpec, ...]:
-    """Layers of one block: attention and what feeds forward read the same norm, and both are added."""
+def parallel(
+    attentions: Sequence[Part], mlps: Sequence[Part], norms: str | tuple[str, str] = "input_layernorm"
+) -> tuple[BlockSpec, ...]:
+    """Layers of one block: attention and what feeds forward read the same norm, or each its own; both are added."""
     return tuple(
-        BlockSpec(layer=layer, parts=(attention, mlp), norm_in=norm)
+        BlockSpec(layer=layer, parts=(attention, mlp), norm_in=norms)
         for layer, (attention, mlp) in enumerate(zip(attentions, mlps, strict=True))
     )

@@ -8,8 +8,18 @@ from collections.abc import Mapping, Sequence
 from genai.build.architectures import rotary
 from genai.build.architectures.blocks import PRE_NORM, FeedForward, NormNames, sequential
 from genai.build.source import JSON
-from genai.build.spec import Activation, AttentionSpec, DecoderSpec, MlpSpec, NormSpec, Part, RotarySpec
-from genai.errors import UnsupportedModelError, WeightsError
+from genai.build.spec import (
+    Activation,
+    AttentionSpec,
+    BlockSpec,
+    DecoderSpec,
+    LearnedPositions,
+    MlpSpec,
+    NormSpec,
+    Part,
+    RotarySpec,
+)
+from genai.errors import CapacityError, UnsupportedModelError, WeightsError
 
 _ACTIVATIONS: dict[str, Activation] = {
     "silu": "silu",
@@ -41,6 +51,14 @@ class ConfigReader:
         Checkpoints may leave out what equals the default of their configuration class in transformers.
         """
         return ConfigReader({**defaults, **self._values}, self._max_position)
+
+    def replaced(self, values: Mapping[str, JSON]) -> ConfigReader:
+        """The same configuration with these values, whatever it says."""
+        return ConfigReader({**self._values, **values}, self._max_position)
+
+    def renamed(self, names: Mapping[str, str]) -> ConfigReader:
+        """The same configuration with the usual keys for a family's own, {"n_embd": "hidden_size"}, which go first."""
+        return self.replaced({new: self._values[own] for own, new in names.items() if own in self._values})
 
     def text(self, key: str) -> str:
         """A string. Raises: WeightsError if it is missing or something else."""
@@ -132,6 +150,10 @@ class ConfigReader:
         limit = self.size("max_position_embeddings")
         return limit if self._max_position is None else min(self._max_position, limit)
 
+    def ungrouped(self) -> ConfigReader:
+        """The same configuration of a family in which each head has its own keys and values."""
+        return self.replaced({"num_key_value_heads": self.size("num_attention_heads")})
+
     @property
     def head_dim(self) -> int:
         """Elements of one head."""
@@ -166,6 +188,19 @@ class ConfigReader:
             original_max_position=self.optional_size("original_max_position_embeddings"),
         )
 
+    def learned_positions(self, offset: int = 0) -> LearnedPositions:
+        """As many as the checkpoint has, in a table that begins with `offset` other rows.
+
+        Raises: CapacityError if the context to build for is longer.
+        """
+        count = self.size("max_position_embeddings")
+        if self._max_position is not None and self._max_position > count:
+            raise CapacityError(
+                f"max_seq_len={self._max_position}: the model has {count} learned positions and cannot go beyond them; "
+                f"give at most {count}"
+            )
+        return LearnedPositions(count=count, offset=offset)
+
     def attention(self, rotary_spec: RotarySpec | None) -> AttentionSpec:
         """The usual attention: heads from the usual keys, scores scaled by the root of the head size."""
         heads = self.size("num_attention_heads")
@@ -189,6 +224,15 @@ class ConfigReader:
             biases=self._biases("mlp_bias", "gate_proj", "up_proj", "down_proj"),
         )
 
+    def plain_mlp(self, *, has_biases: bool) -> MlpSpec:
+        """A feed-forward network without a gate, four times as wide as the stream unless the configuration differs."""
+        return MlpSpec(
+            size=self.size("intermediate_size", 4 * self.size("hidden_size")),
+            activation=self.activation,
+            is_gated=False,
+            biases=frozenset({"up_proj", "down_proj"} if has_biases else ()),
+        )
+
     @property
     def activation(self) -> Activation:
         """The activation function. Raises: UnsupportedModelError for one that is not known."""
@@ -207,14 +251,23 @@ class ConfigReader:
         mlps: what feeds forward in each layer, `mlp()` unless given.
         """
         blocks = sequential(attentions, [self.mlp()] * len(attentions) if mlps is None else mlps, norms)
+        return self.decoder_of(blocks, NormSpec(eps=self.positive("rms_norm_eps", 1e-6)))
+
+    def decoder_of(self, blocks: tuple[BlockSpec, ...], norm: NormSpec) -> DecoderSpec:
+        """The usual decoder of these blocks, which normalise in this way."""
         return DecoderSpec(
             vocab_size=self.size("vocab_size"),
             hidden_size=self.size("hidden_size"),
             max_position=self.max_position,
             blocks=blocks,
-            norm=NormSpec(eps=self.positive("rms_norm_eps", 1e-6)),
+            norm=norm,
             is_head_tied=self.flag("tie_word_embeddings"),
         )
+
+    @property
+    def layer_norm(self) -> NormSpec:
+        """Norms by mean and variance, with the usual key."""
+        return NormSpec(kind="layer", eps=self.positive("layer_norm_eps", 1e-5))
 
     def layer_types(self, default: Sequence[str]) -> list[str]:
         """Each layer's kind, "full_attention" or "sliding_attention": `layer_types`, else the default."""

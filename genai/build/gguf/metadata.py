@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Sequence
+from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -28,6 +29,12 @@ _CHANGES_THE_MODEL = (
     "residual_scale",
     "rope.dimension_sections",
 )
+
+Norm: TypeAlias = Literal["rms", "layer"]
+_EPSILONS: dict[Norm, tuple[str, str]] = {
+    "rms": ("rms_norm_eps", "attention.layer_norm_rms_epsilon"),
+    "layer": ("layer_norm_eps", "attention.layer_norm_epsilon"),
+}
 
 
 class ArchitectureMetadata:
@@ -167,17 +174,21 @@ class ArchitectureMetadata:
         return window if window is not None and window < self.size("context_length") else None
 
     def layer_types(self, default_period: int) -> list[JSON]:
-        """Which layers use the window: all but every n-th one, or as a list in the file says."""
+        """Which layers use the window, however wide: all but every n-th one, or as a list in the file says."""
         count = self.num_layers
-        if self.window() is None:
+        if self.optional_size("attention.sliding_window") is None:
             return ["full_attention"] * count
         if (slides := self.flags("attention.sliding_window_pattern")) is not None:
             return ["sliding_attention" if layer_slides else "full_attention" for layer_slides in slides]
         period = self.size("attention.sliding_window_pattern", default_period)
         return ["full_attention" if (layer + 1) % period == 0 else "sliding_attention" for layer in range(count)]
 
-    def common(self) -> dict[str, JSON]:
-        """The configuration keys that every decoder has."""
+    def rotated_share(self) -> dict[str, JSON]:
+        """`partial_rotary_factor`, for families in which a missing one is not 1."""
+        return {"partial_rotary_factor": self.size("rope.dimension_count", self.head_dim) / self.head_dim}
+
+    def common(self, norm: Norm) -> dict[str, JSON]:
+        """The configuration keys that every decoder has; norm: whose epsilon is read."""
         tensors = self._file.tensors
         embedding = self._file.info("token_embd.weight").shape
         return {
@@ -187,7 +198,7 @@ class ArchitectureMetadata:
             "num_attention_heads": self.num_heads,
             "num_key_value_heads": self.size("attention.head_count_kv", self.num_heads),
             "head_dim": self.head_dim,
-            "rms_norm_eps": self.number("attention.layer_norm_rms_epsilon"),
+            _EPSILONS[norm][0]: self.number(_EPSILONS[norm][1]),
             "vocab_size": embedding[0],
             "max_position_embeddings": self.size("context_length"),
             "hidden_act": "silu",

@@ -106,7 +106,10 @@ def config_from_gguf(file: GgufFile) -> dict[str, JSON]:
     metadata = ArchitectureMetadata(file, arch, by_layer=known.by_layer)
     metadata.refuse_unhandled(known.reads)
     config = (
-        metadata.common() | {"model_type": known.model_type} | rotary_config(file, metadata) | known.extras(metadata)
+        metadata.common(known.norm)
+        | {"model_type": known.model_type}
+        | rotary_config(file, metadata)
+        | known.extras(metadata)
     )
     partial = config.get("partial_rotary_factor")
     if known.has_paired_heads and partial is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from genai import contract
-from genai.build.parts.context import F32, FLOAT, Context, norm
+from genai.build.parts.context import F32, FLOAT, Context, norm, norm_of_each
 from genai.build.spec import AttentionSpec
 
 
@@ -53,9 +53,12 @@ def _position_encoded(ctx: Context, x: str, norm_name: str, num_heads: int, head
     graph, size = ctx.graph, num_heads * heads.head_dim
     if heads.qk_norm == "all_heads":
         x = norm(ctx, x, norm_name, size, ctx.dtype)
-    elif heads.qk_norm == "per_head":
+    elif heads.qk_norm in ("per_head", "own_per_head"):
         split = graph.op("Reshape", x, graph.constant([0, 0, num_heads, heads.head_dim], np.int64))
-        split = norm(ctx, split, norm_name, heads.head_dim, ctx.dtype)
+        if heads.qk_norm == "per_head":
+            split = norm(ctx, split, norm_name, heads.head_dim, ctx.dtype)
+        else:
+            split = norm_of_each(ctx, split, norm_name, (num_heads, heads.head_dim))
         x = graph.op("Reshape", split, graph.constant([0, 0, size], np.int64))
     x = _clipped(ctx, x, heads)
     if heads.rotary is None:

@@ -5,6 +5,7 @@ Functions take and return names of graph values; shapes are in the docstrings.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,11 +14,12 @@ import onnx
 from genai import contract
 from genai.build.graph import CONTRIB, GraphBuilder
 from genai.build.masks import window_mask
-from genai.build.spec import DecoderSpec, RotarySpec
+from genai.build.spec import DecoderSpec, LearnedPositions, RotarySpec
 from genai.build.weights import Weights
 
 F32 = np.dtype(np.float32)
 FLOAT = int(onnx.TensorProto.FLOAT)
+POSITIONS = "model.embed_positions"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,10 +72,22 @@ def norm(ctx: Context, x: str, name: str, size: int, dtype: np.dtype[np.generic]
 
     `x / rms(x) * (weight + offset)`, or `(x - mean(x)) / std(x) * (weight + offset) + bias`.
     """
-    kind, scale, bias = ctx.spec.norm, *_norm_weights(ctx, name, size, dtype)
-    if kind.kind == "rms":
-        return ctx.graph.op("RMSNormalization", x, scale, axis=-1, epsilon=kind.eps, stash_type=FLOAT)
-    return ctx.graph.op("LayerNormalization", x, scale, bias, axis=-1, epsilon=kind.eps, stash_type=FLOAT)
+    return _normalized(ctx, x, *_norm_weights(ctx, name, size, dtype))
+
+
+def norm_of_each(ctx: Context, x: str, name: str, shape: tuple[int, int]) -> str:
+    """The decoder's kind of norm over the last dimension of [B, T, N, D], without bias, a weight for each of N."""
+    # Kernels take a weight of the last dimension only.
+    scales = ctx.weights.stacked(name, shape, ctx.dtype, offset=ctx.spec.norm.offset)
+    ones = ctx.graph.constant(np.ones(shape[1]), ctx.dtype)
+    return ctx.graph.op("Mul", _normalized(ctx, x, ones, None), scales)
+
+
+def _normalized(ctx: Context, x: str, scale: str, bias: str | None) -> str:
+    kind, options = "RMSNormalization", [scale]
+    if ctx.spec.norm.kind == "layer":
+        kind, options = "LayerNormalization", [scale, bias] if bias else [scale]
+    return ctx.graph.op(kind, x, *options, axis=-1, epsilon=ctx.spec.norm.eps, stash_type=FLOAT)
 
 
 def _norm_weights(ctx: Context, name: str, size: int, dtype: np.dtype[np.generic]) -> tuple[str, str | None]:
@@ -84,10 +98,19 @@ def _norm_weights(ctx: Context, name: str, size: int, dtype: np.dtype[np.generic
 
 
 def embedding(ctx: Context, name: str) -> str:
-    """The residual stream's beginning [B, T, H]: the tokens' embeddings, scaled."""
+    """The residual stream's beginning [B, T, H]: the tokens' embeddings, scaled, and those of their positions."""
     x = ctx.weights.embedding(contract.INPUT_IDS, name, ctx.spec.vocab_size, ctx.spec.hidden_size)
     x = ctx.graph.cast(x, ctx.dtype, ctx.residual)
-    return scaled(ctx.graph, x, ctx.spec.embedding_scale, ctx.residual)
+    x = scaled(ctx.graph, x, ctx.spec.embedding_scale, ctx.residual)
+    return x if ctx.spec.positions is None else _with_positions(ctx, x, ctx.spec.positions)
+
+
+def _with_positions(ctx: Context, x: str, positions: LearnedPositions) -> str:
+    graph, shape = ctx.graph, (positions.offset + positions.count, ctx.spec.hidden_size)
+    table = ctx.weights.rows(POSITIONS, shape, ctx.residual, first=positions.offset)
+    # A row's padding may lie behind the last position; what is written there is not read.
+    known = graph.op("Min", contract.POSITION_IDS, graph.constant(positions.count - 1, np.int64))
+    return graph.op("Add", x, graph.op("Gather", table, known, axis=0))
 
 
 def block_result(ctx: Context, x: str, norm_name: str | None) -> str:
@@ -116,6 +139,13 @@ def add_and_norm(ctx: Context, x: str, delta: str | None, name: str | None) -> t
     total = x if delta is None else graph.op("Add", x, delta)
     normed = total if name is None else norm(ctx, total, name, spec.hidden_size, ctx.residual)
     return total, graph.cast(normed, ctx.residual, ctx.dtype)
+
+
+def add_and_norms(ctx: Context, x: str, delta: str | None, names: Sequence[str]) -> tuple[str, list[str]]:
+    """(x + delta, each of these norms of it in the activations' type): `add_and_norm` for parts with their own."""
+    total, first = add_and_norm(ctx, x, delta, names[0])
+    others = [norm(ctx, total, name, ctx.spec.hidden_size, ctx.residual) for name in names[1:]]
+    return total, [first, *(ctx.graph.cast(other, ctx.residual, ctx.dtype) for other in others)]
 
 
 def rotary_angles(weights: Weights, spec: RotarySpec) -> tuple[str, str]:

@@ -14,7 +14,7 @@ def _gemma3(metadata: ArchitectureMetadata) -> dict[str, JSON]:
         "hidden_act": "gelu_pytorch_tanh",
         "hidden_activation": "gelu_pytorch_tanh",
         "query_pre_attn_scalar": scalar,
-        "sliding_window": metadata.window(),
+        "sliding_window": metadata.optional_size("attention.sliding_window"),
         "layer_types": metadata.layer_types(default_period=6),
         "rope_local_base_freq": metadata.number("rope.freq_base_swa", 10000.0),
         "final_logit_softcapping": metadata.optional_number("final_logit_softcapping"),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from genai.build.gguf.metadata import ArchitectureMetadata
+from genai.build.gguf.metadata import ArchitectureMetadata, Norm
 from genai.build.source import JSON
 from genai.errors import UnsupportedModelError
 
@@ -24,6 +24,8 @@ PRE_NORMS = {"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layerno
 POST_NORMS = {"post_attention_norm": "post_attention_layernorm", "post_ffw_norm": "post_feedforward_layernorm"}
 HEAD_NORMS = {"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"}
 PLAIN = ATTENTION | MLP | PRE_NORMS
+FUSED_ATTENTION = {"attn_qkv": "self_attn.qkv_proj", "attn_output": "self_attn.o_proj"}
+UNGATED_MLP = {"ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj"}
 ROUTER = {"ffn_gate_inp": "mlp.gate", "exp_probs_b.bias": "mlp.gate.e_score_correction_bias"}
 """Of mixtures of experts, whose own tensors `tensors.py` names."""
 
@@ -76,6 +78,7 @@ class Architecture:
     extras: configuration keys beyond the common ones (they replace common ones).
     reads: metadata keys that would change other models, but are handled here; by_layer: keys whose values differ from
     layer to layer in such files: the common configuration has the largest, extras say more.
+    norm: whose epsilon files have; norm_offset: what files have added to its weights.
     has_experts: files hold stacks of experts, which get names of their own (`tensors.py`).
     """
 
@@ -84,6 +87,7 @@ class Architecture:
     top: Mapping[str, str] = field(default_factory=lambda: TOP)
     extras: Extras = windowless
     has_paired_heads: bool = False
+    norm: Norm = "rms"
     norm_offset: float = 0.0
     reads: frozenset[str] = frozenset()
     by_layer: frozenset[str] = frozenset()
