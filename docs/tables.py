@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genai.build.architectures import described, supported
+from genai.build.architectures.refused import REFUSED as REFUSED_MODELS
 from genai.chat.formats import TOOL_FORMATS
 from genai.options.generation_config import OPTIONS
 from genai.options.option import Entry
@@ -81,11 +82,11 @@ def refused_fields() -> str:
     return _by_reason(told)
 
 
-def _by_reason(fields: Iterable[tuple[str, str]]) -> str:
+def _by_reason(fields: Iterable[tuple[str, str]], head: str = "fields") -> str:
     by_reason: dict[str, list[str]] = {}
     for name, why in fields:
         by_reason.setdefault(why, []).append(name)
-    return _table([("fields", ""), ("---",) * 2, *((", ".join(names), why) for why, names in by_reason.items())])
+    return _table([(head, ""), ("---",) * 2, *((", ".join(names), why) for why, names in by_reason.items())])
 
 
 def tool_formats() -> str:
@@ -117,6 +118,12 @@ def models() -> str:
         real = [f"[test](../{case.real})" for case in cases if case.real]
         rows.append((f"`{model_type}`", says, ", ".join(arches) or "–", *tiny, ", ".join(real) or "–"))
     return _table(rows)
+
+
+def refused_models() -> str:
+    """The model types that are refused, by the reason."""
+    told = ((f"`{name}` {refusal.which}".rstrip(), refusal.reason) for name, refusal in REFUSED_MODELS.items())
+    return _by_reason(told, "model types")
 
 
 def _default(entry: Entry) -> str:
@@ -151,6 +158,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "fields": request_fields,
     "formats": tool_formats,
     "models": models,
+    "refused_models": refused_models,
     "renamed": renamed_fields,
     "harmless": harmless_fields,
     "refused": refused_fields,

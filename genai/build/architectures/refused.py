@@ -14,10 +14,11 @@ from genai.errors import UnsupportedModelError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
-    """Why a `model_type` is refused; where: only configurations for which this holds."""
+    """Why a `model_type` is refused; where: only configurations for which this holds; which: those in words."""
 
     reason: str
     where: Callable[[ConfigReader], bool] = lambda _: True
+    which: str = ""
 
 
 def _kinds_of_layers(config: ConfigReader) -> str:
@@ -36,6 +37,7 @@ REFUSED: Mapping[str, Refusal] = {
     "gemma4_text": Refusal(
         reason="its experts are gated by GELU, which the operators for experts do not know",
         where=lambda config: config.flag("enable_moe_block"),
+        which="with experts",
     ),
     "kimi_linear": Refusal(
         reason="three of four layers are linear attention with states (KDA), which nothing here builds"
@@ -43,6 +45,7 @@ REFUSED: Mapping[str, Refusal] = {
     "nemotron_h": Refusal(
         reason="its experts square what ReLU leaves, which the operators for experts do not know",
         where=lambda config: "E" in _kinds_of_layers(config),
+        which="with experts",
     ),
 }
 """By `model_type`."""
