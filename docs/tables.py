@@ -104,9 +104,9 @@ def tool_formats() -> str:
 
 def models() -> str:
     """The model types: what each is, what llama.cpp calls it, and how it is proved to be right."""
-    from tests.families.cases import CASES
+    from tests.families.cases import CASES, INSIDE
 
-    by_type: dict[str, list[Case]] = {model_type: [] for model_type in supported()}
+    by_type: dict[str, list[Case]] = {model_type: [] for model_type in supported() if model_type not in INSIDE}
     for case in CASES.values():
         by_type.setdefault(case.model_type, []).append(case)
     rows: list[tuple[str, ...]] = [("model type", "", "GGUF", "tiny", "GGUF of it", "real file"), ("---",) * 6]

@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
-from genai.build.checkpoint_config import CONFIG_FILE, is_multimodal, read_json_object, text_config, text_tensor_name
+from genai.build import towers
+from genai.build.checkpoint_config import CONFIG_FILE, decoder_config, read_json_object
 from genai.build.source import JSON, BlockWeight, FloatArray
 from genai.errors import ModelNotFoundError, UnsupportedModelError, WeightsError
 
@@ -79,21 +80,22 @@ class SafetensorsFile:
 class SafetensorsSource(AbstractContextManager["SafetensorsSource"]):
     """A Hugging Face folder: `config.json` with `model.safetensors`, or with an index and its shards.
 
-    Of a multimodal Gemma 3 only the language model is shown, under the names it would have alone. What was saved
-    without a head has names that lack their beginning; they are shown whole.
-    config: the keys of `config.json`, the language model's if there are several.
+    Of a model of several parts only the text decoder is shown, under the names it would have alone (`towers.py`). What
+    was saved without a head has names that lack their beginning; they are shown whole.
+    config: the keys of `config.json`, the text decoder's if there are several.
     Raises: ModelNotFoundError, WeightsError, UnsupportedModelError (quantized checkpoints among others).
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.path = Path(folder)
         stored_config = read_json_object(self.path / CONFIG_FILE)
-        self.config: Mapping[str, JSON] = text_config(stored_config, self.path)
+        self.config: Mapping[str, JSON] = decoder_config(stored_config, self.path)
         self._shards: dict[str, SafetensorsFile] = {}
         try:
             self._places = self._open_shards()
-            if is_multimodal(stored_config):
-                self._places = _text_places(self._places, self.path)
+            if towers.is_tower(stored_config):
+                stored_names = towers.text_tensors(self._places, self.path)
+                self._places = {name: self._places[stored] for name, stored in stored_names.items()}
             elif "embed_tokens.weight" in self._places:
                 self._places = {_whole_name(name): place for name, place in self._places.items()}
         except BaseException:
@@ -185,16 +187,3 @@ def _weight_map(folder: Path) -> dict[str, str]:
         if not isinstance(shard, str) or not _SHARD_NAME.fullmatch(shard):
             raise WeightsError(f"{index} names {str(shard)[:80]!r}, not a safetensors file in the same folder")
     return cast(dict[str, str], weight_map)
-
-
-def _text_places(
-    places: Mapping[str, tuple[SafetensorsFile, str]], folder: Path
-) -> dict[str, tuple[SafetensorsFile, str]]:
-    kept: dict[str, tuple[SafetensorsFile, str]] = {}
-    for stored, place in places.items():
-        if (name := text_tensor_name(stored)) is None:
-            continue
-        if name in kept:
-            raise WeightsError(f"{folder}: two tensors stand for {name!r}, {kept[name][1]!r} and {stored!r}")
-        kept[name] = place
-    return kept

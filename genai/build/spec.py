@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2"]
+Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2", "xielu"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,15 +49,25 @@ class NormSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TemperatureSpec:
+    """Queries grow with their position, in steps: `q * (1 + weight * log(1 + floor((position + offset) / period)))`."""
+
+    weight: float
+    period: int
+    offset: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionSpec:
     """Attention over a layer's own cache.
 
     name: the module's within its layer; scale: multiplies q·k; softcap: `softcap * tanh(score / softcap)`, None for
     none; sliding_window: a query sees this many newest keys, itself included; rotary: None for layers without
     position encoding; qk_norm: a norm of queries and keys over each head, with one weight for all heads ("per_head") or
-    one for each ("own_per_head"), or over all heads together, before the rotary embedding; clip: queries, keys and
-    values are at most this far from 0; is_fused: the checkpoint holds q/k/v as one matrix `qkv_proj`; biases: products
-    that must have one, others have one where the checkpoint does.
+    one for each ("own_per_head"), or over all heads together, before the rotary embedding, or behind it if
+    norms_rotated; temperature: None for none; clip: queries, keys and values are at most this far from 0; is_fused: the
+    checkpoint holds q/k/v as one matrix `qkv_proj`; biases: products that must have one, others have one where the
+    checkpoint does.
     """
 
     num_heads: int
@@ -68,6 +78,8 @@ class AttentionSpec:
     softcap: float | None = None
     sliding_window: int | None = None
     qk_norm: Literal["none", "per_head", "own_per_head", "all_heads"] = "none"
+    norms_rotated: bool = False
+    temperature: TemperatureSpec | None = None
     clip: float | None = None
     is_fused: bool = False
     biases: frozenset[str] = frozenset()

@@ -131,7 +131,7 @@ class StoredSource:
         tensor, item = (place := self._place(name)).tensor, place.item
         array = self._source.read(tensor) if item is None else self._source.read_item(tensor, item)
         array = array.T if self._is_transposed(name) else array
-        rows = self._rows(name, len(array))
+        rows = self._rows(name, array.shape)
         return array if rows is None else array[rows]
 
     def read_blocks(self, name: str) -> BlockWeight | None:
@@ -140,7 +140,7 @@ class StoredSource:
         if place.item is not None or self._is_transposed(name):
             return None
         blocks = self._source.read_blocks(place.tensor)
-        if blocks is None or (rows := self._rows(name, len(blocks.values))) is None:
+        if blocks is None or (rows := self._rows(name, blocks.values.shape)) is None:
             return blocks
         return blocks.take_rows(rows)
 
@@ -158,9 +158,10 @@ class StoredSource:
     def _is_transposed(self, name: str) -> bool:
         return name.endswith(".weight") and _module(name) in self._form.transposed
 
-    def _rows(self, name: str, count: int) -> Rows | None:
+    def _rows(self, name: str, shape: tuple[int, ...]) -> Rows | None:
         rows = self._form.rows.get(_module(name))
-        if rows is not None and len(rows) != count:
+        if rows is not None and shape[:1] != rows.shape:
+            count = shape[0] if shape else 1
             raise WeightsError(
                 f"tensor {self._places[name].tensor!r} has {count} rows, its configuration says {len(rows)}"
             )

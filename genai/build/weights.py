@@ -6,6 +6,7 @@ Everything here works on names and shapes; what a layer is made of stands in `la
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -60,6 +61,14 @@ class Weights:
     def rows(self, name: str, shape: tuple[int, int], dtype: np.dtype[np.generic], *, first: int = 0) -> str:
         """A table's rows from the first on, as a graph value."""
         return self.graph.weight(name, self.read(f"{name}.weight", shape)[first:].astype(dtype))
+
+    def scalar(self, name: str) -> float:
+        """The value of a tensor of one element. Raises: WeightsError."""
+        self.require([name])
+        if math.prod(shape := self._source.shape(name)) != 1:
+            raise WeightsError(f"tensor {name!r} has shape {list(shape)}, it should hold one number")
+        self._used.add(name)
+        return self._source.read(name).item()
 
     def linear(self, x: str, names: Sequence[str], num_outputs: Sequence[int], num_inputs: int) -> str:
         """`x @ concat(weights).T + concat(biases)`: several checkpoint matrices as one product.

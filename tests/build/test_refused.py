@@ -25,6 +25,7 @@ REASONS: list[tuple[dict[str, Any], str]] = [
     ({"model_type": "deepseek_v4"}, "indexer"),
     ({"model_type": "kimi_linear"}, "linear attention with states"),
     ({"model_type": "gemma4_text", "enable_moe_block": True}, "gated by GELU"),
+    ({"model_type": "paligemma"}, "both directions"),
     ({"model_type": "nemotron_h", "hybrid_override_pattern": "M-M-ME*E"}, "square what ReLU leaves"),
 ]
 

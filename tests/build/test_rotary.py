@@ -185,7 +185,9 @@ def test_bad_parameters_are_refused(name: str) -> None:
 
 
 def test_unknown_scalings_are_named() -> None:
-    with pytest.raises(UnsupportedModelError, match=r"'dynamic' is not supported; supported: default, .*yarn"):
+    with pytest.raises(UnsupportedModelError, match=r"'newest' is not supported; supported: default, .*yarn"):
+        rotary_of({"rope_scaling": {"type": "newest", "factor": 2.0}})
+    with pytest.raises(UnsupportedModelError, match="'dynamic' is not supported without a positive alpha"):
         rotary_of({"rope_scaling": {"type": "dynamic", "factor": 2.0}})
     with pytest.raises(UnsupportedModelError, match="by layer type"):
         rotary_of({"rope_parameters": {"full_attention": {"rope_theta": 1e4}}})

@@ -44,13 +44,15 @@ class GgufForm:
 
     arch: `general.architecture`; steps: what the converter changes; names: Hugging Face names (as patterns) that the
     gguf package's table lacks, and what they become: whole ones, or both without ".weight" and ".bias"; keys: metadata
-    beyond `KEYS`, or in place of it, without the architecture's prefix.
+    beyond `KEYS`, or in place of it, without the architecture's prefix; numbers: tensors of one element that become a
+    list of metadata, by its whole key: a pattern of their names.
     """
 
     arch: str
     steps: tuple[Step, ...] = ()
     names: Mapping[str, str] = field(default_factory=dict)
     keys: Mapping[str, Key] = field(default_factory=dict)
+    numbers: Mapping[str, str] = field(default_factory=dict)
 
 
 def write(
@@ -62,6 +64,10 @@ def write(
         put(writer, key, value)
     for step in form.steps:
         tensors = step(tensors, config)
+    tensors = dict(tensors)
+    for key, pattern in form.numbers.items():
+        found = sorted(name for name in tensors if re.search(pattern, name))
+        put(writer, key, [tensors.pop(name).item() for name in found])
     change(writer)
     for name, tensor in stored(form, tensors, config).items():
         writer.add_tensor(name, np.ascontiguousarray(tensor))

@@ -17,8 +17,14 @@ from genai.build.stored import StoredForm
 
 _SHARED = {"blocks", "config", "experts", "refused", "rotary"}
 """Files here that are no family."""
-_OTHER_NAMES = {"gemma3_text": "gemma3"}
-"""Further `model_type`s that a file reads."""
+_OTHER_NAMES = {
+    "gemma3_text": "gemma3",
+    "glm4v_text": "glm4",
+    "qwen2_5_vl_text": "qwen2",
+    "qwen2_vl_text": "qwen2",
+    "qwen3_vl_text": "qwen3",
+}
+"""Further `model_type`s that a file reads: text decoders inside of other models."""
 
 
 def supported() -> tuple[str, ...]:

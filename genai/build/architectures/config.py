@@ -30,6 +30,7 @@ _ACTIVATIONS: dict[str, Activation] = {
     "gelu": "gelu",
     "relu": "relu",
     "relu2": "relu2",
+    "xielu": "xielu",
 }
 _LAYER_TYPES = ("full_attention", "sliding_attention")
 _MAX_DIMENSION = 2**31
@@ -133,6 +134,21 @@ class ConfigReader:
         if not isinstance(value, list) or len(value) < length:
             raise _wrong(key, value, f"a list of {length}")
         return value[:length]
+
+    def letters(self, key: str, alphabet: str) -> str | None:
+        """A text of these letters only, None where the key holds something else than a text."""
+        value = self._values.get(key)
+        if isinstance(value, str) and (not value or set(value) - set(alphabet)):
+            raise _wrong(key, value, f"a text of {' and '.join(alphabet)}")
+        return value if isinstance(value, str) else None
+
+    def inner(self, key: str) -> ConfigReader:
+        """What stands in an object, which is empty where the key is missing or null."""
+        return ConfigReader(self._object(key), self._max_position)
+
+    def has(self, key: str) -> bool:
+        """Whether a key is there and not null."""
+        return self._values.get(key) is not None
 
     def refuse(self, key: str) -> None:
         """Refuse a checkpoint that asks for something that is not built: the key must be missing, null or false."""

@@ -7,17 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 
-from genai.build.architectures.blocks import SANDWICH_NORM
 from genai.build.architectures.config import ConfigReader
+from genai.build.architectures.gemma2 import decoder_of
 from genai.build.spec import DecoderSpec
 
 
 def decoder_spec(config: ConfigReader) -> DecoderSpec:
-    """Sliding layers rotate with a local base, full ones with the global base and its scaling.
-
-    Norm weights are stored as `w - 1`; the embedding is scaled by the root of the hidden size. The residual stream
-    reaches hundreds of thousands, beyond float16.
-    """
+    """Sliding layers rotate with a local base, full ones with the global base and its scaling."""
     config = config.with_defaults({"rope_theta": 1_000_000.0, "sliding_window_pattern": 6})
     config.refuse("use_bidirectional_attention")
     everywhere = dataclasses.replace(
@@ -29,15 +25,7 @@ def decoder_spec(config: ConfigReader) -> DecoderSpec:
     nearby = dataclasses.replace(
         everywhere, rotary=config.rotary("sliding_attention", "rope_local_base_freq"), sliding_window=config.window
     )
-    attentions = [nearby if kind == "sliding_attention" else everywhere for kind in _layer_types(config)]
-    decoder = config.decoder(attentions, norms=SANDWICH_NORM)
-    return dataclasses.replace(
-        decoder,
-        norm=dataclasses.replace(decoder.norm, offset=1.0),
-        embedding_scale=config.size("hidden_size") ** 0.5,
-        logits_softcap=config.optional_positive("final_logit_softcapping"),
-        has_wide_residual=True,
-    )
+    return decoder_of(config, [nearby if kind == "sliding_attention" else everywhere for kind in _layer_types(config)])
 
 
 def _layer_types(config: ConfigReader) -> list[str]:

@@ -47,6 +47,7 @@ REFUSED: Mapping[str, Refusal] = {
         where=lambda config: "E" in _kinds_of_layers(config),
         which="with experts",
     ),
+    "paligemma": Refusal(reason="its text decoder reads a prompt in both directions"),
 }
 """By `model_type`."""
 _IN_GGUF = {"gemma3n": "gemma3n", "kimi-linear": "kimi_linear", "nemotron_h_moe": "nemotron_h"}

@@ -64,9 +64,9 @@ class _Request:
     def extension(self) -> float:
         return self.number("factor", self.model_max_position / self.original)
 
-    def plain(self) -> FloatArray:
+    def plain(self, base: float | None = None) -> FloatArray:
         exponents = np.arange(0, self.size, 2, dtype=np.float32) / np.float32(self.size)
-        return (np.float32(1.0) / np.float32(self.base) ** exponents).astype(np.float32)
+        return (np.float32(1.0) / np.float32(self.base if base is None else base) ** exponents).astype(np.float32)
 
 
 def spec_of(
@@ -110,6 +110,15 @@ def spec_of(
 
 def _default(request: _Request) -> tuple[FloatArray, float]:
     return request.plain(), 1.0
+
+
+def _dynamic(request: _Request) -> tuple[FloatArray, float]:
+    """Hunyuan's: a larger base, once and for all."""
+    if (alpha := request.number("alpha", 0.0)) <= 0:
+        raise UnsupportedModelError(
+            "rotary scaling 'dynamic' is not supported without a positive alpha: it would depend on each call's length"
+        )
+    return request.plain(request.base * alpha ** (request.size / (request.size - 2))), 1.0
 
 
 def _linear(request: _Request) -> tuple[FloatArray, float]:
@@ -181,6 +190,8 @@ _OLD_LONGROPE = ("su", "yarn")
 
 _TYPES: dict[str, Callable[[_Request], tuple[FloatArray, float]]] = {
     "default": _default,
+    "mrope": _default,  # time, height and width of a place in an image: for text all three are the position
+    "dynamic": _dynamic,
     "linear": _linear,
     "llama3": _llama3,
     "yarn": _yarn,

@@ -11,6 +11,7 @@ import numpy as np
 from genai.build.gguf import names
 from genai.build.gguf.blocks import read_block_weight
 from genai.build.gguf.file import GgufFile, TensorInfo
+from genai.build.gguf.numbers import named_numbers
 from genai.build.gguf.tensors import named_tensors
 from genai.build.source import JSON, BlockWeight, FloatArray
 from genai.errors import UnsupportedModelError, WeightsError
@@ -32,6 +33,7 @@ class GgufSource(AbstractContextManager["GgufSource"]):
             _refuse_what_is_no_model(self._file)
             self._arch = names.architecture_of(self._file)
             self._tensors = named_tensors(self._file, self._arch)
+            self._numbers = named_numbers(self._file, self._arch)
             self.config: Mapping[str, JSON] = names.config_from_gguf(self._file)
         except BaseException:
             self._file.close()
@@ -45,15 +47,17 @@ class GgufSource(AbstractContextManager["GgufSource"]):
         self._file.close()
 
     def names(self) -> Collection[str]:
-        """Every tensor's name, in the file's order."""
-        return self._tensors.keys()
+        """Every tensor's name, in the file's order, and then those that stand in the metadata (`numbers.py`)."""
+        return [*self._tensors, *self._numbers]
 
     def shape(self, name: str) -> tuple[int, ...]:
         """A tensor's shape without reading its data. Raises: WeightsError if it is missing."""
-        return self._place(name).shape
+        return () if name in self._numbers else self._place(name).shape
 
     def read(self, name: str) -> FloatArray:
         """A tensor as float32, [out, in] for matrices. Raises: WeightsError if it is missing or damaged."""
+        if name in self._numbers:
+            return np.array(self._numbers[name], np.float32)
         weight = self._file.read(self._place(name))
         if offset := names.norm_offset(self._arch, name):
             weight -= np.float32(offset)

@@ -26,6 +26,8 @@ def mix(ctx: Context, heads: AttentionSpec, x: str, layer: int) -> str:
     q = _position_encoded(ctx, q, f"{prefix}.q_norm", heads.num_heads, heads)
     k = _position_encoded(ctx, k, f"{prefix}.k_norm", heads.num_kv_heads, heads)
     v = _clipped(ctx, v, heads)
+    if heads.temperature is not None:
+        q = graph.op("Mul", q, ctx.temperatures[heads.temperature])
     keys, values = scattered(ctx, contract.key_cache(layer), k), scattered(ctx, contract.value_cache(layer), v)
     mask = ctx.masks[heads.sliding_window] if heads.sliding_window else None
     return graph.op(
@@ -50,22 +52,33 @@ def scattered(ctx: Context, cache: str, new: str) -> str:
 
 def _position_encoded(ctx: Context, x: str, norm_name: str, num_heads: int, heads: AttentionSpec) -> str:
     """Queries or keys [B, T, heads * head_dim] after their norm and rotary embedding, where the layer has them."""
+    if heads.norms_rotated:
+        x = _rotated(ctx, _clipped(ctx, x, heads), num_heads, heads)
+        return _normed(ctx, x, norm_name, num_heads, heads)
+    x = _normed(ctx, x, norm_name, num_heads, heads)
+    return _rotated(ctx, _clipped(ctx, x, heads), num_heads, heads)
+
+
+def _normed(ctx: Context, x: str, name: str, num_heads: int, heads: AttentionSpec) -> str:
     graph, size = ctx.graph, num_heads * heads.head_dim
+    if heads.qk_norm == "none":
+        return x
     if heads.qk_norm == "all_heads":
-        x = norm(ctx, x, norm_name, size, ctx.dtype)
-    elif heads.qk_norm in ("per_head", "own_per_head"):
-        split = graph.op("Reshape", x, graph.constant([0, 0, num_heads, heads.head_dim], np.int64))
-        if heads.qk_norm == "per_head":
-            split = norm(ctx, split, norm_name, heads.head_dim, ctx.dtype)
-        else:
-            split = norm_of_each(ctx, split, norm_name, (num_heads, heads.head_dim))
-        x = graph.op("Reshape", split, graph.constant([0, 0, size], np.int64))
-    x = _clipped(ctx, x, heads)
+        return norm(ctx, x, name, size, ctx.dtype)
+    split = graph.op("Reshape", x, graph.constant([0, 0, num_heads, heads.head_dim], np.int64))
+    if heads.qk_norm == "per_head":
+        split = norm(ctx, split, name, heads.head_dim, ctx.dtype)
+    else:
+        split = norm_of_each(ctx, split, name, (num_heads, heads.head_dim))
+    return graph.op("Reshape", split, graph.constant([0, 0, size], np.int64))
+
+
+def _rotated(ctx: Context, x: str, num_heads: int, heads: AttentionSpec) -> str:
     if heads.rotary is None:
         return x
     rotated = heads.rotary.size if heads.rotary.size != heads.head_dim else None
     cos_sin = ctx.angles[heads.rotary]
-    return graph.op(
+    return ctx.graph.op(
         "RotaryEmbedding", x, *cos_sin, num_heads=num_heads, rotary_embedding_dim=rotated,
         interleaved=1 if heads.rotary.is_interleaved else None,
     )  # fmt: skip

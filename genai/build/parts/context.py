@@ -14,7 +14,7 @@ import onnx
 from genai import contract
 from genai.build.graph import CONTRIB, GraphBuilder
 from genai.build.masks import window_mask
-from genai.build.spec import DecoderSpec, LearnedPositions, RotarySpec
+from genai.build.spec import DecoderSpec, LearnedPositions, RotarySpec, TemperatureSpec
 from genai.build.weights import Weights
 
 F32 = np.dtype(np.float32)
@@ -27,7 +27,7 @@ class Context:
     """What the parts of one decoder are written with.
 
     graph: where to write; dtype, residual: the types of activations and of the residual stream; angles: (cos, sin) by
-    frequencies and masks by window, which layers share.
+    frequencies, masks by window and factors of queries by temperature, which layers share.
     """
 
     weights: Weights
@@ -37,6 +37,7 @@ class Context:
     residual: np.dtype[np.generic]
     angles: dict[RotarySpec, tuple[str, str]]
     masks: dict[int, str]
+    temperatures: dict[TemperatureSpec, str]
 
     @classmethod
     def build(cls, weights: Weights, spec: DecoderSpec) -> Context:
@@ -44,6 +45,7 @@ class Context:
         attentions = spec.attentions.values()
         rotaries = dict.fromkeys(each.rotary for each in attentions if each.rotary)
         windows = dict.fromkeys(each.sliding_window for each in attentions if each.sliding_window)
+        temperatures = dict.fromkeys(each.temperature for each in attentions if each.temperature)
         return cls(
             weights=weights,
             graph=weights.graph,
@@ -52,6 +54,7 @@ class Context:
             residual=F32 if spec.has_wide_residual and weights.dtype == np.float16 else weights.dtype,
             angles={rotary: rotary_angles(weights, rotary) for rotary in rotaries},
             masks={window: _window(weights, spec, window) for window in windows},
+            temperatures={temperature: _query_factors(weights, temperature) for temperature in temperatures},
         )
 
 
@@ -156,6 +159,17 @@ def rotary_angles(weights: Weights, spec: RotarySpec) -> tuple[str, str]:
     angles = graph.op("Mul", positions, graph.constant([[spec.inverse_frequencies]], F32))
     cos, sin = (scaled(graph, graph.op(kind, angles), spec.scale, F32) for kind in ("Cos", "Sin"))
     return graph.cast(cos, F32, weights.dtype), graph.cast(sin, F32, weights.dtype)
+
+
+def _query_factors(weights: Weights, spec: TemperatureSpec) -> str:
+    """What queries are multiplied by [B, T, 1], by their positions."""
+    graph = weights.graph
+    positions = graph.op("Add", contract.POSITION_IDS, graph.constant(spec.offset, np.int64)) if spec.offset else None
+    periods = graph.op("Div", positions or contract.POSITION_IDS, graph.constant(spec.period, np.int64))
+    steps = graph.op("Log", graph.op("Add", graph.op("Cast", periods, to=FLOAT), graph.constant(1.0, F32)))
+    factors = graph.op("Add", scaled(graph, steps, spec.weight, F32), graph.constant(1.0, F32))
+    factors = graph.op("Unsqueeze", factors, graph.constant([2], np.int64))
+    return graph.cast(factors, F32, weights.dtype)
 
 
 def _window(weights: Weights, spec: DecoderSpec, window: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from genai.build.graph import CONTRIB
-from genai.build.parts.context import F32, Context
+from genai.build.parts.context import F32, Context, scaled
 from genai.build.spec import Activation, MlpSpec
 
 
@@ -14,12 +14,12 @@ def finish(ctx: Context, mlp: MlpSpec, x: str, layer: int) -> str:
     graph, weights, hidden, size = ctx.graph, ctx.weights, ctx.spec.hidden_size, mlp.size
     prefix = f"model.layers.{layer}.{mlp.name}"
     if not mlp.is_gated:
-        inner = activated(ctx, weights.linear(x, [f"{prefix}.up_proj"], [size], hidden), mlp.activation)
+        inner = activated(ctx, weights.linear(x, [f"{prefix}.up_proj"], [size], hidden), mlp.activation, prefix)
     else:
         names = [f"{prefix}.gate_up_proj"] if mlp.is_fused else [f"{prefix}.gate_proj", f"{prefix}.up_proj"]
         fused = weights.linear(x, names, [2 * size // len(names)] * len(names), hidden)
         gate, up = graph.ops("Split", fused, graph.constant([size, size], np.int64), num_outputs=2, axis=-1)
-        inner = graph.op("Mul", activated(ctx, gate, mlp.activation), up)
+        inner = graph.op("Mul", activated(ctx, gate, mlp.activation, prefix), up)
     result = weights.linear(inner, [f"{prefix}.down_proj"], [hidden], size)
     if mlp.output_gate is None:
         return result
@@ -27,8 +27,8 @@ def finish(ctx: Context, mlp: MlpSpec, x: str, layer: int) -> str:
     return graph.op("Mul", result, graph.cast(graph.op("Sigmoid", share), F32, ctx.dtype))
 
 
-def activated(ctx: Context, x: str, activation: Activation) -> str:
-    """The activation function of a value."""
+def activated(ctx: Context, x: str, activation: Activation, module: str) -> str:
+    """The activation function of a value; module: where the checkpoint has its parameters, if it has any."""
     graph = ctx.graph
     if not ctx.weights.plan.is_standard and activation == "silu":
         return graph.op("QuickGelu", x, domain=CONTRIB, alpha=1.0)  # x * sigmoid(x): SiLU in one node
@@ -47,4 +47,22 @@ def activated(ctx: Context, x: str, activation: Activation) -> str:
             x = graph.op("Mul", x, x)
         case "silu":
             x = graph.op("Mul", x, graph.op("Sigmoid", x))
+        case "xielu":
+            x = _xielu(ctx, x, dtype, f"{module}.act_fn")
     return graph.cast(x, dtype, ctx.dtype)
+
+
+def _xielu(ctx: Context, x: str, dtype: np.dtype[np.generic], name: str) -> str:
+    """`beta x + positive x²` above zero, `beta x + negative (exp(min(x, eps)) - 1 - x)` below (arXiv 2411.13010).
+
+    Both factors are learned, as what softplus makes positive. Below zero `Elu` is the exponential less 1.
+    """
+    graph, weights = ctx.graph, ctx.weights
+    beta, eps = weights.scalar(f"{name}.beta"), weights.scalar(f"{name}.eps")
+    positive = np.logaddexp(0, weights.scalar(f"{name}.alpha_p"))
+    negative = beta + np.logaddexp(0, weights.scalar(f"{name}.alpha_n"))
+    above = scaled(graph, graph.op("Mul", x, x), positive, dtype)
+    below = graph.op("Sub", graph.op("Elu", graph.op("Min", x, graph.constant(eps, dtype))), x)
+    is_above = graph.op("Greater", x, graph.constant(0.0, dtype))
+    curved = graph.op("Where", is_above, above, scaled(graph, below, negative, dtype))
+    return graph.op("Add", curved, scaled(graph, x, beta, dtype))

@@ -27,3 +27,5 @@ def _first_of_each(cases: dict[str, Case]) -> dict[str, str]:
 CASES = _all()
 MODEL_TYPES = _first_of_each(CASES)
 """Model types, and the name of the first case of each."""
+INSIDE = {case.tower.text for case in CASES.values() if case.tower}
+"""Model types of text decoders inside of others, which may be there as such only."""

@@ -15,6 +15,20 @@ def _llama(metadata: ArchitectureMetadata) -> dict[str, JSON]:
     return {"model_type": "mistral", "sliding_window": window} if window else {}
 
 
+def _mistral3(metadata: ArchitectureMetadata) -> dict[str, JSON]:
+    weight = metadata.number("attention.temperature_scale", 0.0)
+    if not weight:
+        return windowless(metadata) | {"rope_parameters": {}}
+    length = metadata.size("rope.scaling.original_context_length", metadata.size("context_length"))
+    period = metadata.size("attention.temperature_length", length)
+    temperature: dict[str, JSON] = {"llama_4_scaling_beta": weight, "original_max_position_embeddings": period}
+    return windowless(metadata) | {"rope_parameters": temperature}
+
+
+def _arcee(metadata: ArchitectureMetadata) -> dict[str, JSON]:
+    return windowless(metadata) | {"hidden_act": "relu2"}
+
+
 def _smollm3(metadata: ArchitectureMetadata) -> dict[str, JSON]:
     # llama.cpp has the interval as a constant: no key holds it.
     uses_rotary: list[JSON] = [int((layer + 1) % 4 != 0) for layer in range(metadata.num_layers)]
@@ -45,6 +59,14 @@ ARCHITECTURES = {
         reads=frozenset({"expert_count"}),
         has_experts=True,
     ),
+    "mistral3": Architecture(
+        model_type="ministral3",
+        layer=PLAIN,
+        extras=_mistral3,
+        has_paired_heads=True,
+        reads=frozenset({"attention.temperature_scale"}),
+    ),
+    "arcee": Architecture(model_type="arcee", layer=PLAIN, extras=_arcee, has_paired_heads=True),
     "smollm3": Architecture(model_type="smollm3", layer=PLAIN, extras=_smollm3, has_paired_heads=True),
     "granite": Architecture(
         model_type="granite",

@@ -8,9 +8,14 @@ from genai.build.source import JSON
 
 
 def _olmo2(metadata: ArchitectureMetadata) -> dict[str, JSON]:
-    if not (window := metadata.window()):
+    if not (window := metadata.optional_size("attention.sliding_window")):
         return {}
-    return {"model_type": "olmo3", "sliding_window": window, "layer_types": metadata.layer_types(default_period=4)}
+    return {
+        "model_type": "olmo3",
+        "sliding_window": window,
+        "layer_types": metadata.layer_types(default_period=4),
+        "window_rope_theta": metadata.number("rope.freq_base_swa", metadata.number("rope.freq_base", 10000.0)),
+    }
 
 
 ARCHITECTURES = {

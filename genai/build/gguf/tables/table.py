@@ -80,6 +80,8 @@ class Architecture:
     layer to layer in such files: the common configuration has the largest, extras say more.
     norm: whose epsilon files have; norm_offset: what files have added to its weights.
     has_experts: files hold stacks of experts, which get names of their own (`tensors.py`).
+    numbers: weights of one element in each layer that files hold as lists in their metadata: name inside a layer to
+    the whole key.
     """
 
     model_type: str
@@ -92,3 +94,4 @@ class Architecture:
     reads: frozenset[str] = frozenset()
     by_layer: frozenset[str] = frozenset()
     has_experts: bool = False
+    numbers: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,52 @@
+"""Dense decoders whose query and key rows lie as Hugging Face has them: GLM, EXAONE, Seed-OSS, ERNIE, Hunyuan, …"""
+
+from __future__ import annotations
+
+from genai.build.gguf.metadata import ArchitectureMetadata
+from genai.build.gguf.tables.table import (
+    ATTENTION,
+    HEAD_NORMS,
+    MLP,
+    PLAIN,
+    POST_NORMS,
+    PRE_NORMS,
+    Architecture,
+    windowless,
+)
+from genai.build.source import JSON
+
+
+def _exaone4(metadata: ArchitectureMetadata) -> dict[str, JSON]:
+    return {
+        "sliding_window": metadata.optional_size("attention.sliding_window"),
+        "layer_types": metadata.layer_types(default_period=4),
+    }
+
+
+def _apertus(metadata: ArchitectureMetadata) -> dict[str, JSON]:
+    # The rotary parameters are all there: what the configuration's class would fill in is not meant.
+    return windowless(metadata) | {"hidden_act": "xielu", "rope_parameters": {}}
+
+
+ARCHITECTURES = {
+    "glm4": Architecture(
+        model_type="glm4",
+        layer=ATTENTION
+        | {"attn_norm": "input_layernorm", "post_attention_norm": "post_self_attn_layernorm"}
+        | {"ffn_norm": "post_attention_layernorm", "post_ffw_norm": "post_mlp_layernorm"}
+        | {"ffn_up": "mlp.gate_up_proj", "ffn_down": "mlp.down_proj"},
+    ),
+    "exaone4": Architecture(model_type="exaone4", layer=ATTENTION | MLP | HEAD_NORMS | POST_NORMS, extras=_exaone4),
+    "seed_oss": Architecture(
+        model_type="seed_oss",
+        layer=ATTENTION | MLP | {"attn_norm": "input_layernorm", "post_attention_norm": "post_attention_layernorm"},
+    ),
+    "ernie4_5": Architecture(model_type="ernie4_5", layer=PLAIN),
+    "hunyuan-dense": Architecture(model_type="hunyuan_v1_dense", layer=PLAIN | HEAD_NORMS),
+    "apertus": Architecture(
+        model_type="apertus",
+        layer=ATTENTION | PRE_NORMS | HEAD_NORMS | {"ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj"},
+        extras=_apertus,
+        numbers={f"mlp.act_fn.{name}": f"xielu.{name}" for name in ("alpha_p", "alpha_n", "beta", "eps")},
+    ),
+}
