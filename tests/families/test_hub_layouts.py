@@ -1,0 +1,86 @@
+"""Checkpoints as the hub has them beside how transformers saves them today: names, masks, heads twice; and variants."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from genai.build.package import build_package
+from genai.errors import UnsupportedModelError
+from tests.build import tiny
+from tests.families import oracle
+from tests.families.cases import CASES
+from tests.families.made import Made
+
+Tensors = dict[str, np.ndarray]
+
+
+def without_prefix(tensors: Tensors) -> Tensors:
+    """GPT-2 as it was first published: no model around it, and a mask for each layer."""
+    masks = {f"h.{layer}.attn.bias": np.tril(np.ones((1, 1, 256, 256), np.float32)) for layer in range(3)}
+    return {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()} | masks
+
+
+def with_masks(tensors: Tensors) -> Tensors:
+    """Pythia: masks, their value, and frequencies in each layer."""
+    extra: Tensors = {}
+    for layer in range(4):
+        prefix = f"gpt_neox.layers.{layer}.attention"
+        extra[f"{prefix}.bias"] = np.ones((1, 1, 8, 8), np.float32)
+        extra[f"{prefix}.masked_bias"] = np.array(-1e9, np.float32)
+        extra[f"{prefix}.rotary_emb.inv_freq"] = np.ones(4, np.float32)
+    return tensors | extra
+
+
+def without_model(tensors: Tensors) -> Tensors:
+    """OPT's first checkpoints."""
+    return {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
+
+
+def with_head(tensors: Tensors) -> Tensors:
+    """Falcon-7B: the head is the embedding, and is stored again."""
+    return tensors | {"lm_head.weight": tensors["transformer.word_embeddings.weight"].copy()}
+
+
+LAYOUTS: dict[str, Callable[[Tensors], Tensors]] = {
+    "gpt2 tied": without_prefix,
+    "gpt_neox": with_masks,
+    "opt tied": without_model,
+    "falcon tied": with_head,
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_other_layouts_are_the_same_model(made: Made, tmp_path: Path, name: str) -> None:
+    checkpoint = made.checkpoint(CASES[name])
+    tensors = LAYOUTS[name](load_file(checkpoint.folder / "model.safetensors"))
+    save_file(tensors, tmp_path / "model.safetensors")
+    for file in ("config.json", "tokenizer.json"):
+        (tmp_path / file).write_bytes((checkpoint.folder / file).read_bytes())
+    package = build_package(tmp_path, tmp_path / "package", precision="f32")
+    oracle.close(oracle.whole(package, checkpoint.prompts), checkpoint.logits)
+
+
+VARIANTS: list[tuple[str, dict[str, Any], str]] = [
+    ("falcon", {"alibi": True}, "alibi=true"),
+    ("opt", {"do_layer_norm_before": False}, "do_layer_norm_before=false .*OPT-350M"),
+    ("opt", {"layer_norm_elementwise_affine": False}, "layer_norm_elementwise_affine=false"),
+    ("opt", {"word_embed_proj_dim": 32}, "an embedding of its own width, 32"),
+    ("opt", {"_remove_final_layer_norm": True}, "_remove_final_layer_norm=True"),
+    ("gpt2", {"add_cross_attention": True}, "add_cross_attention=True"),
+    ("gpt_bigcode", {"add_cross_attention": True}, "add_cross_attention=True"),
+]
+
+
+@pytest.mark.parametrize(("model_type", "changes", "reason"), VARIANTS)
+def test_variants_that_are_not_built_are_refused(
+    tmp_path: Path, model_type: str, changes: dict[str, Any], reason: str
+) -> None:
+    folder = tiny.save(tiny.make_model(model_type), tmp_path / "checkpoint", **changes)
+    with pytest.raises(UnsupportedModelError, match=reason):
+        build_package(folder, tmp_path / "package")
