@@ -12,6 +12,7 @@ MODULES: Mapping[str, tuple[str, ...]] = {
     "gpu": ("onnxruntime",),
     "server": ("fastapi", "uvicorn"),
     "ray": ("ray",),
+    "events": ("zmq", "msgpack"),
     "otel": ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http"),
     "convert": ("onnx_ir", "onnx_shape_inference"),
     "export": ("onnx_ir", "onnx_shape_inference", "onnxscript", "torch"),

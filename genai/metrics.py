@@ -39,6 +39,11 @@ class EngineMetrics:
         self._preemptions = counter("preemptions", "Sequences that lost their row for lack of memory")
         self._drafted = counter("draft_tokens", "Tokens drafted")
         self._accepted = counter("accepted_draft_tokens", "Drafted tokens that came true")
+        text = "Tokens of a block of the prefix cache, and how many blocks it holds at most"
+        self._room = Gauge(
+            "genai_cache_config_info", text, ["model", "block_size", "num_gpu_blocks"], registry=self.registry
+        )
+        self._model = model
         self._running = gauge("requests_running", "Sequences that have a row")
         self._waiting = gauge("requests_waiting", "Sequences that wait for a row")
         self._usage = gauge("kv_cache_usage_ratio", "Valid tokens as a share of the KV cache")
@@ -50,6 +55,10 @@ class EngineMetrics:
         self._ended = {
             reason: ended.labels(model, reason) for reason in ("stop", "length", "cancelled", "timeout", "error")
         }
+
+    def saw_prefix_room(self, block_size: int, num_blocks: int) -> None:
+        """How much the prefix cache holds; the labels are vLLM's, which routers read."""
+        self._room.labels(self._model, str(block_size), str(num_blocks)).set(1)
 
     def saw_admission(self, queue_seconds: float, prompt_tokens: int, cached_tokens: int) -> None:
         """A sequence got its first row."""

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Literal
 from genai.errors import CapacityError
 from server.context import request_info
 from server.errors import ApiError
+from server.kv_events import events_of
 from server.loading import LeavingError, Loader, LoaderThread, failure, load_model, logged_progress
 from server.metrics import TokenMeter
 from server.settings import ModelSettings, Settings
@@ -89,6 +90,7 @@ class ModelPool:
         """Whether models are still to be loaded because the server has begun."""
         self._settings = settings
         self._load = load or load_model
+        self._events = events_of(settings)
         self._thread = LoaderThread()
         self._turn = asyncio.Lock()
         self._released = asyncio.Event()
@@ -208,6 +210,10 @@ class ModelPool:
         self._thread.join(_CLOSE_SECONDS)
         for model in self.ready:
             _close(model.llm)
+            if self._events is not None:
+                self._events.forget(model.name)
+        if self._events is not None:
+            self._events.close()
 
     def _hold(self, model: ServedModel) -> None:
         """Keep a model until the request that is being served here has ended."""
@@ -269,6 +275,8 @@ class ModelPool:
                 model.used = time.monotonic()
                 model.enter("failed", failure(error, model.name))
             else:
+                if self._events is not None:
+                    self._events.watch(model.name, model.loaded.llm)
                 model.enter("ready")
                 _log.info("%s is ready after %.1f s", model.name, time.monotonic() - started)
 
@@ -294,6 +302,8 @@ class ModelPool:
         llm, model.loaded = model.llm, None
         model.enter("unloaded")
         _log.info("unloading %s", model.name)
+        if self._events is not None:
+            self._events.forget(model.name)
         await asyncio.to_thread(_close, llm)
 
     async def _unload_idle(self) -> None:

@@ -157,6 +157,10 @@ class Settings(_Model):
     cors_origins: Strings = Field(default=[], description="Origins whose pages may call the server; * for all.")
     log_format: Literal["console", "json"] = Field("console", description="How the log is written.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What is logged.")
+    kv_events_endpoint: str | None = Field(
+        None, description="Where events of the prefix cache are published (tcp://*:5557); not given: nowhere."
+    )
+    kv_events_topic: str = Field("kv@{model}", description="The events' topic; {model} is the model's name.")
     otlp_endpoint: str | None = Field(
         None, description="Where OpenTelemetry traces go (OTLP over HTTP); not given: none are made."
     )

@@ -24,7 +24,7 @@ from genai.engine.decode_step import DecodeStep, Outcome, Work
 from genai.engine.drafting.drafts import Allowance
 from genai.engine.events import Events
 from genai.engine.prefill_step import Piece, PrefillStep
-from genai.engine.prefix_cache import Bytes, PrefixCache
+from genai.engine.prefix_cache import Bytes, Listener, PrefixCache
 from genai.engine.request import ModelLimits, Request, check, job_of
 from genai.engine.rows import CacheStatus, Rows, row_of
 from genai.engine.scheduler import SHORT_TOKENS, Limits, Pace, Plan, Scheduler
@@ -74,6 +74,10 @@ class Engine:
     def tell_on(self, beside: Beside, told: Callable[[], object]) -> None:
         """Have a thread on which sinks are told of tokens while the graph runs; told: called there when some were."""
         self._events.tell_on(beside, told)
+
+    def watch_prefixes(self, listener: Listener) -> None:
+        """Tell somebody of blocks that the prefix cache stores and removes from now on: see `PrefixCache.listener`."""
+        self._rows.watch_prefixes(listener)
 
     @property
     def has_work(self) -> bool:

@@ -14,7 +14,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +48,29 @@ class BlockKeys:
         return list(self._keys)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlocksStored:
+    """Blocks that are held from now on, each behind the one before.
+
+    parent: the key of the block before the first one, which is held; None if it begins a text. tokens: `BLOCK_SIZE` of
+    each block.
+    """
+
+    keys: tuple[bytes, ...]
+    parent: bytes | None
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlocksRemoved:
+    """Blocks that are held no longer."""
+
+    keys: tuple[bytes, ...]
+
+
+Listener: TypeAlias = Callable[[BlocksStored | BlocksRemoved], None]
+
+
 class PrefixCache:
     """Blocks of keys and values by token prefix.
 
@@ -54,6 +79,8 @@ class PrefixCache:
     """
 
     def __init__(self, model: bytes, slot_bytes: Sequence[int], max_bytes: int) -> None:
+        self.listener: Listener | None = None
+        """Who is told of each change, on the engine's thread, once it has been made; it may not take long, or raise."""
         self._seed = hashlib.blake2b(model, digest_size=16).digest()
         ends = [0, *itertools.accumulate(size * BLOCK_SIZE for size in slot_bytes)]
         self._parts = [*itertools.starmap(slice, itertools.pairwise(ends))]  # of a block, by buffer
@@ -90,15 +117,15 @@ class PrefixCache:
         places = [self._places[key] for key in keys]
         return (self._memory[places, part].reshape(-1) for part in self._parts)
 
-    def put(self, keys: Sequence[bytes], known: int, data: Iterable[Bytes]) -> None:
+    def put(self, keys: Sequence[bytes], known: int, data: Iterable[Bytes], tokens: Sequence[int]) -> None:
         """Keep a text's blocks after the first `known`, which are held.
 
-        keys: of the whole text, no more than `max_tokens` of it; data: what `KVCache.export_row` gives for the rest.
+        keys: of the whole text, no more than `max_tokens` of it; data: what `KVCache.export_row` gives for the rest;
+        tokens: those of the rest.
         """
         self._touch(keys)
         num_new = len(keys) - known
-        while len(self._places) + num_new > self._max_blocks:
-            self._free.append(self._places.popitem(last=False)[1])
+        self._make_room(num_new)
         num_places = len(self._places) + len(self._free)
         self._free += range(num_places, num_places + num_new - len(self._free))
         places = self._free[len(self._free) - num_new :]
@@ -107,6 +134,19 @@ class PrefixCache:
         del self._free[len(self._free) - num_new :]  # now, so that nothing is held if copying fails
         self._places.update(zip(keys[known:], places, strict=True))
         self._touch(keys)
+        if self.listener is not None:
+            parent = keys[known - 1] if known else None
+            self.listener(BlocksStored(keys=tuple(keys[known:]), parent=parent, tokens=tuple(tokens)))
+
+    def _make_room(self, num_new: int) -> None:
+        """Let go of the blocks that were used longest ago, until so many more have room."""
+        removed: list[bytes] = []
+        while len(self._places) + num_new > self._max_blocks:
+            key, place = self._places.popitem(last=False)
+            self._free.append(place)
+            removed.append(key)
+        if removed and self.listener is not None:
+            self.listener(BlocksRemoved(keys=tuple(removed)))
 
     def _touch(self, keys: Sequence[bytes]) -> None:
         for key in reversed(keys):

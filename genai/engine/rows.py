@@ -8,7 +8,7 @@ import itertools
 from collections import abc
 from dataclasses import dataclass
 
-from genai.engine.prefix_cache import BLOCK_SIZE, Bytes, PrefixCache
+from genai.engine.prefix_cache import BLOCK_SIZE, Bytes, Listener, PrefixCache
 from genai.engine.sequence import Sequence
 from genai.runtime.cache import KVCache
 
@@ -70,6 +70,10 @@ class Rows:
         self._cache = cache
         self._prefixes = prefixes
         self._idle: dict[int, IdleText] = {}
+
+    def watch_prefixes(self, listener: Listener) -> None:
+        """Tell somebody of the prefix cache's changes."""
+        self._prefixes.listener = listener
 
     @property
     def usage(self) -> float:
@@ -190,7 +194,8 @@ class Rows:
         known = self._prefixes.lookup(keys)
         if known < len(keys):
             start, end = known * BLOCK_SIZE, len(keys) * BLOCK_SIZE
-            self._prefixes.put(keys, known, self._cache.export_row(row_of(sequence), start, end))
+            data = self._cache.export_row(row_of(sequence), start, end)
+            self._prefixes.put(keys, known, data, sequence.tokens[start:end])
 
     def _keys_to_find(self, sequence: Sequence) -> list[bytes]:
         """The keys of the blocks that need not be run where they are known."""

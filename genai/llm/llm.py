@@ -20,7 +20,7 @@ from genai.decoding.processors import FloatArray
 from genai.engine.drafting.draft_model import DraftModel
 from genai.engine.engine import Engine
 from genai.engine.loop import EngineLoop
-from genai.engine.prefix_cache import PrefixCache
+from genai.engine.prefix_cache import BLOCK_SIZE, PrefixCache
 from genai.engine.scheduler import Limits
 from genai.engine.streams import Feed
 from genai.errors import CapacityError, ConfigError, TaskError
@@ -98,6 +98,7 @@ class LLM:
         shape = self._runner.cache.shape
         model = repr(self.config.provenance).encode()
         prefixes = PrefixCache(model, shape.slot_bytes, prefix_cache_bytes)
+        self.metrics.saw_prefix_room(BLOCK_SIZE, prefixes.max_tokens // BLOCK_SIZE)
         num_threads = self.engine_config.num_threads or default_threads()
         return Engine(self._runner, limits, self.config.eos_token_ids, prefixes, self.metrics, num_threads=num_threads)
 

@@ -24,6 +24,7 @@ _CANNOT = {
     "load": ("at_start", "a replica is ready when its models are loaded"),
     "unload_after": (None, "a replica keeps its models; their number follows the load by max_replicas"),
     "max_models_bytes": (None, "a replica keeps its models"),
+    "kv_events_endpoint": (None, "all replicas of a machine would listen there, and Ray routes by itself"),
     "admin_keys_file": (None, "models would come and go in one replica alone"),
 }
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from genai.engine.engine import Engine
-from genai.engine.prefix_cache import BLOCK_SIZE, BlockKeys, PrefixCache
+from genai.engine.prefix_cache import BLOCK_SIZE, BlockKeys, BlocksRemoved, BlocksStored, PrefixCache
 from genai.engine.request import Request
 from genai.engine.scheduler import Limits
 from genai.errors import GraphRunError
@@ -60,7 +60,8 @@ def put(cache: PrefixCache, tokens: list[int]) -> None:
     known = cache.lookup(keys)
     if known < len(keys):
         end = len(keys) * BLOCK_SIZE
-        cache.put(keys, known, rows_of(tokens[:end], known * BLOCK_SIZE))
+        start = known * BLOCK_SIZE
+        cache.put(keys, known, rows_of(tokens[:end], start), tokens[start:end])
 
 
 def assert_same(taken: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> None:
@@ -126,7 +127,7 @@ def test_another_model_never_hits() -> None:
 def test_a_round_trip_gives_copies() -> None:
     cache = cache_of(1000)
     data = rows_of(prompt(5, 6))
-    cache.put(keys_of(cache, prompt(5, 6)), 0, data)
+    cache.put(keys_of(cache, prompt(5, 6)), 0, data, prompt(5, 6))
     for buffer in data:
         buffer[:] = 0
     taken = take(cache, prompt(5, 6))
@@ -144,7 +145,7 @@ def test_a_copy_that_fails_leaves_nothing_half_held() -> None:
         raise GraphRunError("the device is gone")
 
     with pytest.raises(GraphRunError):
-        cache.put(keys_of(cache, prompt(1, 2, 3)), 0, failing())
+        cache.put(keys_of(cache, prompt(1, 2, 3)), 0, failing(), prompt(1, 2, 3))
     assert lookup(cache, prompt(1, 2, 3)) == 0
     put(cache, prompt(1, 2, 3))
     assert_same(take(cache, prompt(1, 2, 3)), rows_of(prompt(1, 2, 3)))
@@ -227,10 +228,10 @@ class Weighing(PrefixCache):
 
     num_brought = 0
 
-    def put(self, keys: Sequence[bytes], known: int, data: Iterable[np.ndarray]) -> None:
+    def put(self, keys: Sequence[bytes], known: int, data: Iterable[np.ndarray], tokens: Sequence[int]) -> None:
         brought = list(data)
         self.num_brought += sum(part.nbytes for part in brought)
-        super().put(keys, known, brought)
+        super().put(keys, known, brought, tokens)
 
 
 @pytest.mark.parametrize("num_blocks", [0, 1, 3])
@@ -281,6 +282,32 @@ def test_what_had_to_give_way_is_copied_back_when_it_resumes() -> None:
     assert with_prefixes < 110, "three prompts, and less than a block for each that resumed"
 
 
+class Mirror:
+    """What somebody knows of a cache who only hears its events: each block's tokens, and the block before it."""
+
+    def __init__(self) -> None:
+        self.blocks: dict[bytes, tuple[bytes | None, tuple[int, ...]]] = {}
+
+    def __call__(self, event: BlocksStored | BlocksRemoved) -> None:
+        if isinstance(event, BlocksRemoved):
+            for key in event.keys:
+                del self.blocks[key]
+            return
+        parents = [event.parent, *event.keys[:-1]]
+        assert event.parent is None or event.parent in self.blocks
+        for number, (key, parent) in enumerate(zip(event.keys, parents, strict=True)):
+            assert key not in self.blocks, "told once"
+            self.blocks[key] = (parent, event.tokens[number * BLOCK_SIZE : (number + 1) * BLOCK_SIZE])
+        assert len(event.tokens) == len(event.keys) * BLOCK_SIZE
+
+    def text(self, key: bytes | None) -> list[int]:
+        """All tokens up to a block's end."""
+        if key is None:
+            return []
+        parent, tokens = self.blocks[key]
+        return [*self.text(parent), *tokens]
+
+
 class Prefixes(RuleBasedStateMachine):
     """Puts and takes in any order within a small budget."""
 
@@ -288,6 +315,7 @@ class Prefixes(RuleBasedStateMachine):
         super().__init__()
         self.num_blocks = 7
         self.cache = cache_of(self.num_blocks)
+        self.cache.listener = self.mirror = Mirror()
         self.seen: list[list[int]] = []
 
     @rule(tokens=tokens_strategy)
@@ -313,6 +341,13 @@ class Prefixes(RuleBasedStateMachine):
         assert sorted(places) == list(range(len(places))), "each place is a block's or free, and low ones come first"
 
     @invariant()
+    def who_listens_knows_what_is_held(self) -> None:
+        assert self.mirror.blocks.keys() == self.cache._places.keys()
+        for key in self.mirror.blocks:
+            text = self.mirror.text(key)
+            assert keys_of(self.cache, text)[-1] == key, "its tokens are those that it is the key of"
+
+    @invariant()
     def no_block_outlives_what_it_builds_on(self) -> None:
         reachable: set[bytes] = set()
         for tokens in self.seen:
@@ -323,3 +358,15 @@ class Prefixes(RuleBasedStateMachine):
 
 Prefixes.TestCase.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)
 TestPrefixes = Prefixes.TestCase
+
+
+def test_a_models_owner_hears_of_its_blocks() -> None:
+    prefixes = PrefixCache(b"fake", SHAPE.slot_bytes, 4 * BLOCK_SIZE * SHAPE.bytes_per_token)
+    limits = Limits(max_batch=4, max_seq_len=250, prefill_chunk=64)
+    engine, mirror = Engine(FakeRunner(256), limits, (), prefixes), Mirror()  # type: ignore[arg-type]
+    engine.watch_prefixes(mirror)
+    engine.submit(Request(prompt=prompt(1, 2, tail=3), config=GenerationConfig(max_new_tokens=1)))
+    while engine.has_work:
+        engine.step()
+    (last,) = [key for key in mirror.blocks if mirror.text(key) == prompt(1, 2)]
+    assert mirror.blocks[last][0] in mirror.blocks
