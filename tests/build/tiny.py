@@ -17,7 +17,7 @@ import tokenizers
 
 from genai import contract
 from genai.build.package import build_package
-from genai.config import EngineConfig, ModelConfig
+from genai.config import CONFIG_FILE, EngineConfig, ModelConfig
 from genai.runtime.cache import CacheShape
 from genai.runtime.row_start import read_row_start
 
@@ -171,7 +171,9 @@ class Graph:
         return [row_logits[: len(row)] for row, row_logits in zip(rows, logits, strict=True)]
 
     def _begin(self, package: Path) -> int:
-        """Write what rows begin with; returns how many slots that takes."""
+        """Write what rows begin with; returns how many slots that takes: none for a graph that is no package yet."""
+        if not (package / CONFIG_FILE).exists():
+            return 0
         config = ModelConfig.read(package)
         caches = tuple(contract.Cache(name, cache.shape[2]) for name, cache in self.caches.items())
         row_start = read_row_start(package, config, CacheShape(caches=caches, dtype=config.cache_dtype))
