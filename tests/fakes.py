@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from genai.config import EngineConfig
-from genai.contract import uniform_caches
+from genai.contract import Cache, uniform_caches
 from genai.errors import GraphRunError, NotFiniteError
 from genai.runtime.cache import CacheShape, KVCache
 from genai.runtime.capacity import CapacityPolicy
@@ -21,30 +21,57 @@ VOCAB_SIZE = 97
 POISON = 96
 """The token whose values overflow, in models that have one."""
 SHAPE = CacheShape(caches=uniform_caches(1, 1), dtype="float32")
+BY_LAYER = CacheShape(
+    caches=(Cache("key_cache.0", 2), Cache("value_cache.0", 1), Cache("key_cache.5", 3)), dtype="float32"
+)
+ROW_START = [np.arange(1, cache.width + 1, dtype=np.float32).view(np.uint8) for cache in BY_LAYER.caches]
 
 
 provider: type[Provider] = CpuProvider
 """Whose memory caches are in; the fixture `each_memory` changes it."""
+is_by_layer = False
+"""Whether caches have several widths, and rows a reserved slot; the fixture `each_memory` changes it, too."""
+
+
+def shape() -> CacheShape:
+    """Of the caches that are made now."""
+    return BY_LAYER if is_by_layer else SHAPE
+
+
+def num_reserved() -> int:
+    """Slots with which the rows of caches that are made now begin."""
+    return 1 if is_by_layer else 0
 
 
 def small_cache(num_slots: int) -> KVCache:
-    return KVCache(SHAPE, num_slots, provider(EngineConfig()))
+    return KVCache(shape(), num_slots, provider(EngineConfig()), ROW_START if is_by_layer else ())
 
 
 def write_tokens(cache: KVCache, row: int, start: int, tokens: Sequence[float]) -> None:
     """What a graph would do: the new tokens' "keys" (the token) and "values" (its negative) behind the valid part."""
     assert start + len(tokens) <= cache.capacity(row), "a write beyond the row's capacity"
-    data = np.array(tokens, np.float32)
-    offset = (cache._layout.place(row).start + start) * SHAPE.slot_bytes[0]
-    for buffer, values in zip(cache._buffers, (data, -data), strict=True):
-        buffer.write(offset, values.view(np.uint8))
+    first = cache._layout.place(row).start + cache.slots(start)
+    for buffer, each in zip(cache._buffers, cache.shape.caches, strict=True):
+        data = np.repeat(np.array(tokens, np.float32) * (1 if each.is_key else -1), each.width)
+        buffer.write(first * each.width * data.itemsize, data.view(np.uint8))
 
 
 def read_tokens(cache: KVCache, row: int, end: int | None = None) -> list[int]:
-    """The tokens that a row holds (up to `end`), checked to be the same in both buffers."""
-    keys, values = (data.view(np.float32) for data in cache.export_row(row, 0, end))
-    np.testing.assert_array_equal(keys, -values)
-    return [int(key) for key in keys]
+    """The tokens that a row holds (up to `end`), checked to be the same in all buffers, behind what rows begin with."""
+    caches = cache.shape.caches
+    held = [data.view(np.float32) for data in cache.export_row(row, 0, end)]
+    tokens = held[0][:: caches[0].width]
+    for data, each in zip(held, caches, strict=True):
+        np.testing.assert_array_equal(data, np.repeat(tokens * (1 if each.is_key else -1), each.width))
+    check_start(cache, row)
+    return [int(token) for token in tokens]
+
+
+def check_start(cache: KVCache, row: int) -> None:
+    """Whether a row begins with its reserved slot, where it has one."""
+    first = cache._layout.place(row).start
+    for buffer, start in zip(cache._buffers, cache._row_start, strict=False):
+        np.testing.assert_array_equal(buffer.read(first * start.size, start.size), start)
 
 
 def next_logits(tokens: Sequence[int]) -> np.ndarray:
@@ -147,6 +174,7 @@ class FakeRunner:
     def _logits(self, row: int, tokens: Sequence[int], num_positions: int) -> np.ndarray:
         """Write tokens, and padding behind them as the graph does; what follows each position, [num_positions, V]."""
         valid = self.cache.valid(row)
+        check_start(self.cache, row)
         written = [*tokens, *[0] * (num_positions - len(tokens))]
         write_tokens(self.cache, row, valid, [np.inf if token in self.poison else token for token in written])
         logits = np.zeros((num_positions, VOCAB_SIZE), np.float32)

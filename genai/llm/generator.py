@@ -133,7 +133,7 @@ class Generator:
         """Write keys, values, tokens and the random stream to a safetensors file. Raises: ConfigError, GenAIError."""
 
         def taken(engine: Engine, sequence: Sequence) -> SessionFile:
-            return SessionFile.of(sequence, engine.export(sequence), self._llm.identity)
+            return SessionFile.of(sequence, self._llm.caches, engine.export(sequence), self._llm.identity)
 
         self._with_logits(taken).write(Path(path))
 

@@ -75,6 +75,7 @@ class LLM:
         self.metrics = EngineMetrics(name or self.path.name)
         loaded = load_runner(self.path, self.config, self.engine_config)
         self._runner = loaded.runner
+        self.caches = loaded.runner.cache.shape.caches
         self.max_seq_len = loaded.max_seq_len
         self.tokenizer = Tokenizer.from_folder(
             self.path,
@@ -211,7 +212,7 @@ class LLM:
         Raises: ConfigError if the file is damaged, or of another model, precision or version; CapacityError.
         """
         self._require_head()
-        saved = SessionFile.read(Path(path), self.identity)
+        saved = SessionFile.read(Path(path), self.identity, self.caches)
         generator = Generator(self, self._preparer, saved.config)
         generator.restore(saved)
         return generator

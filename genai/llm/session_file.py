@@ -14,12 +14,15 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from genai.contract import Cache
 from genai.decoding.processors import FloatArray
 from genai.engine.sequence import Sequence
 from genai.errors import ConfigError
 from genai.options.generation_config import GenerationConfig, config_from_data
 
-_VERSION = "1"
+_VERSION = "2"
+_WITHOUT_CACHES = "1"
+"""Files of this version are read, too: all caches were of one width, and went without saying."""
 T = TypeVar("T", bound=np.generic)
 Bytes = npt.NDArray[np.uint8]
 
@@ -28,8 +31,8 @@ Bytes = npt.NDArray[np.uint8]
 class SessionFile:
     """What goes on bit for bit.
 
-    prompt, generated: tokens; cache: keys and values of all of them, raw bytes, one array for each buffer; logits: [V]
-    float32, what follows; sampler: the random stream; identity: the model that they belong to.
+    prompt, generated: tokens; caches: the model's; cache: keys and values of all tokens, raw bytes, one array for each
+    of them; logits: [V] float32, what follows; sampler: the random stream; identity: the model that they belong to.
     """
 
     identity: str
@@ -38,10 +41,13 @@ class SessionFile:
     generated: list[int]
     sampler: dict[str, object]
     logits: FloatArray
+    caches: tuple[Cache, ...]
     cache: abc.Sequence[Bytes]
 
     @classmethod
-    def of(cls, sequence: Sequence, cache: abc.Sequence[Bytes], identity: str) -> SessionFile:
+    def of(
+        cls, sequence: Sequence, caches: tuple[Cache, ...], cache: abc.Sequence[Bytes], identity: str
+    ) -> SessionFile:
         """A sequence that has its logits."""
         assert sequence.logits is not None, "it has logits"
         return cls(
@@ -51,6 +57,7 @@ class SessionFile:
             generated=sequence.generated,
             sampler=sequence.sampler.state(),
             logits=sequence.logits,
+            caches=caches,
             cache=cache,
         )
 
@@ -64,6 +71,7 @@ class SessionFile:
             "format": "genai-session",
             "version": _VERSION,
             "identity": self.identity,
+            "caches": _widths(self.caches),
             "config": json.dumps(dataclasses.asdict(self.config)),
             "sampler": json.dumps(self.sampler),
         }
@@ -73,12 +81,12 @@ class SessionFile:
             raise ConfigError(f"{path} cannot be written: {error}") from None
 
     @classmethod
-    def read(cls, path: Path, identity: str) -> SessionFile:
-        """Read a file that this model wrote. Raises: ConfigError."""
+    def read(cls, path: Path, identity: str, caches: tuple[Cache, ...]) -> SessionFile:
+        """Read a file that this model, which has these caches, wrote. Raises: ConfigError."""
         try:
             with safe_open(path, "numpy") as file:
                 metadata = file.metadata() or {}
-                _check(path, metadata, identity)
+                _check(path, metadata, identity, caches)
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
             return cls(
                 identity=identity,
@@ -87,6 +95,7 @@ class SessionFile:
                 generated=_tokens(tensors["generated"]),
                 sampler=dict(json.loads(metadata["sampler"])),
                 logits=_checked(tensors["logits"], np.float32),
+                caches=caches,
                 cache=[
                     _checked(tensors[f"cache.{index}"], np.uint8)
                     for index in range(sum(name.startswith("cache.") for name in tensors))
@@ -100,15 +109,23 @@ class SessionFile:
             raise ConfigError(f"{path} is damaged: {error}; save the session again") from None
 
 
-def _check(path: Path, metadata: dict[str, str], identity: str) -> None:
+def _check(path: Path, metadata: dict[str, str], identity: str, caches: tuple[Cache, ...]) -> None:
     if metadata.get("format") != "genai-session":
         raise ConfigError(f"{path} is no saved session")
-    if metadata.get("version") != _VERSION:
+    version = metadata.get("version")
+    if version not in (_WITHOUT_CACHES, _VERSION):
         raise ConfigError(
-            f"{path} is of version {metadata.get('version')}, this runtime reads {_VERSION}; save it again"
+            f"{path} is of version {version}, this runtime reads {_WITHOUT_CACHES} and {_VERSION}; save it again"
         )
     if metadata.get("identity") != identity:
         raise ConfigError(f"{path} belongs to another model, precision or build: its keys and values mean nothing here")
+    if version == _VERSION and metadata.get("caches") != _widths(caches):
+        raise ConfigError(f"{path} holds caches of other layers or widths than this model has; save it with this model")
+
+
+def _widths(caches: abc.Iterable[Cache]) -> str:
+    """Caches with their widths, as the file says them."""
+    return json.dumps({cache.name: cache.width for cache in caches})
 
 
 def _tokens(data: npt.NDArray[np.int64]) -> list[int]:

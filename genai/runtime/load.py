@@ -21,7 +21,7 @@ from genai.errors import CapacityError, ContractError
 from genai.runtime.cache import CacheShape, KVCache
 from genai.runtime.capacity import CapacityPolicy, StepCost
 from genai.runtime.host import free_host_memory
-from genai.runtime.probe import check_kernels
+from genai.runtime.probe import check_kernels, check_layers
 from genai.runtime.row_start import read_row_start
 from genai.runtime.runner import Runner
 from genai.runtime.session import Session
@@ -53,6 +53,7 @@ def load_runner(folder: Path, model: ModelConfig, config: EngineConfig) -> Loade
     session = Session(path, config)
     graph = contract.check_signature(session.inputs, session.outputs)
     _check_agreement(folder, model, graph)
+    check_layers(config, graph.cache_dtype, graph.caches)
     shape = CacheShape(caches=graph.caches, dtype=graph.cache_dtype)
     row_start = read_row_start(folder, model, shape)
     prefix_bytes = config.prefix_cache_bytes

@@ -1,4 +1,4 @@
-"""Where the fake model's cache lies."""
+"""Where the fake model's cache lies, and what it is made of."""
 
 from __future__ import annotations
 
@@ -10,9 +10,13 @@ from tests import fakes
 from tests.device_double import DeviceDouble
 
 
-@pytest.fixture(params=[CpuProvider, DeviceDouble], ids=["cpu", "double"])
+@pytest.fixture(
+    params=[(CpuProvider, False), (DeviceDouble, False), (DeviceDouble, True)], ids=["cpu", "double", "by layer"]
+)
 def each_memory(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> type[Provider]:
-    """In the host's memory, then in a device's."""
-    monkeypatch.setattr(fakes, "provider", request.param)
-    provider: type[Provider] = request.param
+    """In the host's memory, then in a device's; there also with caches of several widths and a reserved slot."""
+    provider: type[Provider]
+    provider, is_by_layer = request.param
+    monkeypatch.setattr(fakes, "provider", provider)
+    monkeypatch.setattr(fakes, "is_by_layer", is_by_layer)
     return provider

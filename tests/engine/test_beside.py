@@ -22,7 +22,7 @@ from genai.engine.streams import Follower
 from genai.errors import GenAIError
 from genai.options.generation_config import GenerationConfig
 from tests.engine.test_streams import Reader, SlowRunner, engine_of, request, run, tokens_of
-from tests.fakes import SHAPE, VOCAB_SIZE, greedy_continuation
+from tests.fakes import VOCAB_SIZE, greedy_continuation, shape
 
 
 @dataclass
@@ -51,7 +51,7 @@ class Stage:
     def __init__(self) -> None:
         self.runner = SlowRunner(4096, 0.0)
         limits = Limits(max_batch=8, max_seq_len=500, prefill_chunk=32)
-        prefixes = PrefixCache(b"fake", SHAPE.slot_bytes, 10**5)
+        prefixes = PrefixCache(b"fake", shape().slot_bytes, 10**5)
         self.engine = Engine(self.runner, limits, (), prefixes)  # type: ignore[arg-type]
         self.beside = Beside()
         self.rings = 0

@@ -18,7 +18,7 @@ from genai.errors import CapacityError, ConfigError, QueueFullError
 from genai.metrics import EngineMetrics
 from genai.options.generation_config import GenerationConfig
 from genai.runtime.capacity import CapacityPolicy, StepCost
-from tests.fakes import SHAPE, VOCAB_SIZE, FakeRunner, greedy_continuation
+from tests.fakes import VOCAB_SIZE, FakeRunner, greedy_continuation, num_reserved, shape
 
 pytestmark = pytest.mark.usefixtures("each_memory")
 
@@ -38,7 +38,7 @@ def engine_with(
 ) -> tuple[Engine, FakeRunner]:
     runner = FakeRunner(num_slots, fails, poison)
     limits = Limits(max_batch=max_batch, max_seq_len=max_seq_len, prefill_chunk=chunk, max_waiting=max_waiting)
-    prefixes = PrefixCache(b"fake", SHAPE.slot_bytes, prefix_bytes)
+    prefixes = PrefixCache(b"fake", shape().slot_bytes, prefix_bytes)
     return Engine(runner, limits, (EOS,), prefixes, EngineMetrics("fake")), runner  # type: ignore[arg-type]
 
 
@@ -129,7 +129,7 @@ def test_a_sequence_that_does_not_fit_beside_the_others_waits() -> None:
 
 
 def test_running_out_of_room_ends_the_last_sequence_with_length() -> None:
-    engine, _ = engine_with(num_slots=128, max_seq_len=128)
+    engine, _ = engine_with(num_slots=128 + num_reserved(), max_seq_len=128)
     sequences = [submit(engine, [n] * 50, config(None)) for n in range(2)]
     ended = run(engine)
     assert {sequence.finish_reason for sequence in ended} == {"length"}

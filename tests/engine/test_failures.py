@@ -16,7 +16,7 @@ from genai.engine.sequence import Sequence as Text
 from genai.errors import GenAIError, GraphRunError
 from genai.options.generation_config import GenerationConfig
 from genai.runtime.layout import Group
-from tests.fakes import SHAPE, FakeRunner, greedy_continuation, read_tokens
+from tests.fakes import FakeRunner, greedy_continuation, read_tokens, shape
 
 pytestmark = pytest.mark.usefixtures("each_memory")
 
@@ -48,7 +48,7 @@ class HookedRunner(FakeRunner):
 def engine_with(num_slots: int = 4096, prefix_bytes: int = 0) -> tuple[Engine, HookedRunner]:
     runner = HookedRunner(num_slots)
     limits = Limits(max_batch=4, max_seq_len=min(num_slots, 2048), prefill_chunk=2048)
-    prefixes = PrefixCache(b"fake", SHAPE.slot_bytes, prefix_bytes)
+    prefixes = PrefixCache(b"fake", shape().slot_bytes, prefix_bytes)
     return Engine(runner, limits, (), prefixes), runner  # type: ignore[arg-type]
 
 

@@ -12,7 +12,7 @@ from genai.engine.prefix_cache import BlockKeys
 from genai.engine.rows import IdleText
 from genai.engine.sequence import Sequence as Text
 from tests.engine.test_engine import config, engine_with, run, submit
-from tests.fakes import POISON, SHAPE, FakeRunner, greedy_continuation, read_tokens
+from tests.fakes import POISON, FakeRunner, greedy_continuation, read_tokens, shape
 
 pytestmark = pytest.mark.usefixtures("each_memory")
 
@@ -70,7 +70,7 @@ def test_status_and_metrics_say_what_is_idle() -> None:
     text = finish(engine, range(50))
     status = engine.cache_status
     assert (status.rows, status.used_bytes, status.num_idle) == ((), 0, 1)
-    assert status.idle_bytes == (len(text.tokens) - 1) * SHAPE.bytes_per_token
+    assert status.idle_bytes == (len(text.tokens) - 1) * shape().bytes_per_token
     assert engine._metrics is not None
     value = engine._metrics.registry.get_sample_value
     assert value("genai_kv_cache_idle_ratio", {"model": "fake"}) == (len(text.tokens) - 1) / 512
@@ -102,7 +102,7 @@ def test_what_others_begin_with_too_is_copied_and_the_chat_stays() -> None:
 
 
 def test_a_chat_longer_than_the_prefix_cache_goes_on_in_its_row() -> None:
-    engine, _ = engine_with(prefix_bytes=64 * SHAPE.bytes_per_token)
+    engine, _ = engine_with(prefix_bytes=64 * shape().bytes_per_token)
     chat = finish(engine, range(90))
     more = finish(engine, [*chat.tokens, 5])
     assert more.num_cached == len(chat.tokens) - 1

@@ -26,7 +26,7 @@ from genai.errors import CapacityError, ConfigError
 from genai.options.generation_config import GenerationConfig
 from tests.engine import test_mixes as mixes
 from tests.engine.test_streams import Reader, SlowRunner, request, tokens_of
-from tests.fakes import SHAPE, greedy_continuation, next_logits
+from tests.fakes import greedy_continuation, next_logits, shape
 
 
 @contextmanager
@@ -35,7 +35,7 @@ def loop_of(
 ) -> Iterator[tuple[EngineLoop, SlowRunner]]:
     runner = SlowRunner(num_slots, seconds)
     limits = Limits(max_batch=max_batch, max_seq_len=500, prefill_chunk=32)
-    prefixes = PrefixCache(b"fake", SHAPE.slot_bytes, 10**5)
+    prefixes = PrefixCache(b"fake", shape().slot_bytes, 10**5)
     loop = EngineLoop(Engine(runner, limits, (), prefixes), runner)  # type: ignore[arg-type]
     try:
         yield loop, runner

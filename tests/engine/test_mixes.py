@@ -24,7 +24,6 @@ from tests.engine.drafting.test_drafts import Oracle
 from tests.engine.test_engine import config, engine_with, run
 from tests.fakes import (
     POISON,
-    SHAPE,
     VOCAB_SIZE,
     ExactCapacities,
     FakeRunner,
@@ -169,8 +168,10 @@ def random_case(rng: random.Random, poison: tuple[int, ...]) -> Case:
 
 def assert_clean(runner: FakeRunner) -> None:
     """No infinity stays anywhere, in rows or between them."""
-    size = runner.cache.num_slots * SHAPE.slot_bytes[0]
-    assert SHAPE.is_finite([buffer.read(0, size) for buffer in runner.cache._buffers])
+    cache = runner.cache
+    sizes = [cache.num_slots * slot_bytes for slot_bytes in cache.shape.slot_bytes]
+    parts = zip(cache._buffers, sizes, strict=True)
+    assert cache.shape.is_finite([buffer.read(0, size) for buffer, size in parts])
 
 
 class Mix:

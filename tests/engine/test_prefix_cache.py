@@ -18,7 +18,7 @@ from genai.engine.scheduler import Limits
 from genai.errors import GraphRunError
 from genai.options.generation_config import GenerationConfig
 from genai.runtime.capacity import CapacityPolicy
-from tests.fakes import SHAPE, FakeRunner, greedy_continuation
+from tests.fakes import FakeRunner, greedy_continuation, shape
 
 SLOT_BYTES = (4, 12, 8)
 BLOCK_BYTES = sum(SLOT_BYTES) * BLOCK_SIZE
@@ -169,7 +169,7 @@ def test_each_block_of_a_request_is_hashed_once(monkeypatch: pytest.MonkeyPatch)
         num_hashed += 1
         return original(data, digest_size=digest_size)
 
-    prefixes = PrefixCache(b"fake", SHAPE.slot_bytes, 10**6)
+    prefixes = PrefixCache(b"fake", shape().slot_bytes, 10**6)
     limits = Limits(max_batch=4, max_seq_len=250, prefill_chunk=64)
     runner = FakeRunner(300)
     runner.cache.policy = CapacityPolicy(headroom=0)
@@ -236,8 +236,8 @@ class Weighing(PrefixCache):
 
 @pytest.mark.parametrize("num_blocks", [0, 1, 3])
 def test_only_what_is_kept_is_copied_out_of_a_row(num_blocks: int) -> None:
-    max_bytes = num_blocks * BLOCK_SIZE * SHAPE.bytes_per_token
-    prefixes = Weighing(b"fake", SHAPE.slot_bytes, max_bytes)
+    max_bytes = num_blocks * BLOCK_SIZE * shape().bytes_per_token
+    prefixes = Weighing(b"fake", shape().slot_bytes, max_bytes)
     limits = Limits(max_batch=4, max_seq_len=250, prefill_chunk=64)
     engine = Engine(FakeRunner(256), limits, (), prefixes)  # type: ignore[arg-type]
     engine.submit(Request(prompt=[1] * 100, config=GenerationConfig(max_new_tokens=20, ignore_eos=True)))
@@ -267,7 +267,7 @@ def test_what_had_to_give_way_is_copied_back_when_it_resumes() -> None:
         runner = CountingRunner(256)
         runner.cache.policy = CapacityPolicy(headroom=0)
         limits = Limits(max_batch=4, max_seq_len=250, prefill_chunk=64)
-        prefixes = PrefixCache(b"fake", SHAPE.slot_bytes, max_bytes)
+        prefixes = PrefixCache(b"fake", shape().slot_bytes, max_bytes)
         engine = Engine(runner, limits, (), prefixes)  # type: ignore[arg-type]
         config = GenerationConfig(max_new_tokens=90, ignore_eos=True)
         texts = [engine.submit(Request(prompt=[n] * 30, config=config)).first for n in range(3)]
@@ -361,7 +361,7 @@ TestPrefixes = Prefixes.TestCase
 
 
 def test_a_models_owner_hears_of_its_blocks() -> None:
-    prefixes = PrefixCache(b"fake", SHAPE.slot_bytes, 4 * BLOCK_SIZE * SHAPE.bytes_per_token)
+    prefixes = PrefixCache(b"fake", shape().slot_bytes, 4 * BLOCK_SIZE * shape().bytes_per_token)
     limits = Limits(max_batch=4, max_seq_len=250, prefill_chunk=64)
     engine, mirror = Engine(FakeRunner(256), limits, (), prefixes), Mirror()  # type: ignore[arg-type]
     engine.watch_prefixes(mirror)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from genai.engine.engine import Engine
 from genai.engine.rows import RowStatus
 from tests.engine.test_engine import config, engine_with, prompts, run, submit
-from tests.fakes import SHAPE
+from tests.fakes import shape
 
 
 def check_bytes(engine: Engine) -> None:
     status = engine.cache_status
-    assert status.used_bytes == sum(row.valid for row in status.rows) * SHAPE.bytes_per_token
-    assert status.total_bytes == 4096 * SHAPE.bytes_per_token
+    assert status.used_bytes == sum(row.valid for row in status.rows) * shape().bytes_per_token
+    assert status.total_bytes == 4096 * shape().bytes_per_token
 
 
 def test_rows_are_those_of_the_cache() -> None:
@@ -45,7 +45,7 @@ def test_prefixes_count_apart() -> None:
     engine, _ = engine_with(prefix_bytes=100_000)
     submit(engine, list(range(40)), config(4))
     run(engine)
-    assert engine.cache_status.prefix_bytes == 32 * SHAPE.bytes_per_token
+    assert engine.cache_status.prefix_bytes == 32 * shape().bytes_per_token
     assert engine.cache_status.used_bytes == 0
 
 

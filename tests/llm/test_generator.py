@@ -151,7 +151,7 @@ def test_sessions_of_other_models_and_damaged_ones_are_refused(llm: LLM, device:
     for damaged, message in {
         data[: len(data) // 2]: "damaged",
         b"": "damaged",
-        data.replace(b'"version":"1"', b'"version":"9"'): "version 9",
+        data.replace(b'"version":"2"', b'"version":"9"'): "version 9",
         data.replace(b'"identity":"Prov', b'"identity":"Xrov'): "another model",
         data.replace(b"genai-session", b"genai-SESSION"): "no saved session",
     }.items():

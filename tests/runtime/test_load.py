@@ -12,7 +12,7 @@ from onnx import helper
 
 from genai import contract
 from genai.config import EmbeddingConfig, EngineConfig, ModelConfig, Provenance
-from genai.contract import TensorType
+from genai.contract import Cache, TensorType, uniform_caches
 from genai.errors import CapacityError, ConfigError, ContractError, GraphRunError, ModelError, RuntimeUnavailableError
 from genai.runtime import probe
 from genai.runtime.load import load_runner, plan_budget
@@ -55,9 +55,34 @@ def test_this_runtime_passes_the_probe(dtype: str) -> None:
     probe.check_kernels(CPU, dtype)
 
 
+BOTH_KINDS = (Cache("key_cache.0", 24), Cache("value_cache.0", 16), Cache("key_cache.2", 40))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_kernels_for_layers_of_other_kinds(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are looked at where a graph has such layers, and there alone."""
+    probe.check_layers(CPU, dtype, BOTH_KINDS)
+    looked: list[str] = []
+    monkeypatch.setattr(probe, "_check", lambda config, dtype, layer: looked.append(layer.what))
+    for caches, count in ((uniform_caches(2, 32), 0), (BOTH_KINDS[:2], 1), (BOTH_KINDS[2:], 1), (BOTH_KINDS, 2)):
+        looked.clear()
+        probe.check_layers(CPU, dtype, caches)
+        assert len(looked) == count
+
+
+@pytest.mark.parametrize(("caches", "what"), [(BOTH_KINDS[:2], "of different sizes"), (BOTH_KINDS[2:], "given as val")])
+def test_wrong_results_of_such_layers_are_refused(
+    monkeypatch: pytest.MonkeyPatch, caches: tuple[Cache, ...], what: str
+) -> None:
+    expected = probe._expected
+    monkeypatch.setattr(probe, "_expected", lambda layer, arrays: expected(layer, arrays) + 0.01)
+    with pytest.raises(RuntimeUnavailableError, match=f"{what}.* off by 0.01"):
+        probe.check_layers(CPU, "float32", caches)
+
+
 def test_a_kernel_with_wrong_results_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     right = probe._expected
-    monkeypatch.setattr(probe, "_expected", lambda arrays: np.roll(right(arrays), 1, axis=1))
+    monkeypatch.setattr(probe, "_expected", lambda layer, arrays: np.roll(right(layer, arrays), 1, axis=1))
     with pytest.raises(RuntimeUnavailableError, match=r"off by .* 1\.31\.1|1\.31\.1 is known to work"):
         probe.check_kernels(CPU, "float32")
 
@@ -134,6 +159,44 @@ def test_a_graph_may_give_embeddings_in_place_of_logits() -> None:
     both = [*contract.outputs(caches, "float32", output), logits]
     with pytest.raises(ContractError, match="output 'embeddings' is unknown"):
         contract.check_signature(inputs, both)
+
+
+def test_layers_caches_are_told_by_the_signature() -> None:
+    """In any order, of any layers and widths, with or without values."""
+    caches = (Cache("key_cache.2", 40), Cache("key_cache.11", 24), Cache("value_cache.11", 16))
+    seven = contract.Output(contract.LOGITS, 7)
+    inputs = contract.inputs(caches, "float16")
+    outputs = contract.outputs(caches, "float16", seven)
+    assert contract.check_signature(inputs[::-1], outputs[::-1]).caches == caches
+    assert not contract.is_uniform(caches)
+    assert contract.is_uniform(uniform_caches(3, 8))
+    assert not contract.is_uniform(uniform_caches(3, 8)[2:])
+    assert not contract.is_uniform(uniform_caches(3, 8)[:-1])
+    only_values = (*caches, Cache("value_cache.3", 8))
+    with pytest.raises(ContractError, match=r"input 'value_cache\.3' is there without 'key_cache\.3'"):
+        contract.check_signature(
+            contract.inputs(only_values, "float16"), contract.outputs(only_values, "float16", seven)
+        )
+    free = TensorType(name="key_cache.2", dtype="float16", shape=("B", "S", None))
+    with pytest.raises(
+        ContractError, match=r"'key_cache\.2' has shape \['B', 'S', None\], not \[B, S, a fixed width\]"
+    ):
+        contract.check_signature([free, *inputs[:5], *inputs[6:]], outputs)
+    with pytest.raises(ContractError, match=r"needs at least one cache"):
+        contract.check_signature(inputs[:5], outputs[:1])
+
+
+def test_a_reserved_slot_is_part_of_the_budget() -> None:
+    config = EngineConfig(kv_cache_bytes=500_000)
+    assert plan_budget(8192, 1000, config, GIB, reserved_slots=1) == (500, 499)
+    config = EngineConfig(max_seq_len=32, max_batch=2)
+    assert plan_budget(8192, 1000, config, GIB) == (64, 32)
+    assert plan_budget(8192, 1000, config, GIB, reserved_slots=1) == (2 * 48, 32)
+    config = EngineConfig(max_seq_len=500, kv_cache_bytes=500_000)
+    with pytest.raises(
+        CapacityError, match=r"for 501 tokens \(one of them reserved\) takes 501 × 1,000 = 501,000 bytes"
+    ):
+        plan_budget(8192, 1000, config, GIB, reserved_slots=1)
 
 
 def test_contract_differences_are_all_listed() -> None:

@@ -4,49 +4,71 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 
 from genai import contract
-from genai.config import EngineConfig
+from genai.config import CONFIG_FILE, EngineConfig, ModelConfig
 from genai.errors import CapacityError, GraphRunError
 from genai.runtime.cache import CacheShape, KVCache
 from genai.runtime.capacity import CapacityPolicy
 from genai.runtime.ort import Binding
+from genai.runtime.row_start import read_row_start
 from genai.runtime.runner import Runner
 from genai.runtime.session import Session
 from tests.device_double import DoubleIOBinding, registered
 from tests.fakes import ExactCapacities, OneGroup
+from tests.mixed_package import MixedModel, mixed_package
 from tests.random_model import build_random_model
 
 TOLERANCE = 2e-5  # measured: 2e-6 between one chunk and many, on logits of magnitude 3
 TOKENS = [int(token) for token in np.random.default_rng(0).integers(0, 101, 300)]
 
 
-@pytest.fixture(scope="module", params=[None, 16], ids=["full", "windowed"])
+class PackageSession(Session):
+    """Knows what the rows of its package begin with."""
+
+    row_start: Sequence[np.ndarray] = ()
+
+
+@pytest.fixture(scope="module", params=["full", "windowed", "by layer", "sinks"])
 def path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_random_model(tmp_path_factory.mktemp("model"), sliding_window=request.param)
+    folder = tmp_path_factory.mktemp("model")
+    if request.param in {"by layer", "sinks"}:
+        return mixed_package(folder, has_sinks=request.param == "sinks", vocab_size=101) / "model.onnx"
+    return build_random_model(folder, sliding_window=16 if request.param == "windowed" else None)
 
 
 @pytest.fixture(scope="module", params=["cpu", "double"])
 def session(request: pytest.FixtureRequest, path: Path) -> Session:
+    return session_of(path, request.param)
+
+
+def session_of(path: Path, device: Literal["cpu", "double"] = "cpu") -> Session:
     with registered():
-        return Session(path, EngineConfig(device=request.param, num_threads=1))
+        session = PackageSession(path, EngineConfig(device=device, num_threads=1))  # type: ignore[arg-type]
+    if (path.parent / CONFIG_FILE).exists():
+        shape = contract.check_signature(session.inputs, session.outputs)
+        cache_shape = CacheShape(caches=shape.caches, dtype=shape.cache_dtype)
+        session.row_start = read_row_start(path.parent, ModelConfig.read(path.parent), cache_shape)
+    return session
 
 
 @pytest.fixture(scope="module")
 def whole(path: Path) -> np.ndarray:
     """The logits after every token, in one run over an empty row on the CPU."""
-    runner = runner_for(Session(path, EngineConfig(device="cpu", num_threads=1)))
+    runner = runner_for(session_of(path))
     return runner.score(runner.cache.allocate(len(TOKENS)), TOKENS)
 
 
 def runner_for(session: Session, *, num_slots: int = 2048, chunk: int = 512) -> Runner:
     shape = contract.check_signature(session.inputs, session.outputs)
     cache_shape = CacheShape(caches=shape.caches, dtype=shape.cache_dtype)
-    cache = KVCache(cache_shape, num_slots, session.provider)
+    cache = KVCache(cache_shape, num_slots, session.provider, getattr(session, "row_start", ()))
     return Runner(session, cache, output=shape.output, vocab_size=shape.output.width, num_heads=4, prefill_chunk=chunk)
 
 
@@ -57,6 +79,17 @@ def advance(runner: Runner, tokens: list[list[int]]) -> np.ndarray:
     logits = runner.advance(group, [by_row[row] for row in group.rows])
     last = {row: logits[index, len(by_row[row]) - 1] for index, row in enumerate(group.rows)}
     return np.stack([last[row] for row in sorted(group.rows)]) if len(last) > 1 else logits[:, -1]
+
+
+@pytest.mark.parametrize("has_sinks", [False, True])
+def test_layers_of_all_kinds_give_their_models_logits(tmp_path: Path, has_sinks: bool) -> None:
+    """Widths of their own, another layer's caches, keys alone; sinks as a softmax says them, without any slot."""
+    path = mixed_package(tmp_path, has_sinks=has_sinks) / "model.onnx"
+    runner = runner_for(session_of(path))
+    assert runner.cache.reserved_slots == has_sinks
+    expected = MixedModel(has_sinks=has_sinks).logits(TOKENS)
+    scored = runner.score(runner.cache.allocate(len(TOKENS)), TOKENS)
+    np.testing.assert_allclose(scored, expected, atol=5e-5)  # measured: 1.2e-5, on logits up to 7
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 64, 100])
@@ -210,8 +243,9 @@ def test_a_saved_row_goes_on_bit_for_bit(session: Session) -> None:
 
 def test_a_full_row_is_not_written_beyond(session: Session) -> None:
     runner = runner_for(session, num_slots=64)
-    row = runner.cache.allocate(64)
-    runner.prefill(row, TOKENS[:64])
+    row = runner.cache.allocate(60)
+    assert runner.cache.capacity(row) == 64 - runner.cache.reserved_slots
+    runner.prefill(row, TOKENS[: runner.cache.capacity(row)])
     with pytest.raises(CapacityError, match="holds 64 tokens"):
         runner.prefill(row, [1])
     with pytest.raises(CapacityError, match="full at 64"):
@@ -223,7 +257,7 @@ def test_a_steady_step_allocates_nothing_and_rebinds_only_what_a_device_must_be_
 ) -> None:
     runner = runner_for(session)
     row = runner.cache.allocate(300)
-    runner.prefill(row, TOKENS[:225])
+    runner.prefill(row, TOKENS[: 225 - runner.cache.reserved_slots])  # 15 steps within one capacity
     advance(runner, [[1]])
     steps = dict(runner._shapes)
     pointers = [runner.cache.pointers(runner.cache.group_view(runner.cache.groups[0], 1))]
@@ -249,12 +283,14 @@ def test_bound_shapes_are_limited(session: Session) -> None:
 
 _IN_PLACE = """
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 import numpy as np, psutil
 sys.path.insert(0, {root!r})
 import logging
 logging.basicConfig(level=logging.DEBUG)
-from genai.config import EngineConfig
+from genai.config import CONFIG_FILE, EngineConfig, ModelConfig
 from genai.runtime.session import Session
 from tests.device_double import DoubleIOBinding, registered
 from tests.runtime.test_runner import advance, runner_for, TOKENS

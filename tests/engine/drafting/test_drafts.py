@@ -18,7 +18,7 @@ from genai.engine.sequence import Sequence
 from genai.errors import GraphRunError
 from genai.options.generation_config import GenerationConfig
 from tests.engine.test_engine import config, engine_with, prompts, run, submit
-from tests.fakes import POISON, VOCAB_SIZE, FakeRunner, greedy_continuation, next_logits, read_tokens
+from tests.fakes import POISON, VOCAB_SIZE, FakeRunner, greedy_continuation, next_logits, num_reserved, read_tokens
 
 pytestmark = pytest.mark.usefixtures("each_memory")
 
@@ -242,9 +242,10 @@ def test_a_row_that_is_full_may_sit_beside_those_that_run() -> None:
     """A draft that came to nothing leaves a row as long as its valid part: others' padding would go beyond it."""
     for num_slots, room in ((64, 32), (32, 16)):  # room to grow, or none
         runner = FakeRunner(num_slots)
-        full, row = (runner.cache.allocate(16) for _ in range(2))
-        runner.prefill_chunk(full, [1] * 16)
-        runner.cache.truncate(full, 16)
+        length = 16 - num_reserved()
+        full, row = (runner.cache.allocate(length) for _ in range(2))
+        runner.prefill_chunk(full, [1] * length)
+        runner.cache.truncate(full, length)
         runner.prefill_chunk(row, [1] * 10)
         assert len(runner.cache.groups) == 1
         text = submit(engine_with()[0], [1] * 10, config(5))
@@ -252,9 +253,9 @@ def test_a_row_that_is_full_may_sit_beside_those_that_run() -> None:
         text.tokens.append(2)
         (outcome,), failures = DecodeStep(runner).run([Work(sequence=text)])  # type: ignore[arg-type]
         assert not failures
-        assert runner.cache.capacity(full) == room
+        assert runner.cache.capacity(full) == room - num_reserved()
         np.testing.assert_array_equal(outcome.logits[0], next_logits([*[1] * 10, 2]))
-        assert read_tokens(runner.cache, full) == [1] * 16
+        assert read_tokens(runner.cache, full) == [1] * length
 
 
 class Broken(Oracle):
