@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import string
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,8 +43,13 @@ def test_a_router_hears_of_prompts(tmp_path: Path) -> None:
     package = tiny_package(tmp_path / "tiny")
     with listening(endpoint, "kv@pod@tiny") as socket:
         with live_server({"tiny": package}, **settings) as server:
-            topic, before, event = received(socket)
-            assert (topic, event) == ("kv@pod@tiny", ["AllBlocksCleared"])
+            for letter in string.ascii_uppercase:  # what is published before somebody listens is lost
+                server.openai.completions.create(model="tiny", prompt=letter * 40, max_tokens=1)
+                if socket.poll(200):
+                    break
+            while socket.poll(200):
+                topic, before, _ = received(socket)
+            assert topic == "kv@pod@tiny"
             prompts = ["a" * 40, "a" * 16 + "b" * 30]
             for text in prompts:
                 server.openai.completions.create(model="tiny", prompt=text, max_tokens=1)
