@@ -21,6 +21,7 @@ from genai.errors import UnsupportedModelError, WeightsError
 _log = logging.getLogger(__name__)
 
 _TEXT_TYPES = {
+    "aya_vision": "cohere2",
     "gemma3": "gemma3_text",
     "glm4v": "glm4v_text",
     "idefics3": "llama",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tests.build import tiny
 from tests.families.case import YARN, Case, Tower, rope
 from tests.families.cases.gemma_gpt_oss import GEMMA3
 from tests.families.gguf_writer import PAIRED, GgufForm, renamed
@@ -39,6 +40,13 @@ CASES: dict[str, Case] = {
         model_type="qwen2_5_vl",
         options=SECTIONS,
         tower=tower("qwen2_5_vl_text", QWEN | {"fullatt_block_indexes": [0]}),
+    ),
+    "qwen2_5_vl as published": Case(
+        model_type="qwen2_5_vl",
+        options=SECTIONS,
+        tower=tower("qwen2_5_vl_text", QWEN | {"fullatt_block_indexes": [0]}),
+        changes={"text_config": ..., "rope_theta": 500.0, "rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]}}
+        | tiny.SIZES,
     ),
     "qwen2_5_vl tied": Case(
         model_type="qwen2_5_vl",
@@ -84,6 +92,12 @@ CASES: dict[str, Case] = {
         model_type="internvl",
         options={"head_dim": 24},
         tower=tower("qwen3", SIZES | {"image_size": [28, 28], "patch_size": [14, 14]}, image_token_id=299),
+    ),
+    "aya_vision": Case(
+        model_type="aya_vision",
+        options={"sliding_window": 6, "num_hidden_layers": 4, "tie_word_embeddings": False}
+        | {"logit_scale": 1.0},  # transformers' model around the decoder leaves this factor out
+        tower=tower("cohere2", {"model_type": "siglip_vision_model"} | SIZES | PATCHES, image_token_index=299),
     ),
     "glm4v": Case(
         model_type="glm4v",
