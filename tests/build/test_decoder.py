@@ -20,12 +20,24 @@ from tests.build import tiny
 
 torch = pytest.importorskip("torch")
 
-MODEL_TYPES = ["llama", "mistral", "qwen2", "qwen3", "gemma3_text", "phi3", "smollm3", "olmo2", "granite"]
+MODEL_TYPES = [
+    *("llama", "mistral", "qwen2", "qwen3", "gemma3_text", "phi3", "smollm3", "olmo2", "granite"),
+    *("gemma2", "exaone4", "apertus", "ministral3", "glm4", "hunyuan_v1_dense"),
+]
 OPTIONS: dict[str, Any] = {
     "mistral": {"sliding_window": 7},
     "gemma3_text": {"head_dim": 32, "sliding_window": 5, "final_logit_softcapping": 8.0, "attn_logit_softcapping": 4.0},
     "smollm3": {"num_hidden_layers": 4},
-}
+    "gemma2": {"head_dim": 24, "sliding_window": 6},
+    "exaone4": {"num_hidden_layers": 4, "sliding_window": 6},
+    "ministral3": {
+        "rope_parameters": {
+            "rope_type": "yarn", "rope_theta": 1000.0, "factor": 16.0, "original_max_position_embeddings": 8,
+            "llama_4_scaling_beta": 0.4,
+        }
+    },
+    "hunyuan_v1_dense": {"head_dim": 16},
+}  # fmt: skip
 RAGGED = [tiny.tokens(19), tiny.tokens(6, seed=1)]
 
 

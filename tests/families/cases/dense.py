@@ -122,6 +122,7 @@ CASES: dict[str, Case] = {
     "arcee": Case(model_type="arcee", options={"head_dim": 24} | rope("yarn", **YARN), gguf=ARCEE),
     "arcee biases": Case(model_type="arcee", options={"mlp_bias": True, "attention_bias": True}, gguf=ARCEE),
     "apertus": Case(model_type="apertus", options=rope("llama3", **LLAMA3), gguf=APERTUS),
+    "apertus old": Case(model_type="apertus", changes=legacy(1000.0, rope_type="llama3", **LLAMA3), gguf=APERTUS),
     "apertus defaults": Case(model_type="apertus", changes={"rope_parameters": ...}),
     "ministral3": Case(model_type="ministral3", options={"head_dim": 24} | TEMPERED, gguf=MISTRAL3),
     "ministral3 window": Case(model_type="ministral3", options={"sliding_window": 6} | TEMPERED),
