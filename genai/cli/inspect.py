@@ -151,7 +151,8 @@ def _memory(report: GraphReport, batch: int, length: int) -> str:
         sizes[f"cache: {batch} × {length} tokens of {per_token:,} B"] = batch * length * per_token
     total = sum(sizes.values())
     rows = [(name, megabytes(size), f"{size / total:.0%}") for name, size in sizes.items() if total]
-    return table(("MEMORY", "SIZE", "SHARE"), [*rows, ("total", megabytes(total), "")], numbers=True)
+    memory = table(("MEMORY", "SIZE", "SHARE"), [*rows, ("total", megabytes(total), "")], numbers=True)
+    return "\n".join([memory, *(f"cache: {note}" for note in report.cache_notes)])
 
 
 def _as_json(report: GraphReport, batch: int, length: int) -> dict[str, JSON]:
@@ -167,6 +168,8 @@ def _as_json(report: GraphReport, batch: int, length: int) -> dict[str, JSON]:
         if per_token is None
         else {
             "bytes_per_token": per_token,
+            "widths": {cache.name: cache.width for cache in report.shape.caches} if report.shape else None,
+            "reserved_slots": report.reserved_slots,
             "batch": batch,
             "length": length,
             "bytes": batch * length * per_token,

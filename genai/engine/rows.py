@@ -32,7 +32,7 @@ class RowStatus:
 class CacheStatus:
     """The rows in the order in which they lie, how many are idle, and bytes.
 
-    Of valid keys and values; of those in idle rows, whose room is free; of the whole arena; of prefixes.
+    Of valid tokens' keys and values; of those in idle rows, whose room is free; of the whole arena; of prefixes.
     """
 
     rows: tuple[RowStatus, ...]

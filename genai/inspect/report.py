@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from onnx import helper
 
 from genai import contract
 from genai.config import CONFIG_FILE, MODEL_FILE, ModelConfig
-from genai.contract import GraphShape, TensorType
+from genai.contract import Cache, GraphShape, TensorType
 from genai.errors import ContractError, ModelNotFoundError
 from genai.inspect.blocks import Block, blocks_of
 from genai.inspect.tensors import num_bytes, place_of
@@ -79,6 +79,18 @@ class GraphReport:
             return self.other_cache_bytes
         return sum(cache.width for cache in self.shape.caches) * _CACHE_ITEM_BYTES[self.shape.cache_dtype]
 
+    @property
+    def reserved_slots(self) -> int:
+        """Slots of each row that hold no tokens."""
+        return self.config.reserved_slots if self.config else 0
+
+    @property
+    def cache_notes(self) -> tuple[str, ...]:
+        """What each layer keeps of a token, where layers differ, and what rows begin with."""
+        caches = self.shape.caches if self.shape else ()
+        notes = [] if not caches or contract.is_uniform(caches) else [*_by_layer(caches, self.config)]
+        return (*notes, *["each row begins with a reserved slot (row_start.bin)"] * self.reserved_slots)
+
 
 def inspect(path: Path) -> GraphReport:
     """Read a package folder's graph, or any .onnx file.
@@ -101,6 +113,17 @@ def inspect(path: Path) -> GraphReport:
         other_cache_bytes=_other_cache_bytes(model.graph),
         config=ModelConfig.read(file.parent) if (file.parent / CONFIG_FILE).is_file() else None,
     )
+
+
+def _by_layer(caches: Sequence[Cache], config: ModelConfig | None) -> Iterator[str]:
+    """Layers by what they keep."""
+    kept: dict[int, str] = dict.fromkeys(range(config.num_layers if config else 0), "no cache of its own")
+    for cache in caches:
+        kind = f"{'keys' if cache.is_key else 'values'} of {cache.width:,}"
+        kept[cache.layer] = kind if cache.is_key else f"{kept[cache.layer]}, {kind}"
+    for what in dict.fromkeys(kept[layer] for layer in sorted(kept)):
+        layers = [str(layer) for layer in sorted(kept) if kept[layer] == what]
+        yield f"layer{'s' if len(layers) > 1 else ''} {', '.join(layers)}: {what}"
 
 
 def _graph_file(path: Path) -> Path:

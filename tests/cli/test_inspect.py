@@ -13,7 +13,9 @@ from onnx import TensorProto, helper, numpy_helper
 from genai import contract
 from genai.errors import ContractError, ModelNotFoundError
 from genai.inspect import GraphReport, inspect
+from genai.inspect.page import page
 from tests.cli.conftest import Genai
+from tests.mixed_package import mixed_package
 from tests.random_model import build_random_model
 
 NAME = "smollm2-135m-instruct"
@@ -53,6 +55,27 @@ def test_built_graph_follows_the_contract(tmp_path: Path, precision: str) -> Non
         assert sizes["norms"] == 4 * 5 * 64
         assert sizes["head"] == 0  # tied
         assert sizes["other"] < 1000
+
+
+def test_layers_that_differ_and_a_reserved_slot_are_told(run_genai: Genai, tmp_path: Path) -> None:
+    folder = mixed_package(tmp_path / "mixed", has_sinks=True)
+    report = inspect(folder)
+    assert report.differences == ()
+    assert report.cache_bytes_per_token == (12 + 6 + 10) * 4
+    notes = [
+        "layer 0: keys of 12, values of 6",
+        "layers 1, 2: no cache of its own",
+        "layer 3: keys of 10",
+        "each row begins with a reserved slot (row_start.bin)",
+    ]
+    assert list(report.cache_notes) == notes
+    shown = run_genai("inspect", folder).out
+    assert all(f"cache: {note}" in shown for note in notes)
+    cache = json.loads(run_genai("inspect", folder, "--json").out)["cache"]
+    assert (cache["widths"], cache["reserved_slots"]) == ({"key_cache.0": 12, "value_cache.0": 6, "key_cache.3": 10}, 1)
+    assert all(note in page(report) for note in notes)
+    build_random_model(tmp_path)
+    assert inspect(tmp_path).cache_notes == ()
 
 
 def test_external_data_is_not_read_but_looked_for(tmp_path: Path) -> None:

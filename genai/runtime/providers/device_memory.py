@@ -56,7 +56,7 @@ class Copier(Protocol):
 class DeviceMemory:
     """Allocates buffers that share one scratch block, as large as the largest of them.
 
-    It comes on top of the cache's budget, in which there are two buffers for each layer.
+    It comes on top of the cache's budget, in which there is a buffer for each of the graph's caches.
     """
 
     def __init__(self, copier: Copier) -> None:
