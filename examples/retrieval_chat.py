@@ -3,7 +3,7 @@
     python examples/retrieval_chat.py smollm2-135m-instruct docs
 
 The paragraphs are found by TF-IDF, in NumPy: words that are rare elsewhere count most. That knows nothing of meaning,
-but no model that makes embeddings is served yet; where there is one, `Paragraphs.vectors` is the method to replace.
+and needs no second model; with an embedding model (`semantic_search.py`) `Paragraphs.vectors` is the method to replace.
 A line with `quit()`, or the end of the input, leaves.
 """
 

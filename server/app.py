@@ -38,7 +38,19 @@ from server.openapi import describe
 from server.overview import Alone, Overview
 from server.paths import PathMiddleware
 from server.receiving import BodyLimits, BodyMiddleware
-from server.routes import chat, completions, health, llama_cpp, messages, ollama, pages, rerank, responses, tokenize
+from server.routes import (
+    chat,
+    completions,
+    embeddings,
+    health,
+    llama_cpp,
+    messages,
+    ollama,
+    pages,
+    rerank,
+    responses,
+    tokenize,
+)
 from server.routes import models as model_routes
 from server.settings import Settings, load_settings
 from server.state import ServerState
@@ -52,6 +64,7 @@ ROUTERS = (
     completions.router,
     responses.router,
     messages.router,
+    embeddings.router,
     rerank.router,
     tokenize.router,
     llama_cpp.router,

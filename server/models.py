@@ -67,6 +67,17 @@ class ServedModel:
         return self.loaded
 
     @property
+    def capabilities(self) -> list[str]:
+        """What the model, which is ready, can do: in Ollama's words, and `rerank`."""
+        from genai.llm.scoring import can_score
+
+        llm = self.llm.llm
+        if llm.config.embedding is not None:
+            return ["embedding"]
+        has_tools, can_rerank = bool(llm.tokenizer.chat_template), can_score(llm.tokenizer)
+        return ["completion", *(["tools"] if has_tools else []), *(["rerank"] if can_rerank else [])]
+
+    @property
     def is_idle(self) -> bool:
         """Whether it is loaded and nobody needs it."""
         return self.state == "ready" and not self.num_users

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 
@@ -14,8 +15,11 @@ from server.lifecycle import draining
 from server.state import ServerState
 
 if TYPE_CHECKING:
+    from genai.llm.embedding import Texts
     from genai.llm.reading import Asked, Outcome
     from server.models import ServedModel
+
+_OPTIONS = frozenset({"dimensions", "prompt_name", "query"})
 
 
 async def read(
@@ -35,6 +39,25 @@ async def read(
             raise draining() from None
         raise
     except (ConfigError, TokenizerError) as error:
-        raise api_error(error, param="model" if isinstance(error, TaskError) else param) from None
+        raise api_error(error, param=_param(error, param)) from None
     info.prompt_tokens, info.completion_tokens = outcome.prompt_tokens, 0
     return outcome
+
+
+async def embed(
+    model: ServedModel, texts: Texts, request: Request, state: ServerState, *, param: str, **options: Any
+) -> Outcome:
+    """What a model makes of texts; options: `LLM.embed`'s, checked there. Raises: ApiError, GenAIError."""
+
+    def ask(timeout: float) -> Asked:
+        return model.llm.llm.embedder.ask(texts, timeout=timeout, **options)
+
+    return await read(model, ask, request, state, param=param)
+
+
+def _param(error: Exception, usual: str) -> str:
+    """The field that an error is about: its message begins with an option, or is about the texts."""
+    if isinstance(error, TaskError):
+        return "model"
+    first = re.split(r"[^a-z_]", str(error), maxsplit=1)[0]
+    return first if first in _OPTIONS else usual

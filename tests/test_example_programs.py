@@ -14,8 +14,10 @@ from types import ModuleType
 import pytest
 from fastapi.testclient import TestClient
 
+from genai.build.package import build_package
 from genai.llm.llm import LLM
 from tests.clients.environments import installed
+from tests.llm.reading_models import embedding_checkpoint, embedding_model, reranker
 from tests.pipelines.alphabet import write_alphabet
 from tests.tiny_package import tiny_package
 
@@ -103,6 +105,24 @@ def test_batch(tmp_path: Path, smollm2_auto: Path) -> None:
 
 
 @pytest.mark.slow
+def test_semantic_search(tmp_path: Path) -> None:
+    made = embedding_checkpoint(tmp_path / "hf", embedding_model())
+    embedder = build_package(made, tmp_path / "embedder", precision="f32")
+    judge = reranker(tmp_path / "judge")[1]
+    lines = tmp_path / "lines.txt"
+    lines.write_text("bees and honey\n\nthe Rhine\nrivers\n")
+    found, _ = run("semantic_search", embedder, lines, "the Rhine")
+    likeness = [float(line.split()[0]) for line in found.splitlines()]
+    assert len(likeness) == 3
+    assert likeness == sorted(likeness, reverse=True)
+    ranked, _ = run("semantic_search", embedder, lines, "the Rhine", judge)
+    assert sorted(line.split(maxsplit=1)[1] for line in ranked.splitlines()) == [
+        "bees and honey",
+        "rivers",
+        "the Rhine",
+    ]
+
+
 def test_retrieval_chat(folder: Path, smollm2_auto: Path) -> None:
     out, err = run(
         "retrieval_chat", smollm2_auto, folder, typed="Who lives in a hive?\nAnd where does the Rhine rise?\nquit()\n"

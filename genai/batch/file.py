@@ -13,18 +13,19 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO, Self, cast
 
 from genai.batch.answer import answer
 from genai.batch.request import (
     JSON,
+    BatchEmbedding,
     BatchRequest,
     complaint,
     custom_id_of,
@@ -36,10 +37,11 @@ from genai.engine.sequence import Job
 from genai.engine.streams import Follower
 from genai.errors import ConfigError, GenAIError, RequestError
 from genai.llm.llm import LLM
-from genai.llm.prepare import Prepared
-from genai.llm.together import QUEUED_PER_ROW
+from genai.llm.reading import Reading
+from genai.llm.together import QUEUED_PER_ROW, Ready, Together
 from genai.options.generation_config import GenerationConfig
 from genai.progress import Progress, silent
+from genai.replies.embeddings import embeddings_reply
 
 MAX_LINE_BYTES = 64 * 2**20
 """Longer lines are answered with an error and never held in memory."""
@@ -182,13 +184,21 @@ class _Line:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Body:
+    """The body of an answer, and tokens."""
+
+    body: dict[str, JSON]
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Pending:
-    """A line whose request is in the engine."""
+    """A line whose request is in the engine. body: that of the answer, once the job is over."""
 
     line: _Line
-    request: BatchRequest
-    prepared: Prepared
     job: Job
+    body: Callable[[Job], _Body]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,6 +221,10 @@ class _Run:
                 raise ConfigError("the model was closed in between; start the batch again to finish it")
             yield records
 
+    @property
+    def _num_rows(self) -> int:
+        return self.llm.engine_config.max_batch
+
     def cancel(self) -> None:
         """End what is in the engine."""
         for each in self.pending.values():
@@ -225,43 +239,82 @@ class _Run:
         return numbers
 
     def _submitted(self, lines: Iterator[_Line]) -> list[bytes]:
-        """Fill the engine up; returns the records of lines that it cannot take."""
-        refused: list[bytes] = []
-        while len(self.pending) + len(refused) < QUEUED_PER_ROW * self.llm.engine_config.max_batch:
+        """Fill the engine up; returns the records of lines that it cannot take, or that are answered at once."""
+        records: list[bytes] = []
+        while len(self.pending) + len(records) < QUEUED_PER_ROW * self._num_rows:
             if (line := next(lines, None)) is None:
                 break
             try:
-                self._submit(line)
+                records += self._submit(line)
             except GenAIError as error:
-                refused.append(self._failed(line, error))
+                records.append(self._failed(line, error))
             except RecursionError:
-                refused.append(self._failed(line, RequestError("the line is nested too deep")))
-        return refused
+                records.append(self._failed(line, RequestError("the line is nested too deep")))
+        return records
 
-    def _submit(self, line: _Line) -> None:
+    def _submit(self, line: _Line) -> list[bytes]:
         if line.error is not None:
             raise line.error
         request = request_of(line.data, self.models)
+        if isinstance(request, BatchEmbedding):
+            return self._embed(line, request)
+        self._generate(line, request)
+        return []
+
+    def _embed(self, line: _Line, request: BatchEmbedding) -> list[bytes]:
+        """One text joins what is in the engine; several are a batch of their own, which is waited for."""
+        body = request.body
+        asked = self.llm.embedder.ask(
+            body.texts, dimensions=body.dimensions, prompt_name=body.prompt_name, truncate=bool(body.truncate)
+        )
+
+        def told(readings: Sequence[Reading]) -> _Body:
+            outcome = asked.outcome(readings)
+            reply = embeddings_reply(outcome, request.model, is_base64=body.encoding_format == "base64")
+            return _Body(body=cast("dict[str, JSON]", reply), prompt_tokens=outcome.prompt_tokens, completion_tokens=0)
+
+        if len(asked.requests) > 1:
+            return [self._answered(line, told(Together(self.llm.loop, asked.requests, self._num_rows).results()))]
+        (only,) = asked.requests
+        self._enter(line, only, lambda job: told([only.writer.result(job)]))
+        return []
+
+    def _generate(self, line: _Line, request: BatchRequest) -> None:
         chat = request.chat
         if request.kind == "chat" and self.settings.template_options:
             chat |= {"template_options": {**self.settings.template_options, **(chat.get("template_options") or {})}}
         arguments: dict[str, Any] = {**chat, **request.options, "draft": self.settings.draft}
         prepared = self.llm.prepare(request.prompt, self.defaults, **arguments)
-        follower = Follower(prepared.writer, partial(self.ended.put, line.number))
-        job = self.llm.loop.submit(prepared.request, follower)
-        self.pending[line.number] = _Pending(line=line, request=request, prepared=prepared, job=job)
+
+        def told(job: Job) -> _Body:
+            result = prepared.writer.result(job)
+            first_token = prepared.request.prompt[0]
+            return _Body(
+                body=answer(request, result, self.llm.tokenizer, first_token),
+                prompt_tokens=result.usage.prompt_tokens,
+                completion_tokens=result.usage.completion_tokens,
+            )
+
+        self._enter(line, prepared, told)
+
+    def _enter(self, line: _Line, ready: Ready[object], body: Callable[[Job], _Body]) -> None:
+        follower = Follower(ready.writer, partial(self.ended.put, line.number))
+        job = self.llm.loop.submit(ready.request, follower)
+        self.pending[line.number] = _Pending(line=line, job=job, body=body)
 
     def _finished(self, number: int) -> bytes:
         pending = self.pending.pop(number)
         try:
-            result = pending.prepared.writer.result(pending.job)
+            body = pending.body(pending.job)
         except GenAIError as error:
             return self._failed(pending.line, error)
+        return self._answered(pending.line, body)
+
+    def _answered(self, line: _Line, told: _Body) -> bytes:
         self.summary.answered += 1
-        self.summary.prompt_tokens += result.usage.prompt_tokens
-        self.summary.completion_tokens += result.usage.completion_tokens
-        first_token = pending.prepared.request.prompt[0]
-        return _record(pending.line, 200, answer(pending.request, result, self.llm.tokenizer, first_token))
+        self.summary.prompt_tokens += told.prompt_tokens
+        self.summary.completion_tokens += told.completion_tokens
+        return _record(line, 200, told.body)
 
     def _failed(self, line: _Line, error: GenAIError) -> bytes:
         self.summary.answered += 1

@@ -21,6 +21,7 @@ from genai.options.option import Body
 from genai.requests.base import ignored_fields, read, unknown_field
 from genai.requests.chat import ChatArguments, ChatRequest, chat_arguments, chat_options
 from genai.requests.completions import CompletionRequest, completion_options, prompts_of
+from genai.requests.embeddings import EmbeddingRequest
 from genai.requests.generation import field_of, served
 from genai.requests.messages import template_messages
 
@@ -34,6 +35,7 @@ class BatchCompletion(CompletionRequest):
 
 
 _LINE_FIELDS = {"custom_id", "method", "url", "body"}
+EMBEDDINGS = "/v1/embeddings"
 _KINDS: dict[str, Body] = {"/v1/chat/completions": "chat", "/v1/completions": "completion"}
 _BODIES: dict[Body, type[ChatRequest | BatchCompletion]] = {"chat": ChatRequest, "completion": BatchCompletion}
 
@@ -65,6 +67,14 @@ class BatchRequest:
     chat: ChatArguments = field(default_factory=ChatArguments)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchEmbedding:
+    """What a line asks for that has texts embedded. model: as the line spells it, or as the file's is called."""
+
+    model: str
+    body: EmbeddingRequest
+
+
 def read_line(line: bytes) -> dict[str, JSON]:
     """A line's JSON object. Raises: RequestError."""
     try:
@@ -86,18 +96,26 @@ def custom_id_of(data: Mapping[str, JSON]) -> str:
     return custom_id
 
 
-def request_of(data: Mapping[str, JSON], models: tuple[str, ...]) -> BatchRequest:
+def request_of(data: Mapping[str, JSON], models: tuple[str, ...]) -> BatchRequest | BatchEmbedding:
     """What a line asks for; models: the names that it may call the model by. Raises: RequestError."""
     if unknown := data.keys() - _LINE_FIELDS:
         raise RequestError(f"{min(unknown)!r} is no field of a batch line", param=min(unknown))
     if data.get("method") != "POST":
         raise RequestError(f"method {_shown(data.get('method'))}: must be 'POST'", param="method")
     url, body = data.get("url"), data.get("body")
-    if not isinstance(url, str) or url not in _KINDS:
-        raise RequestError(f"url {_shown(url)}: must be one of {', '.join(_KINDS)}", param="url")
+    if not isinstance(url, str) or url not in {*_KINDS, EMBEDDINGS}:
+        raise RequestError(f"url {_shown(url)}: must be one of {', '.join([*_KINDS, EMBEDDINGS])}", param="url")
     if not isinstance(body, dict):
         raise RequestError("body must be a JSON object", param="body")
-    return _request(_KINDS[url], {name: value for name, value in body.items() if value is not None}, models)
+    given = {name: value for name, value in body.items() if value is not None}
+    return _embedding(given, models) if url == EMBEDDINGS else _request(_KINDS[url], given, models)
+
+
+def _embedding(given: Mapping[str, JSON], models: tuple[str, ...]) -> BatchEmbedding:
+    model = _model(given, models)
+    if ignored := ignored_fields(EmbeddingRequest, given):
+        raise unknown_field(min(ignored))
+    return BatchEmbedding(model=model, body=read(EmbeddingRequest, given))
 
 
 def _request(kind: Body, given: Mapping[str, JSON], models: tuple[str, ...]) -> BatchRequest:

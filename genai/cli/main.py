@@ -24,6 +24,7 @@ from genai.cli.bench import bench
 from genai.cli.build import build
 from genai.cli.chat import chat
 from genai.cli.convert import convert
+from genai.cli.embed import embed
 from genai.cli.export import export
 from genai.cli.generate_file import generate_file
 from genai.cli.inspect import inspect
@@ -40,6 +41,7 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     run,
     chat,
     generate_file,
+    embed,
     score,
     pull,
     build,

@@ -81,10 +81,19 @@ class Scorer:
 
     def _answer(self, word: str) -> int:
         """The token that an answer begins with. Raises: TaskError for a vocabulary that has no such word."""
-        for spelled in (word, f"▁{word}"):
-            if (token := self._tokenizer.token_to_id(spelled)) is not None:
-                return token
-        raise TaskError(f"this model cannot score: its vocabulary has no token {word!r}")
+        if (token := _token(self._tokenizer, word)) is None:
+            raise TaskError(f"this model cannot score: its vocabulary has no token {word!r}")
+        return token
+
+
+def can_score(tokenizer: Tokenizer) -> bool:
+    """Whether a model has a template to be asked in, and words to answer with."""
+    return tokenizer.has_chat_template and all(_token(tokenizer, word) is not None for word in _ANSWERS)
+
+
+def _token(tokenizer: Tokenizer, word: str) -> int | None:
+    spellings = (word, f"▁{word}")
+    return next((token for each in spellings if (token := tokenizer.token_to_id(each)) is not None), None)
 
 
 def _probabilities(logits: abc.Sequence[FloatArray]) -> FloatArray:

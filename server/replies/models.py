@@ -17,4 +17,5 @@ def described(model: ServedModel) -> Model:
         state=model.state,
         aliases=model.settings.aliases,
         max_model_len=model.llm.llm.max_seq_len if model.state == "ready" else None,
+        capabilities=model.capabilities if model.state == "ready" else None,
     )

@@ -1,4 +1,4 @@
-"""`/v1/models`: what is served, and for administrators what comes and goes; and what no model here can do."""
+"""`/v1/models`: what is served, and for administrators what comes and goes."""
 
 from __future__ import annotations
 
@@ -91,10 +91,3 @@ async def _told(pull: Pull, body: PullRequest, state: ServerState) -> AsyncGener
 def _pulled(body: PullRequest, pull: Pull, state: ServerState) -> PullProgress:
     state.models.add(body.name or body.model, pull.settings)
     return PullProgress(status="success")
-
-
-@router.post("/v1/embeddings", responses=KEYED | errors(404), status_code=404)
-async def embeddings() -> None:
-    """Not supported: the models here write text. (OpenAI's clients get the reason with a 404.)"""
-    message = "no model here makes embeddings: they are decoders that write text"
-    raise ApiError(404, message, code="unsupported_endpoint")

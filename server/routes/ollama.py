@@ -17,10 +17,12 @@ from genai.requests.completions import CompletionRequest, completion_options
 from genai.requests.generation import options_of
 from genai.tokenizer.infill import infill_ends, infill_prompt
 from server.body import StrictRoute
+from server.context import request_info
 from server.errors import SHAPES, unless_gone
 from server.generation import Work, start
 from server.models import ServedModel
 from server.openapi import GENERATING, KEYED, Responses, streaming
+from server.reading import embed
 from server.replies.common import rfc3339
 from server.replies.ollama import (
     Told,
@@ -38,6 +40,10 @@ from server.schemas.ollama import (
     OllamaChatRequest,
     OllamaCounts,
     OllamaDetails,
+    OllamaEmbedding,
+    OllamaEmbeddingRequest,
+    OllamaEmbeddings,
+    OllamaEmbedRequest,
     OllamaError,
     OllamaGenerateRequest,
     OllamaMessage,
@@ -57,7 +63,8 @@ if TYPE_CHECKING:
 router = APIRouter(tags=["Ollama"], route_class=StrictRoute)
 
 _CHAT, _GENERATE, _SHOW = "/api/chat", "/api/generate", "/api/show"
-SHAPES.update(dict.fromkeys((_CHAT, _GENERATE, _SHOW), ollama_shape))
+_EMBED, _EMBEDDINGS = "/api/embed", "/api/embeddings"
+SHAPES.update(dict.fromkeys((_CHAT, _GENERATE, _SHOW, _EMBED, _EMBEDDINGS), ollama_shape))
 _ERRORS: Responses = {status: {**told, "model": OllamaError} for status, told in GENERATING.items()}
 _ANSWER = streaming(OllamaCounts, "lines of JSON; null means true.")
 _VERSION = "0.13.5"
@@ -96,7 +103,7 @@ async def show(body: OllamaShowRequest, state: State) -> OllamaShown:
             f"{llm.config.model_type}.context_length": llm.max_seq_len,
             f"{llm.config.model_type}.embedding_length": llm.config.hidden_size,
         },
-        capabilities=["completion", *(["tools"] if template else [])],
+        capabilities=[each for each in model.capabilities if each != "rerank"],
         modified_at=_time(model),
     )
 
@@ -129,6 +136,35 @@ async def generate(body: OllamaGenerateRequest, request: Request, state: State) 
         work = chat_work(read(ChatRequest, given), state.settings)
     is_stream = body.stream is not False
     return await _answered(work, told=beside_text, model=model, is_stream=is_stream, request=request, state=state)
+
+
+@router.post(_EMBED, responses=_ERRORS)
+async def embed_texts(body: OllamaEmbedRequest, request: Request, state: State) -> OllamaEmbeddings:
+    """Embed one or several texts."""
+    model = await state.models.get(body.model)
+    if not body.input:
+        return OllamaEmbeddings(model=model.name, embeddings=[])
+    truncate = body.truncate is not False
+    outcome = await embed(
+        model, body.input, request, state, param="input", dimensions=body.dimensions, truncate=truncate
+    )
+    seconds = request_info().seconds
+    return OllamaEmbeddings(
+        model=model.name,
+        embeddings=outcome.values.tolist(),
+        total_duration=int(seconds * 1e9),
+        prompt_eval_count=outcome.prompt_tokens,
+    )
+
+
+@router.post(_EMBEDDINGS, responses=_ERRORS)
+async def embed_text(body: OllamaEmbeddingRequest, request: Request, state: State) -> OllamaEmbedding:
+    """Embed a text: Ollama's older path."""
+    model = await state.models.get(body.model)
+    if not body.prompt:
+        return OllamaEmbedding(embedding=[])
+    outcome = await embed(model, body.prompt, request, state, param="prompt", truncate=True)
+    return OllamaEmbedding(embedding=outcome.values[0].tolist())
 
 
 async def _answered(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from typing import TYPE_CHECKING
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -13,6 +14,9 @@ from server.reading import read
 from server.schemas.rerank import ReadUsage, Reranked, RerankRequest, RerankResult, ToldDocument
 from server.state import State
 
+if TYPE_CHECKING:
+    from genai.llm.reading import Asked
+
 router = APIRouter(tags=["reading"], route_class=StrictRoute)
 
 
@@ -21,14 +25,11 @@ async def rerank(body: RerankRequest, request: Request, state: State) -> Reranke
     """Tell how well documents answer a query, with a reranker that is asked for yes or no."""
     model = await state.models.get(body.model)
     texts = body.texts
-    scorer = model.llm.llm.scorer
-    outcome = await read(
-        model,
-        lambda timeout: scorer.ask(body.query, texts, instruction=body.instruction, timeout=timeout),
-        request,
-        state,
-        param="documents",
-    )
+
+    def ask(timeout: float) -> Asked:
+        return model.llm.llm.scorer.ask(body.query, texts, instruction=body.instruction, timeout=timeout)
+
+    outcome = await read(model, ask, request, state, param="documents")
     scores = outcome.values.tolist()
     order = sorted(range(len(texts)), key=lambda index: -scores[index])[: body.top_n]
     return Reranked(

@@ -14,7 +14,7 @@ ModelState: TypeAlias = Literal["unloaded", "loading", "ready", "failed"]
 
 
 class Model(Response):
-    """A model that is served. Beyond OpenAI's fields: Anthropic's, state, aliases and max_model_len."""
+    """A model that is served. Beyond OpenAI's fields: Anthropic's, state, aliases, max_model_len and capabilities."""
 
     id: str
     object: Literal["model"] = "model"
@@ -26,6 +26,9 @@ class Model(Response):
     state: ModelState
     aliases: list[str] = Field(description="Other names that requests may give; * and ? stand for anything.")
     max_model_len: int | None = Field(description="Longest sequence in tokens, once it is loaded.")
+    capabilities: list[str] | None = Field(
+        description="What it can do, once it is loaded: `completion`, `tools`, `rerank`; or `embedding`."
+    )
 
 
 class ModelName(Response):

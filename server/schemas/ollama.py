@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import AfterValidator, Field, JsonValue, model_validator
 
 from genai.requests.base import JsonObject, Request, WholeRequest
 from genai.requests.chat import Tools
+from genai.requests.embeddings import few
 from genai.requests.messages import Name
 from server.schemas.common import Response
 
@@ -87,6 +88,34 @@ class OllamaGenerateRequest(OllamaRequest):
     images: Annotated[list[str], Field(max_length=0)] | None = Field(None, description="Not read.")
 
 
+class OllamaEmbedRequest(WholeRequest):
+    """Texts to be embedded."""
+
+    writes: ClassVar[bool] = False
+    says_something: ClassVar[frozenset[str]] = frozenset({"input"})
+
+    model: str = Field(description="A model's name, with or without `:latest`.")
+    input: Annotated[str | Annotated[list[str], Field(fail_fast=True)], AfterValidator(few)] = Field(
+        description="A text, or several. Empty: the model is loaded, and that is all."
+    )
+    truncate: bool | None = Field(None, description="False: texts that are too long are refused. Null: they are cut.")
+    dimensions: int | None = Field(None, ge=1, description="Only so many first numbers of each.")
+    options: JsonObject = Field(default={}, description="Nothing here changes embeddings.")
+    keep_alive: JsonValue = Field(None, description="How long a model stays is the server's setting `unload_after`.")
+
+
+class OllamaEmbeddingRequest(WholeRequest):
+    """A text to be embedded."""
+
+    writes: ClassVar[bool] = False
+    says_something: ClassVar[frozenset[str]] = frozenset({"prompt"})
+
+    model: str = Field(description="A model's name, with or without `:latest`.")
+    prompt: str = Field(description="The text. Empty: the model is loaded, and that is all.")
+    options: JsonObject = Field(default={}, description="Nothing here changes embeddings.")
+    keep_alive: JsonValue = Field(None, description="How long a model stays is the server's setting `unload_after`.")
+
+
 class OllamaShowRequest(Request):
     """A model by name."""
 
@@ -111,6 +140,22 @@ class OllamaCounts(Response):
     prompt_eval_duration: int = 0
     eval_count: int = 0
     eval_duration: int = 0
+
+
+class OllamaEmbeddings(Response):
+    """Several texts' embeddings, in their order; nanoseconds."""
+
+    model: str
+    embeddings: list[list[float]]
+    total_duration: int = 0
+    load_duration: int = 0
+    prompt_eval_count: int = 0
+
+
+class OllamaEmbedding(Response):
+    """One text's."""
+
+    embedding: list[float]
 
 
 class OllamaDetails(Response):

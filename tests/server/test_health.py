@@ -35,9 +35,6 @@ async def test_paths_and_methods_that_are_not_there() -> None:
         assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
         answer = await http.post("/v1/chat/completions/", json={})
         assert answer.status_code == 400, "no redirect: a client would lose its body"
-        answer = await http.post("/v1/embeddings", json={"input": "x"})
-        assert answer.status_code == 404
-        assert "no model here makes embeddings" in answer.json()["error"]["message"]
 
 
 async def test_draining() -> None:
