@@ -14,7 +14,7 @@ import numpy as np
 
 from genai.build.graph import CONTRIB, GraphBuilder, numpy_dtype
 from genai.build.precision import IntegerForm, Plan, read_quantized
-from genai.build.quantize import pack, refined
+from genai.build.quantize import num_offset_columns, pack, with_offset_columns
 from genai.build.source import BlockWeight, FloatArray, WeightSource
 from genai.errors import UnsupportedModelError, WeightsError
 
@@ -24,13 +24,17 @@ ACCURACY_LEVEL = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _StoredBlocks:
-    """A weight [N, K] in the graph as integers: the names of its data and scales, and its form."""
+    """A weight [N, K] in the graph as integers: the names of its data and scales, and its form.
+
+    has_offsets: columns for them follow (`with_offset_columns`).
+    """
 
     data: str
     scales: str
     shape: tuple[int, int]
     bits: int
     block_size: int
+    has_offsets: bool
 
 
 class Weights:
@@ -44,6 +48,7 @@ class Weights:
         self._present = frozenset(source.names())
         self._used: set[str] = set()
         self._embedding: dict[str, str | _StoredBlocks] = {}  # by name, for a head that shares it
+        self._with_sums: dict[tuple[str, int], str] = {}  # by value and block size, for all products that read it
 
     def vector(self, name: str, size: int, dtype: np.dtype[np.generic], *, offset: float = 0.0) -> str:
         """A one-dimensional weight as a graph value."""
@@ -70,19 +75,25 @@ class Weights:
         self._used.add(name)
         return self._source.read(name).item()
 
+    def linears(self, x: str, names: Sequence[str], num_outputs: Sequence[int], num_inputs: int) -> list[str]:
+        """`x @ weight.T + bias` of several checkpoint matrices, each [..., its num_outputs].
+
+        Those that are held in the same form are one product: none is widened for another's sake.
+        """
+        values: dict[str, str] = {}
+        for members, blocks in self._alike(names, num_outputs, num_inputs):
+            sizes = [num_outputs[names.index(name)] for name in members]
+            fused = self._product(x, members, sizes, num_inputs, blocks)
+            values |= zip(members, self._split(fused, sizes), strict=True)
+        return [values[name] for name in names]
+
     def linear(self, x: str, names: Sequence[str], num_outputs: Sequence[int], num_inputs: int) -> str:
-        """`x @ concat(weights).T + concat(biases)`: several checkpoint matrices as one product.
+        """`x @ concat(weights).T + concat(biases)`: several checkpoint matrices, all of one form, as one product.
 
         x: [..., num_inputs]; the result: [..., sum(num_outputs)]. A bias is used where the checkpoint has one.
         """
-        label = "+".join(names)
-        bias = self._fused_bias(names, num_outputs, label)
-        if self.plan.matrices == "float":
-            product = self.graph.op("MatMul", x, self._transposed(label, names, num_outputs, num_inputs))
-            return product if bias is None else self.graph.op("Add", product, bias)
-        form = self.plan.matrices
-        parts = [self._read_blocks(n, (size, num_inputs), form) for n, size in zip(names, num_outputs, strict=True)]
-        return self._block_product(x, self._store(label, _concatenated(parts)), bias)
+        ((_, blocks),) = self._alike(names, num_outputs, num_inputs)
+        return self._product(x, names, num_outputs, num_inputs, blocks)
 
     def float_linear(self, x: str, name: str, num_outputs: int, num_inputs: int) -> str:
         """`x @ weight.T + bias` with the weight as floats, whatever the plan says: for small products that decide."""
@@ -95,7 +106,7 @@ class Weights:
         if self.plan.ends == "float":
             self._embedding[name] = self._table(name, vocab_size, hidden_size)
             return self.graph.op("Gather", name, ids, axis=0)
-        stored = self._store(name, self._read_blocks(name, (vocab_size, hidden_size), self.plan.ends))
+        stored = self._store(name, self._read_end(name, (vocab_size, hidden_size), self.plan.ends))
         self._embedding[name] = stored
         # Three dimensions, so that the head can share the tensor: MatMulNBits wants [N, blocks, bytes of a block].
         num_blocks = -(-hidden_size // stored.block_size)
@@ -119,7 +130,7 @@ class Weights:
         bias = self._fused_bias([bias_of], [vocab_size], bias_of)
         if self.plan.ends != "float":
             if not isinstance(shared, _StoredBlocks):
-                shared = self._store(name, self._read_blocks(name, (vocab_size, hidden_size), self.plan.ends))
+                shared = self._store(name, self._read_end(name, (vocab_size, hidden_size), self.plan.ends))
             return self._block_product(x, shared, bias)
         table = name if shared else self._table(name, vocab_size, hidden_size)
         # Gemm reads the weight as stored ([V, H]): a tied head needs no transposed copy.
@@ -182,15 +193,64 @@ class Weights:
             start += size
         return self.graph.weight(label, joined)
 
+    def _alike(
+        self, names: Sequence[str], num_outputs: Sequence[int], num_inputs: int
+    ) -> list[tuple[list[str], list[BlockWeight]]]:
+        """Matrices by the form in which they are held, with their blocks where they are integers."""
+        form = self.plan.matrices
+        if form == "float":
+            return [([*names], [])]
+        groups: dict[tuple[int, int, bool], tuple[list[str], list[BlockWeight]]] = {}
+        for name, size in zip(names, num_outputs, strict=True):
+            self._check(f"{name}.weight", (size, num_inputs))
+            block = read_quantized(self._source, f"{name}.weight", form, may_have_offsets=True)
+            members, blocks = groups.setdefault((block.bits, block.block_size, block.offsets is None), ([], []))
+            members.append(name)
+            blocks.append(block)
+        return [*groups.values()]
+
+    def _product(
+        self, x: str, names: Sequence[str], sizes: Sequence[int], num_inputs: int, blocks: Sequence[BlockWeight]
+    ) -> str:
+        """Several matrices of one form as one product; blocks: none where they are floats."""
+        label = "+".join(names)
+        bias = self._fused_bias(names, sizes, label)
+        if blocks:
+            return self._block_product(x, self._store(label, _concatenated(blocks)), bias)
+        product = self.graph.op("MatMul", x, self._transposed(label, names, sizes, num_inputs))
+        return product if bias is None else self.graph.op("Add", product, bias)
+
+    def _split(self, x: str, sizes: Sequence[int]) -> list[str]:
+        """Parts of a value along its last axis."""
+        if len(sizes) == 1:
+            return [x]
+        return self.graph.ops("Split", x, self.graph.constant(sizes, np.int64), num_outputs=len(sizes), axis=-1)
+
     def _block_product(self, x: str, stored: _StoredBlocks, bias: str | None) -> str:
+        num_inputs = stored.shape[1]
+        if stored.has_offsets:
+            x = self._followed_by_sums(x, num_inputs, stored.block_size)
+            num_inputs += 2 * num_offset_columns(num_inputs, stored.block_size)
         return self.graph.op(
             "MatMulNBits", x, stored.data, stored.scales, None, None, bias, domain=CONTRIB,
-            N=stored.shape[0], K=stored.shape[1], bits=stored.bits, block_size=stored.block_size,
+            N=stored.shape[0], K=num_inputs, bits=stored.bits, block_size=stored.block_size,
             accuracy_level=ACCURACY_LEVEL if self.plan.dtype == "float32" else None,
         )  # fmt: skip
 
+    def _followed_by_sums(self, x: str, num_inputs: int, block_size: int) -> str:
+        """A value [..., K] followed by its sums over blocks, twice, for weights with offsets; once for all of them."""
+        if (known := self._with_sums.get((x, block_size))) is not None:
+            return known
+        graph, num_blocks = self.graph, num_inputs // block_size
+        blocks = graph.op("Reshape", x, graph.constant([0, 0, num_blocks, block_size], np.int64))
+        sums = graph.op("ReduceSum", blocks, graph.constant([-1], np.int64), keepdims=0)
+        if missing := num_offset_columns(num_inputs, block_size) - num_blocks:
+            sums = graph.op("Pad", sums, graph.constant([0, 0, 0, 0, 0, missing], np.int64))
+        self._with_sums[x, block_size] = extended = graph.op("Concat", x, sums, sums, axis=-1)
+        return extended
+
     def _store(self, name: str, block: BlockWeight) -> _StoredBlocks:
-        data, scales = pack(block)
+        data, scales = pack(block if block.offsets is None else with_offset_columns(block))
         rows, columns = block.values.shape
         return _StoredBlocks(
             data=self.graph.weight(f"{name}.blocks", data),
@@ -198,6 +258,7 @@ class Weights:
             shape=(rows, columns),
             bits=block.bits,
             block_size=block.block_size,
+            has_offsets=block.offsets is not None,
         )
 
     def _fused_bias(self, names: Sequence[str], sizes: Sequence[int], label: str) -> str | None:
@@ -210,9 +271,10 @@ class Weights:
         ]
         return self.graph.weight(f"{label}.bias", np.concatenate(parts).astype(self.dtype))
 
-    def _read_blocks(self, name: str, shape: tuple[int, int], form: IntegerForm) -> BlockWeight:
+    def _read_end(self, name: str, shape: tuple[int, int], form: IntegerForm) -> BlockWeight:
+        """Embedding or head in blocks."""
         self._check(f"{name}.weight", shape)
-        return read_quantized(self._source, f"{name}.weight", form)
+        return read_quantized(self._source, f"{name}.weight", form, may_have_offsets=False)
 
     def _check(self, name: str, shape: tuple[int, ...]) -> None:
         self.require([name])
@@ -223,15 +285,14 @@ class Weights:
 
 
 def _concatenated(parts: Sequence[BlockWeight]) -> BlockWeight:
-    """Stack weights by rows, exactly: the widest bits and the finest blocks of any part serve all."""
-    bits = max(part.bits for part in parts)
-    block_size = min(part.block_size for part in parts)
-    parts = [refined(part, bits, block_size) for part in parts]
+    """Weights of one form stacked by rows."""
+    offsets = [part.offsets for part in parts if part.offsets is not None]
     return BlockWeight(
         values=np.concatenate([part.values for part in parts]),
         scales=np.concatenate([part.scales for part in parts]),
-        bits=bits,
-        block_size=block_size,
+        offsets=np.concatenate(offsets) if offsets else None,
+        bits=parts[0].bits,
+        block_size=parts[0].block_size,
     )
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import gguf
@@ -9,7 +10,14 @@ import pytest
 from gguf.constants import GGMLQuantizationType
 from onnx import TensorProto, helper, numpy_helper
 
-from genai.build.quantize import pack, quantize, requantized
+from genai.build.quantize import (
+    num_offset_columns,
+    pack,
+    quantize,
+    quantize_with_offsets,
+    requantized,
+    with_offset_columns,
+)
 from genai.build.source import BlockWeight
 from genai.config import disable_runtime_telemetry
 from genai.errors import WeightsError
@@ -199,3 +207,54 @@ def test_requantized_to_four_bits_rounds_anew() -> None:
     narrow = requantized(block, bits=4)
     assert narrow.bits == 4
     np.testing.assert_array_equal(narrow.values, quantize(block.dequantize(), bits=4).values)
+
+
+def with_offsets(rows: int, columns: int, block_size: int) -> BlockWeight:
+    symmetric = quantize(normal(rows, columns), bits=4, block_size=block_size)
+    offsets = np.random.default_rng(5).standard_normal(symmetric.scales.shape, dtype=np.float32)
+    return BlockWeight(values=symmetric.values, scales=symmetric.scales, bits=4, block_size=block_size, offsets=offsets)
+
+
+@pytest.mark.parametrize(
+    ("columns", "block_size", "wanted"), [(64, 32, 32), (1024, 32, 32), (1056, 32, 64), (96, 16, 16)]
+)
+def test_offsets_as_further_columns(columns: int, block_size: int, wanted: int) -> None:
+    """The product with an input and its sums, twice, is that of the weight: 2e-3 of the largest offset is lost."""
+    block = with_offsets(8, columns, block_size)
+    assert block.offsets is not None
+    assert num_offset_columns(columns, block_size) == wanted
+    wide = with_offset_columns(block).dequantize()
+    assert wide.shape == (8, columns + 2 * wanted)
+    values = normal(3, columns)
+    sums = np.pad(values.reshape(3, -1, block_size).sum(axis=-1), ((0, 0), (0, wanted - columns // block_size)))
+    product = np.concatenate([values, sums, sums], axis=1) @ wide.T
+    lost = np.abs(product - values @ block.dequantize().T).max()
+    most = np.abs(sums).sum(axis=1).max() * np.abs(block.offsets).max()
+    assert 0 < lost < 4e-3 * most
+
+
+def test_only_whole_4_bit_blocks_with_offsets_have_further_columns() -> None:
+    block = with_offsets(2, 64, 32)
+    for other in (replace(block, offsets=None), replace(block, bits=8), replace(block, values=block.values[:, :60])):
+        with pytest.raises(ValueError, match="only 4-bit weights with offsets"):
+            with_offset_columns(other)
+
+
+def test_four_bits_with_offsets() -> None:
+    """A fifth closer than symmetric blocks of the same length, and exact where sixteen levels are all there is."""
+    weight = normal(32, 256) + 0.7
+    affine, symmetric = quantize_with_offsets(weight), quantize(weight, bits=4)
+    assert rms(affine.dequantize() - weight) < 0.85 * rms(symmetric.dequantize() - weight)
+    levels = np.random.default_rng(0).integers(0, 16, (4, 64)).astype(np.float32) * 0.25 - 1.5
+    levels[:, ::32], levels[:, 1::32] = -1.5, 2.25
+    np.testing.assert_allclose(quantize_with_offsets(levels).dequantize(), levels, atol=1e-6)
+    flat = np.full((1, 32), 3.25, np.float32)
+    np.testing.assert_allclose(quantize_with_offsets(flat).dequantize(), flat, rtol=1e-6)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_four_bits_with_offsets_refuse_what_is_no_number(value: float) -> None:
+    weight = normal(2, 64)
+    weight[1, 3] = value
+    with pytest.raises(WeightsError, match="infinite or not numbers"):
+        quantize_with_offsets(weight)

@@ -19,10 +19,10 @@ def mix(ctx: Context, heads: AttentionSpec, x: str, layer: int) -> str:
     sizes = [heads.num_heads * heads.head_dim, heads.kv_size, heads.kv_size]
     if heads.is_fused:
         fused = ctx.weights.linear(x, [f"{prefix}.qkv_proj"], [sum(sizes)], spec.hidden_size)
+        q, k, v = graph.ops("Split", fused, graph.constant(sizes, np.int64), num_outputs=3, axis=-1)
     else:
         names = [f"{prefix}.q_proj", f"{prefix}.k_proj", f"{prefix}.v_proj"]
-        fused = ctx.weights.linear(x, names, sizes, spec.hidden_size)
-    q, k, v = graph.ops("Split", fused, graph.constant(sizes, np.int64), num_outputs=3, axis=-1)
+        q, k, v = ctx.weights.linears(x, names, sizes, spec.hidden_size)
     q = _position_encoded(ctx, q, f"{prefix}.q_norm", heads.num_heads, heads)
     k = _position_encoded(ctx, k, f"{prefix}.k_norm", heads.num_kv_heads, heads)
     v = _clipped(ctx, v, heads)

@@ -16,9 +16,11 @@ def finish(ctx: Context, mlp: MlpSpec, x: str, layer: int) -> str:
     if not mlp.is_gated:
         inner = activated(ctx, weights.linear(x, [f"{prefix}.up_proj"], [size], hidden), mlp.activation, prefix)
     else:
-        names = [f"{prefix}.gate_up_proj"] if mlp.is_fused else [f"{prefix}.gate_proj", f"{prefix}.up_proj"]
-        fused = weights.linear(x, names, [2 * size // len(names)] * len(names), hidden)
-        gate, up = graph.ops("Split", fused, graph.constant([size, size], np.int64), num_outputs=2, axis=-1)
+        if mlp.is_fused:
+            fused = weights.linear(x, [f"{prefix}.gate_up_proj"], [2 * size], hidden)
+            gate, up = graph.ops("Split", fused, graph.constant([size, size], np.int64), num_outputs=2, axis=-1)
+        else:
+            gate, up = weights.linears(x, [f"{prefix}.gate_proj", f"{prefix}.up_proj"], [size, size], hidden)
         inner = graph.op("Mul", activated(ctx, gate, mlp.activation, prefix), up)
     result = weights.linear(inner, [f"{prefix}.down_proj"], [hidden], size)
     if mlp.output_gate is None:
