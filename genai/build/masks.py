@@ -1,15 +1,18 @@
-"""The additive mask of a sliding window, written with whatever makes nodes."""
+"""Additive masks of sliding windows and of distances, written with whatever makes nodes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 
 from genai.build.graph import Attribute
 
 V = TypeVar("V")
+_FLOAT = int(onnx.TensorProto.FLOAT)
 
 
 class NodeMaker(Protocol[V]):
@@ -32,11 +35,30 @@ def window_mask(nodes: NodeMaker[V], input_ids: V, write_indices: V, key_cache: 
     zero, one = nodes.constant(0, np.int64), nodes.constant(1, np.int64)
     tokens = nodes.op("Squeeze", nodes.op("Shape", input_ids, start=1, end=2))
     capacity = nodes.op("Squeeze", nodes.op("Shape", key_cache, start=1, end=2))
-    queries = nodes.op(
+    queries = _queries(nodes, write_indices, tokens)
+    oldest = nodes.op("Sub", queries, nodes.constant(window - 1, np.int64))
+    is_hidden = nodes.op("Less", nodes.op("Range", zero, capacity, one), oldest)
+    return nodes.op("Where", is_hidden, nodes.constant(-np.inf, np.float32), nodes.constant(0, np.float32))
+
+
+def distance_mask(nodes: NodeMaker[V], input_ids: V, write_indices: V, key_cache: V, slopes: Sequence[float]) -> V:
+    """Additive mask [B, heads, T, S] float32: each head's slope times how far a key lies before the query, as less.
+
+    ALiBi (arXiv 2108.12409): `slope * min(j - query, 0)`; what lies behind the query Attention hides.
+    """
+    zero, one = nodes.constant(0, np.int64), nodes.constant(1, np.int64)
+    tokens = nodes.op("Squeeze", nodes.op("Shape", input_ids, start=1, end=2))
+    capacity = nodes.op("Squeeze", nodes.op("Shape", key_cache, start=1, end=2))
+    distances = nodes.op("Sub", nodes.op("Range", zero, capacity, one), _queries(nodes, write_indices, tokens))
+    distances = nodes.op("Cast", nodes.op("Min", distances, zero), to=_FLOAT)
+    return nodes.op("Mul", distances, nodes.constant(np.reshape(slopes, (1, -1, 1, 1)), np.float32))
+
+
+def _queries(nodes: NodeMaker[V], write_indices: V, tokens: V) -> V:
+    """Each query's cache index, [B, 1, T, 1]."""
+    zero, one = nodes.constant(0, np.int64), nodes.constant(1, np.int64)
+    return nodes.op(
         "Add",
         nodes.op("Unsqueeze", write_indices, nodes.constant([1, 2, 3], np.int64)),
         nodes.op("Unsqueeze", nodes.op("Range", zero, tokens, one), nodes.constant([0, 1, 3], np.int64)),
     )
-    oldest = nodes.op("Sub", queries, nodes.constant(window - 1, np.int64))
-    is_hidden = nodes.op("Less", nodes.op("Range", zero, capacity, one), oldest)
-    return nodes.op("Where", is_hidden, nodes.constant(-np.inf, np.float32), nodes.constant(0, np.float32))

@@ -65,9 +65,10 @@ class AttentionSpec:
     none; sliding_window: a query sees this many newest keys, itself included; rotary: None for layers without
     position encoding; qk_norm: a norm of queries and keys over each head, with one weight for all heads ("per_head") or
     one for each ("own_per_head"), or over all heads together, before the rotary embedding, or behind it if
-    norms_rotated; temperature: None for none; clip: queries, keys and values are at most this far from 0; is_fused: the
-    checkpoint holds q/k/v as one matrix `qkv_proj`; biases: products that must have one, others have one where the
-    checkpoint does.
+    norms_rotated; alibi: what each query head's scores lose for a token of distance, in layers without a window;
+    temperature: None for none; clip: queries, keys and values are at most this far from 0; is_fused: the checkpoint
+    holds q/k/v as one matrix `qkv_proj`; biases: products that must have one, others have one where the checkpoint
+    does.
     """
 
     num_heads: int
@@ -79,6 +80,7 @@ class AttentionSpec:
     sliding_window: int | None = None
     qk_norm: Literal["none", "per_head", "own_per_head", "all_heads"] = "none"
     norms_rotated: bool = False
+    alibi: tuple[float, ...] = ()
     temperature: TemperatureSpec | None = None
     clip: float | None = None
     is_fused: bool = False
@@ -192,7 +194,8 @@ class DecoderSpec:
 
     embedding_scale, residual_scale and logits_scale multiply what their names say; head_bias: the head must have one;
     has_head: False if what the final norm gives is the output, embeddings; has_wide_residual: the residual stream
-    outgrows float16 and is kept in float32 there; positions: None where no table of them is added to the embedding.
+    outgrows float16 and is kept in float32 there; positions: None where no table of them is added to the embedding;
+    embedding_norm: the norm of what the first block reads, None for none.
     """
 
     vocab_size: int
@@ -209,6 +212,7 @@ class DecoderSpec:
     logits_softcap: float | None = None
     has_wide_residual: bool = False
     positions: LearnedPositions | None = None
+    embedding_norm: str | None = None
 
     @property
     def num_layers(self) -> int:

@@ -200,7 +200,7 @@ def spec(model_type: str, **config: Any) -> DecoderSpec:
 @pytest.mark.parametrize(
     ("config", "error", "match"),
     [
-        ({"model_type": "bloom"}, UnsupportedModelError, f"Supported: {', '.join(supported())}"),
+        ({"model_type": "unheard_of"}, UnsupportedModelError, f"Supported: {', '.join(supported())}"),
         ({"model_type": 3}, WeightsError, "model_type=3, not a string"),
         ({"hidden_act": "mish"}, UnsupportedModelError, "activation 'mish' is not supported; supported: silu"),
         ({"hidden_size": None}, WeightsError, "hidden_size=None, not a positive whole number"),

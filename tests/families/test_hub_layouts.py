@@ -47,10 +47,16 @@ def with_head(tensors: Tensors) -> Tensors:
     return tensors | {"lm_head.weight": tensors["transformer.word_embeddings.weight"].copy()}
 
 
+def bare(tensors: Tensors) -> Tensors:
+    """BLOOM: no model around the decoder."""
+    return {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
+
+
 LAYOUTS: dict[str, Callable[[Tensors], Tensors]] = {
     "gpt2 tied": without_prefix,
     "gpt_neox": with_masks,
     "opt tied": without_model,
+    "bloom": bare,
     "falcon tied": with_head,
 }
 
@@ -67,6 +73,10 @@ def test_other_layouts_are_the_same_model(made: Made, tmp_path: Path, name: str)
 
 
 VARIANTS: list[tuple[str, dict[str, Any], str]] = [
+    ("bloom", {"apply_residual_connection_post_layernorm": True}, "apply_residual_connection_post_layernorm=True"),
+    ("mpt", {"attn_config": {"alibi": False}}, "attn_config.alibi=false"),
+    ("mpt", {"attn_config": {"qk_ln": True}}, "qk_ln=True"),
+    ("mpt", {"logit_scale": "inv_sqrt_d_model"}, "logit_scale='inv_sqrt_d_model'"),
     ("falcon", {"alibi": True}, "alibi=true"),
     ("opt", {"do_layer_norm_before": False}, "do_layer_norm_before=false .*OPT-350M"),
     ("opt", {"layer_norm_elementwise_affine": False}, "layer_norm_elementwise_affine=false"),

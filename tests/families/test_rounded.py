@@ -18,7 +18,7 @@ LIMITS: dict[Precision, float] = {"int8": 0.06, "int4": 0.45, "auto": 0.06, "f16
 
 
 @pytest.mark.parametrize("precision", LIMITS)
-@pytest.mark.parametrize("name", ["cohere", "stablelm", "falcon 40B", "gpt_neox", "gpt2"])
+@pytest.mark.parametrize("name", ["cohere", "stablelm", "falcon 40B", "gpt_neox", "gpt2", "bloom"])
 def test_rounded_weights_stay_near(made: Made, tmp_path: Path, name: str, precision: Precision) -> None:
     checkpoint = made.checkpoint(CASES[name])
     package = build_package(checkpoint.folder, tmp_path / "package", precision=precision)

@@ -61,6 +61,10 @@ class ConfigReader:
         """The same configuration with the usual keys for a family's own, {"n_embd": "hidden_size"}, which go first."""
         return self.replaced({new: self._values[own] for own, new in names.items() if own in self._values})
 
+    def part(self, key: str) -> ConfigReader:
+        """The configuration within this key, empty where it is missing or null."""
+        return ConfigReader(self._object(key), self._max_position)
+
     def text(self, key: str) -> str:
         """A string. Raises: WeightsError if it is missing or something else."""
         value = self._values.get(key)

@@ -17,8 +17,13 @@ _DEFAULTS: dict[str, JSON] = {"hidden_act": "gelu_new", "rotary_dim": 64}
 
 def decoder_spec(config: ConfigReader) -> DecoderSpec:
     """`rotary_dim` elements of each head are rotated."""
+    return decoder(config, is_fused=False)
+
+
+def decoder(config: ConfigReader, *, is_fused: bool) -> DecoderSpec:
+    """GPT-J's layers; is_fused: checkpoints have q/k/v as one matrix."""
     config = usual(config)
-    attention = config.attention(interleaved(config.rotary()))
+    attention = dataclasses.replace(config.attention(interleaved(config.rotary())), is_fused=is_fused)
     blocks = parallel([attention] * config.num_layers, [config.plain_mlp(has_biases=True)] * config.num_layers)
     return dataclasses.replace(config.decoder_of(blocks, config.layer_norm), head_bias=True)
 

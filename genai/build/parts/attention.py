@@ -29,7 +29,7 @@ def mix(ctx: Context, heads: AttentionSpec, x: str, layer: int) -> str:
     if heads.temperature is not None:
         q = graph.op("Mul", q, ctx.temperatures[heads.temperature])
     keys, values = scattered(ctx, contract.key_cache(layer), k), scattered(ctx, contract.value_cache(layer), v)
-    mask = ctx.masks[heads.sliding_window] if heads.sliding_window else None
+    mask = ctx.masks.get(heads.sliding_window or heads.alibi)
     return graph.op(
         "Attention", q, keys, values, mask, None, None, contract.NONPAD_KV_SEQLEN,
         is_causal=1, q_num_heads=heads.num_heads, kv_num_heads=heads.num_kv_heads, scale=heads.scale,

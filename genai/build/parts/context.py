@@ -13,7 +13,7 @@ import onnx
 
 from genai import contract
 from genai.build.graph import CONTRIB, GraphBuilder
-from genai.build.masks import window_mask
+from genai.build.masks import distance_mask, window_mask
 from genai.build.spec import DecoderSpec, LearnedPositions, RotarySpec, TemperatureSpec
 from genai.build.weights import Weights
 
@@ -27,7 +27,7 @@ class Context:
     """What the parts of one decoder are written with.
 
     graph: where to write; dtype, residual: the types of activations and of the residual stream; angles: (cos, sin) by
-    frequencies, masks by window and factors of queries by temperature, which layers share.
+    frequencies, masks by window or slopes and factors of queries by temperature, which layers share.
     """
 
     weights: Weights
@@ -36,7 +36,7 @@ class Context:
     dtype: np.dtype[np.generic]
     residual: np.dtype[np.generic]
     angles: dict[RotarySpec, tuple[str, str]]
-    masks: dict[int, str]
+    masks: dict[int | tuple[float, ...], str]
     temperatures: dict[TemperatureSpec, str]
 
     @classmethod
@@ -44,7 +44,7 @@ class Context:
         """Write what is computed once for each step."""
         attentions = spec.attentions.values()
         rotaries = dict.fromkeys(each.rotary for each in attentions if each.rotary)
-        windows = dict.fromkeys(each.sliding_window for each in attentions if each.sliding_window)
+        masks = dict.fromkeys(each.sliding_window or each.alibi for each in attentions)
         temperatures = dict.fromkeys(each.temperature for each in attentions if each.temperature)
         return cls(
             weights=weights,
@@ -53,7 +53,7 @@ class Context:
             dtype=weights.dtype,
             residual=F32 if spec.has_wide_residual and weights.dtype == np.float16 else weights.dtype,
             angles={rotary: rotary_angles(weights, rotary) for rotary in rotaries},
-            masks={window: _window(weights, spec, window) for window in windows},
+            masks={key: _mask(weights, spec, key) for key in masks if key},
             temperatures={temperature: _query_factors(weights, temperature) for temperature in temperatures},
         )
 
@@ -105,7 +105,11 @@ def embedding(ctx: Context, name: str) -> str:
     x = ctx.weights.embedding(contract.INPUT_IDS, name, ctx.spec.vocab_size, ctx.spec.hidden_size)
     x = ctx.graph.cast(x, ctx.dtype, ctx.residual)
     x = scaled(ctx.graph, x, ctx.spec.embedding_scale, ctx.residual)
-    return x if ctx.spec.positions is None else _with_positions(ctx, x, ctx.spec.positions)
+    if ctx.spec.positions is not None:
+        x = _with_positions(ctx, x, ctx.spec.positions)
+    if ctx.spec.embedding_norm is not None:
+        x = norm(ctx, x, ctx.spec.embedding_norm, ctx.spec.hidden_size, ctx.residual)
+    return x
 
 
 def _with_positions(ctx: Context, x: str, positions: LearnedPositions) -> str:
@@ -172,7 +176,9 @@ def _query_factors(weights: Weights, spec: TemperatureSpec) -> str:
     return graph.cast(factors, F32, weights.dtype)
 
 
-def _window(weights: Weights, spec: DecoderSpec, window: int) -> str:
+def _mask(weights: Weights, spec: DecoderSpec, key: int | tuple[float, ...]) -> str:
+    """The mask of a window, or of heads with these slopes."""
     graph, cache = weights.graph, contract.key_cache(min(spec.attentions))
-    mask = window_mask(graph, contract.INPUT_IDS, contract.WRITE_INDICES, cache, window)
+    inputs = (graph, contract.INPUT_IDS, contract.WRITE_INDICES, cache)
+    mask = window_mask(*inputs, key) if isinstance(key, int) else distance_mask(*inputs, key)
     return graph.cast(mask, F32, weights.dtype)

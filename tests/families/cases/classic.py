@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from tests.families.case import Case, legacy, rope
-from tests.families.gguf_writer import GgufForm, Step, Tensors, plus_one, stacked, transposed
+from tests.families.gguf_writer import GgufForm, Step, Tensors, plus_one, renamed, stacked, transposed
 
 
 def apart(queries: str) -> Step:
@@ -73,6 +73,22 @@ FALCON = GgufForm(
     arch="falcon",
     steps=(apart("num_kv_heads"),),
     keys={"feed_forward_length": "ffn_hidden_size", "attention.head_count_kv": "num_kv_heads"},
+)
+BLOOM = {"seq_length": 256, "intermediate_size": None}
+BLOOM_GGUF = GgufForm(
+    arch="bloom",
+    steps=(apart(""), renamed(r"^transformer\.(.*)", r"\1")),
+    keys={"feed_forward_length": lambda c: 4 * c.hidden_size},
+)
+MPT = GgufForm(
+    arch="mpt",
+    keys={
+        "attention.clamp_kqv": lambda config: config.attn_config.clip_qkv,
+        "attention.head_count_kv": None,
+        "attention.max_alibi_bias": lambda config: float(config.attn_config.alibi_bias_max),
+        "context_length": "max_seq_len",
+        "feed_forward_length": lambda config: config.expansion_ratio * config.d_model,
+    },
 )
 FALCON_GROUPS = {"new_decoder_architecture": True, "num_kv_heads": 2}
 OWN_HEAD = {"tie_word_embeddings": False}
@@ -159,6 +175,17 @@ CASES: dict[str, Case] = {
     "gpt_bigcode": Case(model_type="gpt_bigcode", options=OWN_HEAD, gguf=STARCODER),
     "gpt_bigcode tied": Case(model_type="gpt_bigcode", gguf=STARCODER),
     "gpt_bigcode own keys": Case(model_type="gpt_bigcode", options={"multi_query": False, "n_inner": 80}),
+    "bloom": Case(model_type="bloom", options=OWN_HEAD | BLOOM, gguf=BLOOM_GGUF),
+    "bloom six heads": Case(
+        model_type="bloom", options=BLOOM | {"num_attention_heads": 6, "hidden_size": 96}, gguf=BLOOM_GGUF
+    ),
+    "mpt": Case(model_type="mpt", options=OWN_HEAD | {"max_seq_len": 256}, gguf=MPT),
+    "mpt clipped": Case(
+        model_type="mpt",
+        options={"max_seq_len": 256, "num_attention_heads": 6, "hidden_size": 96}
+        | {"attn_config": {"clip_qkv": 1.5, "softmax_scale": 0.3}},
+    ),
+    "codegen": Case(model_type="codegen", options={"rotary_dim": 8}),
     "gptj": Case(model_type="gptj", options={"rotary_dim": 8}),
     "nemotron": Case(model_type="nemotron", gguf=NEMOTRON),
     "nemotron biases": Case(

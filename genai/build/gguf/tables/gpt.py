@@ -1,4 +1,4 @@
-"""GPT's family: q, k and v in one matrix, all of q first; ungated MLPs; learned positions or rotary embedding."""
+"""GPT's family: q, k and v in one matrix, all of q first; ungated MLPs; learned positions, rotary ones or ALiBi."""
 
 from __future__ import annotations
 
@@ -39,7 +39,35 @@ def _falcon(metadata: ArchitectureMetadata) -> dict[str, JSON]:
     }
 
 
+def _bloom(metadata: ArchitectureMetadata) -> dict[str, JSON]:
+    return windowless(metadata) | {"seq_length": metadata.size("context_length")}
+
+
+def _mpt(metadata: ArchitectureMetadata) -> dict[str, JSON]:
+    return windowless(metadata) | {
+        "attn_config": {
+            "alibi": metadata.number("attention.max_alibi_bias", 0.0) > 0,
+            "alibi_bias_max": metadata.optional_number("attention.max_alibi_bias"),
+            "clip_qkv": metadata.optional_number("attention.clamp_kqv"),
+        }
+    }
+
+
 ARCHITECTURES = {
+    "bloom": Architecture(
+        model_type="bloom",
+        layer=_LAYER,
+        top=TOP | {"token_embd_norm": "model.embedding_norm"},
+        extras=_bloom,
+        norm="layer",
+    ),
+    "mpt": Architecture(
+        model_type="mpt",
+        layer=_LAYER,
+        extras=_mpt,
+        norm="layer",
+        reads=frozenset({"attention.clamp_kqv", "attention.max_alibi_bias"}),
+    ),
     "gpt2": Architecture(model_type="gpt2", layer=_LAYER, top=_WITH_POSITIONS, extras=_gpt2, norm="layer"),
     "starcoder": Architecture(
         model_type="gpt_bigcode", layer=_LAYER, top=_WITH_POSITIONS, extras=_starcoder, norm="layer"
