@@ -74,7 +74,7 @@ class ServedModel:
         llm = self.llm.llm
         if llm.config.embedding is not None:
             return ["embedding"]
-        has_tools, can_rerank = bool(llm.tokenizer.chat_template), can_score(llm.tokenizer)
+        has_tools, can_rerank = bool(llm.tokenizer.chat_template), can_score(llm.tokenizer, llm.config.rerank_prompt)
         return ["completion", *(["tools"] if has_tools else []), *(["rerank"] if can_rerank else [])]
 
     @property

@@ -19,6 +19,7 @@ from genai.build.architectures.config import ConfigReader
 from genai.build.decoder import build_decoder
 from genai.build.defaults import Settings, defaults_of_folder, defaults_of_gguf
 from genai.build.embedding import embedding_of_folder, embedding_of_gguf
+from genai.build.gguf.reranker import rerank_prompt
 from genai.build.gguf.source import GgufSource
 from genai.build.graph import ExternalData, GraphBuilder
 from genai.build.open import open_source, source_digest
@@ -75,6 +76,7 @@ def build_package(
             model_type=str(checkpoint.config["model_type"]),
             generation=_defaults(checkpoint),
             embedding=embedding,
+            prompt=rerank_prompt(checkpoint.metadata) if isinstance(checkpoint, GgufSource) else None,
             provenance=Provenance(
                 source=checkpoint.path.resolve().name,
                 sha256=source_digest(source),
@@ -101,6 +103,7 @@ def _model_config(
     model_type: str,
     generation: Settings,
     embedding: EmbeddingConfig | None,
+    prompt: str | None,
     provenance: Provenance,
 ) -> ModelConfig:
     heads = next(iter(spec.attentions.values()))
@@ -121,6 +124,7 @@ def _model_config(
         sliding_window=spec.sliding_window,
         generation=generation,
         embedding=embedding,
+        rerank_prompt=prompt,
         provenance=provenance,
     )
 

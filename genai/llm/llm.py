@@ -244,7 +244,7 @@ class LLM:
     def scorer(self) -> Scorer:
         """What prepares documents to be scored. Raises: TaskError for a model that makes embeddings."""
         self._require_head()
-        return Scorer(self.tokenizer, self.max_seq_len)
+        return Scorer(self.tokenizer, self.max_seq_len, prompt=self.config.rerank_prompt)
 
     def embed(
         self,

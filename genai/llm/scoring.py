@@ -13,6 +13,7 @@ Source: the model card of Qwen/Qwen3-Reranker-0.6B. What conversations of a quer
 
 from __future__ import annotations
 
+import re
 from collections import abc
 
 import numpy as np
@@ -30,13 +31,18 @@ _SYSTEM = (
     'Note that the answer can only be "yes" or "no".'
 )
 _ANSWERS = ("yes", "no")
+_INSTRUCT = re.compile(r"(<Instruct>: ).*")
 
 
 class Scorer:
-    """Asks one model, whose sequences have at most `max_seq_len` tokens. Any thread may."""
+    """Asks one model, whose sequences have at most `max_seq_len` tokens. Any thread may.
 
-    def __init__(self, tokenizer: Tokenizer, max_seq_len: int) -> None:
+    prompt: the model's own, with `{query}` and `{document}` in it; None: Qwen3-Reranker's, in the chat template.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, max_seq_len: int, *, prompt: str | None = None) -> None:
         self._tokenizer = tokenizer
+        self._prompt = prompt
         self._max_seq_len = max_seq_len
 
     def ask(
@@ -55,10 +61,9 @@ class Scorer:
         if not isinstance(query, str):
             raise ConfigError(f"query is {type(query).__name__}, not a string")
         texts = strings("documents", documents)
-        if not self._tokenizer.has_chat_template:
+        if self._prompt is None and not self._tokenizer.has_chat_template:
             raise TaskError("this model cannot score: it has no chat template to ask it in")
         answers = [self._answer(word) for word in _ANSWERS]
-        instruction = instruction or INSTRUCTION
         requests = [
             ReadRequest.of(
                 self._tokens(f"documents[{index}]", instruction, query, text), Read(answers), priority, timeout
@@ -67,14 +72,18 @@ class Scorer:
         ]
         return Asked(requests=requests, shaped=_probabilities)
 
-    def _tokens(self, place: str, instruction: str, query: str, document: str) -> list[int]:
+    def _tokens(self, place: str, instruction: str | None, query: str, document: str) -> list[int]:
         """The conversation about a document. Raises: TextTooLongError, TokenizerError."""
-        question = f"<Instruct>: {instruction}\n<Query>: {query}\n<Document>: {document}"
         place = f"the prompt of {place}"
-        if (beyond := self._tokenizer.num_beyond(question, self._max_seq_len)) is not None:
+        if (beyond := self._tokenizer.num_beyond(query + document, self._max_seq_len)) is not None:
             raise TextTooLongError(beyond, self._max_seq_len, place, is_least=True)
-        messages = [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": question}]
-        tokens = self._tokenizer.apply_chat_template(messages, enable_thinking=False)
+        if self._prompt is not None:
+            prompt = _filled(self._prompt, instruction, query, document)
+            tokens = self._tokenizer.encode(prompt, add_special_tokens=False)
+        else:
+            question = f"<Instruct>: {instruction or INSTRUCTION}\n<Query>: {query}\n<Document>: {document}"
+            messages = [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": question}]
+            tokens = self._tokenizer.apply_chat_template(messages, enable_thinking=False)
         if len(tokens) > self._max_seq_len:
             raise TextTooLongError(len(tokens), self._max_seq_len, place)
         return tokens
@@ -86,9 +95,21 @@ class Scorer:
         return token
 
 
-def can_score(tokenizer: Tokenizer) -> bool:
-    """Whether a model has a template to be asked in, and words to answer with."""
-    return tokenizer.has_chat_template and all(_token(tokenizer, word) is not None for word in _ANSWERS)
+def _filled(prompt: str, instruction: str | None, query: str, document: str) -> str:
+    """A model's own prompt with what is asked. Raises: ConfigError for an instruction that it has no place for."""
+    if instruction is not None:
+        prompt, count = _INSTRUCT.subn(lambda place: place[1] + instruction, prompt, count=1)
+        if not count:
+            raise ConfigError("instruction: this model's own prompt has no place for one; leave it out")
+    words = {"{query}": query, "{document}": document}
+    return re.sub(r"\{(query|document)\}", lambda place: words[place[0]], prompt)
+
+
+def can_score(tokenizer: Tokenizer, prompt: str | None) -> bool:
+    """Whether a model has a prompt of its own or a template to be asked in, and words to answer with."""
+    return (prompt is not None or tokenizer.has_chat_template) and all(
+        _token(tokenizer, word) is not None for word in _ANSWERS
+    )
 
 
 def _token(tokenizer: Tokenizer, word: str) -> int | None:

@@ -12,6 +12,7 @@ from genai.build.gguf import names
 from genai.build.gguf.blocks import read_block_weight
 from genai.build.gguf.file import GgufFile, TensorInfo
 from genai.build.gguf.numbers import named_numbers
+from genai.build.gguf.reranker import check_reranker
 from genai.build.gguf.tensors import named_tensors
 from genai.build.source import JSON, BlockWeight, FloatArray
 from genai.errors import UnsupportedModelError, WeightsError
@@ -32,6 +33,7 @@ class GgufSource(AbstractContextManager["GgufSource"]):
         try:
             _refuse_what_is_no_model(self._file)
             self._arch = names.architecture_of(self._file)
+            check_reranker(self._file)
             self._tensors = named_tensors(self._file, self._arch)
             self._numbers = named_numbers(self._file, self._arch)
             self.config: Mapping[str, JSON] = names.config_from_gguf(self._file)

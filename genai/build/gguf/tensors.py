@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from genai.build.gguf import names
 from genai.build.gguf.file import GgufFile, TensorInfo
 from genai.build.gguf.metadata import ArchitectureMetadata
+from genai.build.gguf.reranker import ANSWERS
 from genai.build.gguf.tables import architectures
 from genai.errors import UnsupportedModelError, WeightsError
 
@@ -41,6 +42,8 @@ def named_tensors(file: GgufFile, arch: str) -> dict[str, TensorInfo]:
     for info in file.tensors.values():
         if (block := _BLOCK.match(info.name)) and int(block[1]) >= num_layers:
             left_out.add(int(block[1]))
+            continue
+        if info.name == ANSWERS:  # rows of the head, which `check_reranker` looks at
             continue
         for name, place in _named(info, metadata):
             if found.setdefault(name, place) is not place:
