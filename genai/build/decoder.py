@@ -10,12 +10,13 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 
 import numpy as np
 import onnx
 
 from genai import contract
-from genai.build.parts import WRITERS, context
+from genai.build.parts import WRITERS, caches_of, context, per_layer
 from genai.build.parts.context import Context
 from genai.build.spec import BlockSpec, DecoderSpec
 from genai.build.weights import Weights
@@ -40,20 +41,20 @@ def build_decoder(
     ctx = Context.build(weights, spec)
     embedding, head = _ends(spec, weights) if spec.has_head else (_EMBEDDING, None)
     x, delta = context.embedding(ctx, embedding), None
-    last_to_mix = max(index for index, block in enumerate(blocks) if _mixes(block))
+    if spec.per_layer is not None:
+        ctx = replace(ctx, per_layer=per_layer.embeddings(ctx, spec.per_layer, x))
+    last_to_write = max(index for index, block in enumerate(blocks) if caches_of(block))
     for index, block in enumerate(blocks):
         progress("building", block.layer, spec.num_layers)
         with graph.scope(f"layer.{block.layer}"):
-            x, delta = _block(ctx, x, delta, block, narrows=index == last_to_mix)
+            x, delta = _block(ctx, x, delta, block, narrows=index == last_to_write)
+        if index == last_to_write:
+            ctx = ctx.narrowed(blocks[index + 1 :])
     with graph.scope("head"):
         output = _embeddings(ctx, x, delta) if head is None else _head(ctx, x, delta, head)
     progress("building", spec.num_layers, spec.num_layers)
-    weights.refuse_unused([*_IGNORED, *([f"{_HEAD}.weight"] if head in (None, embedding) else [])])
-    caches = [
-        contract.Cache(name(layer), heads.kv_size)
-        for layer, heads in spec.attentions.items()
-        for name in (contract.key_cache, contract.value_cache)
-    ]
+    weights.refuse_unused([*_IGNORED, *_unread(spec), *([f"{_HEAD}.weight"] if head in (None, embedding) else [])])
+    caches = [cache for block in blocks for cache in caches_of(block)]
     return graph.model(
         contract.inputs(caches, weights.plan.dtype),
         contract.outputs(caches, weights.plan.dtype, output),
@@ -82,14 +83,10 @@ def _ends(spec: DecoderSpec, weights: Weights) -> tuple[str, str]:
     return _EMBEDDING, _EMBEDDING if weights.are_equal(embedding, head) else _HEAD
 
 
-def _mixes(block: BlockSpec) -> bool:
-    return any(WRITERS[type(part)].mix for part in block.parts)
+def _block(ctx: Context, x: str, delta: str | None, block: BlockSpec, *, narrows: bool) -> tuple[str, str | None]:
+    """One block: the residual stream before its addition, and that addition, None if it has been done.
 
-
-def _block(ctx: Context, x: str, delta: str | None, block: BlockSpec, *, narrows: bool) -> tuple[str, str]:
-    """One block: the residual stream before its addition, and that addition.
-
-    narrows: it is the last that mixes tokens; from here on only the rows that get logits.
+    narrows: it is the last that writes caches; from here on only the rows that get logits.
     """
     layer, prefix = block.layer, f"model.layers.{block.layer}."
     x, read = _norms(ctx, x, delta, block)
@@ -99,13 +96,17 @@ def _block(ctx: Context, x: str, delta: str | None, block: BlockSpec, *, narrows
         for writer, part, value in zip(writers, block.parts, read, strict=True)
     ]
     if narrows:
-        kept = {value: _at_logits_positions(ctx, value) for value in dict.fromkeys([*values, x])}
+        kept = {value: context.at_logits_positions(ctx.graph, value) for value in dict.fromkeys([*values, x])}
         values, x = [kept[value] for value in values], kept[x]
     results = [
         writer.finish(ctx, part, value, layer) for writer, part, value in zip(writers, block.parts, values, strict=True)
     ]
     total = functools.reduce(lambda left, right: ctx.graph.op("Add", left, right), results)
-    return x, context.block_result(ctx, total, block.norm_out and prefix + block.norm_out)
+    delta = context.block_result(ctx, total, block.norm_out and prefix + block.norm_out)
+    if block.stream_scale is None:
+        return x, delta
+    scale = ctx.weights.vector(prefix + block.stream_scale, 1, ctx.residual)
+    return ctx.graph.op("Mul", ctx.graph.op("Add", x, delta), scale), None
 
 
 def _norms(ctx: Context, x: str, delta: str | None, block: BlockSpec) -> tuple[str, list[str]]:
@@ -134,10 +135,14 @@ def _head(ctx: Context, x: str, delta: str | None, name: str) -> contract.Output
     return contract.Output(contract.LOGITS, spec.vocab_size)
 
 
-def _at_logits_positions(ctx: Context, x: str) -> str:
-    """[B, T, H] -> [B, P, H]: each row's chosen positions."""
-    indices = ctx.graph.op("Unsqueeze", contract.LOGITS_POSITIONS, ctx.graph.constant([2], np.int64))
-    return ctx.graph.op("GatherND", x, indices, batch_dims=1)
+def _unread(spec: DecoderSpec) -> list[str]:
+    """Tensors that checkpoints may have though nothing reads them: keys and values of layers that read another's."""
+    return [
+        f"model.layers.{layer}.{heads.name}.{module}.weight"
+        for layer, heads in spec.attentions.items()
+        if heads.keys_of is not None
+        for module in ("k_proj", "v_proj", "k_norm", "v_norm")
+    ]
 
 
 def _biases(spec: DecoderSpec) -> list[str]:

@@ -1,4 +1,4 @@
-"""Additive masks of sliding windows and of distances, written with whatever makes nodes."""
+"""Additive masks of windows, of distances, and of queries picked out, written with whatever makes nodes."""
 
 from __future__ import annotations
 
@@ -27,18 +27,20 @@ class NodeMaker(Protocol[V]):
         ...
 
 
-def window_mask(nodes: NodeMaker[V], input_ids: V, write_indices: V, key_cache: V, window: int) -> V:
+def window_mask(
+    nodes: NodeMaker[V], input_ids: V, write_indices: V, key_cache: V, window: int, *, reserved_slots: int = 0
+) -> V:
     """Additive mask [B, 1, T, S] float32 that hides keys older than the window; causality is Attention's own.
 
-    Query t of a row stands at cache index `write_indices + t` and sees the keys j > that - window.
+    Query t of a row stands at cache index `write_indices + t` and sees the keys j > that - window, and reserved slots.
     """
     zero, one = nodes.constant(0, np.int64), nodes.constant(1, np.int64)
     tokens = nodes.op("Squeeze", nodes.op("Shape", input_ids, start=1, end=2))
     capacity = nodes.op("Squeeze", nodes.op("Shape", key_cache, start=1, end=2))
     queries = _queries(nodes, write_indices, tokens)
     oldest = nodes.op("Sub", queries, nodes.constant(window - 1, np.int64))
-    is_hidden = nodes.op("Less", nodes.op("Range", zero, capacity, one), oldest)
-    return nodes.op("Where", is_hidden, nodes.constant(-np.inf, np.float32), nodes.constant(0, np.float32))
+    keys = nodes.op("Range", zero, capacity, one)
+    return _additive(nodes, _older(nodes, keys, oldest, reserved_slots))
 
 
 def distance_mask(nodes: NodeMaker[V], input_ids: V, write_indices: V, key_cache: V, slopes: Sequence[float]) -> V:
@@ -62,3 +64,42 @@ def _queries(nodes: NodeMaker[V], write_indices: V, tokens: V) -> V:
         nodes.op("Unsqueeze", write_indices, nodes.constant([1, 2, 3], np.int64)),
         nodes.op("Unsqueeze", nodes.op("Range", zero, tokens, one), nodes.constant([0, 1, 3], np.int64)),
     )
+
+
+def mask_of_chosen(
+    nodes: NodeMaker[V],
+    positions: V,
+    write_indices: V,
+    key_cache: V,
+    *,
+    window: int | None,
+    reserved_slots: int = 0,
+) -> V:
+    """Additive mask [B, 1, P, S] float32 for some of a step's queries, which Attention must not take for its last ones.
+
+    positions: [B, P], which of the T tokens they are. Hides what comes after each, and what is older than its window.
+    """
+    zero, one = nodes.constant(0, np.int64), nodes.constant(1, np.int64)
+    capacity = nodes.op("Squeeze", nodes.op("Shape", key_cache, start=1, end=2))
+    queries = nodes.op(
+        "Add",
+        nodes.op("Unsqueeze", write_indices, nodes.constant([1, 2, 3], np.int64)),
+        nodes.op("Unsqueeze", positions, nodes.constant([1, 3], np.int64)),
+    )
+    keys = nodes.op("Range", zero, capacity, one)
+    is_hidden = nodes.op("Greater", keys, queries)
+    if window is not None:
+        oldest = nodes.op("Sub", queries, nodes.constant(window - 1, np.int64))
+        is_hidden = nodes.op("Or", is_hidden, _older(nodes, keys, oldest, reserved_slots))
+    return _additive(nodes, is_hidden)
+
+
+def _older(nodes: NodeMaker[V], keys: V, oldest: V, reserved_slots: int) -> V:
+    is_older = nodes.op("Less", keys, oldest)
+    if not reserved_slots:
+        return is_older
+    return nodes.op("And", is_older, nodes.op("GreaterOrEqual", keys, nodes.constant(reserved_slots, np.int64)))
+
+
+def _additive(nodes: NodeMaker[V], is_hidden: V) -> V:
+    return nodes.op("Where", is_hidden, nodes.constant(-np.inf, np.float32), nodes.constant(0, np.float32))

@@ -59,7 +59,7 @@ class TemperatureSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionSpec:
-    """Attention over a layer's own cache.
+    """Attention over a layer's own cache, or over another layer's.
 
     name: the module's within its layer; scale: multiplies q·k; softcap: `softcap * tanh(score / softcap)`, None for
     none; sliding_window: a query sees this many newest keys, itself included; rotary: None for layers without
@@ -69,6 +69,8 @@ class AttentionSpec:
     temperature: None for none; clip: queries, keys and values are at most this far from 0; is_fused: the checkpoint
     holds q/k/v as one matrix `qkv_proj`; biases: products that must have one, others have one where the checkpoint
     does.
+    keys_of: the earlier layer whose keys and values it reads, None if it has its own; value_is_key: values are what the
+    product `k_proj` gives, before its norm; has_value_norm: values are normalised over each head, without a weight.
     """
 
     num_heads: int
@@ -85,7 +87,15 @@ class AttentionSpec:
     clip: float | None = None
     is_fused: bool = False
     biases: frozenset[str] = frozenset()
+    keys_of: int | None = None
+    value_is_key: bool = False
+    has_value_norm: bool = False
     name: str = "self_attn"
+
+    @property
+    def q_size(self) -> int:
+        """Elements of one token's queries."""
+        return self.num_heads * self.head_dim
 
     @property
     def kv_size(self) -> int:
@@ -163,7 +173,30 @@ class MoeSpec:
         return frozenset({"gate", "experts.0.down_proj"} if self.has_biases else ())
 
 
-Part: TypeAlias = AttentionSpec | MlpSpec | MoeSpec
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PerLayerSpec:
+    """What a layer adds of its own embedding `e` of each token: `per_layer_projection(activation(gate(x)) * e)`.
+
+    All layers' embeddings of a token are made once a step, from its id and from what enters the first layer:
+
+        e  =  (norm(per_layer_model_projection(x)) + embed_tokens_per_layer(id))  /  √2         [layers, size] each
+
+    size: elements of one layer's embedding; vocab_size: rows of their table; name: what the names of its modules within
+    a layer begin with.
+    """
+
+    size: int
+    vocab_size: int
+    activation: Activation = "gelu_tanh"
+    name: str = "per_layer"
+
+    @property
+    def biases(self) -> frozenset[str]:
+        """Its products have none."""
+        return frozenset()
+
+
+Part: TypeAlias = AttentionSpec | MlpSpec | MoeSpec | PerLayerSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,13 +204,15 @@ class BlockSpec:
     """Parts that read the residual stream together, and whose sum is added to it.
 
     layer: whose modules its names are, and whose caches; norm_in: which of the layer's norms stands before the parts,
-    or which one before each of them; norm_out: which stands after their sum; None for none.
+    or which one before each of them; norm_out: which stands after their sum; None for none;
+    stream_scale: the layer's number that multiplies the stream afterwards.
     """
 
     layer: int
     parts: tuple[Part, ...]
     norm_in: str | tuple[str, ...] | None
     norm_out: str | None = None
+    stream_scale: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,6 +258,11 @@ class DecoderSpec:
     def attentions(self) -> dict[int, AttentionSpec]:
         """Each layer's attention, for layers that have one."""
         return {block.layer: part for block in self.blocks for part in block.parts if isinstance(part, AttentionSpec)}
+
+    @property
+    def per_layer(self) -> PerLayerSpec | None:
+        """What layers add of embeddings of their own, None if they have none: the same in all of them."""
+        return next((part for block in self.blocks for part in block.parts if isinstance(part, PerLayerSpec)), None)
 
     @property
     def sliding_window(self) -> int | None:

@@ -23,6 +23,7 @@ _log = logging.getLogger(__name__)
 _TEXT_TYPES = {
     "aya_vision": "cohere2",
     "gemma3": "gemma3_text",
+    "gemma4": "gemma4_text",
     "glm4v": "glm4v_text",
     "idefics3": "llama",
     "internvl": "qwen2",

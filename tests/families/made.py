@@ -70,6 +70,7 @@ def write_gguf(case: Case, folder: Path, path: Path, change: Callable[[Any], Non
 
     assert case.gguf is not None
     config = transformers.AutoConfig.from_pretrained(folder).get_text_config()
+    config.allow_global_per_layer_attribute_access = True  # of what differs from layer to layer, the usual value
 
     def with_vocabulary(writer: Any) -> None:
         gguf_writer.write_vocabulary(writer, config.vocab_size)

@@ -19,6 +19,7 @@ _SHARED = {"blocks", "config", "experts", "refused", "rotary"}
 """Files here that are no family."""
 _OTHER_NAMES = {
     "gemma3_text": "gemma3",
+    "gemma4_text": "gemma4",
     "glm4v_text": "glm4",
     "qwen2_5_vl_text": "qwen2",
     "qwen2_vl_text": "qwen2",

@@ -61,9 +61,9 @@ class ConfigReader:
         """The same configuration with the usual keys for a family's own, {"n_embd": "hidden_size"}, which go first."""
         return self.replaced({new: self._values[own] for own, new in names.items() if own in self._values})
 
-    def part(self, key: str) -> ConfigReader:
-        """The configuration within this key, empty where it is missing or null."""
-        return ConfigReader(self._object(key), self._max_position)
+    def mapping(self, key: str) -> dict[str, JSON]:
+        """A copy of an object, empty where the key is missing or null."""
+        return _as_object(key, self._values.get(key))
 
     def text(self, key: str) -> str:
         """A string. Raises: WeightsError if it is missing or something else."""
@@ -148,15 +148,17 @@ class ConfigReader:
 
     def inner(self, key: str) -> ConfigReader:
         """What stands in an object, which is empty where the key is missing or null."""
-        return ConfigReader(self._object(key), self._max_position)
+        return ConfigReader(self.mapping(key), self._max_position)
 
     def has(self, key: str) -> bool:
         """Whether a key is there and not null."""
         return self._values.get(key) is not None
 
-    def refuse(self, key: str) -> None:
-        """Refuse a checkpoint that asks for something that is not built: the key must be missing, null or false."""
-        if self._values.get(key) not in (None, False):
+    def refuse(self, key: str, *, but: Sequence[JSON] = ()) -> None:
+        """Refuse a checkpoint that asks for something that is not built: the key must be missing, null, false, or one
+        of the values that change nothing here.
+        """
+        if self._values.get(key) not in (None, False, *but):
             raise UnsupportedModelError(f"the model's configuration has {key}={self._values[key]!r}: not supported")
 
     @property
@@ -191,13 +193,13 @@ class ConfigReader:
         base_key: the key that holds the base where `rope_parameters` (transformers 5) does not. Scaling stands there
         too, or in `rope_scaling`, which is only about layers with the base `rope_theta`.
         """
-        parameters = self._object("rope_parameters")
+        parameters = self.mapping("rope_parameters")
         if layer_type is not None:
             parameters = _as_object(f"rope_parameters.{layer_type}", parameters.get(layer_type))
         elif any(isinstance(value, dict) for value in parameters.values()):
             raise UnsupportedModelError("the model's configuration has rope_parameters by layer type: not supported")
         if base_key == "rope_theta":
-            parameters |= self._object("rope_scaling")
+            parameters |= self.mapping("rope_scaling")
         if parameters.get("rope_theta") is None:
             parameters["rope_theta"] = self.number(base_key, 10000.0)
         return rotary.spec_of(
@@ -302,6 +304,8 @@ class ConfigReader:
         return [str(kind) for kind in types]
 
     def _rotated_size(self, parameters: Mapping[str, JSON]) -> int:
+        if parameters.get("rope_type") == "proportional":
+            return self.head_dim
         key = "partial_rotary_factor"
         partial = parameters.get(key) if parameters.get(key) is not None else self.number(key, 1.0)
         if not 0 < rotary.finite(key, partial) <= 1:
@@ -310,9 +314,6 @@ class ConfigReader:
 
     def _biases(self, key: str, *products: str) -> frozenset[str]:
         return frozenset(products if self.flag(key) else ())
-
-    def _object(self, key: str) -> dict[str, JSON]:
-        return _as_object(key, self._values.get(key))
 
 
 def with_windows(attention: AttentionSpec, windows: Sequence[int | None]) -> list[AttentionSpec]:

@@ -26,7 +26,7 @@ def decoder_spec(config: ConfigReader) -> DecoderSpec:
     """What attention needs stands in `attn_config`."""
     config = config.renamed(_NAMES).with_defaults(_DEFAULTS).ungrouped()
     config.refuse("logit_scale")
-    inner = config.part("attn_config").with_defaults({"alibi": True})
+    inner = config.inner("attn_config").with_defaults({"alibi": True})
     for key in ("prefix_lm", "qk_ln"):
         inner.refuse(key)
     if not inner.flag("alibi"):

@@ -125,6 +125,16 @@ def _linear(request: _Request) -> tuple[FloatArray, float]:
     return request.plain() / np.float32(request.number("factor")), 1.0
 
 
+def _proportional(request: _Request) -> tuple[FloatArray, float]:
+    """The slowest of the whole head's frequencies do not rotate: in Gemma 4 three of four."""
+    fraction = request.number("partial_rotary_factor", 1.0)
+    if not 0 < fraction <= 1:
+        raise WeightsError(f"the model's configuration has partial_rotary_factor={fraction}, not a part of 1")
+    frequencies = request.plain() / np.float32(request.number("factor", 1.0))
+    frequencies[int(fraction * request.size // 2) :] = 0
+    return frequencies, 1.0
+
+
 def _given_factors(request: _Request) -> tuple[FloatArray, float]:
     """GGUF stores Llama 3's scaling as one divisor per frequency."""
     return request.plain() / request.factors("factors"), 1.0
@@ -196,5 +206,6 @@ _TYPES: dict[str, Callable[[_Request], tuple[FloatArray, float]]] = {
     "llama3": _llama3,
     "yarn": _yarn,
     "longrope": _longrope,
+    "proportional": _proportional,
     "gguf_factors": _given_factors,
 }

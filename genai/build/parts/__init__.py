@@ -1,8 +1,9 @@
-"""What a decoder's blocks are made of: one file per kind of part, each two functions.
+"""What a decoder's blocks are made of: one file per kind of part, each two functions or three.
 
-`mix` is what a part does with all T tokens of a step (attention, with its caches; a part that treats each token by
-itself does nothing there), `finish` what it does for each token afterwards. Between the two the last block that mixes
-keeps only the tokens that get logits.
+`mix` is what a part does with all tokens of a step together (attention; a part that treats each token by itself does
+nothing there), `finish` what it does for each token afterwards, `caches` which caches it writes. Between `mix` and
+`finish` of the last block that writes any, all but the tokens that get logits are left out; what mixes in a later block
+is given these alone.
 """
 
 from __future__ import annotations
@@ -11,21 +12,32 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from genai.build.parts import attention, mlp, moe
+from genai.build.parts import attention, mlp, moe, per_layer
 from genai.build.parts.context import Context
-from genai.build.spec import AttentionSpec, MlpSpec, MoeSpec, Part
+from genai.build.spec import AttentionSpec, BlockSpec, MlpSpec, MoeSpec, Part, PerLayerSpec
+from genai.contract import Cache
 
 
 @dataclass(frozen=True, slots=True)
 class Writer:
-    """A kind of part: (context, its spec, the value it reads, layer) -> what it makes of it; mix: None for nothing."""
+    """A kind of part: (context, its spec, the value it reads, layer) -> what it makes of it; mix: None for nothing.
+
+    caches: (its spec, layer) -> the caches that it writes.
+    """
 
     mix: Callable[[Context, Any, str, int], str] | None
     finish: Callable[[Context, Any, str, int], str]
+    caches: Callable[[Any, int], tuple[Cache, ...]] = lambda spec, layer: ()
 
 
 WRITERS: Mapping[type[Part], Writer] = {
-    AttentionSpec: Writer(attention.mix, attention.finish),
+    AttentionSpec: Writer(attention.mix, attention.finish, attention.caches),
     MlpSpec: Writer(None, mlp.finish),
     MoeSpec: Writer(None, moe.finish),
+    PerLayerSpec: Writer(None, per_layer.finish),
 }
+
+
+def caches_of(block: BlockSpec) -> tuple[Cache, ...]:
+    """The caches that a block writes."""
+    return tuple(cache for part in block.parts for cache in WRITERS[type(part)].caches(part, block.layer))

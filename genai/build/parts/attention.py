@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from genai import contract
 from genai.build.parts.context import F32, FLOAT, Context, norm, norm_of_each
 from genai.build.spec import AttentionSpec
+from genai.contract import Cache
+
+_CACHES = (contract.key_cache, contract.value_cache)
+
+
+def caches(heads: AttentionSpec, layer: int) -> tuple[Cache, ...]:
+    """The layer's own caches: none if it reads another's."""
+    if heads.keys_of is not None:
+        return ()
+    return Cache(contract.key_cache(layer), heads.kv_size), Cache(contract.value_cache(layer), heads.kv_size)
 
 
 def mix(ctx: Context, heads: AttentionSpec, x: str, layer: int) -> str:
@@ -14,33 +26,25 @@ def mix(ctx: Context, heads: AttentionSpec, x: str, layer: int) -> str:
 
     x: [B, T, H]; the result, before the output product: [B, T, num_heads * head_dim].
     """
-    graph, spec = ctx.graph, ctx.spec
-    prefix = f"model.layers.{layer}.{heads.name}"
-    sizes = [heads.num_heads * heads.head_dim, heads.kv_size, heads.kv_size]
-    if heads.is_fused:
-        fused = ctx.weights.linear(x, [f"{prefix}.qkv_proj"], [sum(sizes)], spec.hidden_size)
-        q, k, v = graph.ops("Split", fused, graph.constant(sizes, np.int64), num_outputs=3, axis=-1)
-    else:
-        names = [f"{prefix}.q_proj", f"{prefix}.k_proj", f"{prefix}.v_proj"]
-        q, k, v = ctx.weights.linears(x, names, sizes, spec.hidden_size)
+    graph, prefix = ctx.graph, f"model.layers.{layer}.{heads.name}"
+    q, *new = _products(ctx, heads, x, prefix)
     q = _position_encoded(ctx, q, f"{prefix}.q_norm", heads.num_heads, heads)
-    k = _position_encoded(ctx, k, f"{prefix}.k_norm", heads.num_kv_heads, heads)
-    v = _clipped(ctx, v, heads)
     if heads.temperature is not None:
         q = graph.op("Mul", q, ctx.temperatures[heads.temperature])
-    keys, values = scattered(ctx, contract.key_cache(layer), k), scattered(ctx, contract.value_cache(layer), v)
-    mask = ctx.masks.get(heads.sliding_window or heads.alibi)
+    keys, values = _cached(ctx, heads, new, layer)
+    key = heads.sliding_window or heads.alibi
+    mask = ctx.masks[key] if ctx.is_narrowed else ctx.masks.get(key)
     return graph.op(
         "Attention", q, keys, values, mask, None, None, contract.NONPAD_KV_SEQLEN,
-        is_causal=1, q_num_heads=heads.num_heads, kv_num_heads=heads.num_kv_heads, scale=heads.scale,
-        softcap=heads.softcap, softmax_precision=None if ctx.dtype == F32 else FLOAT,
+        is_causal=0 if ctx.is_narrowed else 1, q_num_heads=heads.num_heads, kv_num_heads=heads.num_kv_heads,
+        scale=heads.scale, softcap=heads.softcap, softmax_precision=None if ctx.dtype == F32 else FLOAT,
     )  # fmt: skip
 
 
 def finish(ctx: Context, heads: AttentionSpec, x: str, layer: int) -> str:
     """The output product: [..., num_heads * head_dim] -> [..., H]."""
     names = [f"model.layers.{layer}.{heads.name}.o_proj"]
-    return ctx.weights.linear(x, names, [ctx.spec.hidden_size], heads.num_heads * heads.head_dim)
+    return ctx.weights.linear(x, names, [ctx.spec.hidden_size], heads.q_size)
 
 
 def scattered(ctx: Context, cache: str, new: str) -> str:
@@ -48,6 +52,42 @@ def scattered(ctx: Context, cache: str, new: str) -> str:
     return ctx.graph.op_into(
         contract.updated(cache), "TensorScatter", cache, new, contract.WRITE_INDICES, axis=1, mode="linear"
     )
+
+
+def _products(ctx: Context, heads: AttentionSpec, x: str, prefix: str) -> list[str]:
+    """Queries [B, T, q_size], and keys and values [B, T, kv_size] where the layer has its own."""
+    graph, weights, hidden = ctx.graph, ctx.weights, ctx.spec.hidden_size
+    sizes = {"q_proj": heads.q_size, "k_proj": heads.kv_size, "v_proj": heads.kv_size}
+    if heads.is_fused:
+        fused = weights.linear(x, [f"{prefix}.qkv_proj"], [sum(sizes.values())], hidden)
+        return graph.ops("Split", fused, graph.constant([*sizes.values()], np.int64), num_outputs=3, axis=-1)
+    parts = (
+        ["q_proj"] if heads.keys_of is not None else ["q_proj", "k_proj", *([] if heads.value_is_key else ["v_proj"])]
+    )
+    made = weights.linears(x, [f"{prefix}.{part}" for part in parts], [sizes[part] for part in parts], hidden)
+    return [*made, made[1]] if len(made) == 2 else made
+
+
+def _cached(ctx: Context, heads: AttentionSpec, new: Sequence[str], layer: int) -> list[str]:
+    """Keys and values of all tokens, [B, S, kv_size] each; new: those of a step, which are written."""
+    names = [cache(layer if heads.keys_of is None else heads.keys_of) for cache in _CACHES]
+    if heads.keys_of is not None:
+        return [contract.updated(name) for name in names]
+    k, v = new
+    k = _position_encoded(ctx, k, f"model.layers.{layer}.{heads.name}.k_norm", heads.num_kv_heads, heads)
+    v = _value_normed(ctx, _clipped(ctx, v, heads), heads)
+    return [scattered(ctx, cache, part) for cache, part in zip(names, (k, v), strict=True)]
+
+
+def _value_normed(ctx: Context, v: str, heads: AttentionSpec) -> str:
+    """Values after their norm over each head, where the layer has one."""
+    if not heads.has_value_norm:
+        return v
+    graph = ctx.graph
+    split = graph.op("Reshape", v, graph.constant([0, 0, heads.num_kv_heads, heads.head_dim], np.int64))
+    ones = graph.constant(np.ones(heads.head_dim), ctx.dtype)
+    split = graph.op("RMSNormalization", split, ones, axis=-1, epsilon=ctx.spec.norm.eps, stash_type=FLOAT)
+    return graph.op("Reshape", split, graph.constant([0, 0, heads.kv_size], np.int64))
 
 
 def _position_encoded(ctx: Context, x: str, norm_name: str, num_heads: int, heads: AttentionSpec) -> str:

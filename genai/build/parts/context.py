@@ -6,15 +6,23 @@ Functions take and return names of graph values; shapes are in the docstrings.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
 
 from genai import contract
 from genai.build.graph import CONTRIB, GraphBuilder
-from genai.build.masks import distance_mask, window_mask
-from genai.build.spec import DecoderSpec, LearnedPositions, RotarySpec, TemperatureSpec
+from genai.build.masks import distance_mask, mask_of_chosen, window_mask
+from genai.build.spec import (
+    AttentionSpec,
+    BlockSpec,
+    DecoderSpec,
+    LearnedPositions,
+    PerLayerSpec,
+    RotarySpec,
+    TemperatureSpec,
+)
 from genai.build.weights import Weights
 
 F32 = np.dtype(np.float32)
@@ -27,7 +35,9 @@ class Context:
     """What the parts of one decoder are written with.
 
     graph: where to write; dtype, residual: the types of activations and of the residual stream; angles: (cos, sin) by
-    frequencies, masks by window or slopes and factors of queries by temperature, which layers share.
+    frequencies, masks by window or slopes and factors of queries by temperature, which layers share; per_layer: the
+    layers' own embeddings [B, T, layers, size], if they have some; is_narrowed: all of these, and what parts read, are
+    of the P tokens that get logits alone. Masks then hide what comes after each token, too, and there is one for ().
     """
 
     weights: Weights
@@ -35,9 +45,11 @@ class Context:
     spec: DecoderSpec
     dtype: np.dtype[np.generic]
     residual: np.dtype[np.generic]
-    angles: dict[RotarySpec, tuple[str, str]]
+    angles: dict[RotarySpec, tuple[str, ...]]
     masks: dict[int | tuple[float, ...], str]
     temperatures: dict[TemperatureSpec, str]
+    per_layer: str | None = None
+    is_narrowed: bool = False
 
     @classmethod
     def build(cls, weights: Weights, spec: DecoderSpec) -> Context:
@@ -55,6 +67,23 @@ class Context:
             angles={rotary: rotary_angles(weights, rotary) for rotary in rotaries},
             masks={key: _mask(weights, spec, key) for key in masks if key},
             temperatures={temperature: _query_factors(weights, temperature) for temperature in temperatures},
+        )
+
+    def narrowed(self, blocks: Sequence[BlockSpec]) -> Context:
+        """The same for the tokens that get logits, as far as the blocks that are left need it."""
+        parts = [part for block in blocks for part in block.parts]
+        attentions = [part for part in parts if isinstance(part, AttentionSpec)]
+        rotaries = dict.fromkeys(each.rotary for each in attentions if each.rotary)
+        windows = dict.fromkeys(each.sliding_window or () for each in attentions)
+        temperatures = dict.fromkeys(each.temperature for each in attentions if each.temperature)
+        per_layer = self.per_layer if any(isinstance(part, PerLayerSpec) for part in parts) else None
+        return replace(
+            self,
+            angles={each: tuple(at_logits_positions(self.graph, x) for x in self.angles[each]) for each in rotaries},
+            masks={window: _mask_of_chosen(self.weights, self.spec, window) for window in windows},
+            temperatures={each: at_logits_positions(self.graph, self.temperatures[each]) for each in temperatures},
+            per_layer=per_layer and at_logits_positions(self.graph, per_layer),
+            is_narrowed=True,
         )
 
 
@@ -176,9 +205,21 @@ def _query_factors(weights: Weights, spec: TemperatureSpec) -> str:
     return graph.cast(factors, F32, weights.dtype)
 
 
+def at_logits_positions(graph: GraphBuilder, x: str) -> str:
+    """[B, T, …] -> [B, P, …]: each row's chosen positions."""
+    indices = graph.op("Unsqueeze", contract.LOGITS_POSITIONS, graph.constant([2], np.int64))
+    return graph.op("GatherND", x, indices, batch_dims=1)
+
+
 def _mask(weights: Weights, spec: DecoderSpec, key: int | tuple[float, ...]) -> str:
     """The mask of a window, or of heads with these slopes."""
     graph, cache = weights.graph, contract.key_cache(min(spec.attentions))
     inputs = (graph, contract.INPUT_IDS, contract.WRITE_INDICES, cache)
     mask = window_mask(*inputs, key) if isinstance(key, int) else distance_mask(*inputs, key)
+    return graph.cast(mask, F32, weights.dtype)
+
+
+def _mask_of_chosen(weights: Weights, spec: DecoderSpec, window: int | tuple[()]) -> str:
+    graph, cache = weights.graph, contract.key_cache(min(spec.attentions))
+    mask = mask_of_chosen(graph, contract.LOGITS_POSITIONS, contract.WRITE_INDICES, cache, window=window or None)
     return graph.cast(mask, F32, weights.dtype)

@@ -6,7 +6,7 @@ from typing import Any
 
 from tests.build import tiny
 from tests.families.case import YARN, Case, Tower, rope
-from tests.families.cases.gemma_gpt_oss import GEMMA3
+from tests.families.cases.gemma_gpt_oss import GEMMA3, GEMMA4
 from tests.families.gguf_writer import PAIRED, GgufForm, renamed
 
 SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -28,6 +28,15 @@ CASES: dict[str, Case] = {
         tower=tower(
             "gemma3_text", SIZES | PATCHES,
             mm_tokens_per_image=4, image_token_index=299, boi_token_index=298, eoi_token_index=297,
+        ),
+    ),
+    "gemma4 with vision": Case(
+        model_type="gemma4",
+        options=GEMMA4,
+        tower=tower(
+            "gemma4_text",
+            SIZES | {"num_key_value_heads": 2, "head_dim": 8, "patch_size": 4, "position_embedding_size": 16},
+            image_token_id=0, video_token_id=1, audio_token_id=2,  # which no prompt here has: they are read otherwise
         ),
     ),
     "qwen2_vl": Case(
