@@ -50,11 +50,10 @@ class NormSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TemperatureSpec:
-    """Queries grow with their position, in steps: `q * (1 + weight * log(1 + floor((position + offset) / period)))`."""
+    """Queries grow with their position, in steps: `q * (1 + weight * log(1 + floor(position / period)))`."""
 
     weight: float
     period: int
-    offset: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,6 +37,7 @@ _TEXT_TYPES = {
     "smolvlm": "llama",
 }
 """What stands inside, where the inner configuration does not say it."""
+_TIED = "tie_word_embeddings"
 _FLAT = frozenset({"qwen2_vl", "qwen2_5_vl"})
 """Published with the text's configuration beside `vision_config`, not inside of `text_config`."""
 _TEXT_PREFIXES = {
@@ -67,7 +68,8 @@ def is_tower(config: Mapping[str, JSON]) -> bool:
 def text_config(config: Mapping[str, JSON], source: object) -> dict[str, JSON]:
     """The text decoder's configuration, with what its class would fill in.
 
-    Token ids and whether the head is tied may stand outside of it; without a word about the head, the tensors decide.
+    Token ids and whether the head is tied may stand outside of it. The head is tied if either place says so, or none
+    says anything: of a head that is called tied the tensors decide.
     Raises: UnsupportedModelError for a model that is refused by name, or whose decoder's type is not said.
     """
     refuse(ConfigReader(config))
@@ -77,8 +79,8 @@ def text_config(config: Mapping[str, JSON], source: object) -> dict[str, JSON]:
     if not isinstance(kind, str):
         raise UnsupportedModelError(f"{source}: {model_type!r} has a text_config without a model_type")
     shared = {key: value for key, value in config.items() if key.endswith("_token_id")}
-    tied = config.get("tie_word_embeddings", own.get("tie_word_embeddings", True))
-    return completed(kind, shared | own | {"model_type": kind, "tie_word_embeddings": tied})
+    said = [place[_TIED] for place in (config, own) if place.get(_TIED) is not None]
+    return completed(kind, shared | own | {"model_type": kind, _TIED: True in said or not said})
 
 
 def text_tensors(names: Collection[str], source: object) -> dict[str, str]:

@@ -89,10 +89,10 @@ def test_the_decoder_says_what_it_is_or_the_model_around_it_does(
 
 
 @pytest.mark.parametrize(
-    ("outside", "inside", "tied"), [(None, None, True), (None, False, False), (False, True, False), (True, None, True)]
+    ("outside", "inside", "tied"), [(None, None, True), (None, False, False), (False, True, True), (False, None, False), (True, None, True)]
 )
 def test_whether_the_head_is_tied(tmp_path: Path, outside: bool | None, inside: bool | None, tied: bool) -> None:
-    """What is said outside counts, as in transformers; where nothing is, the tensors decide, as for a tied one."""
+    """If either place says so, or none says anything: the tensors decide then."""
     inner = {} if inside is None else {"tie_word_embeddings": inside}
     outer = {} if outside is None else {"tie_word_embeddings": outside}
     source = open_source(folder(tmp_path, ["t"], {"model_type": "llava", "text_config": inner, **outer}))

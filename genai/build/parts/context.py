@@ -197,8 +197,7 @@ def rotary_angles(weights: Weights, spec: RotarySpec) -> tuple[str, str]:
 def _query_factors(weights: Weights, spec: TemperatureSpec) -> str:
     """What queries are multiplied by [B, T, 1], by their positions."""
     graph = weights.graph
-    positions = graph.op("Add", contract.POSITION_IDS, graph.constant(spec.offset, np.int64)) if spec.offset else None
-    periods = graph.op("Div", positions or contract.POSITION_IDS, graph.constant(spec.period, np.int64))
+    periods = graph.op("Div", contract.POSITION_IDS, graph.constant(spec.period, np.int64))
     steps = graph.op("Log", graph.op("Add", graph.op("Cast", periods, to=FLOAT), graph.constant(1.0, F32)))
     factors = graph.op("Add", scaled(graph, steps, spec.weight, F32), graph.constant(1.0, F32))
     factors = graph.op("Unsqueeze", factors, graph.constant([2], np.int64))

@@ -17,10 +17,11 @@ from genai.build.source import JSON
 
 
 def _exaone4(metadata: ArchitectureMetadata) -> dict[str, JSON]:
-    return {
-        "sliding_window": metadata.optional_size("attention.sliding_window"),
-        "layer_types": metadata.layer_types(default_period=4),
-    }
+    window = metadata.optional_size("attention.sliding_window")
+    if window is None:
+        # The 32B's first files were written without; it is known by its depth. The 1.2B has no window.
+        return {"sliding_window": 4096 if metadata.num_layers == 64 else None}
+    return {"sliding_window": window, "layer_types": metadata.layer_types(default_period=4)}
 
 
 def _apertus(metadata: ArchitectureMetadata) -> dict[str, JSON]:

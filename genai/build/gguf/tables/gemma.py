@@ -11,14 +11,15 @@ from genai.errors import UnsupportedModelError
 def _gemma2(metadata: ArchitectureMetadata) -> dict[str, JSON]:
     # Nothing in a file says by what the 27B scales queries: as in Gemma 3 it is known by its depth.
     scalar = metadata.hidden_size // metadata.num_heads if metadata.num_layers == 46 else metadata.head_dim
-    return {
+    config: dict[str, JSON] = {
         "hidden_act": "gelu_pytorch_tanh",
         "query_pre_attn_scalar": scalar,
-        "sliding_window": metadata.optional_size("attention.sliding_window"),
-        "layer_types": metadata.layer_types(default_period=2),
         "final_logit_softcapping": metadata.number("final_logit_softcapping", 30.0),
         "attn_logit_softcapping": metadata.number("attn_logit_softcapping", 50.0),
     }
+    if window := metadata.optional_size("attention.sliding_window"):  # the first files were written without
+        config |= {"sliding_window": window, "layer_types": metadata.layer_types(default_period=2)}
+    return config
 
 
 def _gemma3(metadata: ArchitectureMetadata) -> dict[str, JSON]:
