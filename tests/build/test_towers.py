@@ -89,7 +89,8 @@ def test_the_decoder_says_what_it_is_or_the_model_around_it_does(
 
 
 @pytest.mark.parametrize(
-    ("outside", "inside", "tied"), [(None, None, True), (None, False, False), (False, True, True), (False, None, False), (True, None, True)]
+    ("outside", "inside", "tied"),
+    [(None, None, True), (None, False, False), (False, True, True), (False, None, False), (True, None, True)],
 )
 def test_whether_the_head_is_tied(tmp_path: Path, outside: bool | None, inside: bool | None, tied: bool) -> None:
     """If either place says so, or none says anything: the tensors decide then."""

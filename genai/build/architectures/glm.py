@@ -18,9 +18,15 @@ _DEFAULTS: dict[str, JSON] = {
 
 
 def decoder_spec(config: ConfigReader, norms: NormNames = PRE_NORM) -> DecoderSpec:
-    """Llama's layers otherwise; norms: GLM-4-0414 has more of them."""
+    """Llama's layers otherwise; norms: GLM-4-0414 has more of them.
+
+    Two keys are ours, for GGUF files: `fused_qkv` where q/k/v are one matrix, `rotates_halves` where the rows of
+    queries and keys lie so that no neighbours are rotated.
+    """
     config = config.with_defaults(_DEFAULTS)
-    attention = config.attention(dataclasses.replace(config.rotary(), is_interleaved=True))
-    attention = dataclasses.replace(attention, biases=attention.biases - {"o_proj"})
+    rotary = dataclasses.replace(config.rotary(), is_interleaved=not config.flag("rotates_halves"))
+    attention = config.attention(rotary)
+    is_fused = config.flag("fused_qkv")
+    attention = dataclasses.replace(attention, is_fused=is_fused, biases=attention.biases - {"o_proj"})
     mlp = dataclasses.replace(config.mlp(), is_fused=True)
     return config.decoder([attention] * config.num_layers, [mlp] * config.num_layers, norms)

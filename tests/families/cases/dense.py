@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tests.families.case import LLAMA3, YARN, Case, legacy, rope
+from tests.families.cases.classic import fused
 from tests.families.gguf_writer import PAIRED, GgufForm, plus_one, renamed
 
 GEMMA2 = {
@@ -55,6 +56,7 @@ MISTRAL3 = GgufForm(
         "attention.temperature_scale": lambda config: config.rope_parameters.get("llama_4_scaling_beta"),
     },
 )
+CHATGLM = GgufForm(arch="chatglm")
 GLM4 = GgufForm(arch="glm4")
 ERNIE4_5 = GgufForm(arch="ernie4_5")
 HUNYUAN = GgufForm(
@@ -129,7 +131,14 @@ CASES: dict[str, Case] = {
     "ministral3 even temperature": Case(
         model_type="ministral3", options=rope("yarn", **YARN, llama_4_scaling_beta=0.0), gguf=MISTRAL3
     ),
-    "glm": Case(model_type="glm", options={"head_dim": 24}),
+    "glm": Case(model_type="glm", options={"head_dim": 24}, gguf=CHATGLM),
+    "glm fused": Case(
+        model_type="glm",
+        options={"head_dim": 24},
+        gguf=GgufForm(
+            arch="chatglm", steps=(fused,), names={r"(model\.layers\.(\d+)\.)mixer\.Wqkv": r"blk.\2.attn_qkv"}
+        ),
+    ),
     "glm4": Case(model_type="glm4", options={"head_dim": 24}, gguf=GLM4),
     "glm4 three quarters": Case(
         model_type="glm4",

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from tests.build import tiny
 from tests.families.case import YARN, Case, Tower, rope
 from tests.families.cases.gemma_gpt_oss import GEMMA3, GEMMA4
-from tests.families.gguf_writer import PAIRED, GgufForm, renamed
+from tests.families.gguf_writer import PAIRED, GgufForm, mapped, renamed
 
 SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
 PATCHES = {"image_size": 28, "patch_size": 14}
@@ -15,6 +17,16 @@ CLIP = {"vision_config": {"model_type": "clip_vision_model", "projection_dim": 1
 QWEN = {"depth": 2, "hidden_size": 16, "intermediate_size": 24, "num_heads": 2, "out_hidden_size": 64}
 SECTIONS = rope(mrope_section=[2, 3, 3])
 IN_FILES = {"rope.dimension_sections": lambda config: [*config.rope_parameters["mrope_section"], 0]}
+
+
+def halved(rows: np.ndarray, head_dim: int, rotated: int) -> np.ndarray:
+    """What is rotated of each head, every second row first: neighbours become halves.
+
+    0 0' 1 1' 2 2' … rest   ─►   0 1 2 … 0' 1' 2' … rest
+    """
+    heads = rows.reshape(-1, head_dim, *rows.shape[1:])
+    parts = heads[:, :rotated:2], heads[:, 1:rotated:2], heads[:, rotated:]
+    return np.concatenate(parts, axis=1).reshape(rows.shape)
 
 
 def tower(text: str, vision: dict[str, Any], **outer: Any) -> Tower:
@@ -112,5 +124,13 @@ CASES: dict[str, Case] = {
         model_type="glm4v",
         options=rope(mrope_section=[1, 1, 2], partial_rotary_factor=0.5),
         tower=tower("glm4v_text", QWEN | PATCHES),
+        gguf=GgufForm(
+            arch="glm4",
+            steps=(
+                renamed(r"visual\.", ""), renamed(r"model\.language_model\.", "model."),
+                mapped(r"\.[qk]_proj\.", lambda rows: halved(rows, head_dim=16, rotated=8)),
+            ),
+            keys=IN_FILES,
+        ),
     ),
 }  # fmt: skip

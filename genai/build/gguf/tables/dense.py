@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from genai.build.gguf.metadata import ArchitectureMetadata
 from genai.build.gguf.tables.table import (
     ATTENTION,
+    FUSED_ATTENTION,
     HEAD_NORMS,
     MLP,
     PLAIN,
@@ -29,13 +32,28 @@ def _apertus(metadata: ArchitectureMetadata) -> dict[str, JSON]:
     return windowless(metadata) | {"hidden_act": "xielu", "rope_parameters": {}}
 
 
+def _glm(metadata: ArchitectureMetadata) -> dict[str, JSON]:
+    return windowless(metadata) | {"fused_qkv": metadata.has_tensor("blk.0.attn_qkv.weight")}
+
+
+def _glm4(metadata: ArchitectureMetadata) -> dict[str, JSON]:
+    # Vision models' rotary sections are rotated by halves in ggml: their rows are laid out for it.
+    sections = metadata.value("rope.dimension_sections")
+    has_sections = isinstance(sections, np.ndarray) and sections.any()
+    return _glm(metadata) | ({"model_type": "glm4v_text", "rotates_halves": True} if has_sections else {})
+
+
+_GLM = ATTENTION | FUSED_ATTENTION | {"ffn_up": "mlp.gate_up_proj", "ffn_down": "mlp.down_proj"}
+
 ARCHITECTURES = {
+    "chatglm": Architecture(model_type="glm", layer=_GLM | PRE_NORMS, extras=_glm),
     "glm4": Architecture(
         model_type="glm4",
-        layer=ATTENTION
+        layer=_GLM
         | {"attn_norm": "input_layernorm", "post_attention_norm": "post_self_attn_layernorm"}
-        | {"ffn_norm": "post_attention_layernorm", "post_ffw_norm": "post_mlp_layernorm"}
-        | {"ffn_up": "mlp.gate_up_proj", "ffn_down": "mlp.down_proj"},
+        | {"ffn_norm": "post_attention_layernorm", "post_ffw_norm": "post_mlp_layernorm"},
+        extras=_glm4,
+        reads=frozenset({"rope.dimension_sections"}),
     ),
     "exaone4": Architecture(model_type="exaone4", layer=ATTENTION | MLP | HEAD_NORMS | POST_NORMS, extras=_exaone4),
     "seed_oss": Architecture(
