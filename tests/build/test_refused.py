@@ -74,7 +74,10 @@ def test_an_unknown_model_type_is_told_in_one_line_what_else_may_work(tmp_path: 
         ("gemma3n", "'gemma3n' is not supported: it has four residual streams"),
         ("kimi-linear", "linear attention with states"),
         ("nemotron_h_moe", "square what ReLU leaves"),
-        ("mpt", r"'mpt' is not supported\. Something else may run .* --builder mobius`\. Supported: .*llama"),
+        (
+            "unheard-of",
+            r"'unheard-of' is not supported\. Something else may run .* --builder mobius`\. Supported: .*llama",
+        ),
     ],
 )
 def test_gguf_files_are_told_apart_too(tmp_path: Path, arch: str, told: str) -> None:
