@@ -56,10 +56,13 @@ def decoder_config(config: Mapping[str, JSON], folder: Path) -> dict[str, JSON]:
 
 
 def _refuse_quantized(config: Mapping[str, JSON], folder: Path) -> None:
+    """Refuse quantized checkpoints, gpt-oss as it was published aside."""
     for key in ("quantization_config", "compression_config"):
         settings = config.get(key)
         if settings:
             method = settings.get("quant_method") if isinstance(settings, dict) else None
+            if (config.get("model_type"), method) == ("gpt_oss", "mxfp4"):
+                continue
             raise UnsupportedModelError(
                 f"{folder} is quantized (method {str(method)[:40]!r}); use the original checkpoint, or a GGUF"
             )

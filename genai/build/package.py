@@ -22,6 +22,7 @@ from genai.build.embedding import embedding_of_folder, embedding_of_gguf
 from genai.build.gguf.reranker import rerank_prompt
 from genai.build.gguf.source import GgufSource
 from genai.build.graph import ExternalData, GraphBuilder
+from genai.build.mxfp4 import Mxfp4Source
 from genai.build.open import open_source, source_digest
 from genai.build.output import finished_folder
 from genai.build.precision import Plan
@@ -137,7 +138,9 @@ def _embedding(checkpoint: GgufSource | SafetensorsSource) -> EmbeddingConfig | 
 
 def _in_our_form(checkpoint: GgufSource | SafetensorsSource, config: ConfigReader) -> WeightSource:
     """The checkpoint under our names: a GGUF file is read into them as it is."""
-    return checkpoint if isinstance(checkpoint, GgufSource) else StoredSource(checkpoint, stored_form_of(config))
+    if isinstance(checkpoint, GgufSource):
+        return checkpoint
+    return StoredSource(Mxfp4Source(checkpoint), stored_form_of(config))
 
 
 def _tokenizer(checkpoint: GgufSource | SafetensorsSource) -> TokenizerFiles:

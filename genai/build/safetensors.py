@@ -130,9 +130,13 @@ class SafetensorsSource(AbstractContextManager["SafetensorsSource"]):
         return shard.read_item(stored, index)
 
     def read_blocks(self, name: str) -> BlockWeight | None:
-        """Always None: these files hold floats."""
+        """Always None: these files hold floats, or what `mxfp4.py` reads."""
         self._place(name)
         return None
+
+    def read_item_blocks(self, name: str, index: int) -> BlockWeight | None:
+        """Always None, as `read_blocks`."""
+        return self.read_blocks(name)
 
     def _place(self, name: str) -> tuple[SafetensorsFile, str]:
         try:

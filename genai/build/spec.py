@@ -70,6 +70,8 @@ class AttentionSpec:
     does.
     keys_of: the earlier layer whose keys and values it reads, None if it has its own; value_is_key: values are what the
     product `k_proj` gives, before its norm; has_value_norm: values are normalised over each head, without a weight.
+    has_sinks: each query head has a score that takes its part of the softmax and gives nothing, in `sinks`; in all
+    layers or in none. Then rows begin with a reserved slot, and keys have an element more for each query head.
     """
 
     num_heads: int
@@ -89,6 +91,7 @@ class AttentionSpec:
     keys_of: int | None = None
     value_is_key: bool = False
     has_value_norm: bool = False
+    has_sinks: bool = False
     name: str = "self_attn"
 
     @property
@@ -100,6 +103,11 @@ class AttentionSpec:
     def kv_size(self) -> int:
         """Elements of one token's keys, and of its values."""
         return self.num_kv_heads * self.head_dim
+
+    @property
+    def sink_size(self) -> int:
+        """Elements that each head's queries and keys have more of, for its sinks."""
+        return self.num_heads // self.num_kv_heads if self.has_sinks else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,6 +265,11 @@ class DecoderSpec:
     def attentions(self) -> dict[int, AttentionSpec]:
         """Each layer's attention, for layers that have one."""
         return {block.layer: part for block in self.blocks for part in block.parts if isinstance(part, AttentionSpec)}
+
+    @property
+    def reserved_slots(self) -> int:
+        """With how many slots rows begin that hold no token: one for sinks."""
+        return int(any(attention.has_sinks for attention in self.attentions.values()))
 
     @property
     def per_layer(self) -> PerLayerSpec | None:

@@ -73,6 +73,10 @@ class StackSource(WeightSource, Protocol):
         """One item along a tensor's first axis, as float32. Raises: WeightsError."""
         ...
 
+    def read_item_blocks(self, name: str, index: int) -> BlockWeight | None:
+        """One item as the checkpoint's own integer blocks, exact; None of a tensor that has none."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class _Place:
@@ -137,9 +141,10 @@ class StoredSource:
     def read_blocks(self, name: str) -> BlockWeight | None:
         """The tensor's own integer blocks in our layout, None where it has none."""
         place = self._place(name)
-        if place.item is not None or self._is_transposed(name):
+        if self._is_transposed(name):
             return None
-        blocks = self._source.read_blocks(place.tensor)
+        tensor, item = place.tensor, place.item
+        blocks = self._source.read_blocks(tensor) if item is None else self._source.read_item_blocks(tensor, item)
         if blocks is None or (rows := self._rows(name, blocks.values.shape)) is None:
             return blocks
         return blocks.take_rows(rows)

@@ -53,6 +53,9 @@ class Arrays:
         scales = np.ones((len(values), 1), np.float32)
         return BlockWeight(values=values, scales=scales, bits=8, block_size=32) if values.ndim == 2 else None
 
+    def read_item_blocks(self, name: str, index: int) -> BlockWeight | None:
+        return None
+
 
 def source(**arrays: FloatArray) -> StoredSource:
     return StoredSource(Arrays({name.replace("__", "."): array for name, array in arrays.items()}), GPT2)  # type: ignore[arg-type]

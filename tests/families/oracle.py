@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from genai.decoding.processors import log_softmax
 from tests.build import tiny
 
 TOLERANCE = 1e-4
@@ -66,3 +67,9 @@ def close(actual: Logits, wanted: Logits) -> None:
     assert spread > 0.1, "logits too much alike to tell a right model from a wrong one"
     for ours, theirs in zip(actual, wanted, strict=False):
         np.testing.assert_allclose(ours, theirs, atol=TOLERANCE * spread, rtol=0)
+
+
+def divergence(actual: np.ndarray, wanted: np.ndarray) -> float:
+    """The mean KL divergence of what comes next, in nats: how much is lost by `actual`, logits [T, V]."""
+    ours, theirs = (np.array([log_softmax(line.astype(np.float64)) for line in logits]) for logits in (actual, wanted))
+    return float((np.exp(theirs) * (theirs - ours)).sum(axis=-1).mean())

@@ -15,6 +15,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from genai.build import mxfp4
 from genai.build.gguf.file import ByteArray, GgufFile, TensorInfo
 from genai.build.source import BlockWeight, FloatArray
 from genai.errors import WeightsError
@@ -194,16 +195,8 @@ def _iq4_xs(blocks: ByteArray) -> Decoded:
     return _flat(values), _half(blocks, 0) * scales, None
 
 
-_FP4_LEVELS: npt.NDArray[np.uint8] = (
-    np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12]) + _ZERO_8
-).astype(np.uint8)
-"""Twice the numbers of FP4 (E2M1), so that all are whole."""
-
-
 def _mxfp4(blocks: ByteArray) -> Decoded:
-    # 2 ** (e - 127) / 2 as ggml reads it: the levels are twice as large. The smallest two are subnormal.
-    scales = np.ldexp(np.float32(1), blocks[:, :1].astype(np.int32) - 128)
-    return _FP4_LEVELS[_flat(_nibbles(blocks[:, 1:]))], scales, None
+    return mxfp4.LEVELS[_flat(_nibbles(blocks[:, 1:]))], mxfp4.scales_of(blocks[:, :1]), None
 
 
 BLOCK_FORMATS: dict[str, _Format] = {

@@ -58,11 +58,12 @@ def _scaling(file: GgufFile, metadata: ArchitectureMetadata, num_factors: int) -
     if kind in (None, "linear"):
         return {"rope_type": "linear", "factor": factor}
     if kind == "yarn":
-        return _yarn(metadata, factor)
+        return yarn(metadata, factor)
     raise UnsupportedModelError(f"{file.path}: rotary scaling {kind!r}; supported: none, linear, yarn, longrope")
 
 
-def _yarn(metadata: ArchitectureMetadata, factor: float) -> JSON:
+def yarn(metadata: ArchitectureMetadata, factor: float) -> dict[str, JSON]:
+    """YaRN's `rope_scaling`. Raises: UnsupportedModelError for an extrapolation factor."""
     if (extrapolation := metadata.number("rope.scaling.yarn_ext_factor", 1.0)) not in (1.0, -1.0):
         raise UnsupportedModelError(f"{metadata.path}: yarn with an extrapolation factor of {extrapolation}")
     scaling: dict[str, JSON] = {"rope_type": "yarn", "factor": factor}

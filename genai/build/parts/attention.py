@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from genai import contract
+from genai.build.parts import sinks
 from genai.build.parts.context import F32, FLOAT, Context, norm, norm_of_each
 from genai.build.spec import AttentionSpec
 from genai.contract import Cache
@@ -18,7 +19,8 @@ def caches(heads: AttentionSpec, layer: int) -> tuple[Cache, ...]:
     """The layer's own caches: none if it reads another's."""
     if heads.keys_of is not None:
         return ()
-    return Cache(contract.key_cache(layer), heads.kv_size), Cache(contract.value_cache(layer), heads.kv_size)
+    key_size = heads.kv_size + heads.num_kv_heads * heads.sink_size
+    return Cache(contract.key_cache(layer), key_size), Cache(contract.value_cache(layer), heads.kv_size)
 
 
 def mix(ctx: Context, heads: AttentionSpec, x: str, layer: int) -> str:
@@ -31,6 +33,7 @@ def mix(ctx: Context, heads: AttentionSpec, x: str, layer: int) -> str:
     q = _position_encoded(ctx, q, f"{prefix}.q_norm", heads.num_heads, heads)
     if heads.temperature is not None:
         q = graph.op("Mul", q, ctx.temperatures[heads.temperature])
+    q = sinks.in_queries(ctx, q, heads)
     keys, values = _cached(ctx, heads, new, layer)
     key = heads.sliding_window or heads.alibi
     mask = ctx.masks[key] if ctx.is_narrowed else ctx.masks.get(key)
@@ -69,12 +72,13 @@ def _products(ctx: Context, heads: AttentionSpec, x: str, prefix: str) -> list[s
 
 
 def _cached(ctx: Context, heads: AttentionSpec, new: Sequence[str], layer: int) -> list[str]:
-    """Keys and values of all tokens, [B, S, kv_size] each; new: those of a step, which are written."""
+    """Keys and values of all tokens, [B, S, width] each; new: those of a step, which are written."""
     names = [cache(layer if heads.keys_of is None else heads.keys_of) for cache in _CACHES]
     if heads.keys_of is not None:
         return [contract.updated(name) for name in names]
     k, v = new
     k = _position_encoded(ctx, k, f"model.layers.{layer}.{heads.name}.k_norm", heads.num_kv_heads, heads)
+    k = sinks.in_keys(ctx, k, heads, layer)
     v = _value_normed(ctx, _clipped(ctx, v, heads), heads)
     return [scattered(ctx, cache, part) for cache, part in zip(names, (k, v), strict=True)]
 

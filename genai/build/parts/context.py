@@ -214,11 +214,15 @@ def _mask(weights: Weights, spec: DecoderSpec, key: int | tuple[float, ...]) -> 
     """The mask of a window, or of heads with these slopes."""
     graph, cache = weights.graph, contract.key_cache(min(spec.attentions))
     inputs = (graph, contract.INPUT_IDS, contract.WRITE_INDICES, cache)
-    mask = window_mask(*inputs, key) if isinstance(key, int) else distance_mask(*inputs, key)
+    if isinstance(key, int):
+        mask = window_mask(*inputs, key, reserved_slots=spec.reserved_slots)
+    else:
+        mask = distance_mask(*inputs, key)
     return graph.cast(mask, F32, weights.dtype)
 
 
 def _mask_of_chosen(weights: Weights, spec: DecoderSpec, window: int | tuple[()]) -> str:
     graph, cache = weights.graph, contract.key_cache(min(spec.attentions))
-    mask = mask_of_chosen(graph, contract.LOGITS_POSITIONS, contract.WRITE_INDICES, cache, window=window or None)
+    inputs = (graph, contract.LOGITS_POSITIONS, contract.WRITE_INDICES, cache)
+    mask = mask_of_chosen(*inputs, window=window or None, reserved_slots=spec.reserved_slots)
     return graph.cast(mask, F32, weights.dtype)

@@ -1,4 +1,4 @@
-"""Gemma's families: windows on most layers, norms on both sides, scaled embeddings, caps."""
+"""Gemma's families, and gpt-oss: windows on some layers, caches that differ or begin with a reserved slot."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.families.case import Case
+from tests.families.case import Case, rope
 from tests.families.gguf_writer import GgufForm, Tensors, plus_one
 
 GEMMA3 = {
@@ -101,6 +101,49 @@ def gemma4(gguf: GgufForm | None = GEMMA4_GGUF, changes: Mapping[str, Any] | Non
     return Case(model_type="gemma4_text", options=GEMMA4 | options, gguf=gguf, changes=changes or {})
 
 
+GPT_OSS = {
+    "head_dim": 16,
+    "num_attention_heads": 8,
+    "num_hidden_layers": 4,
+    "num_local_experts": 6,
+    "num_experts_per_tok": 2,
+    "sliding_window": 5,
+} | rope("yarn", factor=4.0, beta_fast=2.0, original_max_position_embeddings=32, truncate=False)
+
+
+def experts_apart(tensors: Tensors, config: Any) -> Tensors:
+    """Stacks of gate and up, whose columns alternate, become a stack each, all as [out, in]."""
+    result: Tensors = {}
+    for name, tensor in tensors.items():
+        module, _, kind = name.partition("_proj")
+        if ".experts." not in name:
+            result[name] = tensor
+            continue
+        rows, end = (tensor, ".bias") if kind == "_bias" else (tensor.swapaxes(-1, -2), ".weight")
+        if not module.endswith("gate_up"):
+            result[f"{module}_proj{end}"] = rows
+            continue
+        for index, part in enumerate(("gate", "up")):
+            result[f"{module.removesuffix('gate_up')}{part}_proj{end}"] = rows[:, index::2]
+    return result
+
+
+GPT_OSS_GGUF = GgufForm(
+    arch="gpt-oss",
+    steps=(experts_apart,),
+    keys={
+        "attention.sliding_window": "sliding_window",
+        "expert_count": "num_local_experts",
+        "expert_used_count": "num_experts_per_tok",
+        "expert_feed_forward_length": "intermediate_size",
+    },
+)
+
+
+def gpt_oss(gguf: GgufForm | None = GPT_OSS_GGUF, changes: Mapping[str, Any] | None = None, **options: Any) -> Case:
+    return Case(model_type="gpt_oss", options=GPT_OSS | options, gguf=gguf, changes=changes or {})
+
+
 CASES: dict[str, Case] = {
     "gemma3 untied": Case(
         model_type="gemma3_text", options=GEMMA3 | {"tie_word_embeddings": False}, real="tests/llm/test_gemma.py"
@@ -139,5 +182,13 @@ CASES: dict[str, Case] = {
         },
         layer_types=None, num_hidden_layers=12, num_kv_shared_layers=2, num_global_key_value_heads=1,
         attention_k_eq_v=True, tie_word_embeddings=True,
+    ),
+    "gpt_oss": gpt_oss(),
+    "gpt_oss one key head": gpt_oss(num_key_value_heads=1),
+    "gpt_oss all key heads": gpt_oss(num_key_value_heads=8, tie_word_embeddings=True),
+    "gpt_oss wide window": gpt_oss(sliding_window=512),
+    "gpt_oss without biases": gpt_oss(None, attention_bias=False, swiglu_alpha=1.2, swiglu_limit=1.5),
+    "gpt_oss defaults": gpt_oss(
+        None, {"rope_parameters": ..., "layer_types": ..., "attention_bias": ..., "swiglu_limit": ...}
     ),
 }  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from genai.build.gguf.metadata import ArchitectureMetadata
+from genai.build.gguf.rotary import yarn
 from genai.build.gguf.tables.llama import GRANITE_MULTIPLIERS, granite_multipliers
 from genai.build.gguf.tables.table import (
     ATTENTION,
@@ -71,6 +72,18 @@ def _phimoe(metadata: ArchitectureMetadata) -> dict[str, JSON]:
     return expert_sizes(metadata) | {"sliding_window": metadata.window()}
 
 
+def _gpt_oss(metadata: ArchitectureMetadata) -> dict[str, JSON]:
+    extras = expert_sizes(metadata) | {
+        "sliding_window": metadata.size("attention.sliding_window"),
+        "layer_types": metadata.layer_types(default_period=2),
+    }
+    size = extras.pop("moe_intermediate_size")
+    if metadata.text("rope.scaling.type") == "yarn":  # files cannot say that its bounds are not rounded
+        scaling = yarn(metadata, metadata.number("rope.scaling.factor")) | {"truncate": False}
+        extras["rope_scaling"] = scaling
+    return extras | {"intermediate_size": size}
+
+
 ARCHITECTURES = {
     "qwen2moe": Architecture(
         model_type="qwen2_moe",
@@ -116,4 +129,17 @@ ARCHITECTURES = {
         has_experts=True,
     ),
     "phimoe": Architecture(model_type="phimoe", layer=_SPARSE, extras=_phimoe, reads=_READS, has_experts=True),
+    "gpt-oss": Architecture(
+        model_type="gpt_oss",
+        layer=ATTENTION
+        | ROUTER
+        | {
+            "attn_norm": "input_layernorm",
+            "post_attention_norm": "post_attention_layernorm",
+            "attn_sinks.weight": "self_attn.sinks",
+        },
+        extras=_gpt_oss,
+        reads=_READS,
+        has_experts=True,
+    ),
 }
