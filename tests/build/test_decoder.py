@@ -24,6 +24,7 @@ torch = pytest.importorskip("torch")
 MODEL_TYPES = [
     *("llama", "mistral", "qwen2", "qwen3", "gemma3_text", "phi3", "smollm3", "olmo2", "granite"),
     *("gemma2", "exaone4", "apertus", "ministral3", "glm4", "gemma4_text", "hunyuan_v1_dense"),
+    *("bloom", "cohere2", "gpt2", "stablelm"),
 ]
 OPTIONS: dict[str, Any] = {
     "gemma4_text": GEMMA4,
@@ -31,6 +32,8 @@ OPTIONS: dict[str, Any] = {
     "gemma3_text": {"head_dim": 32, "sliding_window": 5, "final_logit_softcapping": 8.0, "attn_logit_softcapping": 4.0},
     "smollm3": {"num_hidden_layers": 4},
     "gemma2": {"head_dim": 24, "sliding_window": 6},
+    "cohere2": {"sliding_window": 6, "logit_scale": 1.0},
+    "stablelm": {"use_parallel_residual": True, "qk_layernorm": True},
     "exaone4": {"num_hidden_layers": 4, "sliding_window": 6},
     "ministral3": {
         "rope_parameters": {

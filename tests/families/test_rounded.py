@@ -13,8 +13,8 @@ from tests.build import tiny
 from tests.families.cases import CASES
 from tests.families.made import Made
 
-LIMITS: dict[Precision, float] = {"int8": 0.06, "int4": 0.45, "auto": 0.06, "f16": 0.003}
-"""Of the error against the logits' spread. Measured: at most 0.042, 0.33, 0.042 and 0.0019."""
+LIMITS: dict[Precision, float] = {"int8": 0.06, "int4": 0.4, "auto": 0.06, "f16": 0.003}
+"""Of the error against the logits' spread. Measured: at most 0.045, 0.30, 0.045 and 0.0019."""
 
 
 @pytest.mark.parametrize("precision", LIMITS)

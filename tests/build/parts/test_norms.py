@@ -109,7 +109,7 @@ def tensors_of(kind: str) -> dict[str, np.ndarray]:
 
 
 def close(actual: np.ndarray, right: np.ndarray) -> None:
-    np.testing.assert_allclose(actual, right, atol=5e-6)  # measured: at most 1.4e-6
+    np.testing.assert_allclose(actual, right, atol=5e-6)  # measured: at most 1.6e-6
 
 
 @pytest.mark.parametrize("offset", [0.0, 1.0])
