@@ -107,7 +107,7 @@ def _model_config(
     prompt: str | None,
     provenance: Provenance,
 ) -> ModelConfig:
-    heads = next(iter(spec.attentions.values()))
+    heads = spec.first_attention
     return ModelConfig(
         contract_version=CONTRACT_VERSION,
         model_type=model_type,

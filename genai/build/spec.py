@@ -111,6 +111,45 @@ class AttentionSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LatentSpec:
+    """Latent attention (MLA, arXiv 2405.04434): all heads' keys and values come from one vector, which is cached.
+
+        c, r    =  norm(kv_a_proj_with_mqa(x)), rotated         what the cache holds: [latent_size ‖ rotary.size]
+        key     =  [k_b(c) ‖ r]     value  =  v_b(c)            of each head
+        q       =  q_b_proj(norm(q_a_proj(x)))  or  q_proj(x)   [plain_size ‖ rotary.size], of each head
+
+    query_rank: elements between the queries' two products, None where there is one, `q_proj`; norm_eps: of both norms
+    here; scale: multiplies q·k; biases: as in `AttentionSpec`.
+    """
+
+    num_heads: int
+    latent_size: int
+    plain_size: int
+    value_size: int
+    rotary: RotarySpec
+    scale: float
+    query_rank: int | None = None
+    norm_eps: float = 1e-6
+    biases: frozenset[str] = frozenset()
+    name: str = "self_attn"
+
+    @property
+    def query_size(self) -> int:
+        """Elements of one head's query."""
+        return self.plain_size + self.rotary.size
+
+    @property
+    def head_dim(self) -> int:
+        """Elements of a token's one key, which all heads read."""
+        return self.latent_size + self.rotary.size
+
+    @property
+    def num_kv_heads(self) -> int:
+        """Heads that keys are cached for."""
+        return 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MlpSpec:
     """Feed-forward network: `down(activation(gate(x)) * up(x))`, or `down(activation(up(x)))` without a gate.
 
@@ -203,7 +242,7 @@ class PerLayerSpec:
         return frozenset()
 
 
-Part: TypeAlias = AttentionSpec | MlpSpec | MoeSpec | PerLayerSpec
+Part: TypeAlias = AttentionSpec | LatentSpec | MlpSpec | MoeSpec | PerLayerSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -275,6 +314,17 @@ class DecoderSpec:
     def per_layer(self) -> PerLayerSpec | None:
         """What layers add of embeddings of their own, None if they have none: the same in all of them."""
         return next((part for block in self.blocks for part in block.parts if isinstance(part, PerLayerSpec)), None)
+
+    @property
+    def latents(self) -> dict[int, LatentSpec]:
+        """Each layer's latent attention, for layers that have one."""
+        return {block.layer: part for block in self.blocks for part in block.parts if isinstance(part, LatentSpec)}
+
+    @property
+    def first_attention(self) -> AttentionSpec | LatentSpec:
+        """The first layer's that has one of either kind."""
+        parts = (part for block in self.blocks for part in block.parts)
+        return next(part for part in parts if isinstance(part, AttentionSpec | LatentSpec))
 
     @property
     def sliding_window(self) -> int | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,12 +101,19 @@ class Weights:
         bias = self._fused_bias([name], [num_outputs], name)
         return product if bias is None else self.graph.op("Add", product, bias)
 
+    def products(self, values: Sequence[str], matrices: Iterable[tuple[str, BlockWeight]]) -> list[str]:
+        """`x @ weight.T` of each value with its own matrix, in blocks under the name that it gets in the graph."""
+        return [
+            self._block_product(x, self._store(name, block), bias=None)
+            for x, (name, block) in zip(values, matrices, strict=True)
+        ]
+
     def embedding(self, ids: str, name: str, vocab_size: int, hidden_size: int) -> str:
         """Rows of the embedding for token ids: [B, T] -> [B, T, H]."""
         if self.plan.ends == "float":
             self._embedding[name] = self._table(name, vocab_size, hidden_size)
             return self.graph.op("Gather", name, ids, axis=0)
-        stored = self._store(name, self._read_end(name, (vocab_size, hidden_size), self.plan.ends))
+        stored = self._store(name, self.read_blocks(f"{name}.weight", (vocab_size, hidden_size), self.plan.ends))
         self._embedding[name] = stored
         # Three dimensions, so that the head can share the tensor: MatMulNBits wants [N, blocks, bytes of a block].
         num_blocks = -(-hidden_size // stored.block_size)
@@ -130,7 +137,8 @@ class Weights:
         bias = self._fused_bias([bias_of], [vocab_size], bias_of)
         if self.plan.ends != "float":
             if not isinstance(shared, _StoredBlocks):
-                shared = self._store(name, self._read_end(name, (vocab_size, hidden_size), self.plan.ends))
+                whole = (vocab_size, hidden_size)
+                shared = self._store(name, self.read_blocks(f"{name}.weight", whole, self.plan.ends))
             return self._block_product(x, shared, bias)
         table = name if shared else self._table(name, vocab_size, hidden_size)
         # Gemm reads the weight as stored ([V, H]): a tied head needs no transposed copy.
@@ -151,6 +159,11 @@ class Weights:
         """
         self._check(name, shape)
         return self._source.read(name).reshape(shape)
+
+    def read_blocks(self, name: str, shape: tuple[int, int], form: IntegerForm) -> BlockWeight:
+        """A matrix of this shape in blocks without offsets: the checkpoint's own, or rounded. Raises: as `read`."""
+        self._check(name, shape)
+        return read_quantized(self._source, name, form, may_have_offsets=False)
 
     def read_stored_blocks(self, name: str, shape: tuple[int, int]) -> BlockWeight | None:
         """A matrix of this shape as the checkpoint's own blocks, None where it has none. Raises: as `read`."""
@@ -270,11 +283,6 @@ class Weights:
             for name, size, here in zip(names, sizes, present, strict=True)
         ]
         return self.graph.weight(f"{label}.bias", np.concatenate(parts).astype(self.dtype))
-
-    def _read_end(self, name: str, shape: tuple[int, int], form: IntegerForm) -> BlockWeight:
-        """Embedding or head in blocks."""
-        self._check(f"{name}.weight", shape)
-        return read_quantized(self._source, f"{name}.weight", form, may_have_offsets=False)
 
     def _check(self, name: str, shape: tuple[int, ...]) -> None:
         self.require([name])

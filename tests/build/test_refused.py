@@ -23,6 +23,7 @@ REASONS: list[tuple[dict[str, Any], str]] = [
     ({"model_type": "gemma3n"}, "Gemma 4 took its place"),
     ({"model_type": "deepseek_v32"}, "indexer"),
     ({"model_type": "deepseek_v4"}, "indexer"),
+    ({"model_type": "glm_moe_dsa"}, "indexer"),
     ({"model_type": "kimi_linear"}, "linear attention with states"),
     ({"model_type": "gemma4_text", "enable_moe_block": True}, "gated by GELU"),
     ({"model_type": "paligemma"}, "both directions"),
@@ -73,6 +74,9 @@ def test_an_unknown_model_type_is_told_in_one_line_what_else_may_work(tmp_path: 
     [
         ("gemma3n", "'gemma3n' is not supported: it has four residual streams"),
         ("kimi-linear", "linear attention with states"),
+        ("deepseek32", "indexer"),
+        ("deepseek4", "indexer"),
+        ("glm-dsa", "indexer"),
         ("nemotron_h_moe", "square what ReLU leaves"),
         (
             "unheard-of",

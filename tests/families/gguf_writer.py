@@ -45,7 +45,7 @@ class GgufForm:
     arch: `general.architecture`; steps: what the converter changes; names: Hugging Face names (as patterns) that the
     gguf package's table lacks, and what they become: whole ones, or both without ".weight" and ".bias"; keys: metadata
     beyond `KEYS`, or in place of it, without the architecture's prefix; numbers: tensors of one element that become a
-    list of metadata, by its whole key: a pattern of their names.
+    list of metadata, by its whole key: a pattern of their names; pre_tokenizer: its name, where the reader asks for it.
     """
 
     arch: str
@@ -53,6 +53,7 @@ class GgufForm:
     names: Mapping[str, str] = field(default_factory=dict)
     keys: Mapping[str, Key] = field(default_factory=dict)
     numbers: Mapping[str, str] = field(default_factory=dict)
+    pre_tokenizer: str | None = None
 
 
 def write(
@@ -121,6 +122,7 @@ def metadata(form: GgufForm, config: Any) -> dict[str, object]:
     result = {f"{form.arch}.{key}": value for key, value in values.items() if value is not None}
     for key, name in {"bos": "bos", "eos": "eos", "padding": "pad"}.items():
         result[f"tokenizer.ggml.{key}_token_id"] = getattr(config, f"{name}_token_id")
+    result["tokenizer.ggml.pre"] = form.pre_tokenizer
     return {key: value for key, value in result.items() if value is not None}
 
 

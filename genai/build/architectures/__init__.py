@@ -15,7 +15,7 @@ from genai.build.architectures.refused import refuse, unknown_model_type
 from genai.build.spec import DecoderSpec
 from genai.build.stored import StoredForm
 
-_SHARED = {"blocks", "config", "experts", "refused", "rotary"}
+_SHARED = {"blocks", "config", "experts", "latent", "refused", "rotary"}
 """Files here that are no family."""
 _OTHER_NAMES = {
     "gemma3_text": "gemma3",

@@ -32,6 +32,7 @@ _INDEXED = "each token attends to the few keys that an indexer has picked, for w
 REFUSED: Mapping[str, Refusal] = {
     "deepseek_v32": Refusal(reason=_INDEXED),
     "deepseek_v4": Refusal(reason=_INDEXED),
+    "glm_moe_dsa": Refusal(reason=_INDEXED),
     "gemma3n": _GEMMA3N,
     "gemma3n_text": _GEMMA3N,
     "gemma4_text": Refusal(
@@ -50,7 +51,14 @@ REFUSED: Mapping[str, Refusal] = {
     "paligemma": Refusal(reason="its text decoder reads a prompt in both directions"),
 }
 """By `model_type`."""
-_IN_GGUF = {"gemma3n": "gemma3n", "kimi-linear": "kimi_linear", "nemotron_h_moe": "nemotron_h"}
+_IN_GGUF = {
+    "deepseek32": "deepseek_v32",
+    "deepseek4": "deepseek_v4",
+    "gemma3n": "gemma3n",
+    "glm-dsa": "glm_moe_dsa",
+    "kimi-linear": "kimi_linear",
+    "nemotron_h_moe": "nemotron_h",
+}
 """Architectures of GGUF files that mean one of them, always."""
 
 

@@ -42,12 +42,16 @@ class ArchitectureMetadata:
 
     Every reader raises WeightsError for a value of the wrong kind, with the file and the full key. Those of one value
     refuse a list whose values differ, `by_layer` aside: there they give the largest.
+    has_latent: heads' keys and values come from one vector; what is rotated of a head stands for its size.
     """
 
-    def __init__(self, file: GgufFile, arch: str, *, by_layer: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self, file: GgufFile, arch: str, *, by_layer: frozenset[str] = frozenset(), has_latent: bool = False
+    ) -> None:
         self.path = file.path
         self.arch = arch
         self.by_layer = by_layer
+        self.has_latent = has_latent
         self._file = file
 
     def value(self, key: str) -> MetadataValue | None:
@@ -125,6 +129,11 @@ class ArchitectureMetadata:
         return name in self._file.tensors
 
     @property
+    def pre_tokenizer(self) -> object:
+        """What the file calls its way of cutting text, which is the models' makers', None if it does not say."""
+        return self._file.metadata.get("tokenizer.ggml.pre")
+
+    @property
     def num_layers(self) -> int:
         """Layers of the model itself: blocks, less those at the end that predict further tokens (`nextn`).
 
@@ -163,6 +172,8 @@ class ArchitectureMetadata:
     @property
     def head_dim(self) -> int:
         """Elements of one head. Raises: UnsupportedModelError if values have another size than keys."""
+        if self.has_latent:
+            return self.size("rope.dimension_count")
         size = self.size("attention.key_length", max(1, self.hidden_size // self.num_heads))
         if (values := self.size("attention.value_length", size)) != size:
             raise UnsupportedModelError(f"{self.path}: heads with keys of {size} and values of {values} elements")

@@ -103,7 +103,7 @@ def config_from_gguf(file: GgufFile) -> dict[str, JSON]:
     """
     arch = architecture_of(file)
     known = architectures()[arch]
-    metadata = ArchitectureMetadata(file, arch, by_layer=known.by_layer)
+    metadata = ArchitectureMetadata(file, arch, by_layer=known.by_layer, has_latent=known.has_latent)
     metadata.refuse_unhandled(known.reads)
     config = (
         metadata.common(known.norm)

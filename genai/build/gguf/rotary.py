@@ -74,6 +74,8 @@ def yarn(metadata: ArchitectureMetadata, factor: float) -> dict[str, JSON]:
             scaling[name] = value
     if all_dims := metadata.optional_number("rope.scaling.yarn_log_multiplier"):
         scaling |= {"mscale": 1.0, "mscale_all_dim": all_dims}
+        if metadata.has_latent:  # such files hold a tenth of it, and mean both numbers
+            scaling |= {"mscale": 10 * all_dims, "mscale_all_dim": 10 * all_dims}
     return scaling
 
 

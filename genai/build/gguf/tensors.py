@@ -7,6 +7,10 @@ Experts lie stacked, and each gets a name of its own; none is read with the othe
     blk.3.ffn_gate_exps.bias       [E, I]       ─►  …experts.0.gate_proj.bias  [I]
     blk.3.ffn_gate.0.weight        [I, K]       ─►  …experts.0.gate_proj.weight  (Mixtral's first files)
 
+So do the matrices that make a latent's heads:
+
+    blk.3.attn_k_b.weight          [heads, latent, plain]  ─►  model.layers.3.self_attn.k_b_proj.0.weight  …
+
 Blocks behind the model's own layers that predict further tokens (`nextn`, multi-token prediction) are left out:
 decoding one token after the other does without them, as llama.cpp does.
 """
@@ -27,6 +31,7 @@ from genai.errors import UnsupportedModelError, WeightsError
 _LOG = logging.getLogger(__name__)
 _STACK = re.compile(r"blk\.(0|[1-9][0-9]{0,6})\.ffn_(gate|up|down|gate_up)_exps\.(weight|bias)")
 _ALONE = re.compile(r"blk\.(0|[1-9][0-9]{0,6})\.ffn_(gate|up|down)\.(0|[1-9][0-9]{0,6})\.weight")
+_HEADS = re.compile(r"blk\.(0|[1-9][0-9]{0,6})\.attn_([kv]_b)\.weight")
 _BLOCK = re.compile(r"blk\.([0-9]{1,7})\.")
 
 
@@ -63,6 +68,9 @@ def _named(info: TensorInfo, metadata: ArchitectureMetadata) -> Iterator[tuple[s
     if has_experts and (alone := _ALONE.fullmatch(info.name)):
         yield f"model.layers.{alone[1]}.mlp.experts.{alone[3]}.{alone[2]}_proj.weight", info
         return
+    if architectures()[metadata.arch].has_latent and (stack := _HEADS.fullmatch(info.name)):
+        yield from _heads(info, stack, metadata)
+        return
     try:
         name = names.tensor_name(metadata.arch, info.name)
     except UnsupportedModelError as error:
@@ -88,3 +96,14 @@ def _experts(
         for number, part in enumerate(parts):
             place = whole if len(parts) == 1 else whole.rows(number * rows, (number + 1) * rows)
             yield f"model.layers.{layer}.mlp.experts.{expert}.{part}_proj.{kind}", place
+
+
+def _heads(info: TensorInfo, stack: re.Match[str], metadata: ArchitectureMetadata) -> Iterator[tuple[str, TensorInfo]]:
+    """Each head's part of a stack."""
+    if len(info.shape) != 3 or info.shape[0] != metadata.num_heads:
+        raise WeightsError(
+            f"{metadata.path}: tensor {info.name!r} has shape {info.shape}, which is no stack of {metadata.num_heads} "
+            "heads"
+        )
+    for head in range(metadata.num_heads):
+        yield f"model.layers.{stack[1]}.self_attn.{stack[2]}_proj.{head}.weight", info.item(head)

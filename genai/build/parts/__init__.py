@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from genai.build.parts import attention, mlp, moe, per_layer
+from genai.build.parts import attention, latent, mlp, moe, per_layer
 from genai.build.parts.context import Context
-from genai.build.spec import AttentionSpec, BlockSpec, MlpSpec, MoeSpec, Part, PerLayerSpec
+from genai.build.spec import AttentionSpec, BlockSpec, LatentSpec, MlpSpec, MoeSpec, Part, PerLayerSpec
 from genai.contract import Cache
 
 
@@ -32,6 +32,7 @@ class Writer:
 
 WRITERS: Mapping[type[Part], Writer] = {
     AttentionSpec: Writer(attention.mix, attention.finish, attention.caches),
+    LatentSpec: Writer(latent.mix, latent.finish, latent.caches),
     MlpSpec: Writer(None, mlp.finish),
     MoeSpec: Writer(None, moe.finish),
     PerLayerSpec: Writer(None, per_layer.finish),

@@ -55,7 +55,8 @@ class Context:
     def build(cls, weights: Weights, spec: DecoderSpec) -> Context:
         """Write what is computed once for each step."""
         attentions = spec.attentions.values()
-        rotaries = dict.fromkeys(each.rotary for each in attentions if each.rotary)
+        latent = (each.rotary for each in spec.latents.values())
+        rotaries = dict.fromkeys([*(each.rotary for each in attentions if each.rotary), *latent])
         masks = dict.fromkeys(each.sliding_window or each.alibi for each in attentions)
         temperatures = dict.fromkeys(each.temperature for each in attentions if each.temperature)
         return cls(

@@ -80,6 +80,7 @@ class Architecture:
     layer to layer in such files: the common configuration has the largest, extras say more.
     norm: whose epsilon files have; norm_offset: what files have added to its weights.
     has_experts: files hold stacks of experts, which get names of their own (`tensors.py`).
+    has_latent: keys and values come from one vector; files tell sizes of that, and of heads' matrices hold stacks.
     numbers: weights of one element in each layer that files hold as lists in their metadata: name inside a layer to
     the whole key.
     """
@@ -94,4 +95,5 @@ class Architecture:
     reads: frozenset[str] = frozenset()
     by_layer: frozenset[str] = frozenset()
     has_experts: bool = False
+    has_latent: bool = False
     numbers: Mapping[str, str] = field(default_factory=dict)
