@@ -18,6 +18,7 @@ from genai.config import CONFIG_FILE, MODEL_FILE, ModelConfig
 from genai.contract import Cache, GraphShape, TensorType
 from genai.errors import ContractError, ModelNotFoundError
 from genai.inspect.blocks import Block, blocks_of
+from genai.inspect.layers import layer_of
 from genai.inspect.tensors import num_bytes, place_of
 
 PARTS = ("embedding", "attention", "mlp", "norms", "head", "other")
@@ -52,7 +53,8 @@ class GraphReport:
     weights that each type reads, as (domain, type); shape: the decoder's dimensions, or None if the signature does not
     follow the contract; differences: what does not follow it; weight_bytes: by part of the model; blocks: the layers as
     pictures in the making; other_cache_bytes: a token's in caches that do not follow the contract, if there are such;
-    config: the package's own description, if the graph lies in one.
+    read_from: layers without keys of their own, and whose they read; config: the package's own description, if the
+    graph lies in one.
     """
 
     path: Path
@@ -65,6 +67,7 @@ class GraphReport:
     weight_bytes: Mapping[str, int]
     blocks: tuple[Block, ...]
     other_cache_bytes: int | None
+    read_from: Mapping[int, int]
     config: ModelConfig | None
 
     @property
@@ -88,8 +91,19 @@ class GraphReport:
     def cache_notes(self) -> tuple[str, ...]:
         """What each layer keeps of a token, where layers differ, and what rows begin with."""
         caches = self.shape.caches if self.shape else ()
-        notes = [] if not caches or contract.is_uniform(caches) else [*_by_layer(caches, self.config)]
+        notes = [] if not caches or contract.is_uniform(caches) else [*self._by_layer(caches)]
         return (*notes, *["each row begins with a reserved slot (row_start.bin)"] * self.reserved_slots)
+
+    def _by_layer(self, caches: Sequence[Cache]) -> Iterator[str]:
+        """Layers by what they keep."""
+        kept: dict[int, str] = dict.fromkeys(range(self.config.num_layers if self.config else 0), "no cache of its own")
+        kept |= {layer: f"no cache of its own, reads layer {other}'s" for layer, other in self.read_from.items()}
+        for cache in caches:
+            kind = f"{'keys' if cache.is_key else 'values'} of {cache.width:,}"
+            kept[cache.layer] = kind if cache.is_key else f"{kept[cache.layer]}, {kind}"
+        for what in dict.fromkeys(kept[layer] for layer in sorted(kept)):
+            layers = [str(layer) for layer in sorted(kept) if kept[layer] == what]
+            yield f"layer{'s' if len(layers) > 1 else ''} {', '.join(layers)}: {what}"
 
 
 def inspect(path: Path) -> GraphReport:
@@ -111,19 +125,19 @@ def inspect(path: Path) -> GraphReport:
         weight_bytes=_weight_bytes(model.graph),
         blocks=blocks_of(model.graph),
         other_cache_bytes=_other_cache_bytes(model.graph),
+        read_from=_read_from(model.graph, shape.caches if shape else ()),
         config=ModelConfig.read(file.parent) if (file.parent / CONFIG_FILE).is_file() else None,
     )
 
 
-def _by_layer(caches: Sequence[Cache], config: ModelConfig | None) -> Iterator[str]:
-    """Layers by what they keep."""
-    kept: dict[int, str] = dict.fromkeys(range(config.num_layers if config else 0), "no cache of its own")
-    for cache in caches:
-        kind = f"{'keys' if cache.is_key else 'values'} of {cache.width:,}"
-        kept[cache.layer] = kind if cache.is_key else f"{kept[cache.layer]}, {kind}"
-    for what in dict.fromkeys(kept[layer] for layer in sorted(kept)):
-        layers = [str(layer) for layer in sorted(kept) if kept[layer] == what]
-        yield f"layer{'s' if len(layers) > 1 else ''} {', '.join(layers)}: {what}"
+def _read_from(graph: onnx.GraphProto, caches: Sequence[Cache]) -> dict[int, int]:
+    """Layers that attend over another's keys, and whose these are."""
+    written = {contract.updated(cache.name): cache.layer for cache in caches if cache.is_key}
+    readers = [(layer_of(node.name), name) for node in graph.node if node.op_type == "Attention" for name in node.input]
+    own = set(written.values())
+    return {
+        layer: written[name] for layer, name in readers if name in written and layer is not None and layer not in own
+    }
 
 
 def _graph_file(path: Path) -> Path:

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 from genai.build.package import build_package
 from genai.config import Precision
 from genai.errors import UnsupportedModelError, WeightsError
+from genai.inspect.report import inspect
 from tests.build import tiny
 from tests.families import gguf_writer
 from tests.families.cases.gemma_gpt_oss import BARE, GEMMA4, GEMMA4_GGUF
@@ -70,6 +71,16 @@ def test_other_precisions_stay_near(tmp_path: Path, options: dict[str, Any], pre
 def test_pictures_that_see_all_of_themselves_are_no_matter_of_texts(tmp_path: Path) -> None:
     source = checkpoint(tmp_path / "checkpoint", use_bidirectional_attention="vision")
     build_package(source, tmp_path / "package", precision="f32")
+
+
+def test_layers_that_read_anothers_cache_are_told(tmp_path: Path) -> None:
+    package = tiny.build(tiny.make_model("gemma4_text", **GEMMA4), tmp_path)
+    assert inspect(package).cache_notes == (
+        "layers 0, 1, 3: keys of 32, values of 32",
+        "layers 2, 4: keys of 64, values of 64",
+        "layers 5, 6: no cache of its own, reads layer 3's",
+        "layer 7: no cache of its own, reads layer 4's",
+    )
 
 
 def write(path: Path, change: Any = lambda _: None, **extra: np.ndarray) -> Path:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import gguf
 import numpy as np
 import onnx
 import pytest
+import tokenizers
 from safetensors.numpy import load_file, save_file
 
+from genai.answer.answer import AnswerFormat
 from genai.build.package import build_package
 from genai.config import ModelConfig, Precision
 from genai.errors import UnsupportedModelError, WeightsError
+from tests.answer.test_channels import HARMONY, MARKERS
 from tests.build import tiny
 from tests.families import gguf_writer
 from tests.families.cases.gemma_gpt_oss import GPT_OSS, GPT_OSS_GGUF, experts_apart
@@ -139,6 +143,24 @@ def test_rows_begin_with_the_sinks(published: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(keys[:, 16:].reshape(-1), sinks * 4, rtol=1e-6)
     assert not keys[:, :16].any()
     assert not values.any()
+
+
+def test_a_published_folder_answers_in_messages(published: Path, tmp_path: Path) -> None:
+    """Harmony is told by the template, and a call ends a text as an answer does."""
+    source = tmp_path / "source"
+    shutil.copytree(published, source)
+    special = ["<pad>", "<s>", "</s>", *MARKERS]
+    words = {f"t{i}": i for i in range(len(special), tiny.VOCAB_SIZE)} | {text: i for i, text in enumerate(special)}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="<pad>"))
+    tokenizer.add_special_tokens(special)
+    tokenizer.save(str(source / "tokenizer.json"))
+    (source / "chat_template.jinja").write_text(HARMONY)
+    ends = [tokenizer.token_to_id("<|return|>"), tokenizer.token_to_id("<|call|>")]
+    (source / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
+    with tiny.loaded(build_package(source, tmp_path / "package")) as llm:
+        form = AnswerFormat.of(llm.tokenizer)
+        assert form.tool_format.name == "harmony"
+        assert set(ends) <= set(llm.tokenizer.eos_token_ids)
 
 
 def test_other_quantized_checkpoints_are_refused(published: Path, tmp_path: Path) -> None:
