@@ -20,6 +20,7 @@ _SHARED = {"blocks", "config", "experts", "latent", "refused", "rotary"}
 _OTHER_NAMES = {
     "gemma3_text": "gemma3",
     "gemma4_text": "gemma4",
+    "gemma4_unified_text": "gemma4",
     "glm4v_text": "glm4",
     "qwen2_5_vl_text": "qwen2",
     "qwen2_vl_text": "qwen2",

@@ -18,6 +18,8 @@ _DEFAULTS: Mapping[str, JSON] = {
     "global_head_dim": 512,
     "tie_word_embeddings": True,
 }
+_UNIFIED: Mapping[str, JSON] = {"hidden_size_per_layer_input": None, "sliding_window": 1024}
+"""Of `gemma4_unified_text` (12B)."""
 _ROTARY: Mapping[str, JSON] = {
     "rope_theta": 1_000_000.0,
     "rope_scaling": {"rope_type": "proportional", "partial_rotary_factor": 0.25},
@@ -33,6 +35,8 @@ def decoder_spec(config: ConfigReader) -> DecoderSpec:
     Norm weights are used as they are stored, and scores are not scaled: queries and keys are normalised. The residual
     stream reaches hundreds of thousands, beyond float16.
     """
+    if config.text("model_type") == "gemma4_unified_text":
+        config = config.with_defaults(_UNIFIED)
     config = config.with_defaults(_DEFAULTS)
     if not config.mapping("rope_parameters"):
         config = config.with_defaults(_ROTARY)

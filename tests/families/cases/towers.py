@@ -51,6 +51,16 @@ CASES: dict[str, Case] = {
             image_token_id=0, video_token_id=1, audio_token_id=2,  # which no prompt here has: they are read otherwise
         ),
     ),
+    "gemma4 unified": Case(
+        model_type="gemma4_unified",
+        options={key: value for key, value in GEMMA4.items() if not key.endswith("per_layer_input")}
+        | {"attention_k_eq_v": True, "num_global_key_value_heads": 1, "num_kv_shared_layers": 0},
+        tower=tower(
+            "gemma4_unified_text",
+            {"patch_size": 4, "pooling_kernel_size": 2, "mm_embed_dim": 16, "mm_posemb_size": 16},
+            audio_config={"audio_embed_dim": 16}, image_token_id=0, video_token_id=1, audio_token_id=2,
+        ),
+    ),
     "qwen2_vl": Case(
         model_type="qwen2_vl",
         options=SECTIONS,
