@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -127,6 +128,8 @@ def _head(report: GraphReport) -> str:
             f"built from {config.provenance.source} (sha256 {config.provenance.sha256[:12]}…), "
             f"precision {config.provenance.precision}",
         ]
+    if report.experts is not None:
+        lines.append(f"experts: {report.experts.summary}")
     return "\n".join(lines)
 
 
@@ -164,6 +167,7 @@ def _as_json(report: GraphReport, batch: int, length: int) -> dict[str, JSON]:
         "operators": {domain: dict(kinds) for domain, kinds in report.operators.items()},
         "contract": {"followed": not report.differences, "differences": list(report.differences)},
         "weight_bytes": {**report.weight_bytes, "total": report.num_weight_bytes},
+        "experts": None if report.experts is None else dataclasses.asdict(report.experts),
         "cache": None
         if per_token is None
         else {

@@ -18,13 +18,15 @@ from genai.config import CONFIG_FILE, MODEL_FILE, ModelConfig
 from genai.contract import Cache, GraphShape, TensorType
 from genai.errors import ContractError, ModelNotFoundError
 from genai.inspect.blocks import Block, blocks_of
+from genai.inspect.experts import Experts, experts_of
 from genai.inspect.layers import layer_of
 from genai.inspect.tensors import num_bytes, place_of
 
-PARTS = ("embedding", "attention", "mlp", "norms", "head", "other")
+PARTS = ("embedding", "attention", "mlp", "experts", "norms", "head", "other")
 """The parts of a model that weights are counted by. A head that shares the embedding's tensor is counted there."""
 
 _HINTS = (
+    ("experts", (".experts.", "_exps")),
     ("norms", ("norm", "ln_", ".ln", "/ln")),
     ("other", ("rotary", "rope", "cos_cache", "sin_cache")),
     ("head", ("lm_head", "output.weight", "embed_out")),
@@ -52,9 +54,9 @@ class GraphReport:
     operators: how many nodes of each type, by domain, those of subgraphs and functions included; operator_bytes: the
     weights that each type reads, as (domain, type); shape: the decoder's dimensions, or None if the signature does not
     follow the contract; differences: what does not follow it; weight_bytes: by part of the model; blocks: the layers as
-    pictures in the making; other_cache_bytes: a token's in caches that do not follow the contract, if there are such;
-    read_from: layers without keys of their own, and whose they read; config: the package's own description, if the
-    graph lies in one.
+    pictures in the making; experts: None for a graph without mixtures of them; other_cache_bytes: a token's in caches
+    that do not follow the contract, if there are such; read_from: layers without keys of their own, and whose they
+    read; config: the package's own description, if the graph lies in one.
     """
 
     path: Path
@@ -66,6 +68,7 @@ class GraphReport:
     differences: tuple[str, ...]
     weight_bytes: Mapping[str, int]
     blocks: tuple[Block, ...]
+    experts: Experts | None
     other_cache_bytes: int | None
     read_from: Mapping[int, int]
     config: ModelConfig | None
@@ -124,6 +127,7 @@ def inspect(path: Path) -> GraphReport:
         differences=(*differences, *_missing_data(model.graph, file.parent)),
         weight_bytes=_weight_bytes(model.graph),
         blocks=blocks_of(model.graph),
+        experts=experts_of(model.graph),
         other_cache_bytes=_other_cache_bytes(model.graph),
         read_from=_read_from(model.graph, shape.caches if shape else ()),
         config=ModelConfig.read(file.parent) if (file.parent / CONFIG_FILE).is_file() else None,

@@ -187,13 +187,13 @@ def in_onnxruntime(package: Path) -> Run:
     return lambda feeds: session.run(None, feeds)
 
 
-def load_session(package: Path) -> Any:
+def load_session(package: Path, file: str = "model.onnx") -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(package / "model.onnx", options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(package / file, options, providers=["CPUExecutionProvider"])
 
 
 @contextmanager
