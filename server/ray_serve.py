@@ -60,7 +60,10 @@ def app(args: Mapping[str, object]) -> serve.Application:
 
 def application(plan: Plan) -> serve.Application:
     """What Ray deploys for a plan."""
-    router = RequestRouterConfig(request_router_class=PrefixRouter, request_router_kwargs={"spill": plan.spill})  # type: ignore[arg-type]
+    router = RequestRouterConfig()  # Ray's own: the less loaded of two
+    if plan.cluster.routing == "prefix":
+        said = {"request_router_class": PrefixRouter, "request_router_kwargs": {"spill": plan.spill}}
+        router = RequestRouterConfig(**said)  # type: ignore[arg-type]
     deployment = serve.deployment(Replica).options(  # type: ignore[attr-defined]
         name=APPLICATION, request_router_config=router, **plan.deployment_options
     )

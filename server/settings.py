@@ -179,7 +179,7 @@ class Settings(_Model):
             raise ConfigError("cluster.address: all models run on the same Ray; say it of all")
         own = self.cluster.model_dump(exclude_none=True)
         if len({"replicas", "max_replicas"} & model.cluster.keys()) == 1:  # a number of its own, instead of that of all
-            own = {name: value for name, value in own.items() if name in ("address", "spill_requests")}
+            own = {name: value for name, value in own.items() if name in ("address", "routing", "spill_requests")}
         try:
             return ClusterSettings.model_validate({**own, **model.cluster})
         except ValidationError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -33,6 +33,9 @@ class ClusterSettings(BaseModel):
     scale_up_after: Seconds | None = Field(default=None, description="Seconds of more load before there are more (30).")
     scale_down_after: Seconds | None = Field(
         default=None, description="Seconds of less load before there are fewer (600)."
+    )
+    routing: Literal["prefix", "load"] = Field(
+        default="prefix", description="A conversation goes to its replica (prefix), or each request to the less loaded."
     )
     spill_requests: int | None = Field(
         default=None,

@@ -5,6 +5,7 @@
 A replica that goes gives its keys to their second choices, and one that comes takes the keys that it scores highest
 for: nothing else moves. A first choice that has `spill` requests is passed over for the second, which is the same one
 each time: so a conversation's prefix is known in two places at most, until both are loaded.
+`benchmarks/routing.py` has others beside it, with a thousand replicas.
 """
 
 from __future__ import annotations
@@ -40,9 +41,11 @@ class Placement:
         self.names = tuple(names)
         self._hashes = np.array([hashed(name) for name in self.names], np.uint64)
 
-    def order(self, key: str) -> list[int]:
-        """The places of all replicas, a key's first choice first."""
-        return [int(place) for place in np.argsort(scores(hashed(key), self._hashes))[::-1]]
+    def order(self, key: int, count: int) -> list[int]:
+        """The places of a key's first `count` choices, the first one first. key: its hash."""
+        found = scores(key, self._hashes)
+        most = np.argpartition(found, -count)[-count:] if count < len(found) else np.arange(len(found))
+        return [int(place) for place in most[np.argsort(found[most])[::-1]]]
 
 
 def preferred(order: Sequence[T], load: Callable[[T], int], spill: int) -> list[T]:

@@ -10,7 +10,10 @@ import random
 from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
 
 from server.cluster.keys import PINNED
-from server.cluster.placement import Placement, preferred
+from server.cluster.placement import Placement, hashed, preferred
+
+_CHOICES = 8
+"""How many choices a key has; beyond them one replica is as good as another."""
 
 
 class PrefixRouter(RequestRouter):
@@ -40,7 +43,9 @@ class PrefixRouter(RequestRouter):
         if key.removeprefix(PINNED) in names:  # what goes on there is nowhere else, however loaded it is
             named = names.index(key.removeprefix(PINNED))
             return [replicas[named], *(each for place, each in enumerate(replicas) if place != named)]
-        return preferred([replicas[place] for place in self._placement.order(key)], self._load, self._spill)
+        choices = [replicas[place] for place in self._placement.order(hashed(key), _CHOICES)]
+        tried = preferred(choices, self._load, self._spill)
+        return [*tried, *(each for each in replicas if each not in tried)] if len(replicas) > _CHOICES else tried
 
     def _load(self, replica: RunningReplica) -> int:
         return self.replica_queue_len_cache.get(replica.replica_id) or 0

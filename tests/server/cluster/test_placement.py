@@ -12,12 +12,12 @@ KEYS = [f"key {number}" for number in range(2000)]
 
 def firsts(names: list[str]) -> dict[str, str]:
     placement = Placement(names)
-    return {key: placement.names[placement.order(key)[0]] for key in KEYS}
+    return {key: placement.names[placement.order(hashed(key), 1)[0]] for key in KEYS}
 
 
 def test_hashes_are_the_same_in_every_process() -> None:
     assert hashed("a key") == 0x14D84D9C4E9F53A9
-    assert Placement(["a", "b", "c"]).order("a key") == Placement(["a", "b", "c"]).order("a key")
+    assert Placement(["a", "b", "c"]).order(hashed("a key"), 3) == [0, 2, 1]
 
 
 def test_keys_are_spread_evenly() -> None:
@@ -27,7 +27,10 @@ def test_keys_are_spread_evenly() -> None:
 
 
 def test_each_replica_is_in_each_order_once() -> None:
-    assert sorted(Placement(NAMES).order("some key")) == list(range(10))
+    placement, key = Placement(NAMES), hashed("some key")
+    order = placement.order(key, 10)
+    assert sorted(order) == list(range(10))
+    assert [placement.order(key, count) for count in (1, 3, 99)] == [order[:1], order[:3], order]
 
 
 def test_who_goes_gives_its_keys_to_their_second_choices_and_nothing_else_moves() -> None:
@@ -35,7 +38,7 @@ def test_who_goes_gives_its_keys_to_their_second_choices_and_nothing_else_moves(
     before, after = firsts(NAMES), firsts([name for name in NAMES if name != gone])
     placement = Placement(NAMES)
     for key in KEYS:
-        order = [placement.names[place] for place in placement.order(key)]
+        order = [placement.names[place] for place in placement.order(hashed(key), 2)]
         assert after[key] == (order[1] if before[key] == gone else before[key])
 
 
