@@ -43,6 +43,16 @@ def window_mask(
     return _additive(nodes, _older(nodes, keys, oldest, reserved_slots))
 
 
+def chunk_mask(nodes: NodeMaker[V], input_ids: V, write_indices: V, key_cache: V, size: int) -> V:
+    """Additive mask [B, 1, T, S] float32 that hides keys before the query's own chunk of so many positions."""
+    zero, one = nodes.constant(0, np.int64), nodes.constant(1, np.int64)
+    tokens = nodes.op("Squeeze", nodes.op("Shape", input_ids, start=1, end=2))
+    capacity = nodes.op("Squeeze", nodes.op("Shape", key_cache, start=1, end=2))
+    queries, length = _queries(nodes, write_indices, tokens), nodes.constant(size, np.int64)
+    first = nodes.op("Mul", nodes.op("Div", queries, length), length)
+    return _additive(nodes, nodes.op("Less", nodes.op("Range", zero, capacity, one), first))
+
+
 def distance_mask(nodes: NodeMaker[V], input_ids: V, write_indices: V, key_cache: V, slopes: Sequence[float]) -> V:
     """Additive mask [B, heads, T, S] float32: each head's slope times how far a key lies before the query, as less.
 

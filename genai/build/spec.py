@@ -50,10 +50,18 @@ class NormSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TemperatureSpec:
-    """Queries grow with their position, in steps: `q * (1 + weight * log(1 + floor(position / period)))`."""
+    """Queries grow with their position, in steps: `q * (1 + weight * log(1 + floor((position + offset) / period)))`."""
 
     weight: float
     period: int
+    offset: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChunkSpec:
+    """Positions in chunks of so many: a query sees the keys of its own chunk alone."""
+
+    size: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +75,7 @@ class AttentionSpec:
     norms_rotated; alibi: what each query head's scores lose for a token of distance, in layers without a window;
     temperature: None for none; clip: queries, keys and values are at most this far from 0; is_fused: the checkpoint
     holds q/k/v as one matrix `qkv_proj`; biases: products that must have one, others have one where the checkpoint
-    does.
+    does. chunk: None for layers that see across chunks; a qk_norm "unit_per_head" has no weight.
     keys_of: the earlier layer whose keys and values it reads, None if it has its own; value_is_key: values are what the
     product `k_proj` gives, before its norm; has_value_norm: values are normalised over each head, without a weight.
     has_sinks: each query head has a score that takes its part of the softmax and gives nothing, in `sinks`; in all
@@ -81,8 +89,9 @@ class AttentionSpec:
     rotary: RotarySpec | None
     softcap: float | None = None
     sliding_window: int | None = None
-    qk_norm: Literal["none", "per_head", "own_per_head", "all_heads"] = "none"
+    qk_norm: Literal["none", "per_head", "own_per_head", "unit_per_head", "all_heads"] = "none"
     norms_rotated: bool = False
+    chunk: ChunkSpec | None = None
     alibi: tuple[float, ...] = ()
     temperature: TemperatureSpec | None = None
     clip: float | None = None

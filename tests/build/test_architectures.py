@@ -11,6 +11,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from genai.build.package import build_package
+from genai.errors import UnsupportedModelError
 from tests.build import tiny
 from tests.families import oracle
 from tests.families.cases.gemma_gpt_oss import GEMMA3
@@ -54,3 +55,10 @@ def test_gemma3_caps_scores_where_its_configuration_says_so(tmp_path: Path, monk
     model = tiny.make_model("gemma3_text", **GEMMA3, attn_logit_softcapping=2.0)
     prompts = [tiny.tokens(40), tiny.tokens(9, seed=1)]
     oracle.check(tiny.build(model, tmp_path), prompts, [tiny.expected(model, prompt) for prompt in prompts])
+
+
+def test_several_experts_that_read_different_inputs_are_refused(tmp_path: Path) -> None:
+    options = {"num_local_experts": 4, "head_dim": 16, "intermediate_size_mlp": 80}
+    source = tiny.save(tiny.make_model("llama4_text", **options), tmp_path / "checkpoint", num_experts_per_tok=2)
+    with pytest.raises(UnsupportedModelError, match="Llama 4 with 2 experts for each token: each would read something"):
+        build_package(source, tmp_path / "package", precision="f32")

@@ -35,7 +35,7 @@ def mix(ctx: Context, heads: AttentionSpec, x: str, layer: int) -> str:
         q = graph.op("Mul", q, ctx.temperatures[heads.temperature])
     q = sinks.in_queries(ctx, q, heads)
     keys, values = _cached(ctx, heads, new, layer)
-    key = heads.sliding_window or heads.alibi
+    key = heads.sliding_window or heads.chunk or heads.alibi
     mask = ctx.masks[key] if ctx.is_narrowed else ctx.masks.get(key)
     return graph.op(
         "Attention", q, keys, values, mask, None, None, contract.NONPAD_KV_SEQLEN,
@@ -89,9 +89,13 @@ def _value_normed(ctx: Context, v: str, heads: AttentionSpec) -> str:
         return v
     graph = ctx.graph
     split = graph.op("Reshape", v, graph.constant([0, 0, heads.num_kv_heads, heads.head_dim], np.int64))
-    ones = graph.constant(np.ones(heads.head_dim), ctx.dtype)
-    split = graph.op("RMSNormalization", split, ones, axis=-1, epsilon=ctx.spec.norm.eps, stash_type=FLOAT)
+    split = _unit_normed(ctx, split, heads)
     return graph.op("Reshape", split, graph.constant([0, 0, heads.kv_size], np.int64))
+
+
+def _unit_normed(ctx: Context, split: str, heads: AttentionSpec) -> str:
+    ones = ctx.graph.constant(np.ones(heads.head_dim), ctx.dtype)
+    return ctx.graph.op("RMSNormalization", split, ones, axis=-1, epsilon=ctx.spec.norm.eps, stash_type=FLOAT)
 
 
 def _position_encoded(ctx: Context, x: str, norm_name: str, num_heads: int, heads: AttentionSpec) -> str:
@@ -112,6 +116,8 @@ def _normed(ctx: Context, x: str, name: str, num_heads: int, heads: AttentionSpe
     split = graph.op("Reshape", x, graph.constant([0, 0, num_heads, heads.head_dim], np.int64))
     if heads.qk_norm == "per_head":
         split = norm(ctx, split, name, heads.head_dim, ctx.dtype)
+    elif heads.qk_norm == "unit_per_head":
+        split = _unit_normed(ctx, split, heads)
     else:
         split = norm_of_each(ctx, split, name, (num_heads, heads.head_dim))
     return graph.op("Reshape", split, graph.constant([0, 0, size], np.int64))

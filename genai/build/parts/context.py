@@ -13,10 +13,11 @@ import onnx
 
 from genai import contract
 from genai.build.graph import CONTRIB, GraphBuilder
-from genai.build.masks import distance_mask, mask_of_chosen, window_mask
+from genai.build.masks import chunk_mask, distance_mask, mask_of_chosen, window_mask
 from genai.build.spec import (
     AttentionSpec,
     BlockSpec,
+    ChunkSpec,
     DecoderSpec,
     LearnedPositions,
     PerLayerSpec,
@@ -46,7 +47,7 @@ class Context:
     dtype: np.dtype[np.generic]
     residual: np.dtype[np.generic]
     angles: dict[RotarySpec, tuple[str, ...]]
-    masks: dict[int | tuple[float, ...], str]
+    masks: dict[int | ChunkSpec | tuple[float, ...], str]
     temperatures: dict[TemperatureSpec, str]
     per_layer: str | None = None
     is_narrowed: bool = False
@@ -57,7 +58,7 @@ class Context:
         attentions = spec.attentions.values()
         latent = (each.rotary for each in spec.latents.values())
         rotaries = dict.fromkeys([*(each.rotary for each in attentions if each.rotary), *latent])
-        masks = dict.fromkeys(each.sliding_window or each.alibi for each in attentions)
+        masks = dict.fromkeys(each.sliding_window or each.chunk or each.alibi for each in attentions)
         temperatures = dict.fromkeys(each.temperature for each in attentions if each.temperature)
         return cls(
             weights=weights,
@@ -198,7 +199,10 @@ def rotary_angles(weights: Weights, spec: RotarySpec) -> tuple[str, str]:
 def _query_factors(weights: Weights, spec: TemperatureSpec) -> str:
     """What queries are multiplied by [B, T, 1], by their positions."""
     graph = weights.graph
-    periods = graph.op("Div", contract.POSITION_IDS, graph.constant(spec.period, np.int64))
+    positions = contract.POSITION_IDS
+    if spec.offset:
+        positions = graph.op("Add", positions, graph.constant(spec.offset, np.int64))
+    periods = graph.op("Div", positions, graph.constant(spec.period, np.int64))
     steps = graph.op("Log", graph.op("Add", graph.op("Cast", periods, to=FLOAT), graph.constant(1.0, F32)))
     factors = graph.op("Add", scaled(graph, steps, spec.weight, F32), graph.constant(1.0, F32))
     factors = graph.op("Unsqueeze", factors, graph.constant([2], np.int64))
@@ -211,12 +215,14 @@ def at_logits_positions(graph: GraphBuilder, x: str) -> str:
     return graph.op("GatherND", x, indices, batch_dims=1)
 
 
-def _mask(weights: Weights, spec: DecoderSpec, key: int | tuple[float, ...]) -> str:
-    """The mask of a window, or of heads with these slopes."""
+def _mask(weights: Weights, spec: DecoderSpec, key: int | ChunkSpec | tuple[float, ...]) -> str:
+    """The mask of a window, of chunks, or of heads with these slopes."""
     graph, cache = weights.graph, contract.key_cache(min(spec.attentions))
     inputs = (graph, contract.INPUT_IDS, contract.WRITE_INDICES, cache)
     if isinstance(key, int):
         mask = window_mask(*inputs, key, reserved_slots=spec.reserved_slots)
+    elif isinstance(key, ChunkSpec):
+        mask = chunk_mask(*inputs, key.size)
     else:
         mask = distance_mask(*inputs, key)
     return graph.cast(mask, F32, weights.dtype)

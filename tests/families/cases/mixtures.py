@@ -83,6 +83,25 @@ PHI = GgufForm(
     steps=MIXTRAL_STACKED,
     keys=COUNTS | {"attention.sliding_window": lambda config: config.sliding_window or 0},
 )
+LLAMA4_GGUF = GgufForm(
+    arch="llama4",
+    steps=(
+        mapped(r"experts\.(gate_up|down)_proj$", lambda weight: weight.swapaxes(-1, -2)),
+        split(r"experts\.gate_up_proj$", "experts.gate_proj.weight", "experts.up_proj.weight", axis=1),
+        renamed(r"experts\.down_proj$", "experts.down_proj.weight"),
+    ),
+    keys=COUNTS
+    | {
+        "feed_forward_length": "intermediate_size_mlp",
+        "expert_feed_forward_length": "intermediate_size",
+        "interleave_moe_layer_step": "interleave_moe_layer_step",
+    },
+)
+LLAMA4 = {
+    "num_hidden_layers": 5, "num_local_experts": 6, "num_experts_per_tok": 1, "head_dim": 16,
+    "intermediate_size_mlp": 80, "interleave_moe_layer_step": 2,
+}  # fmt: skip
+CHUNKS = {"attention_chunk_size": 8, "floor_scale": 6, "attn_scale": 0.4}
 GLM = {"moe_intermediate_size": 32, "n_routed_experts": 6, "num_experts_per_tok": 2, "first_k_dense_replace": 1}
 ERNIE_SIZES = {"moe_num_experts": 6, "moe_k": 2, "moe_intermediate_size": 32, "tie_word_embeddings": False}
 
@@ -131,6 +150,12 @@ CASES: dict[str, Case] = {
     "ernie4_5_moe": ernie(),
     "ernie4_5_moe biases": ernie(None, use_bias=True, moe_num_shared_experts=0, moe_layer_start_index=0),
     "ernie4_5_moe intervals": ernie(num_hidden_layers=4, moe_layer_interval=2, moe_layer_start_index=0),
+    "llama4": Case(model_type="llama4_text", options=LLAMA4 | CHUNKS),
+    "llama4 file": Case(model_type="llama4_text", options=LLAMA4, gguf=LLAMA4_GGUF),
+    "llama4 without norms": Case(
+        model_type="llama4_text",
+        options=LLAMA4 | CHUNKS | {"use_qk_norm": False, "attn_temperature_tuning": False, "no_rope_layer_interval": 2},
+    ),
     "phimoe": Case(model_type="phimoe", options=LOCAL, gguf=PHI),
     "phimoe biases": Case(
         model_type="phimoe", options=LOCAL | {"attention_bias": True, "lm_head_bias": True, "sliding_window": 6}

@@ -84,7 +84,26 @@ def _gpt_oss(metadata: ArchitectureMetadata) -> dict[str, JSON]:
     return extras | {"intermediate_size": size}
 
 
+def _llama4(metadata: ArchitectureMetadata) -> dict[str, JSON]:
+    # llama.cpp has chunks, temperature and which layers rotate as constants; of the two sizes there are, the one with
+    # 128 experts has no norms of queries and keys.
+    sizes = windowless(metadata) | expert_sizes(metadata, gating=SIGMOID)
+    return sizes | {
+        "intermediate_size": sizes["moe_intermediate_size"],
+        "intermediate_size_mlp": metadata.size("feed_forward_length"),
+        "interleave_moe_layer_step": metadata.size("interleave_moe_layer_step"),
+        "use_qk_norm": sizes["num_experts"] != 128,
+    }
+
+
 ARCHITECTURES = {
+    "llama4": Architecture(
+        model_type="llama4_text",
+        layer=PLAIN | ROUTER | shared_expert("mlp.shared_expert"),
+        extras=_llama4,
+        reads=_READS,
+        has_experts=True,
+    ),
     "qwen2moe": Architecture(
         model_type="qwen2_moe",
         layer=_SPARSE | shared_expert("mlp.shared_expert") | {"ffn_gate_inp_shexp": "mlp.shared_expert_gate"},
