@@ -6,7 +6,7 @@ Values are plain strings (ONNX value names). Nothing here knows about decoders.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
@@ -108,6 +108,18 @@ class GraphBuilder:
         self._add(self._unique(kind), kind, inputs, [output], attributes)
         return output
 
+    def choose(
+        self, condition: str, then: Callable[[], str], otherwise: Callable[[], str], dtype: np.dtype[np.generic]
+    ) -> str:
+        """The value of this type that one of two functions writes, by a bool: only that one's nodes run (`If`)."""
+        name = self._unique("If")
+        branches = [
+            self._branch(f"{name}/{kind}", write, dtype) for kind, write in (("then", then), ("else", otherwise))
+        ]
+        node = helper.make_node("If", [condition], [name], name=name, then_branch=branches[0], else_branch=branches[1])
+        self._nodes.append(node)
+        return name
+
     def cast(self, x: str, old: np.dtype[np.generic], new: np.dtype[np.generic]) -> str:
         """A value of type `old` as `new`; x itself when they are the same."""
         return x if old == new else self.op("Cast", x, to=int(helper.np_dtype_to_tensor_dtype(new)))
@@ -176,6 +188,14 @@ class GraphBuilder:
             if value is not None and key != "domain":
                 node.attribute.append(helper.make_attribute(key, value))
         self._nodes.append(node)
+
+    def _branch(self, name: str, write: Callable[[], str], dtype: np.dtype[np.generic]) -> onnx.GraphProto:
+        """What a function writes as a graph of its own, which reads this one's values."""
+        outer, self._nodes = self._nodes, []
+        result = write()
+        nodes, self._nodes = self._nodes, outer
+        tensor = helper.make_tensor_value_info(result, helper.np_dtype_to_tensor_dtype(dtype), None)
+        return helper.make_graph(nodes, name, [], [tensor])
 
     def _unique(self, name: str) -> str:
         """A name in the current scope that no other node has."""

@@ -146,7 +146,7 @@ class _Values:
         self.makers = {name: node for node in graph.node for name in node.output if name}
         self.users: dict[str, set[int]] = {}
         for node in graph.node:
-            for name in node.input:
+            for name in _read(node):
                 self.users.setdefault(name, set()).add(id(node))
         stems = {_CACHE_WORDS.sub("", name): name for name in self.inputs if layer_of(name) is not None}
         self.loops = {
@@ -183,7 +183,7 @@ def _block(
     sources: dict[str, int] = {}
     arrows: dict[tuple[int, int], Loop | None] = {}
     for number, node in enumerate(shown):
-        for name in node.input:
+        for name in _read(node):
             is_new = name and name not in made and name not in sources and name not in values.constants
             if is_new and len(boxes) < _MAX_DRAWN:
                 sources[name] = len(boxes)
@@ -210,6 +210,21 @@ def _block(
     )
 
 
+def _branches(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    """The graphs that a node holds, one of which runs (`If`), or many times (`Loop`)."""
+    return [attribute.g for attribute in node.attribute if attribute.HasField("g")]
+
+
+def _read(node: onnx.NodeProto) -> list[str]:
+    """The values that a node reads, those among them that only its branches do."""
+    found = [*node.input]
+    for branch in _branches(node):
+        made = {name for inner in branch.node for name in inner.output} | {value.name for value in branch.input}
+        made |= {tensor.name for tensor in branch.initializer}
+        found += [name for inner in branch.node for name in _read(inner) if name not in made]
+    return list(dict.fromkeys(found))
+
+
 def _operator(node: onnx.NodeProto, values: _Values) -> Box:
     held = [values.weights[name] for name in node.input if name in values.weights]
     size, detail = sum(map(num_bytes, held)), ""
@@ -217,7 +232,9 @@ def _operator(node: onnx.NodeProto, values: _Values) -> Box:
         names = dict.fromkeys(part for tensor in held[:1] for part in _WEIGHT.findall(tensor.name))
         detail = f"{' + '.join(names)}, {short_size(size)}"
     hint = f"{node.domain or 'ai.onnx'}.{node.op_type}: {', '.join(node.input)} → {', '.join(node.output)}"
-    return Box(role=role_of(node.op_type), title=node.op_type, detail=detail, hint=hint)
+    inside = [inner for branch in _branches(node) for inner in branch.node]
+    roles = [role for each in (node, *inside) if (role := role_of(each.op_type)) != "other"]
+    return Box(role=roles[0] if roles else "other", title=node.op_type, detail=detail, hint=hint)
 
 
 def _source(name: str, values: _Values) -> Box:

@@ -106,6 +106,20 @@ def test_shapes_are_not_drawn_but_what_is_made_of_them_is() -> None:
     assert [box.title for box in block.boxes if box.is_operator] == ["Range", "Add"]
 
 
+def test_what_branches_read_is_read_by_what_holds_them() -> None:
+    def branch(kind: str, name: str) -> onnx.GraphProto:
+        inner = [helper.make_node("Tanh", ["a"], [f"{name}0"]), helper.make_node(kind, [f"{name}0", "w"], [name])]
+        return helper.make_graph(inner, name, [], [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1])])
+
+    nodes = [
+        helper.make_node("Relu", ["x"], ["a"]),
+        helper.make_node("If", ["is"], ["y"], then_branch=branch("MatMul", "t"), else_branch=branch("Add", "e")),
+    ]
+    (block,) = blocks_of(graph_of(nodes, ["x", "is"], ["y"], w=1))
+    assert titles(block, None) == [("x", "Relu"), ("is", "If"), ("Relu", "If"), ("If", "y")]
+    assert [box.role for box in block.boxes if box.title == "If"] == ["product"]
+
+
 def test_long_graphs_are_cut() -> None:
     nodes = [helper.make_node("Relu", [f"v{n}"], [f"v{n + 1}"]) for n in range(1000)]
     (block,) = blocks_of(graph_of(nodes, ["v0"], ["v1000"]))

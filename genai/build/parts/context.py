@@ -37,7 +37,8 @@ class Context:
 
     graph: where to write; dtype, residual: the types of activations and of the residual stream; angles: (cos, sin) by
     frequencies, masks by window or slopes and factors of queries by temperature, which layers share; per_layer: the
-    layers' own embeddings [B, T, layers, size], if they have some; is_narrowed: all of these, and what parts read, are
+    layers' own embeddings [B, T, layers, size], if they have some; has_one_token: whether T is 1, if the graph is to
+    tell these steps apart; is_narrowed: all of these, and what parts read, are
     of the P tokens that get logits alone. Masks then hide what comes after each token, too, and there is one for ().
     """
 
@@ -50,6 +51,7 @@ class Context:
     masks: dict[int | ChunkSpec | tuple[float, ...], str]
     temperatures: dict[TemperatureSpec, str]
     per_layer: str | None = None
+    has_one_token: str | None = None
     is_narrowed: bool = False
 
     @classmethod
@@ -69,6 +71,7 @@ class Context:
             angles={rotary: rotary_angles(weights, rotary) for rotary in rotaries},
             masks={key: _mask(weights, spec, key) for key in masks if key},
             temperatures={temperature: _query_factors(weights, temperature) for temperature in temperatures},
+            has_one_token=_has_one_token(weights.graph) if spec.latents and weights.dtype == F32 else None,
         )
 
     def narrowed(self, blocks: Sequence[BlockSpec]) -> Context:
@@ -194,6 +197,12 @@ def rotary_angles(weights: Weights, spec: RotarySpec) -> tuple[str, str]:
     angles = graph.op("Mul", positions, graph.constant([[spec.inverse_frequencies]], F32))
     cos, sin = (scaled(graph, graph.op(kind, angles), spec.scale, F32) for kind in ("Cos", "Sin"))
     return graph.cast(cos, F32, weights.dtype), graph.cast(sin, F32, weights.dtype)
+
+
+def _has_one_token(graph: GraphBuilder) -> str:
+    """Whether a step gives each row one token."""
+    count = graph.op("Squeeze", graph.op("Shape", contract.INPUT_IDS, start=1, end=2))
+    return graph.op("Equal", count, graph.constant(1, np.int64))
 
 
 def _query_factors(weights: Weights, spec: TemperatureSpec) -> str:

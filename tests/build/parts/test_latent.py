@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -74,3 +75,18 @@ def test_heads_are_one_operator_as_floats_and_one_each_as_integers(
     else:
         assert {(tensor.dims[0], math.prod(tensor.dims)) for tensor in weights} == {(LATENT, LATENT * 32)}
         assert readers == {"MatMulNBits": LAYERS * HEADS}
+
+
+@pytest.mark.parametrize("precision", LIMITS)
+def test_steps_of_one_token_are_told_apart_on_cpu(packages: dict[Precision, Path], precision: Precision) -> None:
+    """That both give the same is seen by the families' logits: one by one, and whole."""
+    choices = [node for node in graph(packages[precision]).node if node.op_type == "If"]
+    assert len(choices) == (0 if precision == "f16" else LAYERS)
+    for node in choices:
+        branches = {attribute.name: attribute.g.node for attribute in node.attribute}
+        assert {name: heads_of(nodes) for name, nodes in branches.items()} == {"then_branch": 1, "else_branch": HEADS}
+
+
+def heads_of(nodes: Sequence[onnx.NodeProto]) -> int:
+    (attention,) = (node for node in nodes if node.op_type == "Attention")
+    return int(next(each.i for each in attention.attribute if each.name == "q_num_heads"))
