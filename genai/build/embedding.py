@@ -73,9 +73,10 @@ def embedding_of_gguf(metadata: Mapping[str, object], path: Path) -> EmbeddingCo
     return EmbeddingConfig(pooling=_GGUF_TYPES[kind], is_normalized=True)
 
 
-def pooling_type(metadata: Mapping[str, object]) -> object:
-    """What a GGUF file says of its pooling, None if nothing."""
-    return metadata.get(f"{metadata.get('general.architecture')}.pooling_type")
+def pooling_type(metadata: Mapping[str, object]) -> int | str | None:
+    """What a GGUF file says of its pooling, None if nothing; what is no number as text."""
+    value = metadata.get(f"{metadata.get('general.architecture')}.pooling_type")
+    return value if value is None or isinstance(value, int) else str(value)
 
 
 def embedding_files(folder: Path) -> list[Path]:

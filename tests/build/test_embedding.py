@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from genai.build.embedding import embedding_files, embedding_of_folder, embedding_of_gguf
@@ -100,8 +101,9 @@ def test_gguf(tmp_path: Path) -> None:
     for kind in (None, 0, 4):
         metadata = {"general.architecture": "qwen3", "qwen3.pooling_type": kind, "bert.pooling_type": 1}
         assert embedding_of_gguf(metadata, tmp_path) is None
-    with pytest.raises(UnsupportedModelError, match="pooling_type 5 is not known"):
-        embedding_of_gguf({"general.architecture": "qwen3", "qwen3.pooling_type": 5}, tmp_path)
+    for unknown in (5, ["a"], np.array([1, 2])):
+        with pytest.raises(UnsupportedModelError, match=r"pooling_type .* is not known"):
+            embedding_of_gguf({"general.architecture": "qwen3", "qwen3.pooling_type": unknown}, tmp_path)
 
 
 def test_a_change_of_the_modules_is_another_source(tmp_path: Path) -> None:

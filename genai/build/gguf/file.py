@@ -10,7 +10,7 @@ A damaged file gives a `WeightsError`; memory and time stay proportional to the 
 
 A file may be split: each part has a header and a tensor table of its own, the first one has all metadata, and each
 says which one it is (`split.no`, from 0), of how many (`split.count`), and how many tensors all of them have
-(`split.tensors.count`).
+(`split.tensors.count`). Parts that were merged again say that they are one of 0.
 """
 
 from __future__ import annotations
@@ -181,19 +181,18 @@ def _joined(
 ) -> tuple[dict[str, MetadataValue], dict[str, TensorInfo]]:
     """The metadata of the first part and the tensors of all. Raises: WeightsError if they are not of one file."""
     metadata = parsed[0][0]
+    total = _split_value(parts[0], metadata, _SPLIT_TENSORS)
     tensors: dict[str, TensorInfo] = {}
     for number, (part, (own, found)) in enumerate(zip(parts, parsed, strict=True)):
         _check_part(part, own, number, len(parts))
         if twice := tensors.keys() & found.keys():
             raise WeightsError(f"{part} is of another file than {parts[0]}: both have the tensor {min(twice)!r}")
         tensors |= {name: replace(info, part=number) for name, info in found.items()}
-        if own.get(_SPLIT_TENSORS) != metadata.get(_SPLIT_TENSORS):
+        if (claimed := _split_value(part, own, _SPLIT_TENSORS)) != total:
             raise WeightsError(
-                f"{part} is of another file than {parts[0]}: {_SPLIT_TENSORS} is {own.get(_SPLIT_TENSORS)}, "
-                f"there {metadata.get(_SPLIT_TENSORS)}"
+                f"{part} is of another file than {parts[0]}: {_SPLIT_TENSORS} is {claimed}, there {total}"
             )
-    total = metadata.get(_SPLIT_TENSORS)
-    if len(parts) > 1 and total is not None and total != len(tensors):
+    if len(parts) > 1 and total and total != len(tensors):
         raise WeightsError(
             f"{parts[0]}: its {len(parts)} parts have {len(tensors)} tensors, of {total}: mixed or cut off"
         )
@@ -202,12 +201,11 @@ def _joined(
 
 def _check_part(path: Path, metadata: Mapping[str, MetadataValue], number: int, count: int) -> None:
     """Whether a part is the one that its name says. Raises: WeightsError."""
-    is_whole = "split.count" not in metadata and count == 1
-    claimed = (metadata.get("split.no", 0), metadata.get("split.count"))
-    if is_whole or claimed == (number, count):
+    own_number = _split_value(path, metadata, "split.no")
+    own_count = _split_value(path, metadata, "split.count")
+    if (own_number, own_count) == (number, count) or (count == 1 and not own_count):
         return
-    own_number, own_count = claimed
-    if not isinstance(own_number, int) or not isinstance(own_count, int):
+    if not own_count:
         raise WeightsError(f"{path} is named as part {number + 1} of {count}, but is none (no split.no, split.count)")
     if count == 1:
         raise WeightsError(
@@ -218,6 +216,14 @@ def _check_part(path: Path, metadata: Mapping[str, MetadataValue], number: int, 
         f"{path} is part {own_number + 1} of {own_count} by its metadata, not {number + 1} of {count}: "
         "parts are mixed, or were renamed"
     )
+
+
+def _split_value(path: Path, metadata: Mapping[str, MetadataValue], key: str) -> int:
+    """A number that says how a file was split; 0 where there is none. Raises: WeightsError for what is no number."""
+    value = metadata.get(key, 0)
+    if not isinstance(value, int):
+        raise WeightsError(f"{path} is damaged: {key} is {str(value)[:40]!r}, not a number")
+    return value
 
 
 def _map_file(path: Path) -> mmap.mmap:

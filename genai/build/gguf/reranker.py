@@ -13,7 +13,7 @@ import numpy as np
 
 from genai.build.embedding import GGUF_RERANKER, pooling_type
 from genai.build.gguf.file import GgufFile
-from genai.errors import UnsupportedModelError
+from genai.errors import UnsupportedModelError, WeightsError
 
 ANSWERS = "cls.output.weight"
 _LEAST_COSINE = 0.9
@@ -21,7 +21,7 @@ _LEAST_COSINE = 0.9
 
 
 def check_reranker(file: GgufFile) -> None:
-    """Raises: UnsupportedModelError for a file with a cut-down head that its embedding does not hold."""
+    """Raises: UnsupportedModelError for a cut-down head that the embedding does not hold; WeightsError."""
     if ANSWERS not in file.tensors or "output.weight" in file.tensors:
         return
     labels = file.metadata.get(f"{file.metadata.get('general.architecture')}.classifier.output_labels")
@@ -31,11 +31,15 @@ def check_reranker(file: GgufFile) -> None:
         raise UnsupportedModelError(
             f"{file.path} is a classifier ({', '.join(told) or 'without labels'}): not supported"
         )
-    answers, embedding = file.read(file.tensors[ANSWERS]), file.tensors["token_embd.weight"]
-    for label, row in zip(told, answers, strict=False):
+    answers, embedding = file.info(ANSWERS), file.info("token_embd.weight")
+    if len(embedding.shape) != 2 or answers.shape != (len(told), embedding.shape[1]):
+        raise WeightsError(
+            f"{file.path} is damaged: {ANSWERS} has the shape {answers.shape}, and {embedding.name} {embedding.shape}"
+        )
+    for label, row in zip(told, file.read(answers), strict=True):
         place = vocabulary.index(label) if label in vocabulary else None
         own = None if place is None else file.read(embedding.rows(place, place + 1))[0]
-        if own is None or row @ own < _LEAST_COSINE * np.linalg.norm(row) * np.linalg.norm(own):
+        if own is None or not row @ own > _LEAST_COSINE * np.linalg.norm(row) * np.linalg.norm(own):
             raise UnsupportedModelError(
                 f"{file.path}: its head, which is not its embedding, was cut down to {ANSWERS}; build the Hugging Face "
                 "folder of this model instead"

@@ -83,10 +83,10 @@ class GgufSource(AbstractContextManager["GgufSource"]):
 
 def _refuse_what_is_no_model(file: GgufFile) -> None:
     kind, arch = file.metadata.get("general.type", "model"), file.metadata.get("general.architecture")
-    if kind == "mmproj" or arch == "clip":
+    if str(kind) == "mmproj" or str(arch) == "clip":
         raise UnsupportedModelError(
             f"{file.path} is the part of a model that sees or hears (mmproj), not the model: give the GGUF file that "
             "belongs to it; pictures and sound are not supported"
         )
-    if kind != "model":
+    if str(kind) != "model":
         raise UnsupportedModelError(f"{file.path} holds no model (general.type is {str(kind)[:40]!r})")

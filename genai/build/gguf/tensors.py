@@ -33,6 +33,8 @@ _STACK = re.compile(r"blk\.(0|[1-9][0-9]{0,6})\.ffn_(gate|up|down|gate_up)_exps\
 _ALONE = re.compile(r"blk\.(0|[1-9][0-9]{0,6})\.ffn_(gate|up|down)\.(0|[1-9][0-9]{0,6})\.weight")
 _HEADS = re.compile(r"blk\.(0|[1-9][0-9]{0,6})\.attn_([kv]_b)\.weight")
 _BLOCK = re.compile(r"blk\.([0-9]{1,7})\.")
+MAX_TENSORS = 1 << 18
+"""Names of one file, each expert's included: four times what the largest models have; more would take gigabytes."""
 
 
 def named_tensors(file: GgufFile, arch: str) -> dict[str, TensorInfo]:
@@ -51,6 +53,10 @@ def named_tensors(file: GgufFile, arch: str) -> dict[str, TensorInfo]:
         if info.name == ANSWERS:  # rows of the head, which `check_reranker` looks at
             continue
         for name, place in _named(info, metadata):
+            if len(found) >= MAX_TENSORS:
+                raise UnsupportedModelError(
+                    f"{file.path} has more than {MAX_TENSORS:,} tensors, experts counted one by one"
+                )
             if found.setdefault(name, place) is not place:
                 raise WeightsError(f"{file.path}: {found[name].name!r} and {place.name!r} are both {name}")
     if left_out:

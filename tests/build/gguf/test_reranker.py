@@ -10,7 +10,7 @@ import pytest
 
 from genai.build.package import build_package
 from genai.config import EngineConfig
-from genai.errors import ConfigError, UnsupportedModelError
+from genai.errors import ConfigError, UnsupportedModelError, WeightsError
 from genai.llm.llm import LLM
 from tests.build import tiny
 from tests.families import gguf_writer
@@ -20,8 +20,15 @@ YES, NO = 258, 259
 PROMPT = "t5 <Instruct>: t6\n<Query>: {query}\n<Document>: {document} t7"
 
 
-def write(folder: Path, model: Any, labels: tuple[str, ...] = ("yes", "no"), pooling: int = 4) -> Path:
+def write(
+    folder: Path,
+    model: Any,
+    labels: tuple[str, ...] = ("yes", "no"),
+    pooling: int = 4,
+    answers: np.ndarray | None = None,
+) -> Path:
     """A file as the converter writes it: the embedding, the answers' rows of the head, and no head."""
+    answers = model.lm_head.weight.detach().numpy()[[YES, NO]] if answers is None else answers
 
     def change(writer: Any) -> None:
         tokens = ["<unk>", "<s>", "</s>", *(f"t{i}" for i in range(3, tiny.VOCAB_SIZE))]
@@ -33,7 +40,7 @@ def write(folder: Path, model: Any, labels: tuple[str, ...] = ("yes", "no"), poo
         writer.add_uint32("qwen3.pooling_type", pooling)
         writer.add_array("qwen3.classifier.output_labels", list(labels))
         writer.add_string("tokenizer.chat_template.rerank", PROMPT)
-        writer.add_tensor("cls.output.weight", model.lm_head.weight.detach().numpy()[[YES, NO]])
+        writer.add_tensor("cls.output.weight", answers)
 
     tensors = {f"model.{name}": tensor.numpy() for name, tensor in model.model.state_dict().items()}
     return gguf_writer.write(gguf_writer.GgufForm(arch="qwen3"), tensors, model.config, folder / "m.gguf", change)
@@ -71,6 +78,19 @@ def test_a_head_that_is_gone(tmp_path: Path) -> None:
         UnsupportedModelError, match=r"was cut down to cls\.output\.weight; build the Hugging Face folder"
     ):
         build_package(write(tmp_path, model), tmp_path / "package")
+
+
+@pytest.mark.parametrize("shape", [(2, 32), (1, 64), (64,), (2, 2, 64)])
+def test_a_head_of_another_shape(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    with pytest.raises(WeightsError, match=r"is damaged: cls\.output\.weight has the shape"):
+        build_package(write(tmp_path, embedding_model(), answers=np.ones(shape, np.float32)), tmp_path / "package")
+
+
+@pytest.mark.parametrize("value", [0, np.nan])
+def test_a_head_of_nothing(tmp_path: Path, value: float) -> None:
+    path = write(tmp_path, embedding_model(), answers=np.full((2, 64), value, np.float32))
+    with pytest.raises(UnsupportedModelError, match="was cut down"):
+        build_package(path, tmp_path / "package")
 
 
 @pytest.mark.parametrize(("labels", "pooling"), [(("good", "bad"), 4), (("yes", "no"), 3), (("yes", "maybe", "no"), 4)])

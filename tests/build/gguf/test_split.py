@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from genai.build.gguf import file as file_module
 from genai.build.gguf.file import GgufFile
 from genai.build.gguf.source import GgufSource
 from genai.build.open import files_digest, open_source, source_digest
@@ -132,6 +133,33 @@ def test_one_part_of_one_is_a_file(tmp_path: Path) -> None:
         assert list(file.tensors) == ["t"]
 
 
+def written(path: Path, **metadata: object) -> Path:
+    """A file of one tensor, with numbers and lists of them as metadata."""
+    writer = gguf.GGUFWriter(path, "llama")
+    for key, value in metadata.items():
+        add: Any = writer.add_array if isinstance(value, list) else writer.add_uint16
+        add(key, value)
+    writer.add_tensor("t", TENSORS["t0"])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_parts_that_were_merged_are_a_file(tmp_path: Path) -> None:
+    """llama.cpp's `gguf-split --merge` leaves the keys there and says that there are 0 parts."""
+    said = {"split.no": 0, "split.count": 0, "split.tensors.count": 1}
+    with GgufFile(written(tmp_path / "m.gguf", **said)) as file:
+        assert list(file.tensors) == ["t"]
+
+
+@pytest.mark.parametrize("key", ["split.no", "split.count", "split.tensors.count"])
+def test_what_is_no_number_of_a_part(tmp_path: Path, key: str) -> None:
+    with pytest.raises(WeightsError, match=rf"damaged: {key} is .*, not a number"):
+        GgufFile(written(tmp_path / "m.gguf", **{key: [1, 2]}))
+
+
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(mutations=MUTATIONS)
 def test_any_mutation_of_a_part_reads_or_is_refused(tmp_path: Path, mutations: list[tuple[int, bytes]]) -> None:
@@ -166,6 +194,20 @@ def test_what_sees_for_a_model_is_none(tmp_path: Path, change: Callable[[Any], N
     writer.close()
     with pytest.raises(UnsupportedModelError, match=r"sees or hears \(mmproj\), not the model: give the GGUF file"):
         GgufSource(tmp_path / "m.gguf")
+
+
+@pytest.mark.parametrize("key", ["general.type", "general.architecture"])
+def test_what_is_said_of_a_file_is_text(tmp_path: Path, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path / "m.gguf")
+    parse = file_module._parse
+
+    def changed(*given: Any) -> Any:
+        metadata, tensors = parse(*given)
+        return metadata | {key: np.array([1, 2])}, tensors
+
+    monkeypatch.setattr(file_module, "_parse", changed)
+    with pytest.raises((UnsupportedModelError, WeightsError), match=r"holds no model|is missing"):
+        GgufSource(path)
 
 
 def test_a_folder_with_what_sees_beside_the_model(tmp_path: Path) -> None:

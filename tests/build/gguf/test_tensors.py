@@ -305,3 +305,12 @@ def test_the_largest_stands_for_all_where_an_architecture_says_so(tmp_path: Path
     blocks = predicting(1, 3)
     blocks["change"] = lambda w: (w.add_nextn_predict_layers(1), changed("feed_forward_length", [6, 7, 8, 99])(w))
     assert GgufSource(write(tmp_path / "n.gguf", num_blocks=4, **blocks)).config["intermediate_size"] == 8
+
+
+def test_more_experts_than_anybody_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A byte for each would take hundreds of bytes here."""
+    monkeypatch.setattr("genai.build.gguf.tensors.MAX_TENSORS", 2 * E)
+    names = [f"blk.0.ffn_{part}_exps.weight" for part in ("gate", "up", "down")]
+    path = write(tmp_path / "m.gguf", {name: (stack("F32", E, M, K), "F32") for name in names}, arch="qwen3moe")
+    with pytest.raises(UnsupportedModelError, match="has more than 10 tensors, experts counted one by one"):
+        GgufSource(path)
