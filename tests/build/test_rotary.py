@@ -225,3 +225,9 @@ def spec(model_type: str, **config: Any) -> DecoderSpec:
 def test_bad_configurations_are_refused(config: dict[str, Any], error: type[GenAIError], match: str) -> None:
     with pytest.raises(error, match=match):
         spec(**({"model_type": "llama"} | config))
+
+
+def test_longrope_may_give_its_scales() -> None:
+    config = {"rope_parameters": SCALINGS["longrope"] | {"long_mscale": 1.25, "short_mscale": 1.125}}
+    assert rotary_of(config).scale == 1.25
+    assert rotary_of(config, 2048).scale == 1.125

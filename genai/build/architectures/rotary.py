@@ -185,10 +185,13 @@ def _longrope(request: _Request) -> tuple[FloatArray, float]:
     """Long factors when the context to build for goes beyond the original one, else short ones.
 
     transformers switches by the length of each call, which changes the meaning of keys already cached; a choice made
-    once keeps chunks, batches and rewinding equivalent.
+    once keeps chunks, batches and rewinding equivalent. Phi-3.5-MoE gives the scale itself, one for each.
     """
     is_long = request.max_position > request.original
     frequencies = request.plain() / request.factors("long_factor" if is_long else "short_factor")
+    scale = "long_mscale" if is_long else "short_mscale"
+    if request.parameters.get(scale) is not None:
+        return frequencies, request.number(scale)
     if request.parameters.get("attention_factor") is not None:
         return frequencies, request.number("attention_factor")
     factor = request.extension

@@ -157,6 +157,19 @@ CASES: dict[str, Case] = {
         options=LLAMA4 | CHUNKS | {"use_qk_norm": False, "attn_temperature_tuning": False, "no_rope_layer_interval": 2},
     ),
     "phimoe": Case(model_type="phimoe", options=LOCAL, gguf=PHI),
+    "phimoe long": Case(
+        model_type="phimoe",
+        options=LOCAL
+        | rope(
+            "longrope",
+            long_factor=[1.0 + i for i in range(8)],
+            short_factor=[1.0 + i / 8 for i in range(8)],
+            original_max_position_embeddings=64,
+            long_mscale=1.25,
+            short_mscale=1.125,
+        ),
+        max_seq_len=64,
+    ),
     "phimoe biases": Case(
         model_type="phimoe", options=LOCAL | {"attention_bias": True, "lm_head_bias": True, "sliding_window": 6}
     ),
