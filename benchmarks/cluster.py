@@ -124,20 +124,31 @@ def streamed(server: Server, request: dict[str, object]) -> tuple[float, bool]:
 
 def throughput(server: Server, num_clients: int, seconds: float) -> float:
     """Tokens a second of clients that ask one question after another."""
-    ends = time.monotonic() + seconds
+    started, before = time.monotonic(), generated(server)
+    with asking(server, num_clients):
+        time.sleep(seconds)
+    return (generated(server) - before) / (time.monotonic() - started)
+
+
+@contextlib.contextmanager
+def asking(server: Server, num_clients: int) -> Iterator[None]:
+    """Clients that ask one question after another until the end of the block, and hear what they have asked by then."""
+    over = threading.Event()
 
     def ask_again(number: int) -> None:
-        while time.monotonic() < ends:
+        while not over.is_set():
             text = f"{number}: {_QUESTION}"
             server.http.post("/v1/chat/completions", json=body(asked(text), 64, ignore_eos=True)).raise_for_status()
 
     clients = [threading.Thread(target=ask_again, args=(number,)) for number in range(num_clients)]
-    started, before = time.monotonic(), generated(server)
     for client in clients:
         client.start()
-    for client in clients:
-        client.join()
-    return (generated(server) - before) / (time.monotonic() - started)
+    try:
+        yield
+    finally:
+        over.set()
+        for client in clients:
+            client.join()
 
 
 def generated(server: Server) -> int:
@@ -214,11 +225,8 @@ def run(model: str, *, rounds: int, seconds: float, num_clients: int) -> Results
                 server.replicas()[0].kill()
                 results.requests_after_a_kill += statuses(server)
     growing = ("--threads", "1", "--set", "cluster.max_replicas=2", "--set", "cluster.target_requests=1")
-    with serving(model, *growing, "--set", "cluster.scale_up_after=1") as server:
-        load = threading.Thread(target=throughput, args=(server, 4, 90.0), daemon=True)
-        load.start()
+    with serving(model, *growing, "--set", "cluster.scale_up_after=1") as server, asking(server, 4):
         results.scale_up_seconds = until(lambda: server.num_replicas == 2, START_SECONDS)
-        load.join()
     return results
 
 
@@ -256,6 +264,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))  # so that servers are ended
     results = run(given.model, rounds=given.rounds, seconds=given.seconds, num_clients=given.clients)
     print(table(results))
     if given.json:

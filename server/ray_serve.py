@@ -71,7 +71,7 @@ def application(plan: Plan) -> serve.Application:
         plan.settings.model_dump(mode="json"),
         route=plan.route,
         num_threads=plan.num_threads,
-        most=plan.cluster.most,
+        most=plan.most,
         has_keys=bool(len(load_api_keys(plan.settings.api_keys_file))),
     )
     return bound

@@ -14,6 +14,11 @@ from genai.errors import GenAIError
 
 _log = logging.getLogger(__name__)
 
+_ENVIRONMENT = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_memory_monitor_refresh_ms": "0",  # it would end replicas where others fill the machine's memory
+}
 _OBJECT_STORE_BYTES = 80 << 20
 """Nothing of ours goes through Ray's object store; this is about the least that it takes."""
 _TIMES = 4
@@ -26,7 +31,7 @@ def own_ray(processors: int) -> Iterator[None]:
 
     To be entered before Ray is imported, which reads the environment then. Raises: GenAIError if it does not start.
     """
-    set_environment({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"})
+    set_environment({**_ENVIRONMENT, "RAY_AUTH_TOKEN": secrets.token_hex(32)})
     import ray
 
     folder = tempfile.mkdtemp(prefix="genai-ray-")

@@ -6,6 +6,7 @@ One application for each model, so that each has its own replicas: the first one
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from genai.errors import ConfigError
 from server.auth import ADMIN_KEYS_VARIABLE, load_api_keys
@@ -31,13 +32,17 @@ _CANNOT = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """One application. settings: what its replicas serve; num_threads: processors of each replica."""
+    """One application. settings: what its replicas serve; num_threads: processors of each replica.
+
+    most: replicas that there may be, those of all applications.
+    """
 
     name: str
     route: str
     settings: Settings
     cluster: ClusterSettings
     num_threads: int
+    most: int
 
     @property
     def deployment_options(self) -> dict[str, object]:
@@ -95,7 +100,13 @@ def plans(settings: Settings, processors: int | None = None) -> list[Plan]:
     most = sum(number.most for number in numbers.values())
     made = []
     for number, (name, model) in enumerate(settings.models.items()):
-        own = settings.model_copy(update={"models": {name: model}, "fallback_model": _fallback(settings, name)})
+        own = settings.model_copy(
+            update={
+                "models": {name: model.model_copy(update={"source": _absolute(model.source)})},
+                "fallback_model": _fallback(settings, name),
+                "api_keys_file": settings.api_keys_file and settings.api_keys_file.absolute(),
+            }
+        )
         made.append(
             Plan(
                 name=APPLICATION if number == 0 else f"{APPLICATION}-{name}",
@@ -103,6 +114,7 @@ def plans(settings: Settings, processors: int | None = None) -> list[Plan]:
                 settings=own,
                 cluster=numbers[name],
                 num_threads=_threads(settings, model, most, processors),
+                most=most,
             )
         )
     wanted = sum(plan.num_threads * plan.cluster.most for plan in made)
@@ -128,6 +140,12 @@ def check(settings: Settings) -> None:
         raise ConfigError(f"{ADMIN_KEYS_VARIABLE} cannot be had with replicas: {_CANNOT['admin_keys_file'][1]}")
     if settings.port == 0:
         raise ConfigError("port=0 cannot be had with replicas: the proxies of all machines listen on the same port")
+
+
+def _absolute(source: str) -> str:
+    """A model's folder or file from wherever a replica runs; names are what they are."""
+    path = Path(source)
+    return str(path.absolute()) if path.exists() else source
 
 
 def _fallback(settings: Settings, name: str) -> str | None:

@@ -76,7 +76,7 @@ class Serving:
         while not ending.wait(_POLL_SECONDS):
             known = serve.status().applications
             ours = [known[plan.name] for plan in self._plans if plan.name in known]
-            if failed := [each for each in ours if each.status in ("DEPLOY_FAILED", "UNHEALTHY")]:
+            if failed := [each for each in ours if each.status == "DEPLOY_FAILED"]:
                 raise GenAIError(f"the replicas cannot be started: {_reason(failed[0])}")
             states = [deployment.replica_states for each in ours for deployment in each.deployments.values()]
             running = sum(count for state in states for name, count in state.items() if name == "RUNNING")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from genai.errors import ConfigError
@@ -52,6 +54,17 @@ def test_each_model_has_its_own() -> None:
     assert [list(plan.settings.models) for plan in (small, big)] == [["small"], ["org/big"]]
     assert [plan.settings.fallback_model for plan in (small, big)] == ["small", None]
     assert big.deployment_options["ray_actor_options"] == {"num_cpus": 4, "num_gpus": 1}
+
+
+def test_files_are_found_from_wherever_a_replica_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "package").mkdir()
+    asked = settings(models=["package", "name=org/name"], api_keys_file="keys", **{"engine.num_threads": 1})
+    package, named = plans(asked)
+    assert package.settings.models["package"].source == str(tmp_path / "package")
+    assert named.settings.models["name"].source == "org/name"
+    assert package.settings.api_keys_file == tmp_path / "keys"
+    assert package.most == named.most == 2, "the machine's memory is for all of them"
 
 
 def test_processors_of_one_machine_are_shared() -> None:
