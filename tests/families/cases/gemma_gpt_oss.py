@@ -108,7 +108,7 @@ GPT_OSS = {
     "num_local_experts": 6,
     "num_experts_per_tok": 2,
     "sliding_window": 5,
-} | rope("yarn", factor=4.0, beta_fast=2.0, original_max_position_embeddings=32, truncate=False)
+} | rope("yarn", factor=4.0, beta_fast=4.0, original_max_position_embeddings=32, truncate=False)
 
 
 def experts_apart(tensors: Tensors, config: Any) -> Tensors:
