@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from genai.llm.reading import Asked, Outcome
     from server.models import ServedModel
 
+MAX_TOKENS = 1_000_000
+"""Of all prompts of a request: a reranker's have the query in each, so that a short request may ask for very many."""
 _OPTIONS = frozenset({"dimensions", "prompt_name", "query"})
 
 
@@ -50,7 +52,7 @@ async def embed(
     """What a model makes of texts; options: `LLM.embed`'s, checked there. Raises: ApiError, GenAIError."""
 
     def ask(timeout: float) -> Asked:
-        return model.llm.llm.embedder.ask(texts, timeout=timeout, **options)
+        return model.llm.llm.embedder.ask(texts, timeout=timeout, most_tokens=MAX_TOKENS, **options)
 
     return await read(model, ask, request, state, param=param)
 

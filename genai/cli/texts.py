@@ -15,7 +15,7 @@ def given_texts(arguments: Sequence[str] | None, noun: str) -> list[str]:
     if not arguments and sys.stdin.isatty():
         raise ConfigError(f"no {noun}: give some as arguments, or pipe them in, one a line")
     try:
-        lines = sys.stdin.buffer.read().decode("utf-8").splitlines()
+        lines = sys.stdin.buffer.read().decode("utf-8").replace("\r\n", "\n").split("\n")
     except UnicodeDecodeError as error:
         raise ConfigError(f"standard input is not UTF-8 (byte {error.start})") from None
     texts = [line for line in lines if line.strip()]

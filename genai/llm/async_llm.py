@@ -86,10 +86,15 @@ class AsyncLLM:
             raise QueueFullError("this AsyncLLM is closed and takes no new requests; make another one")
         started = time.perf_counter()
         with self.engine.preparing():
-            asked = await self._run(self._encoding, ask)
+            asked = await self._run(self._encoding, lambda: self._checked(ask()))
+        readings = await self._readings(asked.requests, started)
+        return await self._run(self._encoding, lambda: asked.outcome(readings))
+
+    def _checked(self, asked: Asked) -> Asked:
+        """Prompts that the engine will take. Raises: ConfigError, CapacityError."""
         for each in asked.requests:
             self.llm.loop.check(each.request)
-        return asked.outcome(await self._readings(asked.requests, started))
+        return asked
 
     async def _readings(self, requests: abc.Sequence[ReadRequest], started: float) -> list[Reading]:
         """What became of each, in their order; their time runs since `started`."""

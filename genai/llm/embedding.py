@@ -17,7 +17,7 @@ from genai.decoding.processors import FloatArray
 from genai.engine.consumers import Consumer, Pool, Read
 from genai.errors import ConfigError, TextTooLongError
 from genai.llm.prepare import are_tokens
-from genai.llm.reading import Asked, ReadRequest
+from genai.llm.reading import Asked, ReadRequest, bounded
 from genai.tokenizer.tokenizer import Tokenizer
 
 _Text: TypeAlias = str | abc.Sequence[int]
@@ -46,8 +46,9 @@ class Embedder:
         truncate: bool = False,
         priority: int = 0,
         timeout: float | None = None,
+        most_tokens: int | None = None,
     ) -> Asked:
-        """A request for each text; their outcome is [N, H] float32.
+        """A request for each text; their outcome is [N, H] float32. most_tokens: of all of them; None: any number.
 
         Raises: ConfigError, CapacityError, TokenizerError.
         """
@@ -56,11 +57,11 @@ class Embedder:
         if not isinstance(given[0], str) and (prompt or prompt_name):
             raise ConfigError(f"{'prompt' if prompt else 'prompt_name'} goes with strings, not with token ids")
         front = self._front(prompt, prompt_name)
-        requests = []
-        for index, each in enumerate(given):
-            own = front + each if isinstance(each, str) else each
-            tokens = self._tokens(own, f"texts[{index}]", truncate)
-            requests.append(ReadRequest.of(tokens, self._reader(), priority, timeout))
+        whole = (front + each if isinstance(each, str) else each for each in given)
+        prompts = (self._tokens(each, f"texts[{index}]", truncate) for index, each in enumerate(whole))
+        requests = [
+            ReadRequest.of(tokens, self._reader(), priority, timeout) for tokens in bounded(prompts, most_tokens)
+        ]
         return Asked(requests=requests, shaped=partial(self._shaped, dimensions or self.size))
 
     def _tokens(self, given: _Text, place: str, truncate: bool) -> list[int]:

@@ -13,7 +13,7 @@ from genai.decoding.processors import FloatArray
 from genai.engine.consumers import Consumer
 from genai.engine.request import Request
 from genai.engine.sequence import Job, TokenEvent
-from genai.errors import ConfigError, DeadlineError, QueueFullError
+from genai.errors import CapacityError, ConfigError, DeadlineError, QueueFullError
 from genai.options.generation_config import GenerationConfig
 
 NO_HEAD = "this model makes embeddings and has no head to write with: call embed(), or POST /v1/embeddings"
@@ -96,6 +96,16 @@ class Asked:
             prompt_tokens=sum(each.prompt_tokens for each in readings),
             cached_tokens=sum(each.cached_tokens for each in readings),
         )
+
+
+def bounded(prompts: abc.Iterable[list[int]], most_tokens: int | None) -> abc.Iterator[list[int]]:
+    """Prompts as they are made, as long as they have no more tokens together. Raises: CapacityError."""
+    num_tokens = 0
+    for prompt in prompts:
+        num_tokens += len(prompt)
+        if most_tokens is not None and num_tokens > most_tokens:
+            raise CapacityError(f"all prompts together have more than {most_tokens:,} tokens; send several requests")
+        yield prompt
 
 
 def strings(name: str, value: object) -> list[str]:

@@ -21,7 +21,7 @@ import numpy as np
 from genai.decoding.processors import FloatArray
 from genai.engine.consumers import Read
 from genai.errors import ConfigError, TaskError, TextTooLongError
-from genai.llm.reading import Asked, ReadRequest, strings
+from genai.llm.reading import Asked, ReadRequest, bounded, strings
 from genai.tokenizer.tokenizer import Tokenizer
 
 INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
@@ -53,8 +53,9 @@ class Scorer:
         instruction: str | None = None,
         priority: int = 0,
         timeout: float | None = None,
+        most_tokens: int | None = None,
     ) -> Asked:
-        """A prompt for each document; their outcome is [N] float32.
+        """A prompt for each document; their outcome is [N] float32. most_tokens: of all of them; None: any number.
 
         Raises: ConfigError, CapacityError, TokenizerError.
         """
@@ -64,11 +65,9 @@ class Scorer:
         if self._prompt is None and not self._tokenizer.has_chat_template:
             raise TaskError("this model cannot score: it has no chat template to ask it in")
         answers = [self._answer(word) for word in _ANSWERS]
+        prompts = (self._tokens(f"documents[{index}]", instruction, query, text) for index, text in enumerate(texts))
         requests = [
-            ReadRequest.of(
-                self._tokens(f"documents[{index}]", instruction, query, text), Read(answers), priority, timeout
-            )
-            for index, text in enumerate(texts)
+            ReadRequest.of(tokens, Read(answers), priority, timeout) for tokens in bounded(prompts, most_tokens)
         ]
         return Asked(requests=requests, shaped=_probabilities)
 

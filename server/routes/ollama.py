@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from fastapi import APIRouter
+from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -66,6 +67,8 @@ _CHAT, _GENERATE, _SHOW = "/api/chat", "/api/generate", "/api/show"
 _EMBED, _EMBEDDINGS = "/api/embed", "/api/embeddings"
 SHAPES.update(dict.fromkeys((_CHAT, _GENERATE, _SHOW, _EMBED, _EMBEDDINGS), ollama_shape))
 _ERRORS: Responses = {status: {**told, "model": OllamaError} for status, told in GENERATING.items()}
+_VECTORS: Responses = {200: {"model": OllamaEmbeddings}}
+_VECTOR: Responses = {200: {"model": OllamaEmbedding}}
 _ANSWER = streaming(OllamaCounts, "lines of JSON; null means true.")
 _VERSION = "0.13.5"
 """The version of Ollama whose API this is: clients refuse those that are older than what they need."""
@@ -138,33 +141,40 @@ async def generate(body: OllamaGenerateRequest, request: Request, state: State) 
     return await _answered(work, told=beside_text, model=model, is_stream=is_stream, request=request, state=state)
 
 
-@router.post(_EMBED, responses=_ERRORS)
-async def embed_texts(body: OllamaEmbedRequest, request: Request, state: State) -> OllamaEmbeddings:
+@router.post(_EMBED, responses=_ERRORS | _VECTORS)
+async def embed_texts(body: OllamaEmbedRequest, request: Request, state: State) -> Response:
     """Embed one or several texts."""
     model = await state.models.get(body.model)
     if not body.input:
-        return OllamaEmbeddings(model=model.name, embeddings=[])
+        return await _json(lambda: OllamaEmbeddings(model=model.name, embeddings=[]))
     truncate = body.truncate is not False
     outcome = await embed(
         model, body.input, request, state, param="input", dimensions=body.dimensions, truncate=truncate
     )
     seconds = request_info().seconds
-    return OllamaEmbeddings(
-        model=model.name,
-        embeddings=outcome.values.tolist(),
-        total_duration=int(seconds * 1e9),
-        prompt_eval_count=outcome.prompt_tokens,
+    return await _json(
+        lambda: OllamaEmbeddings(
+            model=model.name,
+            embeddings=outcome.values.tolist(),
+            total_duration=int(seconds * 1e9),
+            prompt_eval_count=outcome.prompt_tokens,
+        )
     )
 
 
-@router.post(_EMBEDDINGS, responses=_ERRORS)
-async def embed_text(body: OllamaEmbeddingRequest, request: Request, state: State) -> OllamaEmbedding:
+@router.post(_EMBEDDINGS, responses=_ERRORS | _VECTOR)
+async def embed_text(body: OllamaEmbeddingRequest, request: Request, state: State) -> Response:
     """Embed a text: Ollama's older path."""
     model = await state.models.get(body.model)
     if not body.prompt:
-        return OllamaEmbedding(embedding=[])
+        return await _json(lambda: OllamaEmbedding(embedding=[]))
     outcome = await embed(model, body.prompt, request, state, param="prompt", truncate=True)
-    return OllamaEmbedding(embedding=outcome.values[0].tolist())
+    return await _json(lambda: OllamaEmbedding(embedding=outcome.values[0].tolist()))
+
+
+async def _json(told: Callable[[], BaseModel]) -> Response:
+    """An answer that is made and written beside the event loop: it may have millions of numbers."""
+    return Response(await asyncio.to_thread(lambda: told().model_dump_json()), media_type="application/json")
 
 
 async def _answered(

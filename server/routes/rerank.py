@@ -10,7 +10,7 @@ from starlette.requests import Request
 
 from server.body import StrictRoute
 from server.openapi import GENERATING
-from server.reading import read
+from server.reading import MAX_TOKENS, read
 from server.schemas.rerank import ReadUsage, Reranked, RerankRequest, RerankResult, ToldDocument
 from server.state import State
 
@@ -27,7 +27,9 @@ async def rerank(body: RerankRequest, request: Request, state: State) -> Reranke
     texts = body.texts
 
     def ask(timeout: float) -> Asked:
-        return model.llm.llm.scorer.ask(body.query, texts, instruction=body.instruction, timeout=timeout)
+        return model.llm.llm.scorer.ask(
+            body.query, texts, instruction=body.instruction, timeout=timeout, most_tokens=MAX_TOKENS
+        )
 
     outcome = await read(model, ask, request, state, param="documents")
     scores = outcome.values.tolist()

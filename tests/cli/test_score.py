@@ -39,6 +39,12 @@ def test_documents_from_standard_input_and_json(run_genai: Genai, scored: list[t
     assert scored == [("q", ["Grüße", " two "], None)] * 2
 
 
+def test_lines_end_as_lines_of_files_do(run_genai: Genai, scored: list[tuple[object, ...]]) -> None:
+    """Not at what Unicode calls an end of a line, too: a document for each line of the file."""
+    run_genai("score", "m", "q", stdin="one\x0cpage\r\ntwo\u2028lines".encode())
+    assert scored == [("q", ["one\x0cpage", "two\u2028lines"], None)]
+
+
 @pytest.mark.parametrize(
     ("stdin", "message"), [(b"\n \n", "no document: standard input has no line"), (b"\xff", "not UTF-8 (byte 0)")]
 )

@@ -91,6 +91,15 @@ def test_ollama(live: LiveServer, llm: LLM) -> None:
     assert "gives no embeddings" in refused.json()["error"]
 
 
+def test_a_request_has_a_million_tokens_at_most(live: LiveServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.reading.MAX_TOKENS", 5)
+    for path, field in (("/v1/embeddings", "input"), ("/embedding", "content"), ("/api/embed", "input")):
+        assert live.http.post(path, json={"model": "embed", field: ["a", "ab"]}).status_code == 200
+        answer = live.http.post(path, json={"model": "embed", field: ["a", "abc"]})
+        assert answer.status_code == 400
+        assert "all prompts together have more than 5 tokens" in answer.text
+
+
 def test_llama_cpp(live: LiveServer, llm: LLM) -> None:
     for given in ({"content": TEXTS}, {"input": TEXTS, "embd_normalize": 2}):
         told = live.http.post("/embedding", json=given).json()

@@ -83,10 +83,17 @@ def test_what_is_refused(live: LiveServer, body: dict[str, object], status: int,
         assert "documents[1]" in error["message"]
 
 
+def test_a_query_does_not_ask_for_millions_of_tokens(live: LiveServer) -> None:
+    """It stands in the prompt of each document: this body has 13 kB, and the prompts have 1.6 million tokens."""
+    error = reranked(live, query="q" * 500, documents=["a"] * 2048).json()["error"]
+    assert error["message"] == "all prompts together have more than 1,000,000 tokens; send several requests"
+    assert (error["code"], error["param"]) == ("context_length_exceeded", "documents")
+
+
 def test_who_hangs_up_frees_the_rows(live: LiveServer) -> None:
     with pytest.raises(httpx.ReadTimeout):
         live.http.post(
-            "/v1/rerank", json={"query": QUERY, "documents": [f"{n} " * 60 for n in range(2000)]}, timeout=0.5
+            "/v1/rerank", json={"query": QUERY, "documents": [f"{n} " * 60 for n in range(1000)]}, timeout=0.5
         )
     assert reranked(live).status_code == 200
     for _ in range(1000):
