@@ -167,9 +167,9 @@ def is_cache(name: str) -> bool:
 def caches_of(graph_inputs: Iterable[TensorType]) -> tuple[Cache, ...]:
     """The caches among a graph's inputs, in order; those whose width is not fixed are left out."""
     return in_order(
-        Cache(tensor.name, tensor.shape[2])
+        Cache(tensor.name, width)
         for tensor in graph_inputs
-        if is_cache(tensor.name) and len(tensor.shape) == 3 and isinstance(tensor.shape[2], int)
+        if is_cache(tensor.name) and (width := _width(tensor)) is not None
     )
 
 
@@ -209,8 +209,14 @@ def check_signature(graph_inputs: Iterable[TensorType], graph_outputs: Iterable[
 def _output_of(have: dict[str, TensorType]) -> Output | None:
     """What a graph gives beside its caches, None if there is nothing of a fixed width."""
     tensor = have.get(LOGITS) or have.get(EMBEDDINGS)
-    width = tensor.shape[2] if tensor and len(tensor.shape) == 3 else None
-    return Output(tensor.name, width) if tensor and isinstance(width, int) else None
+    width = _width(tensor) if tensor else None
+    return Output(tensor.name, width) if tensor and width is not None else None
+
+
+def _width(tensor: TensorType) -> int | None:
+    """The last of three dimensions, None if it is not fixed, or nothing fits into it."""
+    width = tensor.shape[2] if len(tensor.shape) == 3 else None
+    return width if isinstance(width, int) and width > 0 else None
 
 
 def _differences(kind: str, wanted: list[TensorType], have: dict[str, TensorType]) -> list[str]:

@@ -186,6 +186,17 @@ def test_layers_caches_are_told_by_the_signature() -> None:
         contract.check_signature(inputs[:5], outputs[:1])
 
 
+@pytest.mark.parametrize("width", [0, -1])
+def test_nothing_fits_into_caches_of_no_width(width: int) -> None:
+    """The budget is divided by what a token takes."""
+    caches, seven = uniform_caches(1, width), contract.Output(contract.LOGITS, 7)
+    with pytest.raises(ContractError, match=r"needs at least one cache"):
+        contract.check_signature(contract.inputs(caches, "float32"), contract.outputs(caches, "float32", seven))
+    caches, none = uniform_caches(1, 8), contract.Output(contract.LOGITS, width)
+    with pytest.raises(ContractError, match=r"does not follow the decoder contract"):
+        contract.check_signature(contract.inputs(caches, "float32"), contract.outputs(caches, "float32", none))
+
+
 def test_a_reserved_slot_is_part_of_the_budget() -> None:
     config = EngineConfig(kv_cache_bytes=500_000)
     assert plan_budget(8192, 1000, config, GIB, reserved_slots=1) == (500, 499)
