@@ -18,6 +18,12 @@ from tests.build import tiny
 SIZES = {"hidden_size": 128, "num_hidden_layers": 4}
 PROMPTS = [tiny.tokens(60, seed) for seed in range(4)]
 HEADS = {"head_dim": 32}
+LATENT = {
+    "n_routed_experts": 4, "num_experts_per_tok": 4, "n_group": 1, "topk_group": 1, "n_shared_experts": 1,
+    "moe_intermediate_size": 64, "intermediate_size": 256, "num_key_value_heads": 4, "q_lora_rank": 64,
+    "kv_lora_rank": 64, "qk_nope_head_dim": 32, "qk_rope_head_dim": 16, "v_head_dim": 32,
+}  # fmt: skip
+SPARSE = LATENT | {"first_k_dense_replace": 1}
 
 EXPERTS: Mapping[str, tuple[dict[str, Any], str]] = {
     "qwen3_moe": ({"num_experts": 4, "moe_intermediate_size": 64, "norm_topk_prob": True} | HEADS, "qwen3"),
@@ -34,10 +40,18 @@ EXPERTS: Mapping[str, tuple[dict[str, Any], str]] = {
         "ernie4_5",
     ),
     "phimoe": ({"num_local_experts": 2, "intermediate_size": 128}, "llama"),
+    "deepseek_v2": (SPARSE, "deepseek_v3"),
+    "deepseek_v3": (SPARSE, "deepseek_v2"),
+    "glm4_moe_lite": (LATENT, "deepseek_v2"),
 }
 """Options, with which each token goes through all experts, and the dense family that is most alike."""
 CHOSEN = {"ernie4_5_moe": "moe_k"}
-DENSE = {"qwen3": HEADS | {"intermediate_size": 256}, "ernie4_5": {"tie_word_embeddings": False, "head_dim": 32}}
+DENSE: Mapping[str, dict[str, Any]] = {
+    "qwen3": HEADS | {"intermediate_size": 256},
+    "ernie4_5": {"tie_word_embeddings": False, "head_dim": 32},
+    "deepseek_v2": LATENT | {"first_k_dense_replace": 4},
+    "deepseek_v3": LATENT | {"first_k_dense_replace": 4},
+}
 
 
 @functools.cache
