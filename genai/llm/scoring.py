@@ -97,11 +97,11 @@ class Scorer:
 def _filled(prompt: str, instruction: str | None, query: str, document: str) -> str:
     """A model's own prompt with what is asked. Raises: ConfigError for an instruction that it has no place for."""
     if instruction is not None:
-        prompt, count = _INSTRUCT.subn(lambda place: place[1] + instruction, prompt, count=1)
+        prompt, count = _INSTRUCT.subn(r"\1{instruction}", prompt, count=1)
         if not count:
             raise ConfigError("instruction: this model's own prompt has no place for one; leave it out")
-    words = {"{query}": query, "{document}": document}
-    return re.sub(r"\{(query|document)\}", lambda place: words[place[0]], prompt)
+    words = {"{query}": query, "{document}": document, "{instruction}": instruction or "{instruction}"}
+    return re.sub(r"\{(query|document|instruction)\}", lambda place: words[place[0]], prompt)
 
 
 def can_score(tokenizer: Tokenizer, prompt: str | None) -> bool:

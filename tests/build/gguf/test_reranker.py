@@ -63,6 +63,15 @@ def test_a_reranker_scores(tmp_path: Path) -> None:
         assert llm.generate("t9", max_new_tokens=2).usage.completion_tokens == 2
 
 
+def test_words_in_braces_are_the_askers() -> None:
+    """What is given has no places of its own to be filled."""
+    from genai.llm.scoring import _filled
+
+    prompt = "<Instruct>: old\n<Query>: {query}\n{document}"
+    filled = _filled(prompt, "as {query}", "{document}", "{instruction}")
+    assert filled == "<Instruct>: as {query}\n<Query>: {document}\n{instruction}"
+
+
 def test_an_instruction_needs_its_place(tmp_path: Path) -> None:
     from genai.llm.scoring import Scorer
 
