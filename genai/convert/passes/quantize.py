@@ -1,6 +1,7 @@
-"""Float products to MatMulNBits: weights in blocks of 4 or 8 bits, symmetric, as `genai build` rounds them.
+"""Float products to MatMulNBits: weights in blocks of 4 or 8 bits, as `genai build` rounds them.
 
 MatMul(x, W)                      W [K, N]             ─►  MatMulNBits(x, blocks [N, K / 64, …], scales)
+                                  in 4 bits            ─►  MatMulNBits(x ‖ its sums, blocks with offsets, scales)
 Gemm(x, W, bias)                  alpha = beta = 1     ─►  the same, then Add
 MatMul(x, DequantizeLinear(W …))  weights that someone has rounded before: dequantized first, then rounded anew
 """
@@ -16,7 +17,14 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from genai.build.graph import CONTRIB
-from genai.build.quantize import Bits, pack, quantize
+from genai.build.quantize import (
+    Bits,
+    num_offset_columns,
+    pack,
+    quantize,
+    quantize_with_offsets,
+    with_offset_columns,
+)
 from genai.convert.nodes import Nodes, store, take_over
 from genai.convert.probing import Part
 from genai.convert.values import constant_values, is_plain_gemm
@@ -24,17 +32,23 @@ from genai.errors import GenAIError
 
 FloatArray = npt.NDArray[np.float32]
 
+_WITH_OFFSETS = 32
+"""The length of blocks with offsets."""
 _ACCURACY_LEVEL = 4
 """Activations in 8 bits: the kernels that are fast for single rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuantizedWeight:
-    """One weight that was rounded; error: root mean square of the difference, relative to the weight's."""
+    """One weight that was rounded; error: root mean square of the difference, relative to the weight's.
+
+    has_offsets: each block has one (`genai.build.quantize.with_offset_columns`).
+    """
 
     name: str
     bits: int
     block_size: int
+    has_offsets: bool
     error: float
 
 
@@ -49,21 +63,36 @@ class _Product:
     bias: ir.Value | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Packed:
+    """A rounded weight's initializers, and what is told of it."""
+
+    data: ir.Value
+    scales: ir.Value
+    info: QuantizedWeight
+
+
 def quantize_products(model: ir.Model, bits: Bits) -> list[QuantizedWeight]:
     """Round the weights of all products, one after another, in place.
 
     A head that shares its weight with the embedding gets one of its own.
     """
     graph, nodes, report = model.graph, Nodes(model.graph), []
-    packed: dict[ir.Value, tuple[ir.Value, ir.Value, QuantizedWeight]] = {}
+    packed: dict[ir.Value, _Packed] = {}
+    with_sums: dict[ir.Value, ir.Value] = {}
     for product in list(_products(graph)):
         if product.weight not in packed:
             weight = _read(model, product.weight)
             if weight is None:
                 continue
             packed[product.weight] = _packed(graph, product, weight.T if not product.is_transposed else weight, bits)
-            report.append(packed[product.weight][2])
-        _replace(nodes, product, *packed[product.weight])
+            report.append(packed[product.weight].info)
+        x, weights = product.x, packed[product.weight]
+        if weights.info.has_offsets:
+            if x not in with_sums:
+                with_sums[x] = _followed_by_sums(nodes, x, _num_inputs(product))
+            x = with_sums[x]
+        _replace(nodes, product, x, weights)
     graph.sort()
     passes.RemoveUnusedNodesPass()(model)
     model.opset_imports[CONTRIB] = graph.opset_imports[CONTRIB] = 1
@@ -99,13 +128,15 @@ def _read(model: ir.Model, weight: ir.Value) -> FloatArray | None:
         return None
 
 
-def _packed(
-    graph: ir.Graph, product: _Product, weight: FloatArray, bits: Bits
-) -> tuple[ir.Value, ir.Value, QuantizedWeight]:
+def _packed(graph: ir.Graph, product: _Product, weight: FloatArray, bits: Bits) -> _Packed:
     """The weight [N, K] in blocks, as initializers, and how far it is from what it was."""
-    size = 64 if weight.shape[1] % 64 == 0 else 32
-    block = quantize(np.ascontiguousarray(weight), bits=bits, block_size=size)
-    data, scales = pack(block)
+    weight = np.ascontiguousarray(weight)
+    if bits == 4 and _may_have_offsets(product):
+        block = quantize_with_offsets(weight, block_size=_WITH_OFFSETS)
+        data, scales = pack(with_offset_columns(block))
+    else:
+        block = quantize(weight, bits=bits, block_size=64 if weight.shape[1] % 64 == 0 else 32)
+        data, scales = pack(block)
     difference = block.dequantize() - weight
     error = float(np.sqrt(np.square(difference).mean() / max(np.square(weight).mean(), 1e-30)))
     name = product.weight.name or product.node.name or "weight"
@@ -114,15 +145,38 @@ def _packed(
         store(graph, f"{name}.{part}", ir.tensor(array, name=f"{name}.{part}"))
         for part, array in (("blocks", data), ("scales", scales.astype(x_type.numpy())))
     ]
-    info = QuantizedWeight(name=name, bits=bits, block_size=size, error=error)
-    return values[0], values[1], info
+    has_offsets = block.offsets is not None
+    info = QuantizedWeight(name=name, bits=bits, block_size=block.block_size, has_offsets=has_offsets, error=error)
+    return _Packed(data=values[0], scales=values[1], info=info)
 
 
-def _replace(nodes: Nodes, product: _Product, data: ir.Value, scales: ir.Value, info: QuantizedWeight) -> None:
-    dims = _dims(product.weight)
-    rows, columns = dims if product.is_transposed else dims[::-1]
+def _num_inputs(product: _Product) -> int:
+    return _dims(product.weight)[1 if product.is_transposed else 0]
+
+
+def _may_have_offsets(product: _Product) -> bool:
+    """Whether sums over blocks of the input can be written: of whole blocks, of a value of known rank and type."""
+    is_known = product.x.shape is not None and product.x.dtype == ir.DataType.FLOAT
+    return is_known and _num_inputs(product) % _WITH_OFFSETS == 0
+
+
+def _followed_by_sums(nodes: Nodes, x: ir.Value, num_inputs: int) -> ir.Value:
+    """A value [..., K] followed by its sums over blocks, twice."""
+    rank, num_blocks = len(x.shape or ()), num_inputs // _WITH_OFFSETS
+    blocks = nodes.op("Reshape", x, nodes.constant([*[0] * (rank - 1), num_blocks, _WITH_OFFSETS], np.int64))
+    sums = nodes.op("ReduceSum", blocks, nodes.constant([-1], np.int64), keepdims=0)
+    if missing := num_offset_columns(num_inputs, _WITH_OFFSETS) - num_blocks:
+        sums = nodes.op("Pad", sums, nodes.constant([*[0] * (2 * rank - 1), missing], np.int64))
+    return nodes.op("Concat", x, sums, sums, axis=-1)
+
+
+def _replace(nodes: Nodes, product: _Product, x: ir.Value, packed: _Packed) -> None:
+    info = packed.info
+    dims, num_inputs = _dims(product.weight), _num_inputs(product)
+    rows = dims[0 if product.is_transposed else 1]
+    columns = num_inputs + (2 * num_offset_columns(num_inputs, info.block_size) if info.has_offsets else 0)
     result = nodes.op(
-        "MatMulNBits", product.x, data, scales, domain=CONTRIB, N=rows, K=columns, bits=info.bits,
+        "MatMulNBits", x, packed.data, packed.scales, domain=CONTRIB, N=rows, K=columns, bits=info.bits,
         block_size=info.block_size, accuracy_level=_ACCURACY_LEVEL,
     )  # fmt: skip
     if product.bias is not None:
