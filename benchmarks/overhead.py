@@ -147,7 +147,7 @@ def delivery(num_rows: int) -> Row:
 async def _delivered(num_rows: int, seconds: float) -> float:
     runner = ScriptedRunner(num_rows, seconds)
     limits = Limits(max_batch=num_rows, max_seq_len=512, prefill_chunk=512)
-    engine = Engine(runner, limits, (), PrefixCache(b"", 8, 2, 0))  # type: ignore[arg-type]
+    engine = Engine(runner, limits, (), PrefixCache(b"", runner.cache.shape.slot_bytes, 0))  # type: ignore[arg-type]
     loop = EngineLoop(engine, runner)  # type: ignore[arg-type]
     streams, preparer = Streams(loop), _preparer(runner.vocab_size, limits.max_seq_len)
     config = GenerationConfig(max_new_tokens=NUM_TOKENS + num_rows, ignore_eos=True)

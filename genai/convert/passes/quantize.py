@@ -57,10 +57,16 @@ class _Product:
     """A product with a fixed weight. is_transposed: the weight is [N, K]; bias: added to the result, or None."""
 
     node: ir.Node
-    x: ir.Value
     weight: ir.Value
     is_transposed: bool = False
     bias: ir.Value | None = None
+
+    @property
+    def x(self) -> ir.Value:
+        """What is multiplied: read anew, since another product may have taken its place."""
+        value = self.node.inputs[0]
+        assert value is not None
+        return value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,10 +114,10 @@ def _products(graph: ir.Graph) -> Iterator[_Product]:
         if x is None or x in fixed or weight not in fixed or weight is None or len(_dims(weight)) != 2:
             continue
         if node.op_type == "MatMul":
-            yield _Product(node=node, x=x, weight=weight)
+            yield _Product(node=node, weight=weight)
         elif is_plain_gemm(node):
             is_transposed = node.attributes.get_int("transB", 0) == 1
-            yield _Product(node=node, x=x, weight=weight, is_transposed=is_transposed, bias=bias)
+            yield _Product(node=node, weight=weight, is_transposed=is_transposed, bias=bias)
 
 
 def _dims(value: ir.Value) -> list[int]:

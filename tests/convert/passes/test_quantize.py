@@ -17,7 +17,7 @@ from genai.convert.passes.quantize import quantize_products
 RNG = np.random.default_rng(0)
 WEIGHT = RNG.standard_normal((64, 40), np.float32) + 0.3
 GEMM, ODD = RNG.standard_normal((40, 64), np.float32), RNG.standard_normal((40, 8), np.float32)
-SIZES = {"first": 40, "second": 40, "third": 8}
+SIZES = {"first": 40, "third": 8}
 BIAS = RNG.standard_normal(40, np.float32)
 
 
@@ -43,7 +43,7 @@ def in_graph(weight: np.ndarray, bits: Bits) -> np.ndarray:
         return quantize(weight, bits=bits, block_size=64 if weight.shape[1] % 64 == 0 else 32).dequantize()
     wide = with_offset_columns(quantize_with_offsets(weight)).dequantize()
     offsets = wide[:, weight.shape[1] :].reshape(len(weight), 2, -1).sum(axis=1)[:, : weight.shape[1] // 32]
-    return wide[:, : weight.shape[1]] + np.repeat(offsets, 32, axis=1)
+    return np.asarray(wide[:, : weight.shape[1]] + np.repeat(offsets, 32, axis=1))
 
 
 @pytest.mark.parametrize("bits", [4, 8])
@@ -53,12 +53,13 @@ def test_products_compute_what_their_weights_say(monkeypatch: pytest.MonkeyPatch
     report = quantize_products(model, bits)
     assert [weight.has_offsets for weight in report] == ([True, True, False] if bits == 4 else [False] * 3)
     proto = ir.to_proto(model)
+    assert not {node.op_type for node in proto.graph.node} & {"MatMul", "Gemm"}
     assert Counter(node.op_type for node in proto.graph.node)["ReduceSum"] == (1 if bits == 4 else 0), "shared"
     session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     x = RNG.standard_normal((5, 64), np.float32)
-    first, second, third = session.run(None, {"x": x})
+    first, third = session.run(None, {"x": x})
     np.testing.assert_allclose(first, x @ in_graph(np.ascontiguousarray(WEIGHT.T), bits).T, atol=1e-4)
-    np.testing.assert_allclose(second, x @ in_graph(GEMM, bits).T + BIAS, atol=1e-4)
+    second = x @ in_graph(GEMM, bits).T + BIAS
     np.testing.assert_allclose(third, second @ in_graph(np.ascontiguousarray(ODD.T), bits).T, atol=1e-4)
 
 
