@@ -87,13 +87,12 @@ class Weights:
             values |= zip(members, self._split(fused, sizes), strict=True)
         return [values[name] for name in names]
 
-    def linear(self, x: str, names: Sequence[str], num_outputs: Sequence[int], num_inputs: int) -> str:
-        """`x @ concat(weights).T + concat(biases)`: several checkpoint matrices, all of one form, as one product.
+    def linear(self, x: str, name: str, num_outputs: int, num_inputs: int) -> str:
+        """`x @ weight.T + bias` of one checkpoint matrix, whose bias is used where the checkpoint has one.
 
-        x: [..., num_inputs]; the result: [..., sum(num_outputs)]. A bias is used where the checkpoint has one.
+        x: [..., num_inputs]; the result: [..., num_outputs].
         """
-        ((_, blocks),) = self._alike(names, num_outputs, num_inputs)
-        return self._product(x, names, num_outputs, num_inputs, blocks)
+        return self.linears(x, [name], [num_outputs], num_inputs)[0]
 
     def float_linear(self, x: str, name: str, num_outputs: int, num_inputs: int) -> str:
         """`x @ weight.T + bias` with the weight as floats, whatever the plan says: for small products that decide."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,12 +54,37 @@ def bare(tensors: Tensors) -> Tensors:
     return {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
 
 
+def with_next_layer(tensors: Tensors) -> Tensors:
+    """DeepSeek V3 and GLM: a layer behind the last one that predicts a token more, with an embedding of its own."""
+    size = tensors["model.norm.weight"].size
+    last = {name: tensor for name, tensor in tensors.items() if name.startswith("model.layers.2.")}
+    prefix, number = "model.layers.3.", r"model\.layers\.2\."
+    extra = {re.sub(number, prefix, name): tensor.copy() for name, tensor in last.items()}
+    extra |= {f"{prefix}{name}.weight": np.ones(size, np.float32) for name in ("enorm", "hnorm", "shared_head.norm")}
+    extra[f"{prefix}eh_proj.weight"] = np.ones((size, 2 * size), np.float32)
+    for name, ours in (("embed_tokens", "model.embed_tokens"), ("shared_head.head", "lm_head")):
+        extra[f"{prefix}{name}.weight"] = tensors[f"{ours}.weight"].copy()
+    return tensors | extra
+
+
+def with_mtp(tensors: Tensors) -> Tensors:
+    """ERNIE: the same beside the layers."""
+    size = tensors["model.norm.weight"].size
+    names = ("mtp_block.0.input_layernorm", "mtp_block.0.mlp.up_proj", "mtp_emb_norm.0", "mtp_hidden_norm.0")
+    extra = {f"model.{name}.weight": np.ones(size, np.float32) for name in (*names, "mtp_linear_proj.0")}
+    return tensors | extra
+
+
 LAYOUTS: dict[str, Callable[[Tensors], Tensors]] = {
     "gpt2 tied": without_prefix,
     "gpt_neox": with_masks,
     "opt tied": without_model,
     "bloom": bare,
     "falcon tied": with_head,
+    "deepseek_v3": with_next_layer,
+    "glm4_moe": with_next_layer,
+    "glm4_moe_lite": with_next_layer,
+    "ernie4_5_moe": with_mtp,
 }
 
 
@@ -66,8 +93,9 @@ def test_other_layouts_are_the_same_model(made: Made, tmp_path: Path, name: str)
     checkpoint = made.checkpoint(CASES[name])
     tensors = LAYOUTS[name](load_file(checkpoint.folder / "model.safetensors"))
     save_file(tensors, tmp_path / "model.safetensors")
-    for file in ("config.json", "tokenizer.json"):
-        (tmp_path / file).write_bytes((checkpoint.folder / file).read_bytes())
+    (tmp_path / "tokenizer.json").write_bytes((checkpoint.folder / "tokenizer.json").read_bytes())
+    config = json.loads((checkpoint.folder / "config.json").read_text()) | {"num_nextn_predict_layers": 1}
+    (tmp_path / "config.json").write_text(json.dumps(config))
     package = build_package(tmp_path, tmp_path / "package", precision="f32")
     oracle.close(oracle.whole(package, checkpoint.prompts), checkpoint.logits)
 

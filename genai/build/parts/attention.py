@@ -46,8 +46,8 @@ def mix(ctx: Context, heads: AttentionSpec, x: str, layer: int) -> str:
 
 def finish(ctx: Context, heads: AttentionSpec, x: str, layer: int) -> str:
     """The output product: [..., num_heads * head_dim] -> [..., H]."""
-    names = [f"model.layers.{layer}.{heads.name}.o_proj"]
-    return ctx.weights.linear(x, names, [ctx.spec.hidden_size], heads.q_size)
+    name = f"model.layers.{layer}.{heads.name}.o_proj"
+    return ctx.weights.linear(x, name, ctx.spec.hidden_size, heads.q_size)
 
 
 def scattered(ctx: Context, cache: str, new: str) -> str:
@@ -62,7 +62,7 @@ def _products(ctx: Context, heads: AttentionSpec, x: str, prefix: str) -> list[s
     graph, weights, hidden = ctx.graph, ctx.weights, ctx.spec.hidden_size
     sizes = {"q_proj": heads.q_size, "k_proj": heads.kv_size, "v_proj": heads.kv_size}
     if heads.is_fused:
-        fused = weights.linear(x, [f"{prefix}.qkv_proj"], [sum(sizes.values())], hidden)
+        fused = weights.linear(x, f"{prefix}.qkv_proj", sum(sizes.values()), hidden)
         return graph.ops("Split", fused, graph.constant([*sizes.values()], np.int64), num_outputs=3, axis=-1)
     parts = (
         ["q_proj"] if heads.keys_of is not None else ["q_proj", "k_proj", *([] if heads.value_is_key else ["v_proj"])]

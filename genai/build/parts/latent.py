@@ -65,7 +65,7 @@ def finish(ctx: Context, latent: LatentSpec, x: str, layer: int) -> str:
         bounds = (graph.constant(bound, np.int64) for bound in ([0], [latent.latent_size], [3]))
         values = _float_products(ctx, latent, graph.op("Slice", x, *bounds), prefix, VALUES)
         values = graph.op("Reshape", values, graph.constant([0, 0, heads * latent.value_size], np.int64))
-    return ctx.weights.linear(values, [f"{prefix}.o_proj"], [ctx.spec.hidden_size], heads * latent.value_size)
+    return ctx.weights.linear(values, f"{prefix}.o_proj", ctx.spec.hidden_size, heads * latent.value_size)
 
 
 def _attended(ctx: Context, latent: LatentSpec, queries: str, cache: str, *, num_heads: int, is_causal: int) -> str:
@@ -84,7 +84,7 @@ def _products(ctx: Context, latent: LatentSpec, x: str, prefix: str) -> tuple[st
     queries, new = ctx.weights.linears(x, names, [rank, latent.head_dim], hidden)
     if latent.query_rank is not None:
         queries = _normed(ctx, latent, queries, f"{prefix}.q_a_layernorm", rank)
-        queries = ctx.weights.linear(queries, [f"{prefix}.q_b_proj"], [size], rank)
+        queries = ctx.weights.linear(queries, f"{prefix}.q_b_proj", size, rank)
     return queries, new
 
 

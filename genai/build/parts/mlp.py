@@ -14,15 +14,15 @@ def finish(ctx: Context, mlp: MlpSpec, x: str, layer: int) -> str:
     graph, weights, hidden, size = ctx.graph, ctx.weights, ctx.spec.hidden_size, mlp.size
     prefix = f"model.layers.{layer}.{mlp.name}"
     if not mlp.is_gated:
-        inner = activated(ctx, weights.linear(x, [f"{prefix}.up_proj"], [size], hidden), mlp.activation, prefix)
+        inner = activated(ctx, weights.linear(x, f"{prefix}.up_proj", size, hidden), mlp.activation, prefix)
     else:
         if mlp.is_fused:
-            fused = weights.linear(x, [f"{prefix}.gate_up_proj"], [2 * size], hidden)
+            fused = weights.linear(x, f"{prefix}.gate_up_proj", 2 * size, hidden)
             gate, up = graph.ops("Split", fused, graph.constant([size, size], np.int64), num_outputs=2, axis=-1)
         else:
             gate, up = weights.linears(x, [f"{prefix}.gate_proj", f"{prefix}.up_proj"], [size, size], hidden)
         inner = graph.op("Mul", activated(ctx, gate, mlp.activation, prefix), up)
-    result = weights.linear(inner, [f"{prefix}.down_proj"], [hidden], size)
+    result = weights.linear(inner, f"{prefix}.down_proj", hidden, size)
     if mlp.output_gate is None:
         return result
     share = graph.cast(weights.float_linear(x, f"model.layers.{layer}.{mlp.output_gate}", 1, hidden), ctx.dtype, F32)
