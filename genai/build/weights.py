@@ -16,6 +16,7 @@ from genai.build.graph import CONTRIB, GraphBuilder, numpy_dtype
 from genai.build.precision import IntegerForm, Plan, read_quantized
 from genai.build.quantize import num_offset_columns, pack, with_offset_columns
 from genai.build.source import BlockWeight, FloatArray, WeightSource
+from genai.build.sums import followed_by_sums
 from genai.errors import UnsupportedModelError, WeightsError
 
 ACCURACY_LEVEL = 4
@@ -253,12 +254,8 @@ class Weights:
         """A value [..., K] followed by its sums over blocks, twice, for weights with offsets; once for all of them."""
         if (known := self._with_sums.get((x, block_size))) is not None:
             return known
-        graph, num_blocks = self.graph, num_inputs // block_size
-        blocks = graph.op("Reshape", x, graph.constant([0, 0, num_blocks, block_size], np.int64))
-        sums = graph.op("ReduceSum", blocks, graph.constant([-1], np.int64), keepdims=0)
-        if missing := num_offset_columns(num_inputs, block_size) - num_blocks:
-            sums = graph.op("Pad", sums, graph.constant([0, 0, 0, 0, 0, missing], np.int64))
-        self._with_sums[x, block_size] = extended = graph.op("Concat", x, sums, sums, axis=-1)
+        extended = followed_by_sums(self.graph, x, 3, num_inputs, block_size)
+        self._with_sums[x, block_size] = extended
         return extended
 
     def _store(self, name: str, block: BlockWeight) -> _StoredBlocks:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from genai.build.architectures.config import ConfigReader
-from genai.build.architectures.latent import corrected_sigmoid, latent_decoder, predicting_form
+from genai.build.architectures.experts import corrected_sigmoid, predicting_form
+from genai.build.architectures.latent import latent_decoder
 from genai.build.source import JSON
 from genai.build.spec import DecoderSpec
 

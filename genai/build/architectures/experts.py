@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 from genai.build.architectures.blocks import FeedForward
 from genai.build.architectures.config import ConfigReader
 from genai.build.spec import MlpSpec, MoeSpec, RouterSpec
+from genai.build.stored import StoredForm
 from genai.errors import UnsupportedModelError, WeightsError
 
 _COUNT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
@@ -60,9 +61,23 @@ def sparse_layers(config: ConfigReader) -> Sequence[int]:
     return [layer for layer in range(config.num_layers) if (layer + 1) % step == 0 and layer not in left_out]
 
 
-def predicting_layers(config: ConfigReader, key: str) -> frozenset[str]:
-    """The names of layers behind the last one, which predict further tokens and of which the key says how many."""
-    return frozenset(f"model.layers.{config.num_layers + index}" for index in range(config.count(key)))
+def corrected_sigmoid(config: ConfigReader) -> RouterSpec:
+    """The router of DeepSeek V3 and later."""
+    return RouterSpec(
+        score="sigmoid",
+        has_correction=True,
+        groups=config.size("n_group", 1),
+        kept_groups=config.size("topk_group", 1),
+        group_score="two_best",
+        is_normalised=config.flag("norm_topk_prob"),
+        scale=config.number("routed_scaling_factor", 1.0),
+    )
+
+
+def predicting_form(config: ConfigReader) -> StoredForm:
+    """Layers behind the last one predict further tokens; `num_nextn_predict_layers` says how many."""
+    count = config.count("num_nextn_predict_layers")
+    return StoredForm(ignored=frozenset(f"model.layers.{config.num_layers + index}" for index in range(count)))
 
 
 def _check_groups(router: RouterSpec, count: int, top_k: int) -> None:

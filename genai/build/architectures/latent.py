@@ -7,9 +7,8 @@ import math
 from collections.abc import Collection
 
 from genai.build.architectures.config import ConfigReader
-from genai.build.architectures.experts import experts, feed_forwards, predicting_layers, shared
+from genai.build.architectures.experts import experts, feed_forwards, shared
 from genai.build.spec import DecoderSpec, LatentSpec, RouterSpec
-from genai.build.stored import StoredForm
 from genai.errors import UnsupportedModelError
 
 
@@ -20,19 +19,6 @@ def latent_decoder(config: ConfigReader, router: RouterSpec, layers: Collection[
     everyones = shared(config, moe.size * num_shared, "mlp.shared_experts") if num_shared else None
     mlps = feed_forwards(config, (moe, everyones) if everyones else moe, layers)
     return config.decoder([latent_attention(config)] * config.num_layers, mlps)
-
-
-def corrected_sigmoid(config: ConfigReader) -> RouterSpec:
-    """The router of DeepSeek V3 and later."""
-    return RouterSpec(
-        score="sigmoid",
-        has_correction=True,
-        groups=config.size("n_group", 1),
-        kept_groups=config.size("topk_group", 1),
-        group_score="two_best",
-        is_normalised=config.flag("norm_topk_prob"),
-        scale=config.number("routed_scaling_factor", 1.0),
-    )
 
 
 def latent_attention(config: ConfigReader) -> LatentSpec:
@@ -54,11 +40,6 @@ def latent_attention(config: ConfigReader) -> LatentSpec:
         query_rank=query_rank,
         biases=frozenset(biased if config.flag("attention_bias") else ()),
     )
-
-
-def predicting_form(config: ConfigReader) -> StoredForm:
-    """Layers behind the last one predict further tokens."""
-    return StoredForm(ignored=predicting_layers(config, "num_nextn_predict_layers"))
 
 
 def _magnitude(config: ConfigReader) -> float:

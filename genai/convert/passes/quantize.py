@@ -25,6 +25,7 @@ from genai.build.quantize import (
     quantize_with_offsets,
     with_offset_columns,
 )
+from genai.build.sums import followed_by_sums
 from genai.convert.nodes import Nodes, store, take_over
 from genai.convert.probing import Part
 from genai.convert.values import constant_values, is_plain_gemm
@@ -96,7 +97,7 @@ def quantize_products(model: ir.Model, bits: Bits) -> list[QuantizedWeight]:
         x, weights = product.x, packed[product.weight]
         if weights.info.has_offsets:
             if x not in with_sums:
-                with_sums[x] = _followed_by_sums(nodes, x, _num_inputs(product))
+                with_sums[x] = followed_by_sums(nodes, x, len(x.shape or ()), _num_inputs(product), _WITH_OFFSETS)
             x = with_sums[x]
         _replace(nodes, product, x, weights)
     graph.sort()
@@ -164,16 +165,6 @@ def _may_have_offsets(product: _Product) -> bool:
     """Whether sums over blocks of the input can be written: of whole blocks, of a value of known rank and type."""
     is_known = product.x.shape is not None and product.x.dtype == ir.DataType.FLOAT
     return is_known and _num_inputs(product) % _WITH_OFFSETS == 0
-
-
-def _followed_by_sums(nodes: Nodes, x: ir.Value, num_inputs: int) -> ir.Value:
-    """A value [..., K] followed by its sums over blocks, twice."""
-    rank, num_blocks = len(x.shape or ()), num_inputs // _WITH_OFFSETS
-    blocks = nodes.op("Reshape", x, nodes.constant([*[0] * (rank - 1), num_blocks, _WITH_OFFSETS], np.int64))
-    sums = nodes.op("ReduceSum", blocks, nodes.constant([-1], np.int64), keepdims=0)
-    if missing := num_offset_columns(num_inputs, _WITH_OFFSETS) - num_blocks:
-        sums = nodes.op("Pad", sums, nodes.constant([*[0] * (2 * rank - 1), missing], np.int64))
-    return nodes.op("Concat", x, sums, sums, axis=-1)
 
 
 def _replace(nodes: Nodes, product: _Product, x: ir.Value, packed: _Packed) -> None:
