@@ -333,8 +333,9 @@ def table(found: dict[str, Found]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--replicas", type=int, default=World.replicas)
-    parser.add_argument("--conversations", type=int, default=World.conversations)
+    usual = World()
+    parser.add_argument("--replicas", type=int, default=usual.replicas)
+    parser.add_argument("--conversations", type=int, default=usual.conversations)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     world = World(replicas=given.replicas, conversations=given.conversations)
