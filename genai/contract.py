@@ -10,11 +10,15 @@ One ONNX graph (opset 24) serves prefill, decoding, verification of drafts and s
     logits_positions       [B, P]           int64    which of the T positions get logits, or embeddings
     key_cache.{i}          [B, S, width]    float    layer i's keys, S = capacity of a row
     value_cache.{i}        [B, S, width]    float    layer i's values
+    token_counts           [B]              int64    how many of the T tokens are a row's own, 0 if it sits the run out
+    conv_state.{i}         [B, …]           float    layer i's last inputs of a short convolution
+    recurrent_state.{i}    [B, …]           float32  layer i's recurrent state
 
     output                 shape            type
     logits                 [B, P, V]        float32  or, of a model without a head, embeddings [B, P, H]
     updated_key_cache.{i}  as its input              bound to the same memory as its input
     updated_value_cache.{i}                          the same
+    updated_…_state.{i}    as its input              the same
 
 `[B, S, width]` is deliberate: every row, and every prefix of a row, is one contiguous block of memory. A width is heads
 times their size; it may be another in each layer, and for keys and values. A layer has no value cache where its keys
@@ -25,7 +29,12 @@ sink's key, say). Then the tokens lie behind them, and
 
     write_indices = tokens that the row holds + reserved slots       position_ids count tokens
 
-Graphs whose layers all have both caches, all of one width, and no reserved slots, are contract 1; others contract 2.
+A *state* has one size, however many tokens a row holds, and is what they all have made of it: zeros in a row that holds
+none. It cannot be cut back to fewer tokens, so a run may change it by a row's own tokens alone; that is what
+`token_counts` is for, and a graph without states has no such input. Which shape a state has is the graph's business.
+
+Graphs whose layers all have both caches, all of one width, no reserved slots and no states, are contract 1; others
+contract 2.
 Nothing else in the project spells these names.
 """
 
@@ -46,6 +55,7 @@ POSITION_IDS = "position_ids"
 WRITE_INDICES = "write_indices"
 NONPAD_KV_SEQLEN = "nonpad_kv_seqlen"
 LOGITS_POSITIONS = "logits_positions"
+TOKEN_COUNTS = "token_counts"
 LOGITS = "logits"
 EMBEDDINGS = "embeddings"
 
@@ -54,6 +64,7 @@ BATCH, TOKENS, POSITIONS, CAPACITY = "B", "T", "P", "S"
 CACHE_DTYPES = ("float32", "float16", "bfloat16")
 
 _CACHE_NAME = re.compile(r"(key|value)_cache\.(0|[1-9][0-9]*)")
+_STATE_NAME = re.compile(r"(conv|recurrent)_state\.(0|[1-9][0-9]*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +86,20 @@ class Cache:
 
 
 @dataclass(frozen=True, slots=True)
+class State:
+    """One state of a graph: its input's name, its shape [B, *shape] without the batch, and its NumPy type name."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def layer(self) -> int:
+        """The layer whose it is."""
+        return int(self.name.rpartition(".")[2])
+
+
+@dataclass(frozen=True, slots=True)
 class Output:
     """What a graph gives at each of `logits_positions`: its name, logits or embeddings, and how many numbers."""
 
@@ -92,9 +117,19 @@ def value_cache(layer: int) -> str:
     return f"value_cache.{layer}"
 
 
-def updated(cache_name: str) -> str:
-    """Name of the output that holds a cache input after the write."""
-    return f"updated_{cache_name}"
+def conv_state(layer: int) -> str:
+    """Name of the input that holds the last inputs of a layer's short convolution."""
+    return f"conv_state.{layer}"
+
+
+def recurrent_state(layer: int) -> str:
+    """Name of a layer's recurrent state input."""
+    return f"recurrent_state.{layer}"
+
+
+def updated(name: str) -> str:
+    """Name of the output that holds a cache or state input after the run."""
+    return f"updated_{name}"
 
 
 def uniform_caches(num_layers: int, width: int) -> tuple[Cache, ...]:
@@ -105,6 +140,11 @@ def uniform_caches(num_layers: int, width: int) -> tuple[Cache, ...]:
 def in_order(caches: Iterable[Cache]) -> tuple[Cache, ...]:
     """Caches as they are declared, bound and kept: by layer, keys before values."""
     return tuple(sorted(caches, key=lambda cache: (cache.layer, not cache.is_key)))
+
+
+def states_in_order(states: Iterable[State]) -> tuple[State, ...]:
+    """States as they are declared, bound and kept: by layer, the convolution's first."""
+    return tuple(sorted(states, key=lambda state: (state.layer, state.name != conv_state(state.layer))))
 
 
 def is_uniform(caches: Sequence[Cache]) -> bool:
@@ -125,15 +165,16 @@ class TensorType:
 class GraphShape:
     """What a valid graph's signature tells: the dimensions that the runtime needs to allocate and bind.
 
-    caches: as `in_order`.
+    caches: as `in_order`; states: as `states_in_order`, none in most graphs.
     """
 
     caches: tuple[Cache, ...]
     output: Output
     cache_dtype: str
+    states: tuple[State, ...] = ()
 
 
-def inputs(caches: Sequence[Cache], cache_dtype: str) -> list[TensorType]:
+def inputs(caches: Sequence[Cache], cache_dtype: str, states: Sequence[State] = ()) -> list[TensorType]:
     """The contract's inputs, in order."""
     return [
         TensorType(name=INPUT_IDS, dtype="int64", shape=(BATCH, TOKENS)),
@@ -145,16 +186,27 @@ def inputs(caches: Sequence[Cache], cache_dtype: str) -> list[TensorType]:
             TensorType(name=cache.name, dtype=cache_dtype, shape=(BATCH, CAPACITY, cache.width))
             for cache in in_order(caches)
         ),
+        *([TensorType(name=TOKEN_COUNTS, dtype="int64", shape=(BATCH,))] if states else []),
+        *(
+            TensorType(name=state.name, dtype=state.dtype, shape=(BATCH, *state.shape))
+            for state in states_in_order(states)
+        ),
     ]
 
 
-def outputs(caches: Sequence[Cache], cache_dtype: str, output: Output) -> list[TensorType]:
+def outputs(
+    caches: Sequence[Cache], cache_dtype: str, output: Output, states: Sequence[State] = ()
+) -> list[TensorType]:
     """The contract's outputs, in order."""
     return [
         TensorType(name=output.name, dtype="float32", shape=(BATCH, POSITIONS, output.width)),
         *(
             TensorType(name=updated(cache.name), dtype=cache_dtype, shape=(BATCH, CAPACITY, cache.width))
             for cache in in_order(caches)
+        ),
+        *(
+            TensorType(name=updated(state.name), dtype=state.dtype, shape=(BATCH, *state.shape))
+            for state in states_in_order(states)
         ),
     ]
 
@@ -170,6 +222,20 @@ def caches_of(graph_inputs: Iterable[TensorType]) -> tuple[Cache, ...]:
         Cache(tensor.name, width)
         for tensor in graph_inputs
         if is_cache(tensor.name) and (width := _width(tensor)) is not None
+    )
+
+
+def is_state(name: str) -> bool:
+    """Whether an input of this name is a state."""
+    return _STATE_NAME.fullmatch(name) is not None
+
+
+def states_of(graph_inputs: Iterable[TensorType]) -> tuple[State, ...]:
+    """The states among a graph's inputs, in order; those whose size is not fixed are left out."""
+    return states_in_order(
+        State(tensor.name, shape, tensor.dtype)
+        for tensor in graph_inputs
+        if is_state(tensor.name) and (shape := _row_shape(tensor)) is not None
     )
 
 
@@ -190,12 +256,24 @@ def check_signature(graph_inputs: Iterable[TensorType], graph_outputs: Iterable[
         )
     dtype = have_in[caches[0].name].dtype
     free = have_in.keys() - {cache.name for cache in caches}
+    states = states_of(have_in.values())
     free = {name for name in free if is_cache(name)}
+    unsized = {name for name in have_in if is_state(name)} - {state.name for state in states}
     keys = {cache.layer for cache in caches if cache.is_key}
     alone = [cache for cache in caches if cache.layer not in keys and key_cache(cache.layer) not in free]
     differences = [
-        *_differences("input", inputs(caches, dtype), {name: have_in[name] for name in have_in if name not in free}),
-        *_differences("output", outputs(caches, dtype, output), have_out),
+        *_differences(
+            "input",
+            inputs(caches, dtype, states),
+            {name: have_in[name] for name in have_in if name not in free | unsized},
+        ),
+        *_differences("output", outputs(caches, dtype, output, states), have_out),
+        *(f"input {name!r} has shape {list(have_in[name].shape)}, not [B, fixed sizes]" for name in sorted(unsized)),
+        *(
+            f"input {state.name!r} is {state.dtype}, allowed: {' or '.join(allowed)}"
+            for state in states
+            if state.dtype not in (allowed := _state_dtypes(state, dtype))
+        ),
         *(f"input {name!r} has shape {list(have_in[name].shape)}, not [B, S, a fixed width]" for name in sorted(free)),
         *(f"input {cache.name!r} is there without {key_cache(cache.layer)!r}" for cache in alone),
     ]
@@ -203,7 +281,7 @@ def check_signature(graph_inputs: Iterable[TensorType], graph_outputs: Iterable[
         differences.append(f"the caches are {dtype}, allowed: {', '.join(CACHE_DTYPES)}")
     if differences:
         raise ContractError("the graph does not follow the decoder contract: " + "; ".join(differences))
-    return GraphShape(caches=caches, output=output, cache_dtype=dtype)
+    return GraphShape(caches=caches, output=output, cache_dtype=dtype, states=states)
 
 
 def _output_of(have: dict[str, TensorType]) -> Output | None:
@@ -217,6 +295,18 @@ def _width(tensor: TensorType) -> int | None:
     """The last of three dimensions, None if it is not fixed, or nothing fits into it."""
     width = tensor.shape[2] if len(tensor.shape) == 3 else None
     return width if isinstance(width, int) and width > 0 else None
+
+
+def _row_shape(tensor: TensorType) -> tuple[int, ...] | None:
+    """All dimensions but the first, None if they are not fixed, or hold nothing."""
+    sizes = tuple(size for size in tensor.shape[1:] if isinstance(size, int) and size > 0)
+    return sizes if sizes and len(sizes) == len(tensor.shape) - 1 else None
+
+
+def _state_dtypes(state: State, cache_dtype: str) -> tuple[str, ...]:
+    """What a state may be: a recurrent one adds up over a whole text, in float32 always."""
+    is_recurrent = state.name == recurrent_state(state.layer)
+    return ("float32",) if is_recurrent else tuple(dict.fromkeys((cache_dtype, "float32")))
 
 
 def _differences(kind: str, wanted: list[TensorType], have: dict[str, TensorType]) -> list[str]:

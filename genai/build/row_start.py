@@ -24,8 +24,9 @@ def write_contract(
     row_start: with what each row of a cache begins, by the cache's name, [width] each; a cache that is not named gets
     zeros. Empty: rows have no reserved slot. Raises: ValueError for a name or size that the graph does not have.
     """
-    caches = contract.caches_of(map(_tensor_type, model.graph.input))
-    is_plain = contract.is_uniform(caches) and not row_start
+    signature = [*map(_tensor_type, model.graph.input)]
+    caches = contract.caches_of(signature)
+    is_plain = contract.is_uniform(caches) and not contract.states_of(signature) and not row_start
     version, reserved_slots = CONTRACT_VERSION if is_plain else CONTRACT_BY_LAYER, 1 if row_start else 0
     config = replace(config, contract_version=version, reserved_slots=reserved_slots)
     if row_start:

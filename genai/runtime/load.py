@@ -92,10 +92,10 @@ def _check_agreement(folder: Path, model: ModelConfig, graph: contract.GraphShap
             f"{folder}: its graph gives {graph.output.name} of {graph.output.width} numbers, genai.json says "
             f"{told.name} of {told.width}; build it again"
         )
-    if model.contract_version == CONTRACT_VERSION and not contract.is_uniform(graph.caches):
+    if model.contract_version == CONTRACT_VERSION and (graph.states or not contract.is_uniform(graph.caches)):
         raise ContractError(
-            f"{folder}: its layers' caches differ, genai.json says contract version {CONTRACT_VERSION}, in which they "
-            "are all alike; build it again"
+            f"{folder}: its layers' caches differ or have states, genai.json says contract version {CONTRACT_VERSION}, "
+            "in which they are all alike and have none; build it again"
         )
 
 

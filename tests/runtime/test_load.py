@@ -12,7 +12,7 @@ from onnx import helper
 
 from genai import contract
 from genai.config import EmbeddingConfig, EngineConfig, ModelConfig, Provenance
-from genai.contract import Cache, TensorType, uniform_caches
+from genai.contract import Cache, State, TensorType, uniform_caches
 from genai.errors import CapacityError, ConfigError, ContractError, GraphRunError, ModelError, RuntimeUnavailableError
 from genai.runtime import probe
 from genai.runtime.load import load_runner, plan_budget
@@ -184,6 +184,30 @@ def test_layers_caches_are_told_by_the_signature() -> None:
         contract.check_signature([free, *inputs[:5], *inputs[6:]], outputs)
     with pytest.raises(ContractError, match=r"needs at least one cache"):
         contract.check_signature(inputs[:5], outputs[:1])
+
+
+def test_states_are_told_by_the_signature() -> None:
+    caches, seven = uniform_caches(1, 8), contract.Output(contract.LOGITS, 7)
+    conv, recurrent = State("conv_state.1", (3, 16), "float16"), State("recurrent_state.1", (2, 4, 4), "float32")
+    states = (conv, recurrent)
+    inputs = contract.inputs(caches, "float16", states[::-1])
+    outputs = contract.outputs(caches, "float16", seven, states)
+    assert [tensor.name for tensor in inputs[-3:]] == ["token_counts", "conv_state.1", "recurrent_state.1"]
+    assert contract.check_signature(inputs[::-1], outputs[::-1]).states == states
+    with pytest.raises(ContractError, match="input 'token_counts' is missing"):
+        contract.check_signature([tensor for tensor in inputs if tensor.name != "token_counts"], outputs)
+    with pytest.raises(ContractError, match="input 'token_counts' is unknown"):
+        contract.check_signature(inputs[:-2], outputs[:-2])
+    with pytest.raises(ContractError, match=r"output 'updated_recurrent_state\.1' is missing"):
+        contract.check_signature(inputs, outputs[:-1])
+    free = TensorType(name="conv_state.1", dtype="float16", shape=("B", "K", 16))
+    with pytest.raises(ContractError, match=r"'conv_state\.1' has shape \['B', 'K', 16\], not \[B, fixed sizes\]"):
+        contract.check_signature([*inputs[:-2], free, inputs[-1]], outputs)
+    half = State("recurrent_state.1", (2, 4, 4), "float16")
+    with pytest.raises(ContractError, match=r"'recurrent_state\.1' is float16, allowed: float32"):
+        contract.check_signature(
+            contract.inputs(caches, "float16", [half]), contract.outputs(caches, "float16", seven, [half])
+        )
 
 
 @pytest.mark.parametrize("width", [0, -1])
