@@ -92,15 +92,20 @@ class ServedModel:
 
 
 class ModelPool:
-    """All models of this server. load: makes one ready, in a thread."""
+    """All models of this process.
 
-    def __init__(self, settings: Settings, load: Loader | None = None) -> None:
+    load: makes one ready, in a thread; elsewhere: models that others serve under this server's address, told to who
+    asks for one that there is not.
+    """
+
+    def __init__(self, settings: Settings, load: Loader | None = None, *, elsewhere: Sequence[str] = ()) -> None:
         self.has_failed = False
         """Whether of the models to be loaded at the start not a single one can be used."""
         self.is_starting = True
         """Whether models are still to be loaded because the server has begun."""
         self._settings = settings
         self._load = load or load_model
+        self._elsewhere = elsewhere
         self._events = events_of(settings)
         self._thread = LoaderThread()
         self._turn = asyncio.Lock()
@@ -148,7 +153,8 @@ class ModelPool:
         """A model by one of its names, the first one without. Raises: ApiError."""
         model = next(iter(self._models.values())) if name is None else self._found(name)
         if model is None:
-            message = f"no model {str(name)[:100]!r} is served here; there are: {', '.join(self._models)}"
+            known = ", ".join([*self._models, *self._elsewhere])
+            message = f"no model {str(name)[:100]!r} is served here; there are: {known}"
             raise ApiError(404, message, code="model_not_found", param="model")
         request_info().model = model.name
         return model

@@ -32,6 +32,7 @@ from server.cluster.registry import read_entries, write_entry
 from server.cluster.router import PrefixRouter
 from server.cluster.view import QUESTIONS, Together, Told
 from server.logs import configure_logging
+from server.models import ModelPool
 from server.overview import Alone
 from server.settings import Settings, load_settings
 from server.state import ServerState
@@ -72,6 +73,7 @@ def application(plan: Plan) -> serve.Application:
         route=plan.route,
         num_threads=plan.num_threads,
         most=plan.most,
+        elsewhere=plan.elsewhere,
         has_keys=bool(len(load_api_keys(plan.settings.api_keys_file))),
     )
     return bound
@@ -81,12 +83,20 @@ def application(plan: Plan) -> serve.Application:
 class Replica:
     """One replica. Its settings travel as they are written, and hold no secret.
 
-    route: its application's; num_threads: its processors; most: replicas that there may be; has_keys: whether keys were
-    there when it was deployed: a replica that finds none would be open to everybody.
+    route: its application's; num_threads: its processors; most: replicas that there may be; elsewhere: what other
+    applications serve; has_keys: whether keys were there when it was deployed: a replica that finds none would be open
+    to everybody.
     """
 
     def __init__(
-        self, settings: Mapping[str, object], *, route: str, num_threads: int, most: int, has_keys: bool
+        self,
+        settings: Mapping[str, object],
+        *,
+        route: str,
+        num_threads: int,
+        most: int,
+        elsewhere: Sequence[str],
+        has_keys: bool,
     ) -> None:
         own = Settings.model_validate(settings)
         configure_logging(own.log_format, own.log_level)
@@ -94,10 +104,12 @@ class Replica:
             raise ConfigError("API keys are not here: set GENAI_API_KEYS where Ray is started, on each machine")
         here = _replicas_here(num_threads, most)
         engine = {**_shares(here), **own.engine, "num_threads": num_threads}
+        own = own.model_copy(update={"engine": engine})
         self._context = serve.get_replica_context()
         self._entry = Entry.of(self._context.app_name, route, own)
         self._app = create_app(
-            own.model_copy(update={"engine": engine}),
+            own,
+            ModelPool(own, elsewhere=elsewhere),
             overview=Together(self._ask),
             mark=f"{self._context.replica_tag}{self._entry.mark}_",
         )

@@ -34,7 +34,7 @@ _CANNOT = {
 class Plan:
     """One application. settings: what its replicas serve; num_threads: processors of each replica.
 
-    most: replicas that there may be, those of all applications.
+    most: replicas that there may be, those of all applications; elsewhere: the models that other applications serve.
     """
 
     name: str
@@ -43,6 +43,7 @@ class Plan:
     cluster: ClusterSettings
     num_threads: int
     most: int
+    elsewhere: tuple[str, ...] = ()
 
     @property
     def deployment_options(self) -> dict[str, object]:
@@ -115,6 +116,7 @@ def plans(settings: Settings, processors: int | None = None) -> list[Plan]:
                 cluster=numbers[name],
                 num_threads=_threads(settings, model, most, processors),
                 most=most,
+                elsewhere=tuple(other for other in settings.models if other != name),
             )
         )
     wanted = sum(plan.num_threads * plan.cluster.most for plan in made)

@@ -115,6 +115,9 @@ async def test_other_names() -> None:
             pool.named("gpt-5")
     settings = Settings.model_validate({"models": table, "fallback_model": "large"})
     assert ModelPool(settings, Loads()).named("whatever").name == "large"
+    one = Settings.model_validate({"models": {"small": table["small"]}})
+    with pytest.raises(ApiError, match="there are: small, large"):
+        ModelPool(one, Loads(), elsewhere=["large"]).named("gpt-5")
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,7 @@ def test_each_model_has_its_own() -> None:
     assert [plan.deployment_options["num_replicas"] for plan in (small, big)] == [2, 3]
     assert [list(plan.settings.models) for plan in (small, big)] == [["small"], ["org/big"]]
     assert [plan.settings.fallback_model for plan in (small, big)] == ["small", None]
+    assert [plan.elsewhere for plan in (small, big)] == [("org/big",), ("small",)]
     assert big.deployment_options["ray_actor_options"] == {"num_cpus": 4, "num_gpus": 1}
 
 
