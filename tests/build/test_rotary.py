@@ -31,6 +31,7 @@ LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "origi
 SCALINGS: dict[str, dict[str, Any]] = {
     "none": {"rope_type": "default"},
     "linear": {"rope_type": "linear", "factor": 4.0},
+    "dynamic": {"rope_type": "dynamic", "factor": 4.0},
     "llama3": {"rope_type": "llama3", **LLAMA3},
     "llama3 other": {"rope_type": "llama3", **LLAMA3, "factor": 32.0, "high_freq_factor": 2.5},
     "yarn": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048},
@@ -187,8 +188,6 @@ def test_bad_parameters_are_refused(name: str) -> None:
 def test_unknown_scalings_are_named() -> None:
     with pytest.raises(UnsupportedModelError, match=r"'newest' is not supported; supported: default, .*yarn"):
         rotary_of({"rope_scaling": {"type": "newest", "factor": 2.0}})
-    with pytest.raises(UnsupportedModelError, match="'dynamic' is not supported without a positive alpha"):
-        rotary_of({"rope_scaling": {"type": "dynamic", "factor": 2.0}})
     with pytest.raises(UnsupportedModelError, match="by layer type"):
         rotary_of({"rope_parameters": {"full_attention": {"rope_theta": 1e4}}})
 

@@ -22,11 +22,12 @@ _OTHER_NAMES = {
     "gemma4_text": "gemma4",
     "gemma4_unified_text": "gemma4",
     "glm4v_text": "glm4",
+    "iquestcoder": "llama",
     "qwen2_5_vl_text": "qwen2",
     "qwen2_vl_text": "qwen2",
     "qwen3_vl_text": "qwen3",
 }
-"""Further `model_type`s that a file reads: text decoders inside of other models."""
+"""Further `model_type`s that a file reads: text decoders inside of other models, and what is one in all but name."""
 
 
 def supported() -> tuple[str, ...]:

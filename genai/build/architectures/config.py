@@ -88,6 +88,15 @@ class ConfigReader:
         """A positive whole number under the first of these keys that is there. Raises: WeightsError if none is."""
         return self.size(next((key for key in keys if self._values.get(key) is not None), keys[0]))
 
+    def even_size(self, key: str) -> int:
+        """A positive whole number, or a list of one for each layer, which are all the same."""
+        values = self._values.get(key)
+        if not isinstance(values, list):
+            return self.size(key)
+        if any(value != values[0] for value in values):
+            raise _wrong(key, values, "the same number for all layers")
+        return self.replaced({key: values[0] if values else None}).size(key)
+
     def count(self, key: str, default: int = 0) -> int:
         """A whole number, 0 allowed; the default stands in for a missing or null key."""
         value = self._values.get(key)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from genai.build.architectures.blocks import SANDWICH_NORM
+from genai.build.architectures.blocks import SANDWICH_NORM, NormNames
 from genai.build.architectures.config import ConfigReader
 from genai.build.source import JSON
 from genai.build.spec import AttentionSpec, DecoderSpec
@@ -21,8 +21,8 @@ _DEFAULTS: dict[str, JSON] = {
 }
 
 
-def decoder_spec(config: ConfigReader) -> DecoderSpec:
-    """Layers 0, 2, 4, … have the window, unless `layer_types` says otherwise."""
+def decoder_spec(config: ConfigReader, norms: NormNames = SANDWICH_NORM) -> DecoderSpec:
+    """Layers 0, 2, 4, … have the window, unless `layer_types` says otherwise; norms: VaultGemma has fewer of them."""
     config = config.with_defaults(_DEFAULTS)
     config.refuse("use_bidirectional_attention")
     kinds = config.layer_types(
@@ -34,15 +34,17 @@ def decoder_spec(config: ConfigReader) -> DecoderSpec:
         softcap=config.optional_positive("attn_logit_softcapping"),
     )
     nearby = dataclasses.replace(everywhere, sliding_window=config.window)
-    return decoder_of(config, [nearby if kind == "sliding_attention" else everywhere for kind in kinds])
+    return decoder_of(config, [nearby if kind == "sliding_attention" else everywhere for kind in kinds], norms)
 
 
-def decoder_of(config: ConfigReader, attentions: Sequence[AttentionSpec]) -> DecoderSpec:
-    """What Gemma 2 and 3 share: weights of norms are stored as `w - 1`, the embedding is scaled.
+def decoder_of(
+    config: ConfigReader, attentions: Sequence[AttentionSpec], norms: NormNames = SANDWICH_NORM
+) -> DecoderSpec:
+    """What Gemma 1 to 3 share: weights of norms are stored as `w - 1`, the embedding is scaled.
 
     The residual stream reaches hundreds of thousands, beyond float16.
     """
-    decoder = config.decoder(attentions, norms=SANDWICH_NORM)
+    decoder = config.decoder(attentions, norms=norms)
     return dataclasses.replace(
         decoder,
         norm=dataclasses.replace(decoder.norm, offset=1.0),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from genai.build.architectures.blocks import FeedForward
+from genai.build.architectures.blocks import PRE_NORM, FeedForward, NormNames
 from genai.build.architectures.config import ConfigReader
 from genai.build.spec import DecoderSpec
 
@@ -15,11 +15,11 @@ def decoder_spec(config: ConfigReader) -> DecoderSpec:
     return decoder_of(config, [config.mlp()] * config.num_layers)
 
 
-def decoder_of(config: ConfigReader, mlps: Sequence[FeedForward]) -> DecoderSpec:
+def decoder_of(config: ConfigReader, mlps: Sequence[FeedForward], norms: NormNames = PRE_NORM) -> DecoderSpec:
     """Granite's layers with this feeding forward in each."""
     attention = dataclasses.replace(config.attention(config.rotary()), scale=config.number("attention_multiplier", 1.0))
     return dataclasses.replace(
-        config.decoder([attention] * config.num_layers, mlps),
+        config.decoder([attention] * config.num_layers, mlps, norms),
         embedding_scale=config.number("embedding_multiplier", 1.0),
         residual_scale=config.number("residual_multiplier", 1.0),
         logits_scale=1.0 / config.positive("logits_scaling", 1.0),

@@ -113,11 +113,9 @@ def _default(request: _Request) -> tuple[FloatArray, float]:
 
 
 def _dynamic(request: _Request) -> tuple[FloatArray, float]:
-    """Hunyuan's: a larger base, once and for all."""
+    """Hunyuan's alpha is a larger base, once and for all; a factor is about texts beyond the model's own context."""
     if (alpha := request.number("alpha", 0.0)) <= 0:
-        raise UnsupportedModelError(
-            "rotary scaling 'dynamic' is not supported without a positive alpha: it would depend on each call's length"
-        )
+        return request.plain(), 1.0  # no package is built for a longer one
     return request.plain(request.base * alpha ** (request.size / (request.size - 2))), 1.0
 
 

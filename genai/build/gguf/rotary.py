@@ -84,7 +84,7 @@ def _longrope(file: GgufFile, metadata: ArchitectureMetadata, num_factors: int) 
         "rope_type": "longrope",
         "long_factor": _factors(file, _LONG, num_factors),
         "short_factor": _factors(file, _SHORT, num_factors),
-        "original_max_position_embeddings": metadata.size(_ORIGINAL_CONTEXT),
+        "original_max_position_embeddings": metadata.size(_ORIGINAL_CONTEXT, metadata.size("context_length")),
     }
     if (attention := metadata.optional_number("rope.scaling.attn_factor")) is not None:
         scaling["attention_factor"] = attention

@@ -106,6 +106,15 @@ def cohere2(**options: Any) -> Case:
 
 
 CASES: dict[str, Case] = {
+    "gpt_neo": Case(
+        model_type="gpt_neo",
+        options={"attention_types": [[["global", "local", "local"], 1]], "window_size": 6},
+    ),
+    "gpt_neo in turns": Case(
+        model_type="gpt_neo",
+        options={"attention_types": [[["global", "local"], 2]], "num_hidden_layers": 4, "window_size": 6},
+        changes={"attention_layers": ...},
+    ),
     "cohere": Case(model_type="cohere", options=OWN_HEAD | {"logit_scale": 0.5}),
     "cohere tied": cohere(),
     "cohere qk norm": cohere(use_qk_norm=True),

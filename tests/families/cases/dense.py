@@ -74,6 +74,10 @@ APERTUS = GgufForm(
 )
 
 
+MULTIPLIED = {
+    "embedding_multiplier": 3.0, "residual_multiplier": 0.6, "logits_scaling": 0.5, "attention_multiplier": 0.4,
+}  # fmt: skip
+
 CASES: dict[str, Case] = {
     "gemma2": Case(model_type="gemma2", options=GEMMA2 | {"tie_word_embeddings": False}),
     "gemma2 head size": Case(model_type="gemma2", options=GEMMA2 | {"query_pre_attn_scalar": 24}, gguf=GEMMA2_GGUF),
@@ -165,5 +169,32 @@ CASES: dict[str, Case] = {
         changes=legacy(1000.0, **ALPHA),
         gguf=HUNYUAN,
     ),
+    "exaone": Case(
+        model_type="exaone", options={"head_dim": 16} | rope("llama3", **LLAMA3), gguf=GgufForm(arch="exaone")
+    ),
+    "jais2": Case(model_type="jais2", gguf=GgufForm(arch="jais2")),
+    "jais2 without biases": Case(
+        model_type="jais2", options={"attention_bias": False, "mlp_bias": False}, gguf=GgufForm(arch="jais2")
+    ),
+    "cwm": Case(
+        model_type="cwm",
+        options={"head_dim": 16, "sliding_window": 6, "num_hidden_layers": 5},
+        changes={"layer_types": ..., "rope_parameters": ...},
+    ),
+    "ministral": Case(
+        model_type="ministral",
+        options={
+            "head_dim": 24, "sliding_window": 6,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        },
+    ),
+    "internlm3": Case(
+        model_type="internlm3",
+        options={"attention_bias": True, "mlp_bias": True} | rope("dynamic", factor=6.0),
+        changes={"attention_bias": ..., "mlp_bias": ..., "qkv_bias": True, "bias": True},
+    ),
+    "iquestcoder": Case(model_type="iquestcoder", options={"head_dim": 16}),
+    "hyperclovax": Case(model_type="hyperclovax", options=MULTIPLIED),
+    "hyperclovax one norm": Case(model_type="hyperclovax", options={"use_post_norm": False}),
     "helium": Case(model_type="helium", options={"head_dim": 16, "attention_bias": True, "mlp_bias": True}),
 }  # fmt: skip

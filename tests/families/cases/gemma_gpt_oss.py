@@ -145,6 +145,18 @@ def gpt_oss(gguf: GgufForm | None = GPT_OSS_GGUF, changes: Mapping[str, Any] | N
 
 
 CASES: dict[str, Case] = {
+    "gemma": Case(model_type="gemma", options={"head_dim": 24, "tie_word_embeddings": False}),
+    "gemma tied": Case(
+        model_type="gemma", options={"head_dim": 24}, gguf=GgufForm(arch="gemma", steps=(plus_one(),))
+    ),
+    "gemma published": Case(
+        model_type="gemma",
+        options={"head_dim": 256, "num_attention_heads": 2, "num_key_value_heads": 1},
+        changes={"hidden_act": "gelu", "hidden_activation": None, "head_dim": ..., "tie_word_embeddings": ...},
+    ),
+    "vaultgemma": Case(
+        model_type="vaultgemma", options={"head_dim": 24, "sliding_window": 6, "tie_word_embeddings": False}
+    ),
     "gemma3 untied": Case(
         model_type="gemma3_text", options=GEMMA3 | {"tie_word_embeddings": False}, real="tests/llm/test_gemma.py"
     ),

@@ -86,6 +86,30 @@ FLASH = GgufForm(
     pre_tokenizer="glm4",
 )
 
+DENSE = {key: value for key, value in SIZES.items() if "expert" not in key and not key.startswith("moe_")}
+YOUTU = GgufForm(
+    arch="deepseek2",
+    steps=(heads_apart,),
+    keys={key: value for key, value in KEYS.items() if not key.startswith("expert_")}
+    | {
+        "leading_dense_block_count": "num_hidden_layers",
+        "expert_feed_forward_length": "intermediate_size",
+        "expert_shared_count": lambda config: 0,
+    },
+)
+MINICPM3 = GgufForm(
+    arch="minicpm3",
+    keys={
+        "attention.key_length": lambda config: config.qk_nope_head_dim + config.qk_rope_head_dim,
+        "attention.value_length": None,
+        "attention.kv_lora_rank": "kv_lora_rank",
+        "attention.q_lora_rank": "q_lora_rank",
+        "rope.dimension_count": "qk_rope_head_dim",
+        "rope.scaling.original_context_length": None,
+        "rope.scaling.attn_factor": None,
+    },
+)
+
 
 def v2(gguf: GgufForm | None = V2, changes: dict[str, Any] | None = None, **options: Any) -> Case:
     return Case(model_type="deepseek_v2", options=SIZES | FIRST_DENSE | options, changes=changes or {}, gguf=gguf)
@@ -101,6 +125,24 @@ def flash(gguf: GgufForm | None = FLASH, **options: Any) -> Case:
 
 
 CASES: dict[str, Case] = {
+    # transformers clears the padding token's row when it loads such a model, whatever the checkpoint holds.
+    "youtu": Case(model_type="youtu", options=DENSE | {"pad_token_id": None, "tie_word_embeddings": False}, gguf=YOUTU),
+    "youtu one query product": Case(
+        model_type="youtu", options=DENSE | {"q_lora_rank": None, "attention_bias": True, "rope_interleave": False}
+    ),
+    "minicpm3": Case(
+        model_type="minicpm3",
+        options=DENSE
+        | {"v_head_dim": 16, "tie_word_embeddings": False}
+        | rope(
+            "longrope", long_factor=[4.0] * 4, short_factor=[1.0, 1.5, 2.0, 3.0], original_max_position_embeddings=256
+        ),
+        gguf=MINICPM3,
+    ),
+    "minicpm3 scales": Case(
+        model_type="minicpm3",
+        options=DENSE | {"scale_emb": 3, "scale_depth": 2.0, "dim_model_base": 48, "v_head_dim": None},
+    ),
     "deepseek_v2": v2(q_lora_rank=None, **rope("yarn", **MSCALE)),
     "deepseek_v2 whole heads": v2(V2_OLD, q_lora_rank=None, **rope("yarn", **MSCALE)),
     "deepseek_v2 groups": v2(topk_method="group_limited_greedy", routed_scaling_factor=4.0, **GROUPS),

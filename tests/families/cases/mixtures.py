@@ -38,10 +38,54 @@ GRANITE_MOE = GgufForm(
     arch="granitemoe",
     steps=(
         *PAIRED,
-        split(r"input_linear\.weight", "experts.gate_proj.weight", "experts.up_proj.weight", axis=1),
+        split(r"moe\.input_linear\.weight", "moe.experts.gate_proj.weight", "moe.experts.up_proj.weight", axis=1),
         renamed(r"block_sparse_moe\.experts", "mlp.experts"),
     ),
     keys=GRANITE_GGUF.keys | COUNTS,
+)
+SHARED_MLP = r"model\.layers\.(\d+)\.shared_mlp\."
+GRANITE_SHARED = GgufForm(
+    arch="granitemoe",
+    steps=(
+        *GRANITE_MOE.steps,
+        split(r"shared_mlp\.input_linear\.weight", "shared_mlp.gate_proj.weight", "shared_mlp.up_proj.weight"),
+    ),
+    names={
+        SHARED_MLP + "gate_proj": r"blk.\1.ffn_gate_shexp",
+        SHARED_MLP + "up_proj": r"blk.\1.ffn_up_shexp",
+        SHARED_MLP + "output_linear": r"blk.\1.ffn_down_shexp",
+    },
+    keys={**GRANITE_MOE.keys, "expert_shared_feed_forward_length": "shared_intermediate_size"},
+)
+CORRECTED = renamed(r"e_score_correction_bias", "e_score_correction.bias")
+DOTS = GgufForm(
+    arch="dots1",
+    steps=(STACKED, CORRECTED),
+    keys=COUNTS
+    | SIZE
+    | {
+        "expert_count": "n_routed_experts",
+        "expert_shared_count": "n_shared_experts",
+        "leading_dense_block_count": "first_k_dense_replace",
+        "expert_gating_func": lambda config: 2,
+        "expert_weights_scale": "routed_scaling_factor",
+        "expert_weights_norm": "norm_topk_prob",
+    },
+)
+MINIMAX = GgufForm(
+    arch="minimax-m2",
+    steps=(*MIXTRAL_STACKED, CORRECTED),
+    keys=COUNTS | {"expert_feed_forward_length": "intermediate_size", "expert_gating_func": lambda config: 2},
+)
+HUNYUAN = GgufForm(
+    arch="hunyuan-moe",
+    steps=(STACKED,),
+    keys={
+        "expert_count": "num_experts",
+        "expert_used_count": "moe_topk",
+        "expert_shared_feed_forward_length": "intermediate_size",
+        "expert_feed_forward_length": "intermediate_size",
+    },
 )
 GLM4 = GgufForm(
     arch="glm4moe",
@@ -123,6 +167,38 @@ def ernie(gguf: GgufForm | None = ERNIE, **options: Any) -> Case:
 
 
 CASES: dict[str, Case] = {
+    "dots1": Case(
+        model_type="dots1",
+        options=GLM | {"n_shared_experts": 2, "norm_topk_prob": True, "routed_scaling_factor": 1.5},
+        gguf=DOTS,
+    ),
+    "dots1 windows": Case(
+        model_type="dots1",
+        options=GLM | {"n_shared_experts": 1, "sliding_window": 6, "max_window_layers": 1, "norm_topk_prob": False},
+        changes={"layer_types": ...},
+    ),
+    "flex_olmo": Case(model_type="flex_olmo", options=EXPERTS),
+    "minimax_m2": Case(
+        model_type="minimax_m2", options=LOCAL | {"head_dim": 24} | rope(partial_rotary_factor=0.5), gguf=MINIMAX
+    ),
+    "minimax_m2 rotary_dim": Case(
+        model_type="minimax_m2",
+        options=LOCAL | {"head_dim": 24} | rope(partial_rotary_factor=0.5),
+        changes={"rope_parameters": ..., "rotary_dim": 12, "rope_theta": 1000.0},
+    ),
+    "hunyuan_v1_moe": Case(
+        model_type="hunyuan_v1_moe", options={"num_experts": 6, "moe_topk": 2, "head_dim": 24}, gguf=HUNYUAN
+    ),
+    "hunyuan_v1_moe lists": Case(
+        model_type="hunyuan_v1_moe",
+        options={"num_experts": 6, "moe_topk": [2] * 3, "head_dim": 16} | rope("dynamic", alpha=50.0, factor=1.0),
+    ),
+    "granitemoeshared": Case(
+        model_type="granitemoeshared",
+        options=LOCAL | GRANITE | {"shared_intermediate_size": 48},
+        gguf=GRANITE_SHARED,
+    ),
+    "granitemoeshared none": Case(model_type="granitemoeshared", options=LOCAL | GRANITE),
     "qwen2_moe": qwen2(),
     "qwen2_moe normalised": qwen2(None, norm_topk_prob=True, decoder_sparse_step=2, qkv_bias=False),
     "qwen2_moe windows": qwen2(None, **WINDOW, max_window_layers=2, num_hidden_layers=4),

@@ -55,6 +55,7 @@ ARCHITECTURES = {
         extras=_glm4,
         reads=frozenset({"rope.dimension_sections"}),
     ),
+    "exaone": Architecture(model_type="exaone", layer=PLAIN),
     "exaone4": Architecture(model_type="exaone4", layer=ATTENTION | MLP | HEAD_NORMS | POST_NORMS, extras=_exaone4),
     "seed_oss": Architecture(
         model_type="seed_oss",

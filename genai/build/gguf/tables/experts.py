@@ -18,6 +18,7 @@ from genai.build.gguf.tables.table import (
     windowless,
 )
 from genai.build.source import JSON
+from genai.errors import UnsupportedModelError
 
 _READS = frozenset({"expert_count"})
 _SPARSE = ATTENTION | PRE_NORMS | ROUTER
@@ -39,7 +40,42 @@ def _olmoe(metadata: ArchitectureMetadata) -> dict[str, JSON]:
 
 
 def _granite(metadata: ArchitectureMetadata) -> dict[str, JSON]:
-    return granite_multipliers(metadata) | expert_sizes(metadata)
+    sizes = granite_multipliers(metadata) | expert_sizes(metadata)
+    everyones = metadata.optional_size("expert_shared_feed_forward_length")
+    if everyones is None:
+        return sizes
+    return sizes | {
+        "model_type": "granitemoeshared", "shared_intermediate_size": everyones, "fused_shared_mlp": False
+    }  # fmt: skip
+
+
+def _dots1(metadata: ArchitectureMetadata) -> dict[str, JSON]:
+    # Files do not tell of windows: the published model has none.
+    return (
+        windowless(metadata)
+        | expert_sizes(metadata, gating=SIGMOID)
+        | {
+            "n_shared_experts": metadata.size("expert_shared_count"),
+            "first_k_dense_replace": metadata.optional_size("leading_dense_block_count") or 0,
+            "norm_topk_prob": metadata.flag("expert_weights_norm") is True,
+            "routed_scaling_factor": metadata.number("expert_weights_scale", 1.0),
+            "sliding_window": None,
+        }
+    )
+
+
+def _minimax_m2(metadata: ArchitectureMetadata) -> dict[str, JSON]:
+    sizes = windowless(metadata) | expert_sizes(metadata, gating=SIGMOID)
+    return sizes | {"intermediate_size": sizes["moe_intermediate_size"]}
+
+
+def _hunyuan(metadata: ArchitectureMetadata) -> dict[str, JSON]:
+    sizes = windowless(metadata) | expert_sizes(metadata)
+    everyones = metadata.size("expert_shared_feed_forward_length", metadata.size("feed_forward_length"))
+    size = sizes["moe_intermediate_size"]
+    if everyones != size:
+        raise UnsupportedModelError(f"{metadata.path}: an expert for all tokens of {everyones} elements beside {size}")
+    return sizes | {"moe_topk": sizes["num_experts_per_tok"], "intermediate_size": size}
 
 
 def _glm4(metadata: ArchitectureMetadata) -> dict[str, JSON]:
@@ -123,11 +159,28 @@ ARCHITECTURES = {
     ),
     "granitemoe": Architecture(
         model_type="granitemoe",
-        layer=_SPARSE,
+        layer=_SPARSE | shared_expert("shared_mlp"),
         extras=_granite,
         has_paired_heads=True,
         reads=_READS | GRANITE_MULTIPLIERS,
         has_experts=True,
+    ),
+    "dots1": Architecture(
+        model_type="dots1",
+        layer=PLAIN | ROUTER | HEAD_NORMS | shared_expert("mlp.shared_experts"),
+        extras=_dots1,
+        reads=_READS,
+        has_experts=True,
+    ),
+    "hunyuan-moe": Architecture(
+        model_type="hunyuan_v1_moe",
+        layer=_SPARSE | HEAD_NORMS | shared_expert("mlp.shared_mlp"),
+        extras=_hunyuan,
+        reads=_READS,
+        has_experts=True,
+    ),
+    "minimax-m2": Architecture(
+        model_type="minimax_m2", layer=_SPARSE | HEAD_NORMS, extras=_minimax_m2, reads=_READS, has_experts=True
     ),
     "glm4moe": Architecture(
         model_type="glm4_moe",

@@ -1,11 +1,25 @@
-"""Gemma 2 to 4: norms around both parts of a layer, whose weights the older ones store with 1 already added."""
+"""Gemma: norms before, and from 2 on behind, both parts of a layer; older ones store 1 added to their weights."""
 
 from __future__ import annotations
 
 from genai.build.gguf.metadata import ArchitectureMetadata
-from genai.build.gguf.tables.table import ATTENTION, HEAD_NORMS, MLP, POST_NORMS, PRE_NORMS, TOP, Architecture
+from genai.build.gguf.tables.table import (
+    ATTENTION,
+    HEAD_NORMS,
+    MLP,
+    PLAIN,
+    POST_NORMS,
+    PRE_NORMS,
+    TOP,
+    Architecture,
+    windowless,
+)
 from genai.build.source import JSON
 from genai.errors import UnsupportedModelError
+
+
+def _gemma(metadata: ArchitectureMetadata) -> dict[str, JSON]:
+    return windowless(metadata) | {"hidden_act": "gelu_pytorch_tanh"}
 
 
 def _gemma2(metadata: ArchitectureMetadata) -> dict[str, JSON]:
@@ -87,6 +101,7 @@ _GEMMA4_EXPERTS = {
 """Named so that the model is refused for what it is, and not for a tensor."""
 
 ARCHITECTURES = {
+    "gemma": Architecture(model_type="gemma", layer=PLAIN, extras=_gemma, norm_offset=1.0),
     "gemma2": Architecture(model_type="gemma2", layer=_LAYER, extras=_gemma2, norm_offset=1.0, reads=_CAPS),
     "gemma3": Architecture(
         model_type="gemma3_text", layer=_LAYER | HEAD_NORMS, extras=_gemma3, norm_offset=1.0, reads=_CAPS

@@ -1,4 +1,4 @@
-"""Latent attention: DeepSeek V2, V3 and GLM-4.7-Flash, whose files are all of the architecture `deepseek2`."""
+"""Latent attention: DeepSeek V2, V3, GLM-4.7-Flash and Youtu-LLM, whose files are all `deepseek2`; MiniCPM3."""
 
 from __future__ import annotations
 
@@ -30,6 +30,12 @@ _LATENT = {
 
 
 def _deepseek2(metadata: ArchitectureMetadata) -> dict[str, JSON]:
+    if metadata.optional_size("expert_count") is None:
+        return windowless(metadata) | _sizes(metadata) | {"model_type": "youtu"}
+    return _with_experts(metadata)
+
+
+def _with_experts(metadata: ArchitectureMetadata) -> dict[str, JSON]:
     num_dense = metadata.optional_size("leading_dense_block_count") or 0
     # The first files of V2 and of GLM have no `expert_gating_func`; they tell by the tensor that corrects scores.
     is_corrected = metadata.has_tensor(f"blk.{num_dense}.exp_probs_b.bias")
@@ -56,7 +62,7 @@ _CORRECTED: dict[object, str] = {"glm4": "glm4_moe_lite"}
 """By the pre-tokenizer, whose model it is; what is computed is the same."""
 
 
-def _sizes(metadata: ArchitectureMetadata) -> dict[str, JSON]:
+def _sizes(metadata: ArchitectureMetadata, value_size: int | None = None) -> dict[str, JSON]:
     rotated = metadata.size("rope.dimension_count")
     # Without keys of their own, heads are told as they are made of the latent.
     key = metadata.size("attention.key_length_mla", metadata.size("attention.key_length"))
@@ -65,11 +71,19 @@ def _sizes(metadata: ArchitectureMetadata) -> dict[str, JSON]:
         "kv_lora_rank": metadata.size("attention.kv_lora_rank"),
         "qk_rope_head_dim": rotated,
         "qk_nope_head_dim": key - rotated,
-        "v_head_dim": metadata.size("attention.value_length_mla", metadata.size("attention.value_length")),
+        "v_head_dim": value_size
+        or metadata.size("attention.value_length_mla", metadata.size("attention.value_length")),
     }
 
 
+def _minicpm3(metadata: ArchitectureMetadata) -> dict[str, JSON]:
+    # llama.cpp has the multipliers as constants, which are also what a configuration means that leaves them out.
+    values = metadata.size("attention.value_length", metadata.hidden_size // metadata.num_heads)
+    return windowless(metadata) | _sizes(metadata, values)
+
+
 ARCHITECTURES = {
+    "minicpm3": Architecture(model_type="minicpm3", layer=_LATENT | MLP | PRE_NORMS, extras=_minicpm3, has_latent=True),
     "deepseek2": Architecture(
         model_type="deepseek_v3",
         layer=_LATENT | MLP | PRE_NORMS | ROUTER | shared_expert("mlp.shared_experts"),

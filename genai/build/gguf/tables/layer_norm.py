@@ -1,4 +1,4 @@
-"""Families with layer norms whose q, k and v lie apart: Command-R, StableLM, StarCoder2, Nemotron, Phi-2."""
+"""Families with layer norms whose q, k and v lie apart: Command-R, StableLM, StarCoder2, Nemotron, Phi-2, Jais 2."""
 
 from __future__ import annotations
 
@@ -35,6 +35,14 @@ def _cohere2(metadata: ArchitectureMetadata) -> dict[str, JSON]:
     }
 
 
+def _jais2(metadata: ArchitectureMetadata) -> dict[str, JSON]:
+    return windowless(metadata) | {
+        "hidden_act": "relu2",
+        "attention_bias": metadata.has_tensor("blk.0.attn_q.bias"),
+        "mlp_bias": metadata.has_tensor("blk.0.ffn_up.bias"),
+    }
+
+
 def _stablelm(metadata: ArchitectureMetadata) -> dict[str, JSON]:
     # `use_parallel_residual` is written wrongly for the first models: the second norm tells.
     return windowless(metadata) | metadata.rotated_share() | {
@@ -67,6 +75,7 @@ def _phi2(metadata: ArchitectureMetadata) -> dict[str, JSON]:
 
 
 ARCHITECTURES = {
+    "jais2": Architecture(model_type="jais2", layer=ATTENTION | UNGATED_MLP | PRE_NORMS, extras=_jais2, norm="layer"),
     "command-r": Architecture(
         model_type="cohere",
         layer=ATTENTION | MLP | _ONE_NORM | HEAD_NORMS,

@@ -1,0 +1,15 @@
+"""Ministral (2410): Mistral with a window on some layers."""
+
+from __future__ import annotations
+
+from genai.build.architectures.config import ConfigReader, with_windows
+from genai.build.spec import DecoderSpec
+
+
+def decoder_spec(config: ConfigReader) -> DecoderSpec:
+    """Without `layer_types` all layers have the configuration's window, if it has one."""
+    config = config.with_defaults({"sliding_window": 4096})
+    usual = "sliding_attention" if config.has("sliding_window") else "full_attention"
+    kinds = config.layer_types([usual] * config.num_layers)
+    windows = [config.window if kind == "sliding_attention" else None for kind in kinds]
+    return config.decoder(with_windows(config.attention(config.rotary()), windows))
