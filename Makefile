@@ -9,7 +9,7 @@ LOCKS := deploy/locks
 UV := .venv-lock/bin/uv
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick test-newest test-oldest lint docs lock bench bench-peers clean
+.PHONY: help demo test test-quick test-newest test-oldest lint docs operators lock bench bench-peers clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -40,6 +40,9 @@ lint: $(VENV)/.dev ## check style and types
 
 docs: $(VENV)/.dev ## write the tables of options into docs/
 	@$(BIN)/python -m docs.tables
+
+operators: $(VENV)/.dev ## write what the installed runtime does with each operator into docs/operators.md
+	@$(BIN)/python -m docs.operators
 
 bench: $(VENV)/.cpu ## measure prefill and decoding on this machine
 	@$(BIN)/genai bench $(MODEL)

@@ -30,6 +30,7 @@ ALLOWED = {
     "genai.engine": LEAVES | {"genai.decoding", "genai.runtime"},
     "genai.build": LEAVES | {"genai.runtime", "genai.tokenizer"},
     "genai.inspect": LEAVES | {"genai.build", "genai.convert", "genai.runtime"},
+    "genai.conformance": LEAVES | {"genai.inspect", "genai.runtime"},
     "genai.convert": LEAVES | {"genai.build", "genai.runtime", "genai.tokenizer"},
     "genai.export": LEAVES | {"genai.build", "genai.convert"},
     "genai.models": LEAVES | {"genai.build", "genai.convert", "genai.runtime"},

@@ -23,6 +23,7 @@ import typer
 from genai.cli.bench import bench
 from genai.cli.build import build
 from genai.cli.chat import chat
+from genai.cli.conformance import conformance
 from genai.cli.convert import convert
 from genai.cli.embed import embed
 from genai.cli.export import export
@@ -49,6 +50,7 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     export,
     models,
     inspect,
+    conformance,
     bench,
 )
 # A usage error's class has no public name; it is what a bad parameter is a kind of.

@@ -15,7 +15,18 @@ from genai.errors import GraphRunError, RuntimeUnavailableError
 from genai.extras import how_to_install
 
 Array = npt.NDArray[np.generic]
-_ONNX_TYPES = {"float32": 1, "int64": 7, "float16": 10, "bfloat16": 16, "uint8": 2}
+_ONNX_TYPES = {
+    "float32": 1,
+    "uint8": 2,
+    "int8": 3,
+    "int32": 6,
+    "int64": 7,
+    "bool": 9,
+    "float16": 10,
+    "bfloat16": 16,
+    "float8e4m3fn": 17,
+    "int4": 22,
+}
 
 
 def import_onnxruntime() -> ModuleType:

@@ -1,0 +1,18 @@
+"""The operator matrix: what the installed ONNX Runtime does with the operators that generation stands on.
+
+Each row is one operator with given inputs and attributes, at one opset and in one type: has it a kernel, is its
+function inlined, or does it fail; is it right; is a cache written in place. `genai conformance` shows it.
+"""
+
+from __future__ import annotations
+
+from genai.conformance.case import Case, Given, Growth
+from genai.conformance.contrib import contrib_cases
+from genai.conformance.table import standard_cases
+
+__all__ = ["Case", "Given", "Growth", "all_cases"]
+
+
+def all_cases() -> list[Case]:
+    """Every row, standard operators first."""
+    return [*standard_cases(), *contrib_cases()]
