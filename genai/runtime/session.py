@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Protocol
@@ -16,10 +17,14 @@ from genai.config import EngineConfig
 from genai.contract import TensorType
 from genai.errors import ModelError, RuntimeUnavailableError
 from genai.runtime.host import default_threads
+from genai.runtime.mapped import given_back
 from genai.runtime.ort import Array, Binding, first_line, import_onnxruntime, wrapped_errors
 from genai.runtime.providers import provider_for
 
 _log = logging.getLogger(__name__)
+
+_DEFAULT_OPTIONS = {"session.prepack.enable_parallel": "1"}
+"""Weights are packed on all threads: of 1.6 s of a 1 GB package a third goes to the second."""
 
 _NUMPY_NAMES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(bfloat16)": "bfloat16"}
 
@@ -36,7 +41,8 @@ class Session:
         name, options = self.provider.execution_provider, dict(self.provider.options)
         source = str(model) if isinstance(model, Path) else model
         try:
-            self._session = ort.InferenceSession(source, _session_options(ort, config), providers=[(name, options)])
+            with given_back(model) if isinstance(model, Path) else nullcontext():
+                self._session = ort.InferenceSession(source, _session_options(ort, config), providers=[(name, options)])
         except Exception as error:
             what = model if isinstance(model, Path) else "the graph"
             raise ModelError(f"ONNX Runtime cannot load {what}: {first_line(error)}") from error
@@ -80,7 +86,7 @@ def _session_options(ort: ModuleType, config: EngineConfig) -> object:
     options = ort.SessionOptions()
     options.intra_op_num_threads = config.num_threads or default_threads()
     options.log_severity_level = _severity()
-    for key, value in config.session_options.items():
+    for key, value in {**_DEFAULT_OPTIONS, **config.session_options}.items():
         options.add_session_config_entry(key, value)
     return options
 
