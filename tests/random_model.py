@@ -66,7 +66,7 @@ class RandomSource:
     def shape(self, name: str) -> tuple[int, ...]:
         return self._shapes[name]
 
-    def read(self, name: str) -> np.ndarray:
+    def read(self, name: str, rows: slice | None = None) -> np.ndarray:
         values = np.random.default_rng(sum(name.encode())).standard_normal(self._shapes[name]).astype(np.float32)
         values = values * 0.15 if values.ndim == 2 else 1 + values * 0.1
         if self.overflowing is not None and name == "model.embed_tokens.weight":
@@ -75,9 +75,9 @@ class RandomSource:
             values[self.overflowing, 0] = 1
         elif self.overflowing is not None and name == "model.layers.0.self_attn.v_proj.weight":
             values[:, 0] = np.copysign(3e38, values[:, 0])
-        return values
+        return values[rows or slice(None)]
 
-    def read_blocks(self, name: str) -> BlockWeight | None:
+    def read_blocks(self, name: str, rows: slice | None = None) -> BlockWeight | None:
         return None
 
 

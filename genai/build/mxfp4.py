@@ -65,20 +65,20 @@ class Mxfp4Source:
         shape = self._source.shape(name)
         return (*shape[:2], shape[2] * BLOCK_SIZE) if name in self._packed else shape
 
-    def read(self, name: str) -> FloatArray:
-        """A tensor as float32. Raises: WeightsError."""
+    def read(self, name: str, rows: slice | None = None) -> FloatArray:
+        """A tensor, or a stretch of its first axis, as float32. Raises: WeightsError."""
         if name not in self._packed:
-            return self._source.read(name)
-        return np.stack([self.read_item(name, index) for index in range(self.shape(name)[0])])
+            return self._source.read(name, rows)
+        return np.stack([self.read_item(name, index) for index in range(self.shape(name)[0])[rows or slice(None)]])
 
     def read_item(self, name: str, index: int) -> FloatArray:
         """One item along a tensor's first axis, as float32. Raises: WeightsError."""
         blocks = self.read_item_blocks(name, index)
         return self._source.read_item(name, index) if blocks is None else blocks.dequantize()
 
-    def read_blocks(self, name: str) -> BlockWeight | None:
+    def read_blocks(self, name: str, rows: slice | None = None) -> BlockWeight | None:
         """None: what is packed has three dimensions, and is read item by item."""
-        return None if name in self._packed else self._source.read_blocks(name)
+        return None if name in self._packed else self._source.read_blocks(name, rows)
 
     def read_item_blocks(self, name: str, index: int) -> BlockWeight | None:
         """One item as the checkpoint's own blocks [N, K], exact; None of a tensor that has none."""

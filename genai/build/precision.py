@@ -72,24 +72,26 @@ class Plan:
         return cls(dtype=provider.activations, matrices=matrices, ends=ends)
 
 
-def read_quantized(source: WeightSource, name: str, form: IntegerForm, *, may_have_offsets: bool) -> BlockWeight:
-    """A matrix [N, K] in blocks: the file's own where they have the form asked for, else rounded once.
+def read_quantized(
+    source: WeightSource, name: str, form: IntegerForm, *, may_have_offsets: bool, rows: slice | None = None
+) -> BlockWeight:
+    """A matrix [N, K], or these rows of it, in blocks: the file's own where they have the form asked for, else rounded.
 
     may_have_offsets: it becomes a product; other readers of blocks know none.
     """
     if _SENSITIVE.search(name):
         form = "exact" if form == "int4" else form
-    stored, columns = source.read_blocks(name), source.shape(name)[-1]
+    stored, columns = source.read_blocks(name, rows), source.shape(name)[-1]
     may_have_offsets = may_have_offsets and columns % 32 == 0
     has_offsets = stored is not None and stored.offsets is not None
     if stored is not None and form != "int8" and stored.bits == 4 and (may_have_offsets or not has_offsets):
         return stored
     block_size = 64 if columns % 64 == 0 else 32
     if form == "int4":
-        weight = source.read(name)
+        weight = source.read(name, rows)
         if may_have_offsets:
             return quantize_with_offsets(weight)
         return quantize(weight, bits=4, block_size=block_size)
     if stored is None:
-        return quantize(source.read(name), bits=8, block_size=block_size)
+        return quantize(source.read(name, rows), bits=8, block_size=block_size)
     return requantized(stored, block_size=block_size)

@@ -61,10 +61,10 @@ class SafetensorsFile:
         """Let the mapping go."""
         self._file.__exit__(None, None, None)
 
-    def read(self, name: str) -> FloatArray:
-        """A tensor as float32, a copy."""
+    def read(self, name: str, rows: slice | None = None) -> FloatArray:
+        """A tensor, or these rows of it, as float32, a copy."""
         try:
-            stored = self._file.get_tensor(name)
+            stored = self._file.get_tensor(name) if rows is None else self._file.get_slice(name)[rows]
         except SafetensorError as error:
             raise WeightsError(f"{self.path}: tensor {name!r} cannot be read ({error})") from None
         return _as_float(stored)
@@ -119,17 +119,17 @@ class SafetensorsSource(AbstractContextManager["SafetensorsSource"]):
         shard, stored = self._place(name)
         return shard.shapes[stored]
 
-    def read(self, name: str) -> FloatArray:
-        """A tensor as float32, [out, in] for matrices. Raises: WeightsError if it is missing."""
+    def read(self, name: str, rows: slice | None = None) -> FloatArray:
+        """A tensor, or these rows of it, as float32, [out, in] for matrices. Raises: WeightsError if it is missing."""
         shard, stored = self._place(name)
-        return shard.read(stored)
+        return shard.read(stored, rows)
 
     def read_item(self, name: str, index: int) -> FloatArray:
         """One item along a tensor's first axis, as float32. Raises: WeightsError if it is missing."""
         shard, stored = self._place(name)
         return shard.read_item(stored, index)
 
-    def read_blocks(self, name: str) -> BlockWeight | None:
+    def read_blocks(self, name: str, rows: slice | None = None) -> BlockWeight | None:
         """Always None: these files hold floats, or what `mxfp4.py` reads."""
         self._place(name)
         return None

@@ -64,10 +64,13 @@ class WeightSource(Protocol):
         """A tensor's shape without reading its data. Raises: WeightsError if it is missing."""
         ...
 
-    def read(self, name: str) -> FloatArray:
-        """A tensor as float32, [out, in] for matrices. Raises: WeightsError if it is missing or damaged."""
+    def read(self, name: str, rows: slice | None = None) -> FloatArray:
+        """A tensor as float32, [out, in] for matrices. Raises: WeightsError if it is missing or damaged.
+
+        rows: those of a table alone, from one to before another: for what is too large to be in memory as a whole.
+        """
         ...
 
-    def read_blocks(self, name: str) -> BlockWeight | None:
+    def read_blocks(self, name: str, rows: slice | None = None) -> BlockWeight | None:
         """The tensor's own integer blocks, exact, or None if the file does not hold it in 4, 5, 6 or 8 bits so."""
         ...

@@ -130,24 +130,34 @@ class StoredSource:
         shape = self._source.shape(place.tensor)[0 if place.item is None else 1 :]
         return shape[::-1] if self._is_transposed(name) else shape
 
-    def read(self, name: str) -> FloatArray:
-        """A tensor as float32 in our layout. Raises: WeightsError."""
-        tensor, item = (place := self._place(name)).tensor, place.item
-        array = self._source.read(tensor) if item is None else self._source.read_item(tensor, item)
+    def read(self, name: str, rows: slice | None = None) -> FloatArray:
+        """A tensor, or these rows of it, as float32 in our layout. Raises: WeightsError."""
+        place = self._place(name)
+        if rows is not None and self._is_as_stored(name, place):
+            return self._source.read(place.tensor, rows)
+        array = (
+            self._source.read(place.tensor) if place.item is None else self._source.read_item(place.tensor, place.item)
+        )
         array = array.T if self._is_transposed(name) else array
-        rows = self._rows(name, array.shape)
+        order = self._order(name, array.shape)
+        array = array if order is None else array[order]
         return array if rows is None else array[rows]
 
-    def read_blocks(self, name: str) -> BlockWeight | None:
-        """The tensor's own integer blocks in our layout, None where it has none."""
+    def read_blocks(self, name: str, rows: slice | None = None) -> BlockWeight | None:
+        """The own integer blocks of a tensor, or of these rows, in our layout, None where it has none."""
         place = self._place(name)
         if self._is_transposed(name):
             return None
+        if rows is not None and self._is_as_stored(name, place):
+            return self._source.read_blocks(place.tensor, rows)
         tensor, item = place.tensor, place.item
         blocks = self._source.read_blocks(tensor) if item is None else self._source.read_item_blocks(tensor, item)
-        if blocks is None or (rows := self._rows(name, blocks.values.shape)) is None:
-            return blocks
-        return blocks.take_rows(rows)
+        if blocks is not None and (order := self._order(name, blocks.values.shape)) is not None:
+            blocks = blocks.take_rows(order)
+        return blocks if blocks is None or rows is None else blocks.take_rows(rows)
+
+    def _is_as_stored(self, name: str, place: _Place) -> bool:
+        return place.item is None and not self._is_transposed(name) and _module(name) not in self._form.rows
 
     def _put(self, name: str, place: _Place) -> None:
         if name in self._places:
@@ -163,7 +173,7 @@ class StoredSource:
     def _is_transposed(self, name: str) -> bool:
         return name.endswith(".weight") and _module(name) in self._form.transposed
 
-    def _rows(self, name: str, shape: tuple[int, ...]) -> Rows | None:
+    def _order(self, name: str, shape: tuple[int, ...]) -> Rows | None:
         rows = self._form.rows.get(_module(name))
         if rows is not None and shape[:1] != rows.shape:
             count = shape[0] if shape else 1

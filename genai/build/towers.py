@@ -28,6 +28,7 @@ _TEXT_TYPES = {
     "glm4v": "glm4v_text",
     "idefics3": "llama",
     "internvl": "qwen2",
+    "llama4": "llama4_text",
     "llava": "llama",
     "llava_next": "llama",
     "llava_onevision": "qwen2",

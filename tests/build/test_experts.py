@@ -159,10 +159,10 @@ class Drawn:
     def shape(self, name: str) -> tuple[int, ...]:
         return self._shapes[name]
 
-    def read(self, name: str) -> FloatArray:
+    def read(self, name: str, rows: slice | None = None) -> FloatArray:
         return np.random.default_rng(0).standard_normal(self._shapes[name], np.float32)
 
-    def read_blocks(self, name: str) -> BlockWeight | None:
+    def read_blocks(self, name: str, rows: slice | None = None) -> BlockWeight | None:
         return None
 
 

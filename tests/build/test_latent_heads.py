@@ -49,10 +49,10 @@ class Arrays:
     def shape(self, name: str) -> tuple[int, ...]:
         return self._arrays[name].shape
 
-    def read(self, name: str) -> FloatArray:
-        return self._arrays[name]
+    def read(self, name: str, rows: slice | None = None) -> FloatArray:
+        return self._arrays[name][rows or slice(None)]
 
-    def read_blocks(self, name: str) -> BlockWeight | None:
+    def read_blocks(self, name: str, rows: slice | None = None) -> BlockWeight | None:
         return self._blocks.get(name)
 
 

@@ -231,15 +231,15 @@ class BlockSource:
     def shape(self, name: str) -> tuple[int, ...]:
         return self._source.shape(name)
 
-    def read(self, name: str) -> FloatArray:
-        block = self.read_blocks(name)
-        return self._source.read(name) if block is None else block.dequantize()
+    def read(self, name: str, rows: slice | None = None) -> FloatArray:
+        block = self.read_blocks(name, rows)
+        return self._source.read(name, rows) if block is None else block.dequantize()
 
-    def read_blocks(self, name: str) -> BlockWeight | None:
+    def read_blocks(self, name: str, rows: slice | None = None) -> BlockWeight | None:
         if len(self.shape(name)) != 2:
             return None
         bits, block_size, has_offsets = self._forms[sum(name.encode()) % len(self._forms)]
-        block = quantize(self._source.read(name), bits=bits, block_size=block_size)  # type: ignore[arg-type]
+        block = quantize(self._source.read(name, rows), bits=bits, block_size=block_size)  # type: ignore[arg-type]
         offsets = block.scales * np.sin(np.arange(block.scales.shape[1], dtype=np.float32)) if has_offsets else None
         return BlockWeight(values=block.values, scales=block.scales, bits=bits, block_size=block_size, offsets=offsets)
 

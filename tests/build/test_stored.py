@@ -41,15 +41,15 @@ class Arrays:
     def shape(self, name: str) -> tuple[int, ...]:
         return self._arrays[name].shape
 
-    def read(self, name: str) -> FloatArray:
-        return self._arrays[name]
+    def read(self, name: str, rows: slice | None = None) -> FloatArray:
+        return self._arrays[name][rows or slice(None)]
 
     def read_item(self, name: str, index: int) -> FloatArray:
         self.items_read.append(index)
         return self._arrays[name][index]
 
-    def read_blocks(self, name: str) -> BlockWeight | None:
-        values = self._arrays[name].astype(np.uint8)
+    def read_blocks(self, name: str, rows: slice | None = None) -> BlockWeight | None:
+        values = self._arrays[name][rows or slice(None)].astype(np.uint8)
         scales = np.ones((len(values), 1), np.float32)
         return BlockWeight(values=values, scales=scales, bits=8, block_size=32) if values.ndim == 2 else None
 
@@ -122,3 +122,18 @@ def test_what_is_stacked_is_read_one_by_one() -> None:
     np.testing.assert_array_equal(checkpoint.read(name.format(0, "bias")), biases[0])
     assert arrays.items_read == [1, 0]
     assert checkpoint.read_blocks(name.format(0, "weight")) is None
+
+
+def test_some_rows_are_those_of_the_whole() -> None:
+    """Also of what is stored the other way round, in another order, or in a stack."""
+    stored = source(
+        transformer__wte__weight=np.arange(60, dtype=np.float32).reshape(15, 4),
+        transformer__h__0__attn__c_attn__weight=np.arange(12, dtype=np.float32).reshape(4, 3),
+        transformer__h__0__experts__0__w1__weight=np.arange(8, dtype=np.float32).reshape(2, 4),
+        transformer__h__0__experts__inner__weight=np.arange(24, dtype=np.float32).reshape(2, 3, 4),
+    )
+    assert len(stored.names()) == 5
+    for name in stored.names():
+        whole, blocks = stored.read(name), stored.read_blocks(name, slice(1, 2))
+        np.testing.assert_array_equal(stored.read(name, slice(1, 2)), whole[1:2])
+        assert blocks is None or np.array_equal(blocks.values, whole[1:2])

@@ -90,7 +90,10 @@ class WrittenSource(RandomSource):
         super().__init__(**changes)
         self._chains = chains
 
-    def read(self, name: str) -> np.ndarray:
+    def read(self, name: str, rows: slice | None = None) -> np.ndarray:
+        return self._written(name)[rows or slice(None)]
+
+    def _written(self, name: str) -> np.ndarray:
         values = super().read(name)
         if name.endswith(("o_proj.weight", "down_proj.weight")):
             return np.zeros_like(values)

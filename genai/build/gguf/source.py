@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from genai.build.gguf import names
 from genai.build.gguf.blocks import read_block_weight
@@ -56,23 +57,32 @@ class GgufSource(AbstractContextManager["GgufSource"]):
         """A tensor's shape without reading its data. Raises: WeightsError if it is missing."""
         return () if name in self._numbers else self._place(name).shape
 
-    def read(self, name: str) -> FloatArray:
-        """A tensor as float32, [out, in] for matrices. Raises: WeightsError if it is missing or damaged."""
+    def read(self, name: str, rows: slice | None = None) -> FloatArray:
+        """A tensor, or these rows of it, as float32, [out, in] for matrices.
+
+        Raises: WeightsError if it is missing or damaged.
+        """
         if name in self._numbers:
             return np.array(self._numbers[name], np.float32)
-        weight = self._file.read(self._place(name))
+        place, order = self._located(name, rows)
+        weight = self._file.read(place)
         if offset := names.norm_offset(self._arch, name):
             weight -= np.float32(offset)
-        heads = names.paired_heads(self._arch, name, self.config)
-        return weight if heads is None else weight[names.unpaired_rows(len(weight), heads)]
+        return weight if order is None else weight[order]
 
-    def read_blocks(self, name: str) -> BlockWeight | None:
-        """The tensor's own integer blocks, exact, or None if the file does not hold it so."""
-        block = read_block_weight(self._file, self._place(name))
-        heads = names.paired_heads(self._arch, name, self.config)
-        if block is None or heads is None:
-            return block
-        return block.take_rows(names.unpaired_rows(len(block.values), heads))
+    def read_blocks(self, name: str, rows: slice | None = None) -> BlockWeight | None:
+        """The own integer blocks of a tensor, or of these rows, exact, or None if the file does not hold it so."""
+        place, order = self._located(name, rows)
+        block = read_block_weight(self._file, place)
+        return block if block is None or order is None else block.take_rows(order)
+
+    def _located(self, name: str, rows: slice | None) -> tuple[TensorInfo, npt.NDArray[np.int64] | None]:
+        """Where a tensor's rows lie, and which of what lies there to take, in which order; None for all as they are."""
+        place = self._place(name)
+        if (heads := names.paired_heads(self._arch, name, self.config)) is not None:
+            order = names.unpaired_rows(place.shape[0], heads)
+            return place, order if rows is None else order[rows]
+        return place if rows is None else place.rows(rows.start, rows.stop), None
 
     def _place(self, name: str) -> TensorInfo:
         try:

@@ -64,7 +64,8 @@ def test_blocks_of_paired_rows_are_in_order_too(tmp_path: Path) -> None:
     writer = gguf.GGUFWriter(path, "llama")
     for key, value in gguf_writer.metadata(form_of("llama"), model.config).items():
         gguf_writer.put(writer, key, value)
-    writer.add_tensor("token_embd.weight", np.zeros((tiny.VOCAB_SIZE, 64), np.float32))
+    table = weight.repeat(5, axis=0)[: tiny.VOCAB_SIZE] * np.arange(tiny.VOCAB_SIZE)[:, None].astype(np.float32)
+    writer.add_tensor("token_embd.weight", table)
     rows = gguf_writer.paired_rows(weight, 4)
     for layer in range(4):
         kind = gguf.GGMLQuantizationType.Q8_0
@@ -79,7 +80,12 @@ def test_blocks_of_paired_rows_are_in_order_too(tmp_path: Path) -> None:
     assert block is not None
     np.testing.assert_array_equal(block.dequantize(), source.read(name))
     np.testing.assert_allclose(block.dequantize(), weight, atol=0.01 * abs(weight).max())
+    some = source.read_blocks(name, slice(9, 41))
+    assert some is not None
+    np.testing.assert_array_equal(some.dequantize(), block.dequantize()[9:41])
+    np.testing.assert_array_equal(source.read(name, slice(9, 41)), source.read(name)[9:41])
     assert source.read_blocks("model.embed_tokens.weight") is None
+    np.testing.assert_array_equal(source.read("model.embed_tokens.weight", slice(100, 200)), table[100:200])
 
 
 SCALINGS = {

@@ -43,10 +43,10 @@ class Arrays:
     def shape(self, name: str) -> tuple[int, ...]:
         return self.arrays[name].shape
 
-    def read(self, name: str) -> FloatArray:
-        return self.arrays[name]
+    def read(self, name: str, rows: slice | None = None) -> FloatArray:
+        return self.arrays[name][rows or slice(None)]
 
-    def read_blocks(self, name: str) -> BlockWeight | None:
+    def read_blocks(self, name: str, rows: slice | None = None) -> BlockWeight | None:
         return self.blocks.get(name)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from tests.build import tiny
 from tests.families.case import YARN, Case, Tower, rope
 from tests.families.cases.gemma_gpt_oss import GEMMA3, GEMMA4
+from tests.families.cases.mixtures import CHUNKS, LLAMA4
 from tests.families.gguf_writer import PAIRED, GgufForm, mapped, renamed
 
 SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -101,6 +102,15 @@ CASES: dict[str, Case] = {
         gguf=GgufForm(
             arch="llama",
             steps=(renamed(r"vision_model\.|connector\.", ""), renamed(r"model\.text_model\.", "model."), *PAIRED),
+        ),
+    ),
+    "llama4 with vision": Case(
+        model_type="llama4",
+        options=LLAMA4 | CHUNKS,
+        tower=tower(
+            "llama4_text",
+            SIZES | PATCHES | {"vision_output_dim": 16, "projector_input_dim": 16, "projector_output_dim": 16},
+            image_token_index=299, boi_token_index=298, eoi_token_index=297,
         ),
     ),
     "mistral3": Case(
