@@ -2,7 +2,7 @@
 
     input_ids ─► embedding ─► block 0 … block n-1 ─► rows at logits_positions ─► norm ─► head ─► logits
                                │  ▲
-                   key_cache.i ┴──┘ updated_key_cache.i   (the same memory)
+                   key_cache.i ┴──┘ updated_key_cache.i   (the same memory; states alike)
 
 `parts/` writes what stands inside a block.
 """
@@ -10,13 +10,14 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from dataclasses import replace
 
 import numpy as np
 import onnx
 
 from genai import contract
-from genai.build.parts import WRITERS, caches_of, context, per_layer
+from genai.build.parts import WRITERS, caches_of, context, per_layer, states_of
 from genai.build.parts.context import Context
 from genai.build.spec import BlockSpec, DecoderSpec
 from genai.build.weights import Weights
@@ -43,7 +44,8 @@ def build_decoder(
     x, delta = context.embedding(ctx, embedding), None
     if spec.per_layer is not None:
         ctx = replace(ctx, per_layer=per_layer.embeddings(ctx, spec.per_layer, x))
-    last_to_write = max(index for index, block in enumerate(blocks) if caches_of(block))
+    caches, states = [caches_of(block) for block in blocks], [states_of(block, spec) for block in blocks]
+    last_to_write = max(index for index in range(len(blocks)) if caches[index] or states[index])
     for index, block in enumerate(blocks):
         progress("building", block.layer, spec.num_layers)
         with graph.scope(f"layer.{block.layer}"):
@@ -54,10 +56,10 @@ def build_decoder(
         output = _embeddings(ctx, x, delta) if head is None else _head(ctx, x, delta, head)
     progress("building", spec.num_layers, spec.num_layers)
     weights.refuse_unused([*_IGNORED, *_unread(spec), *([f"{_HEAD}.weight"] if head in (None, embedding) else [])])
-    caches = [cache for block in blocks for cache in caches_of(block)]
+    all_caches, all_states = [*itertools.chain(*caches)], [*itertools.chain(*states)]
     return graph.model(
-        contract.inputs(caches, weights.plan.dtype),
-        contract.outputs(caches, weights.plan.dtype, output),
+        contract.inputs(all_caches, weights.plan.dtype, all_states),
+        contract.outputs(all_caches, weights.plan.dtype, output, all_states),
         metadata,
     )
 
@@ -86,7 +88,7 @@ def _ends(spec: DecoderSpec, weights: Weights) -> tuple[str, str]:
 def _block(ctx: Context, x: str, delta: str | None, block: BlockSpec, *, narrows: bool) -> tuple[str, str | None]:
     """One block: the residual stream before its addition, and that addition, None if it has been done.
 
-    narrows: it is the last that writes caches; from here on only the rows that get logits.
+    narrows: it is the last that writes caches or states; from here on only the rows that get logits.
     """
     layer, prefix = block.layer, f"model.layers.{block.layer}."
     x, read = _norms(ctx, x, delta, block)

@@ -108,6 +108,15 @@ class GraphBuilder:
         self._add(self._unique(kind), kind, inputs, [output], attributes)
         return output
 
+    def ops_into(
+        self, outputs: Sequence[str | None], kind: str, *inputs: str | None, **attributes: Attribute | None
+    ) -> list[str]:
+        """Add a node with several outputs, of which those that are named are graph outputs; returns all names."""
+        name = self._unique(kind)
+        names = [output or f"{name}:{i}" for i, output in enumerate(outputs)]
+        self._add(name, kind, inputs, names, attributes)
+        return names
+
     def choose(
         self, condition: str, then: Callable[[], str], otherwise: Callable[[], str], dtype: np.dtype[np.generic]
     ) -> str:
@@ -117,6 +126,29 @@ class GraphBuilder:
             self._branch(f"{name}/{kind}", write, dtype) for kind, write in (("then", then), ("else", otherwise))
         ]
         node = helper.make_node("If", [condition], [name], name=name, then_branch=branches[0], else_branch=branches[1])
+        self._nodes.append(node)
+        return name
+
+    def scan(
+        self, updated: str, state: str, sequences: Sequence[str], step: Callable[[str, Sequence[str]], tuple[str, str]]
+    ) -> str:
+        """Results of a function for each item along the sequences' first dimension, stacked; all is float32 (`Scan`).
+
+        step: what writes it: (state, items) -> (state, result); updated: what the last state is called, a graph output.
+        """
+        name = self._unique("Scan")
+        given = [f"{name}/state", *(f"{name}/item.{index}" for index in range(len(sequences)))]
+        outer, self._nodes = self._nodes, []
+        made = step(given[0], given[1:])
+        nodes, self._nodes = self._nodes, outer
+        inputs, outputs = (
+            [helper.make_tensor_value_info(value, onnx.TensorProto.FLOAT, None) for value in values]
+            for values in (given, made)
+        )
+        body = helper.make_graph(nodes, f"{name}/step", inputs, outputs)
+        node = helper.make_node(
+            "Scan", [state, *sequences], [updated, name], name=name, body=body, num_scan_inputs=len(sequences)
+        )
         self._nodes.append(node)
         return name
 

@@ -8,6 +8,9 @@
 | int4 | 4-bit blocks of 32 with offsets; values' products, embedding and head as in auto | f32 on CPU, f16 on CUDA |
 | auto | CPU: a GGUF's own blocks of up to 4 bits, and those of 8 that are symmetric; else as int8; CUDA: as f16 | |
 
+What recurrences compute between products, their states and their small weights are f32 in all of these; in f32 itself
+they are loops of standard operators, for checking.
+
 A mixture of experts is MoE with float weights and QMoE with integers. Blocks that the file has in that form are kept,
 offsets included (`quantize.with_offset_columns`); what is rounded anew to 8 bits gets blocks of 64 weights (32 where
 rows are no multiple of 64), and so do 6 bits in blocks of 16. On CPU a product with blocks of 64 takes 11 to 14 % less
@@ -33,7 +36,7 @@ FloatType = Literal["float32", "float16", "bfloat16"]
 IntegerForm = Literal["exact", "int8", "int4"]
 WeightForm = Literal["float"] | IntegerForm
 
-_SENSITIVE = re.compile(r"\.(v_proj|[kv]_b_proj\.[0-9]+)\.weight")
+_SENSITIVE = re.compile(r"\.(v_proj|in_proj_(a|b|ba)|[kv]_b_proj\.[0-9]+)\.weight")
 """What is not rounded to 4 bits."""
 _FLOATS: dict[str, FloatType] = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 _INTEGERS: dict[str, tuple[IntegerForm, IntegerForm]] = {
@@ -47,7 +50,7 @@ _INTEGERS: dict[str, tuple[IntegerForm, IntegerForm]] = {
 class Plan:
     """How weights and activations are held.
 
-    dtype: activations, cache and float weights; matrices: the layers' products; ends: embedding and head.
+    dtype: activations, caches and float weights; matrices: the layers' products; ends: embedding and head.
     """
 
     dtype: FloatType
@@ -56,8 +59,16 @@ class Plan:
 
     @property
     def is_standard(self) -> bool:
-        """Only operators of the standard `ai.onnx` domain."""
+        """Only operators of the standard `ai.onnx` domain, but for experts, and recurrences in 16 bits."""
         return self.matrices == "float"
+
+    @property
+    def has_loops(self) -> bool:
+        """Whether recurrences are standard operators, too: a loop over tokens, in float32 alone.
+
+        Elsewhere they are LinearAttention of contrib, ten times faster.
+        """
+        return self.is_standard and self.dtype == "float32"
 
     @classmethod
     def of(cls, precision: Precision, device: str) -> Plan:

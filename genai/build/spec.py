@@ -12,6 +12,7 @@ into a graph. A model family that needs something new adds a field to a part her
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -80,6 +81,7 @@ class AttentionSpec:
     product `k_proj` gives, before its norm; has_value_norm: values are normalised over each head, without a weight.
     has_sinks: each query head has a score that takes its part of the softmax and gives nothing, in `sinks`; in all
     layers or in none. Then rows begin with a reserved slot, and keys have an element more for each query head.
+    has_gate: `q_proj` gives each head's query and then as many elements, whose sigmoids multiply what the head gives.
     """
 
     num_heads: int
@@ -101,6 +103,7 @@ class AttentionSpec:
     value_is_key: bool = False
     has_value_norm: bool = False
     has_sinks: bool = False
+    has_gate: bool = False
     name: str = "self_attn"
 
     @property
@@ -251,15 +254,112 @@ class PerLayerSpec:
         return frozenset()
 
 
-Part: TypeAlias = AttentionSpec | LatentSpec | MlpSpec | MoeSpec | PerLayerSpec
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeltaSpec:
+    """Linear attention by the gated delta rule (arXiv 2412.06464): a head's state is a matrix that each token corrects.
+
+        q, k, v  =  silu(conv1d(in_proj_qkv(x))), q and k of length 1
+        g, b     =  -exp(A_log) * softplus(in_proj_a(x) + dt_bias),  sigmoid(in_proj_b(x))
+        S        =  exp(g) S;    S += k (v - kᵀS)ᵀ b;    y  =  qᵀS / √key_dim
+        out_proj(norm(y) * silu(in_proj_z(x)))                      norm over each head, its weight as it is stored
+
+    Of n key heads and r·n value heads the i-th value head reads the key head i // r, or i % n if is_tiled. kernel: how
+    many tokens the convolution reads; norm_eps: of the norm. Checkpoints may hold q, k, v and z as one matrix
+    `in_proj_qkvz`, and b and a as `in_proj_ba`, there of one key head after the other.
+    """
+
+    num_key_heads: int
+    num_value_heads: int
+    key_dim: int
+    value_dim: int
+    kernel: int
+    norm_eps: float
+    is_tiled: bool = False
+    name: str = "linear_attn"
+
+    @property
+    def key_size(self) -> int:
+        """Elements of one token's keys, and of its queries."""
+        return self.num_key_heads * self.key_dim
+
+    @property
+    def value_size(self) -> int:
+        """Elements of one token's values."""
+        return self.num_value_heads * self.value_dim
+
+    @property
+    def conv_size(self) -> int:
+        """Channels of the convolution."""
+        return 2 * self.key_size + self.value_size
+
+    @property
+    def biases(self) -> frozenset[str]:
+        """Its products have none."""
+        return frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mamba2Spec:
+    """A Mamba-2 mixer (arXiv 2405.21060): a head's state fades by a factor for each token, which adds to it.
+
+        z, xBC, dt  =  in_proj(x)
+        x, B, C     =  silu(conv1d(xBC))                 B and C for each of the groups, whose heads are neighbours
+        dt          =  softplus(dt + dt_bias), within bounds
+        S           =  exp(-exp(A_log) dt) S + dt B xᵀ;    y  =  Cᵀ S + D x
+        out_proj(gated(y, z))
+
+    gating: `norm(y * silu(z))`, `norm(y) * silu(z)`, or `y * silu(z)`, the norm over each group; bounds: of dt; kernel,
+    norm_eps: as in `DeltaSpec`; biases: as in `AttentionSpec`.
+    """
+
+    num_heads: int
+    head_dim: int
+    num_groups: int
+    state_size: int
+    kernel: int
+    norm_eps: float
+    gating: Literal["before_norm", "after_norm", "without_norm"] = "before_norm"
+    bounds: tuple[float, float] = (0.0, math.inf)
+    biases: frozenset[str] = frozenset()
+    name: str = "mamba"
+
+    @property
+    def inner_size(self) -> int:
+        """Elements of one token's `x`, and of what the heads give."""
+        return self.num_heads * self.head_dim
+
+    @property
+    def group_size(self) -> int:
+        """Elements of one token's `B`, and of its `C`."""
+        return self.num_groups * self.state_size
+
+    @property
+    def conv_size(self) -> int:
+        """Channels of the convolution."""
+        return self.inner_size + 2 * self.group_size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShortConvSpec:
+    """A short convolution between two gates: `B, C, x = in_proj(x)`, then `out_proj(C * conv(B * x))`.
+
+    kernel: tokens that the convolution reads; biases: as in `AttentionSpec`.
+    """
+
+    kernel: int
+    biases: frozenset[str] = frozenset()
+    name: str = "conv"
+
+
+Part: TypeAlias = AttentionSpec | LatentSpec | DeltaSpec | Mamba2Spec | ShortConvSpec | MlpSpec | MoeSpec | PerLayerSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockSpec:
     """Parts that read the residual stream together, and whose sum is added to it.
 
-    layer: whose modules its names are, and whose caches; norm_in: which of the layer's norms stands before the parts,
-    or which one before each of them; norm_out: which stands after their sum; None for none;
+    layer: whose modules its names are, and whose caches and states; norm_in: which of the layer's norms stands before
+    the parts, or which one before each of them; norm_out: which stands after their sum; None for none;
     stream_scale: the layer's number that multiplies the stream afterwards.
     """
 
@@ -328,6 +428,12 @@ class DecoderSpec:
     def latents(self) -> dict[int, LatentSpec]:
         """Each layer's latent attention, for layers that have one."""
         return {block.layer: part for block in self.blocks for part in block.parts if isinstance(part, LatentSpec)}
+
+    @property
+    def kernels(self) -> frozenset[int]:
+        """How many tokens the layers' short convolutions read: empty for a decoder without states."""
+        parts = (part for block in self.blocks for part in block.parts)
+        return frozenset(part.kernel for part in parts if isinstance(part, DeltaSpec | Mamba2Spec | ShortConvSpec))
 
     @property
     def first_attention(self) -> AttentionSpec | LatentSpec:

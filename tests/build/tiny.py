@@ -39,6 +39,11 @@ SIZES = {
     "eos_token_id": 2,
     "pad_token_id": 0,
 }
+HYBRID = {
+    "num_hidden_layers": 5, "head_dim": 16, "full_attention_interval": 2, "linear_conv_kernel_dim": 4,
+    "linear_key_head_dim": 16, "linear_value_head_dim": 24, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1000.0, "partial_rotary_factor": 0.5},
+}  # fmt: skip
 
 
 def make_model(model_type: str, seed: int = 0, **options: Any) -> Any:
@@ -46,6 +51,11 @@ def make_model(model_type: str, seed: int = 0, **options: Any) -> Any:
     import transformers
 
     return _random_model(transformers.AutoConfig.for_model(model_type, **(SIZES | options)), seed)
+
+
+def make_hybrid() -> Any:
+    """A Qwen3.5 of `HYBRID`: three layers have states, two have keys and values. Its package is `build(it, folder)`."""
+    return make_model("qwen3_5_text", **HYBRID)
 
 
 def make_tower(tower_type: str, outer: Mapping[str, Any], **options: Any) -> Any:
@@ -82,10 +92,13 @@ def randomise(model: Any) -> None:
     tables = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
     kept = model.state_dict(keep_vars=True)
     numbers = [kept[name] for name, _ in model.named_buffers() if name in kept and kept[name].is_floating_point()]
+    fading = {id(tensor) for name, tensor in model.named_parameters() if name.endswith("A_log")}
     with torch.no_grad():
         for tensor in (*model.parameters(), *numbers):
             draw = torch.randn_like(tensor)
-            if id(tensor) in tables:
+            if id(tensor) in fading:
+                tensor.copy_(0.5 * draw - 2)  # a state forgets a tenth with a token, not all of it
+            elif id(tensor) in tables:
                 tensor.copy_(draw)
             elif tensor.dim() >= 2:
                 tensor.copy_(draw * (1.5 / tensor.shape[-1] ** 0.5))
@@ -136,7 +149,8 @@ def build(model: Any, folder: Path, **options: Any) -> Path:
 class Graph:
     """A package's graph over caches held as NumPy arrays: [num_rows, capacity, width], every row with its own length.
 
-    run: what runs it, feeds in and outputs out: ONNX Runtime unless something else is given.
+    States lie beside them, [num_rows, …]. run: what runs it, feeds in and outputs out: ONNX Runtime unless something
+    else is given.
     """
 
     def __init__(self, package: Path, num_rows: int = 1, capacity: int = 80, run: Run | None = None) -> None:
@@ -147,13 +161,20 @@ class Graph:
             for value in model.graph.input
             if contract.is_cache(value.name)
         }
+        self.states = {
+            value.name: np.zeros(
+                (num_rows, *(dim.dim_value for dim in value.type.tensor_type.shape.dim[1:])), _dtype(value)
+            )
+            for value in model.graph.input
+            if contract.is_state(value.name)
+        }
         self.valid = np.zeros(num_rows, np.int64)  # tokens
         self._reserved = self._begin(package)
         self._run = run or in_onnxruntime(package)
 
     def add(self, *rows: Sequence[int]) -> list[np.ndarray]:
-        """Add new tokens to each row; returns the logits that follow them, [T, V] for each row."""
-        longest = max(map(len, rows))
+        """Add new tokens to each row, or none; returns the logits that follow them, [T, V] for each row."""
+        longest, counts = max(map(len, rows)), np.array([len(row) for row in rows], np.int64)
         padded = np.array([[*row, *[0] * (longest - len(row))] for row in rows], np.int64)
         places = np.arange(longest)
         logits, *updated = self._run(
@@ -164,10 +185,12 @@ class Graph:
                 contract.NONPAD_KV_SEQLEN: self.valid + self._reserved + longest,
                 contract.LOGITS_POSITIONS: np.tile(places, (len(rows), 1)),
                 **self.caches,
+                **({contract.TOKEN_COUNTS: counts} | self.states if self.states else {}),
             }
         )
-        self.caches = dict(zip(self.caches, updated, strict=True))
-        self.valid = self.valid + [len(row) for row in rows]
+        held = dict(zip([*self.caches, *self.states], updated, strict=True))
+        self.caches, self.states = ({name: held[name] for name in names} for names in (self.caches, self.states))
+        self.valid = self.valid + counts
         return [row_logits[: len(row)] for row, row_logits in zip(rows, logits, strict=True)]
 
     def _begin(self, package: Path) -> int:
@@ -185,6 +208,29 @@ class Graph:
 def in_onnxruntime(package: Path) -> Run:
     session = load_session(package)
     return lambda feeds: session.run(None, feeds)
+
+
+def in_place(package: Path) -> Run:
+    """As when texts are generated: caches and states share their memory with what they become."""
+    import onnxruntime
+
+    session = load_session(package)
+
+    def run(feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+        binding = session.io_binding()
+        values = {name: onnxruntime.OrtValue.ortvalue_from_numpy(array.copy()) for name, array in feeds.items()}
+        for name, value in values.items():
+            binding.bind_ortvalue_input(name, value)
+        for output in session.get_outputs():
+            value = next((values[name] for name in values if contract.updated(name) == output.name), None)
+            if value is None:
+                binding.bind_output(output.name, "cpu")
+            else:
+                binding.bind_ortvalue_output(output.name, value)
+        session.run_with_iobinding(binding)
+        return [value.numpy().copy() for value in binding.get_outputs()]
+
+    return run
 
 
 def load_session(package: Path, file: str = "model.onnx") -> Any:

@@ -30,12 +30,15 @@ def in_chunks(package: Path, prompts: Prompts) -> Logits:
 
 
 def ragged(package: Path, prompts: Prompts) -> Logits:
-    """All prompts in one batch, padded on the right: twice as many tokens as each row has, and then one by one."""
+    """All prompts in one batch, padded on the right: as many tokens as each row has, thrice, and then one by one.
+
+    The second time the first row has none.
+    """
     batch = tiny.Graph(package, len(prompts))
-    cuts = [[0, 3 + index, len(prompt) - 4] for index, prompt in enumerate(prompts)]
+    cuts = [[0, 3 + index, 3 + index + min(index, 2), len(prompt) - 4] for index, prompt in enumerate(prompts)]
     parts = [
         batch.add(*(prompt[cut[step] : cut[step + 1]] for prompt, cut in zip(prompts, cuts, strict=True)))
-        for step in range(2)
+        for step in range(3)
     ]
     parts += [batch.add(*([prompt[step]] for prompt in prompts)) for step in range(-4, 0)]
     return [np.concatenate([part[index] for part in parts]) for index in range(len(prompts))]

@@ -67,6 +67,13 @@ def with_next_layer(tensors: Tensors) -> Tensors:
     return tensors | extra
 
 
+def with_mtp_beside(tensors: Tensors) -> Tensors:
+    """Qwen3.5: the same, outside of the model."""
+    size = tensors["model.norm.weight"].size
+    names = ("fc", "norm", "layers.0.input_layernorm", "pre_fc_norm_hidden")
+    return tensors | {f"mtp.{name}.weight": np.ones(size, np.float32) for name in names}
+
+
 def with_mtp(tensors: Tensors) -> Tensors:
     """ERNIE: the same beside the layers."""
     size = tensors["model.norm.weight"].size
@@ -85,6 +92,7 @@ LAYOUTS: dict[str, Callable[[Tensors], Tensors]] = {
     "glm4_moe": with_next_layer,
     "glm4_moe_lite": with_next_layer,
     "ernie4_5_moe": with_mtp,
+    "qwen3_5": with_mtp_beside,
 }
 
 

@@ -25,6 +25,7 @@ _OTHER_NAMES = {
     "iquestcoder": "llama",
     "qwen2_5_vl_text": "qwen2",
     "qwen2_vl_text": "qwen2",
+    "qwen3_5_text": "qwen3_5",
     "qwen3_vl_text": "qwen3",
 }
 """Further `model_type`s that a file reads: text decoders inside of other models, and what is one in all but name."""

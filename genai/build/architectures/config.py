@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from genai.build.architectures import rotary
 from genai.build.architectures.blocks import PRE_NORM, FeedForward, NormNames, sequential
@@ -300,14 +300,18 @@ class ConfigReader:
         """Norms by mean and variance, with the usual key."""
         return NormSpec(kind="layer", eps=self.positive("layer_norm_eps", 1e-5))
 
-    def layer_types(self, default: Sequence[str]) -> list[str]:
-        """Each layer's kind, "full_attention" or "sliding_attention": `layer_types`, else the default."""
+    def kernel(self, key: str, default: int | None = None) -> int:
+        """How many tokens a short convolution reads, two at least."""
+        if (kernel := self.size(key, default)) < 2:
+            raise _wrong(key, kernel, "at least 2")
+        return kernel
+
+    def layer_types(self, default: Sequence[str], kinds: Collection[str] = _LAYER_TYPES) -> list[str]:
+        """Each layer's kind, one of these: `layer_types`, else the default."""
         types = self.items("layer_types", len(default)) or default
         for kind in types:
-            if kind not in _LAYER_TYPES:
-                raise UnsupportedModelError(
-                    f"layer type {kind!r} is not supported; supported: {', '.join(_LAYER_TYPES)}"
-                )
+            if kind not in kinds:
+                raise UnsupportedModelError(f"layer type {kind!r} is not supported; supported: {', '.join(kinds)}")
         if "sliding_attention" in types and self._values.get("sliding_window") is None:
             raise WeightsError("the model's configuration has sliding layers but no sliding_window")
         return [str(kind) for kind in types]

@@ -194,6 +194,10 @@ class ArchitectureMetadata:
         period = self.size("attention.sliding_window_pattern", default_period)
         return ["full_attention" if (layer + 1) % period == 0 else "sliding_attention" for layer in range(count)]
 
+    def kinds_of_layers(self, tensor: str, kind: str, other: str) -> list[JSON]:
+        """Each layer's kind: this one where the file has this tensor in it, else the other."""
+        return [kind if self.has_tensor(f"blk.{layer}.{tensor}") else other for layer in range(self.num_layers)]
+
     def rotated_share(self) -> dict[str, JSON]:
         """`partial_rotary_factor`, for families in which a missing one is not 1."""
         return {"partial_rotary_factor": self.size("rope.dimension_count", self.head_dim) / self.head_dim}
@@ -204,7 +208,7 @@ class ArchitectureMetadata:
         embedding = self._file.info("token_embd.weight").shape
         return {
             "hidden_size": self.hidden_size,
-            "intermediate_size": self.size("feed_forward_length"),
+            "intermediate_size": self._feed_forward_size(),
             "num_hidden_layers": self.num_layers,
             "num_attention_heads": self.num_heads,
             "num_key_value_heads": self.size("attention.head_count_kv", self.num_heads),
@@ -227,6 +231,12 @@ class ArchitectureMetadata:
                 raise UnsupportedModelError(f"{self.path}: {self.arch}.{key}={_shown(value)} is not supported")
         if self.flag("attention.causal") is False:
             raise UnsupportedModelError(f"{self.path} is an encoder ({self.arch}.attention.causal=False)")
+
+    def _feed_forward_size(self) -> int | None:
+        """Elements between a feed-forward network's products; None where a file has those of experts alone."""
+        if self.value("expert_feed_forward_length") is not None and self.value("feed_forward_length") is None:
+            return None
+        return self.size("feed_forward_length")
 
     def _token_ids(self, vocab_size: int) -> dict[str, JSON]:
         ids = {}

@@ -5,7 +5,8 @@ What differs per architecture stands in `tables/`. The conventions are those of 
 
 - Llama, Granite and SmolLM3 files hold query and key rows in pairs (0, D/2), (1, D/2 + 1), … of each head, because
   ggml rotates neighbours there; Hugging Face rotates halves.
-- Gemma files hold norm weights with 1 already added.
+- Gemma, Nemotron and Qwen3.5 files hold norm weights with 1 already added.
+- Files hold `-exp(A_log)` of recurrences, and Qwen3.5's their value heads in tiles: one of each key head, and again.
 - Llama 3's rotary scaling is a tensor of divisors, LongRoPE's two lists are tensors too.
 """
 
@@ -71,8 +72,9 @@ def _named(table: Mapping[str, str], name: str) -> str | None:
 
 
 def norm_offset(arch: str, hf_name: str) -> float:
-    """What the file has added to this tensor: 1 for Gemma's norms."""
-    return architectures()[arch].norm_offset if hf_name.endswith("norm.weight") else 0.0
+    """What the file has added to this tensor: 1 for Gemma's norms, but never for a norm inside of a recurrence."""
+    is_norm = hf_name.endswith("norm.weight") and not hf_name.endswith(".linear_attn.norm.weight")
+    return architectures()[arch].norm_offset if is_norm else 0.0
 
 
 def paired_heads(arch: str, hf_name: str, config: Mapping[str, JSON]) -> int | None:

@@ -30,6 +30,7 @@ def mix(ctx: Context, heads: AttentionSpec, x: str, layer: int) -> str:
     """
     graph, prefix = ctx.graph, f"model.layers.{layer}.{heads.name}"
     q, *new = _products(ctx, heads, x, prefix)
+    q, gate = _gated_apart(ctx, q, heads) if heads.has_gate else (q, None)
     q = _position_encoded(ctx, q, f"{prefix}.q_norm", heads.num_heads, heads)
     if heads.temperature is not None:
         q = graph.op("Mul", q, ctx.temperatures[heads.temperature])
@@ -37,11 +38,12 @@ def mix(ctx: Context, heads: AttentionSpec, x: str, layer: int) -> str:
     keys, values = _cached(ctx, heads, new, layer)
     key = heads.sliding_window or heads.chunk or heads.alibi
     mask = ctx.masks[key] if ctx.is_narrowed else ctx.masks.get(key)
-    return graph.op(
+    result = graph.op(
         "Attention", q, keys, values, mask, None, None, contract.NONPAD_KV_SEQLEN,
         is_causal=0 if ctx.is_narrowed else 1, q_num_heads=heads.num_heads, kv_num_heads=heads.num_kv_heads,
         scale=heads.scale, softcap=heads.softcap, softmax_precision=None if ctx.dtype == F32 else FLOAT,
     )  # fmt: skip
+    return result if gate is None else graph.op("Mul", result, gate)
 
 
 def finish(ctx: Context, heads: AttentionSpec, x: str, layer: int) -> str:
@@ -58,9 +60,10 @@ def scattered(ctx: Context, cache: str, new: str) -> str:
 
 
 def _products(ctx: Context, heads: AttentionSpec, x: str, prefix: str) -> list[str]:
-    """Queries [B, T, q_size], and keys and values [B, T, kv_size] where the layer has its own."""
+    """Queries [B, T, q_size], with gates twice as wide, keys and values [B, T, kv_size] of layers with their own."""
     graph, weights, hidden = ctx.graph, ctx.weights, ctx.spec.hidden_size
-    sizes = {"q_proj": heads.q_size, "k_proj": heads.kv_size, "v_proj": heads.kv_size}
+    q_size = 2 * heads.q_size if heads.has_gate else heads.q_size
+    sizes = {"q_proj": q_size, "k_proj": heads.kv_size, "v_proj": heads.kv_size}
     if heads.is_fused:
         fused = weights.linear(x, f"{prefix}.qkv_proj", sum(sizes.values()), hidden)
         return graph.ops("Split", fused, graph.constant([*sizes.values()], np.int64), num_outputs=3, axis=-1)
@@ -69,6 +72,16 @@ def _products(ctx: Context, heads: AttentionSpec, x: str, prefix: str) -> list[s
     )
     made = weights.linears(x, [f"{prefix}.{part}" for part in parts], [sizes[part] for part in parts], hidden)
     return [*made, made[1]] if len(made) == 2 else made
+
+
+def _gated_apart(ctx: Context, q: str, heads: AttentionSpec) -> list[str]:
+    """Queries, and the factors of what their heads give, [B, T, q_size] each, from both of one head after the other."""
+    graph, dim = ctx.graph, heads.head_dim
+    paired = graph.op("Reshape", q, graph.constant([0, 0, heads.num_heads, 2 * dim], np.int64))
+    parts = graph.ops("Split", paired, graph.constant([dim, dim], np.int64), num_outputs=2, axis=-1)
+    flat = graph.constant([0, 0, heads.q_size], np.int64)
+    queries, gate = (graph.op("Reshape", part, flat) for part in parts)
+    return [queries, graph.cast(graph.op("Sigmoid", graph.cast(gate, ctx.dtype, F32)), F32, ctx.dtype)]
 
 
 def _cached(ctx: Context, heads: AttentionSpec, new: Sequence[str], layer: int) -> list[str]:

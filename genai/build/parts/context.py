@@ -6,7 +6,7 @@ Functions take and return names of graph values; shapes are in the docstrings.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx
@@ -38,8 +38,10 @@ class Context:
     graph: where to write; dtype, residual: the types of activations and of the residual stream; angles: (cos, sin) by
     frequencies, masks by window or slopes and factors of queries by temperature, which layers share; per_layer: the
     layers' own embeddings [B, T, layers, size], if they have some; has_one_token: whether T is 1, if the graph is to
-    tell these steps apart; is_narrowed: all of these, and what parts read, are
-    of the P tokens that get logits alone. Masks then hide what comes after each token, too, and there is one for ().
+    tell these steps apart; is_own: which tokens are a row's own, no padding, [B, T, 1], if the graph has states;
+    tails: where a row's last inputs lie when a step is done, [B, kernel - 1, 1], by the convolution's kernel, counted
+    from the first that its state held before; is_narrowed: all of these, and what parts read, are of the P tokens that
+    get logits alone. Masks then hide what comes after each token, too, and there is one for ().
     """
 
     weights: Weights
@@ -52,6 +54,8 @@ class Context:
     temperatures: dict[TemperatureSpec, str]
     per_layer: str | None = None
     has_one_token: str | None = None
+    is_own: str | None = None
+    tails: dict[int, str] = field(default_factory=dict)
     is_narrowed: bool = False
 
     @classmethod
@@ -72,6 +76,8 @@ class Context:
             masks={key: _mask(weights, spec, key) for key in masks if key},
             temperatures={temperature: _query_factors(weights, temperature) for temperature in temperatures},
             has_one_token=_has_one_token(weights.graph) if spec.latents and weights.dtype == F32 else None,
+            is_own=_is_own(weights.graph) if spec.kernels else None,
+            tails={kernel: _tail(weights.graph, kernel) for kernel in sorted(spec.kernels)},
         )
 
     def narrowed(self, blocks: Sequence[BlockSpec]) -> Context:
@@ -203,6 +209,21 @@ def _has_one_token(graph: GraphBuilder) -> str:
     """Whether a step gives each row one token."""
     count = graph.op("Squeeze", graph.op("Shape", contract.INPUT_IDS, start=1, end=2))
     return graph.op("Equal", count, graph.constant(1, np.int64))
+
+
+def _is_own(graph: GraphBuilder) -> str:
+    """Which of a step's tokens are a row's own, [B, T, 1]: the others pad it, on the right."""
+    zero, one = graph.constant(0, np.int64), graph.constant(1, np.int64)
+    count = graph.op("Squeeze", graph.op("Shape", contract.INPUT_IDS, start=1, end=2))
+    counts = graph.op("Unsqueeze", contract.TOKEN_COUNTS, graph.constant([1], np.int64))
+    is_own = graph.op("Less", graph.op("Range", zero, count, one), counts)
+    return graph.op("Unsqueeze", is_own, graph.constant([2], np.int64))
+
+
+def _tail(graph: GraphBuilder, kernel: int) -> str:
+    """The last `kernel - 1` of the inputs that a convolution's state and a row's own tokens are, [B, kernel - 1, 1]."""
+    counts = graph.op("Unsqueeze", contract.TOKEN_COUNTS, graph.constant([1, 2], np.int64))
+    return graph.op("Add", counts, graph.constant(np.arange(kernel - 1).reshape(1, -1, 1), np.int64))
 
 
 def _query_factors(weights: Weights, spec: TemperatureSpec) -> str:

@@ -1,0 +1,48 @@
+"""Gated delta rules: Qwen3.5 and Qwen3-Next."""
+
+from __future__ import annotations
+
+from genai.build.gguf.metadata import ArchitectureMetadata
+from genai.build.gguf.tables.table import ATTENTION, HEAD_NORMS, MLP, Architecture, windowless
+from genai.build.source import JSON
+
+_DELTA = {
+    "attn_qkv": "linear_attn.in_proj_qkv",
+    "attn_gate": "linear_attn.in_proj_z",
+    "ssm_alpha": "linear_attn.in_proj_a",
+    "ssm_beta": "linear_attn.in_proj_b",
+    "ssm_conv1d": "linear_attn.conv1d",
+    "ssm_dt.bias": "linear_attn.dt_bias",
+    "ssm_a": "linear_attn.A",
+    "ssm_norm": "linear_attn.norm",
+    "ssm_out": "linear_attn.out_proj",
+}
+_NORMS = {"attn_norm": "input_layernorm", "post_attention_norm": "post_attention_layernorm"}
+_READS = frozenset({"rope.dimension_sections"})
+
+
+def _sizes(metadata: ArchitectureMetadata) -> dict[str, JSON]:
+    value_heads = metadata.size("ssm.time_step_rank")
+    return windowless(metadata) | metadata.rotated_share() | {
+        "linear_conv_kernel_dim": metadata.size("ssm.conv_kernel"),
+        "linear_key_head_dim": metadata.size("ssm.state_size"),
+        "linear_num_key_heads": metadata.size("ssm.group_count"),
+        "linear_num_value_heads": value_heads,
+        "linear_value_head_dim": max(1, metadata.size("ssm.inner_size") // value_heads),
+        "layer_types": metadata.kinds_of_layers("ssm_conv1d.weight", "linear_attention", "full_attention"),
+    }  # fmt: skip
+
+
+def _qwen35(metadata: ArchitectureMetadata) -> dict[str, JSON]:
+    return _sizes(metadata) | {"linear_value_heads_are_tiled": True}
+
+
+ARCHITECTURES = {
+    "qwen35": Architecture(
+        model_type="qwen3_5_text",
+        layer=ATTENTION | HEAD_NORMS | MLP | _NORMS | _DELTA,
+        extras=_qwen35,
+        norm_offset=1.0,
+        reads=_READS,
+    ),
+}
