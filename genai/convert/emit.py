@@ -19,7 +19,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from genai import contract
-from genai.build.masks import window_mask
+from genai.build.masks import distance_mask, window_mask
 from genai.contract import Cache
 from genai.convert.logits import at_logits_positions
 from genai.convert.nodes import Nodes
@@ -32,7 +32,8 @@ class Heads:
     """What one layer's attention computes.
 
     scale: of the products of queries and keys, None for 1/sqrt(head_dim); softcap: `cap * tanh(score / cap)`;
-    window: a query sees that many of the newest keys, its own included.
+    window: a query sees that many of the newest keys, its own included; slopes: how much a score falls with each token
+    between query and key, one for each head (ALiBi).
     """
 
     num_heads: int
@@ -41,6 +42,7 @@ class Heads:
     scale: float | None = None
     softcap: float | None = None
     window: int | None = None
+    slopes: tuple[float, ...] | None = None
 
     @property
     def kv_size(self) -> int:
@@ -78,7 +80,7 @@ class ContractGraph:
         self.nonpad_kv_seqlen = self._inputs[contract.NONPAD_KV_SEQLEN]
         self.logits_positions = self._inputs[contract.LOGITS_POSITIONS]
         self._updated: dict[str, ir.Value] = {}
-        self._masks: dict[int, ir.Value] = {}
+        self._masks: dict[tuple[int | None, tuple[float, ...] | None], ir.Value] = {}
 
     def cached_attention(self, layer: int, q: ir.Value, k: ir.Value, v: ir.Value, heads: Heads) -> ir.Value:
         """Write new keys and values into a layer's caches, and attend over them.
@@ -87,7 +89,7 @@ class ContractGraph:
         """
         keys = self._written(contract.key_cache(layer), k)
         values = self._written(contract.value_cache(layer), v)
-        mask = None if heads.window is None else self._mask(heads.window)
+        mask = None if heads.window is None and heads.slopes is None else self._mask(heads)
         return self.nodes.typed(
             "Attention", q, keys, values, mask, None, None, self.nonpad_kv_seqlen,
             is_causal=1, q_num_heads=heads.num_heads, kv_num_heads=heads.num_kv_heads, scale=heads.scale,
@@ -142,13 +144,16 @@ class ContractGraph:
         self.set_updated(cache, value)
         return value
 
-    def _mask(self, window: int) -> ir.Value:
-        if window not in self._masks:
-            cache = self._inputs[self.caches[0].name]  # any: all have one capacity
-            mask = window_mask(self.nodes, self.input_ids, self.write_indices, cache, window)
+    def _mask(self, heads: Heads) -> ir.Value:
+        key = heads.window, heads.slopes
+        if key not in self._masks:
+            given = self.input_ids, self.write_indices, self._inputs[self.caches[0].name]  # any: of one capacity
+            masks = [] if heads.window is None else [window_mask(self.nodes, *given, heads.window)]
+            masks += [] if heads.slopes is None else [distance_mask(self.nodes, *given, heads.slopes)]
+            mask = masks[0] if len(masks) == 1 else self.nodes.op("Add", *masks)
             mask.dtype = ir.DataType.FLOAT
-            self._masks[window] = self.nodes.cast(mask, self.cache_dtype)
-        return self._masks[window]
+            self._masks[key] = self.nodes.cast(mask, self.cache_dtype)
+        return self._masks[key]
 
 
 CACHE_TYPES: dict[ir.DataType, Literal["float32", "float16", "bfloat16"]] = {

@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from genai.config import CONFIG_FILE, EngineConfig
+from genai.convert.flex import loaded, write_out
 from genai.convert.fusions import fuse
 from genai.convert.fusions.attention import PATTERN
 from genai.convert.fusions.match import site_at
@@ -68,6 +69,7 @@ def _check_window(facts: ModelFacts, window: int | None) -> None:
 
 
 def _rewritten(file: OnnxFile, model: ir.Model, max_seq_len: int | None) -> Rewritten:
+    has_flex = write_out(model) > 0
     operators = Counter(node.op_type for node in model.graph)
     if loops := operators["Loop"] + operators["Scan"]:
         raise UnsupportedModelError(f"{file.path.name} has {loops} Loop or Scan nodes: no decoder needs them")
@@ -88,10 +90,12 @@ def _rewritten(file: OnnxFile, model: ir.Model, max_seq_len: int | None) -> Rewr
                 f"{file.path.name} has {operators[name]} {name} nodes, as models for onnxruntime-genai and "
                 f"transformers.js have, but no genai_config.json lies beside it to say what they mean; {_INSTEAD}"
             )
-    return _past_present(file, model, max_seq_len)
+    written_out = model.clone() if has_flex else None
+    return _past_present(file, model, max_seq_len, written_out)
 
 
-def _past_present(file: OnnxFile, model: ir.Model, max_seq_len: int | None) -> Rewritten:
+def _past_present(file: OnnxFile, model: ir.Model, max_seq_len: int | None, written_out: ir.Model | None) -> Rewritten:
+    """written_out: the model as it was, where the runtime has no kernels for that; None to load the file."""
     past_present.prepare(model)
     fusions = fuse(model)
     pristine = model.clone()
@@ -107,7 +111,9 @@ def _past_present(file: OnnxFile, model: ir.Model, max_seq_len: int | None) -> R
     return Rewritten(
         kind="past and present caches, " + ("decomposed attention" if is_decomposed else "Attention operators"),
         facts=replace(facts, sliding_window=min(windows, default=None)),
-        original=lambda: PastPresentModel(interface, Session(file.path, EngineConfig())),
+        original=lambda: PastPresentModel(
+            interface, Session(file.path, EngineConfig()) if written_out is None else loaded(written_out)
+        ),
         notes=(f"masks were looked at up to {decoder.longest:,} past tokens",),
         fusions=fusions.with_sites(PATTERN, sites),
     )

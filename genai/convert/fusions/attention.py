@@ -8,6 +8,7 @@ it computes (`scores.py`).
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -16,7 +17,8 @@ from genai.convert.fusions.match import site_at
 from genai.convert.fusions.report import Mismatch, Site
 
 PATTERN = "Attention"
-_PASSED = {"Cast", "Dropout", "Identity", "Where", "Reshape"}
+_PASSED = frozenset({"Cast", "Dropout", "Identity", "Where", "Reshape"})
+_ARITHMETIC = frozenset({"Add", "Div", "Mul", "Pow", "Sub"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +27,8 @@ class AttentionSite:
 
     q, k, v: its operands, past included in k and v; raw: the products of queries and keys, and scores: what the softmax
     reads (None of both where an operator does it); mask: an operator's mask; past: the operator's own cache inputs and
-    outputs; result: [B, H, T, D], or [B, T, H * D] if `is_flat`.
+    outputs; weights: the softmax's output and what the values are multiplied by, where something stands between;
+    result: [B, H, T, D], or [B, T, H * D] if `is_flat`.
     """
 
     node: ir.Node
@@ -35,6 +38,7 @@ class AttentionSite:
     raw: ir.Value | None = None
     scores: ir.Value | None = None
     mask: ir.Value | None = None
+    weights: tuple[ir.Value, ir.Value] | None = None
     result: ir.Value
     is_flat: bool = False
 
@@ -84,7 +88,8 @@ def _operator(node: ir.Node) -> AttentionSite:
 
 
 def _softmax(node: ir.Node, flowing: set[ir.Value]) -> AttentionSite | Site:
-    after = product_after(node.outputs[0])
+    # A factor on weights may stand there: what does is looked at (`scores.py`).
+    after = product_after(node.outputs[0]) or product_after(node.outputs[0], _PASSED | _ARITHMETIC)
     if after is None:
         return _missed(node, "a MatMul with the values after the softmax", _consumers(node.outputs[0]))
     scores = node.inputs[0]
@@ -94,10 +99,20 @@ def _softmax(node: ir.Node, flowing: set[ir.Value]) -> AttentionSite | Site:
     q, k, v = before.inputs[0], before.inputs[1], after.inputs[1]
     if q is None or k is None or v is None:
         raise ValueError(f"{node.name} stands between products without operands")
-    return AttentionSite(node=node, q=q, k=k, v=v, raw=before.outputs[0], scores=scores, result=after.outputs[0])
+    used = after.inputs[0]
+    return AttentionSite(
+        node=node,
+        q=q,
+        k=k,
+        v=v,
+        raw=before.outputs[0],
+        scores=scores,
+        weights=None if used is None or used is node.outputs[0] else (node.outputs[0], used),
+        result=after.outputs[0],
+    )
 
 
-def product_after(value: ir.Value) -> ir.Node | None:
+def product_after(value: ir.Value, passing: Set[str] = _PASSED) -> ir.Node | None:
     """The product that weights the values, behind casts and guards against rows without any key."""
     passed: set[ir.Node] = set()
     todo = [value]
@@ -105,22 +120,31 @@ def product_after(value: ir.Value) -> ir.Node | None:
         for node, index in todo.pop().uses():
             if node.op_type == "MatMul" and index == 0:
                 return node
-            if node.op_type in _PASSED and node not in passed:
+            if node.op_type in passing and node not in passed:
                 passed.add(node)
                 todo += node.outputs
     return None
 
 
 def _product_before(value: ir.Value, flowing: set[ir.Value]) -> ir.Node | None:
-    """The product whose result becomes the scores: the way up along what depends on the tokens."""
-    while (node := value.producer()) is not None:
+    """The one product whose result becomes the scores: the ways up along what depends on the tokens all lead to it."""
+    found: set[ir.Node] = set()
+    seen: set[ir.Value] = set()
+    todo = [value]
+    while todo:
+        value = todo.pop()
+        if value in seen:
+            continue
+        seen.add(value)
+        node = value.producer()
+        if node is None:
+            return None
         sources = [source for source in node.inputs if source is not None and source in flowing]
         if node.op_type == "MatMul" and len(sources) == 2:
-            return node
-        if len(sources) != 1:
-            return None
-        value = sources[0]
-    return None
+            found.add(node)
+        else:
+            todo += sources
+    return found.pop() if len(found) == 1 else None
 
 
 def _missed(node: ir.Node, expected: str, found: str) -> Site:

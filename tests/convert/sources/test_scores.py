@@ -42,11 +42,29 @@ def capped(graph: ir.Graph, raw: ir.Value) -> ir.Value:
     return op(graph, "Mul", op(graph, "Tanh", op(graph, "Div", raw, cap)), cap)
 
 
+def sloped(graph: ir.Graph, raw: ir.Value) -> ir.Value:
+    """Scores that rise with a key's place, which is as good as falling with its distance: ALiBi as BLOOM writes it."""
+    return op(graph, "Add", raw, op(graph, "Mul", places_of(graph, raw), number(graph, 0.1)))
+
+
 def biased(graph: ir.Graph, raw: ir.Value) -> ir.Value:
-    """Scores that fall with a key's place, as ALiBi's."""
+    """Scores that rise ever faster with a key's place."""
+    places = places_of(graph, raw)
+    return op(graph, "Add", raw, op(graph, "Mul", op(graph, "Mul", places, places), number(graph, 0.1)))
+
+
+def places_of(graph: ir.Graph, raw: ir.Value) -> ir.Value:
+    """The keys' places, as floats."""
     length = op(graph, "Squeeze", op(graph, "Shape", raw, start=3, end=4))
-    places = op(graph, "Cast", op(graph, "Range", number(graph, 0), length, number(graph, 1)), to=ir.DataType.FLOAT)
-    return op(graph, "Add", raw, op(graph, "Mul", places, number(graph, 0.1)))
+    return op(graph, "Cast", op(graph, "Range", number(graph, 0), length, number(graph, 1)), to=ir.DataType.FLOAT)
+
+
+def halved(graph: ir.Graph, weights: ir.Value) -> ir.Value:
+    return op(graph, "Mul", weights, number(graph, 0.5))
+
+
+def squared(graph: ir.Graph, weights: ir.Value) -> ir.Value:
+    return op(graph, "Mul", weights, weights)
 
 
 def with_prefix(graph: ir.Graph, mask: ir.Value) -> ir.Value:
@@ -98,14 +116,21 @@ def test_a_cap_on_scores(tmp_path: Path) -> None:
     assert [item["softcap"] for item in attributes] == pytest.approx([2.0] * 2, rel=1e-5)
 
 
+def test_slopes_and_a_factor_on_weights(tmp_path: Path) -> None:
+    report = convert(changed(tmp_path, raw=sloped, after=halved), tmp_path / "package")
+    assert report.agreement.is_good
+    assert report.agreement.is_exact
+
+
 @pytest.mark.parametrize(
     ("places", "match"),
     [
-        ({"raw": biased}, "bias on scores"),
+        ({"raw": biased}, "the first head's newest keys get 0, -"),
+        ({"after": squared}, "more than a factor"),
         ({"mask": with_prefix}, "prefix"),
         ({"scores": with_sink, "after": without_sink}, "found Slice"),
     ],
-    ids=["bias", "prefix", "sink"],
+    ids=["bias", "squares", "prefix", "sink"],
 )
 def test_what_has_no_equivalent(tmp_path: Path, places: dict[str, Insert], match: str) -> None:
     with pytest.raises(UnsupportedModelError, match=match):

@@ -153,6 +153,8 @@ def _layer(site: AttentionSite, joints: Sequence[Joint], interface: PastPresent,
     num_heads, key_factor = sampler.heads(key.present, site.k, is_transposed=True)
     _, value_factor = sampler.heads(value.present, site.v, is_transposed=False)
     scores = sampler.scores(site.raw, site.scores, num_heads)
+    if site.weights is not None:
+        value_factor *= sampler.weights(*site.weights, num_heads)
     q, q_factor = _unscaled(site.q, sampler)
     site = replace(site, q=q)
     heads = Heads(
@@ -162,6 +164,7 @@ def _layer(site: AttentionSite, joints: Sequence[Joint], interface: PastPresent,
         scale=scores.scale * key_factor * q_factor,
         softcap=scores.softcap,
         window=scores.window,
+        slopes=scores.slopes,
     )
     return Layer(site=site, key=key, value=value, heads=heads, value_factor=value_factor)
 

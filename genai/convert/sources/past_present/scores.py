@@ -1,8 +1,9 @@
 """What stands around an attention's two products, told by running it on sample values.
 
 Between a cache and an operand: heads repeated, perhaps scaled and transposed. Between the products of queries and keys
-and the softmax: a scale, perhaps a cap, and a mask that hides the future, perhaps also what is older than a window.
-Anything else has no equivalent here and is refused with what it does.
+and the softmax: a scale, perhaps a cap, a slope by distance for each head (ALiBi), and a mask that hides the future,
+perhaps also what is older than a window. Between the softmax and the values: perhaps a factor. Anything else has no
+equivalent here and is refused with what it does.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class Scores:
     scale: float
     softcap: float | None
     window: int | None
+    slopes: tuple[float, ...] | None = None
 
 
 class Sampler:
@@ -106,13 +108,38 @@ class Sampler:
                 )
             return result
 
-        scale, softcap = self._curve(apply, num_heads, scores)
-
-        def hidden(shape: tuple[int, int, int]) -> BoolArray:
+        def added(shape: tuple[int, int, int]) -> FloatArray:
             batch, num_tokens, past = shape
-            return apply(np.zeros((batch, num_heads, num_tokens, past + num_tokens)), shape) < _HIDDEN
+            return apply(np.zeros((batch, num_heads, num_tokens, past + num_tokens)), shape)
 
-        return Scores(scale=scale, softcap=softcap, window=self._window(hidden, scores))
+        def centred(values: FloatArray, shape: tuple[int, int, int]) -> FloatArray:
+            zero = added(shape)
+            return apply(values, shape) - np.where(zero < _HIDDEN, 0, zero)
+
+        window = self._window(lambda shape: added(shape) < _HIDDEN, scores)
+        slopes = self._slopes(added, scores)
+        scale, softcap = self._curve(apply if slopes is None else centred, num_heads, scores)
+        return Scores(scale=scale, softcap=softcap, window=window, slopes=slopes)
+
+    def weights(self, softmax: ir.Value, used: ir.Value, num_heads: int) -> float:
+        """The factor between a softmax and what the values are multiplied by. Raises: UnsupportedModelError."""
+        part = self._part([softmax], used)
+        dtype = np.dtype(np.float32) if softmax.dtype is None else softmax.dtype.numpy()
+        factors: list[float] = []
+        for shape in self._shapes:
+            batch, num_tokens, past = shape
+            size = (batch, num_heads, num_tokens, past + num_tokens)
+            sample = self._rng.integers(1, 65, size) / 64  # exact in 16 bits
+            result = np.asarray(part(self._interface.samples(shape) | {softmax.name or "": sample.astype(dtype)})[0])
+            is_alike = result.size == sample.size
+            factor = _factor(sample, result.astype(np.float64).reshape(size)) if is_alike else None
+            if factor is None or abs(factor - (factors or [factor])[0]) > _TOLERANCE * abs(factor):
+                raise UnsupportedModelError(
+                    f"between the softmax {softmax.name!r} and the values stands more than a factor: Attention has no "
+                    "place for that"
+                )
+            factors.append(factor)
+        return factors[0]
 
     def mask(self, mask: ir.Value | None, *, is_causal: bool) -> int | None:
         """The window of an operator's mask [B|1, H|1, T, S], None without one. Raises: UnsupportedModelError."""
@@ -161,6 +188,29 @@ class Sampler:
                 "a bias on scores (ALiBi, relative positions) is not supported"
             )
         return scale, softcap
+
+    def _slopes(
+        self, added: Callable[[tuple[int, int, int]], FloatArray], scores: ir.Value
+    ) -> tuple[float, ...] | None:
+        """What is added to scores, as slopes by the distance; None if it is nothing. A query's own constant is free."""
+        slopes: FloatArray | None = None
+        for shape in (*self._shapes, (1, self._shapes[0][1], self.longest)):
+            _, num_tokens, past = shape
+            bias = added(shape)
+            seen = bias >= _HIDDEN
+            distance = np.minimum(np.arange(past + num_tokens) - np.arange(past, past + num_tokens)[:, None], 0)
+            own = np.take_along_axis(bias, np.arange(past, past + num_tokens).reshape(1, 1, -1, 1), axis=3)
+            fall = np.where(seen, bias - own, 0)
+            if slopes is None:
+                slopes = -fall[0, :, -1, -2]
+            wanted = np.where(seen, slopes[:, None, None] * distance, 0)
+            if np.abs(fall - wanted).max() > _TOLERANCE * max(np.abs(wanted).max(), 1e-3):
+                shown = ", ".join(f"{each:.4g}" for each in fall[0, 0, -1, -1:-5:-1])
+                raise UnsupportedModelError(
+                    f"a bias on scores before the softmax {scores.name!r} that is no slope by the distance (ALiBi): "
+                    f"the first head's newest keys get {shown}; relative positions are not supported"
+                )
+        return None if slopes is None or not slopes.any() else tuple(map(float, slopes))
 
     def _window(self, hidden: Callable[[tuple[int, int, int]], BoolArray], mask: ir.Value | None) -> int | None:
         """The window of a mask: looked for at the longest past, then held against every sample shape."""
