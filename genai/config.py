@@ -148,7 +148,7 @@ class ModelConfig:
     bos_token_id: int | None = None
     pad_token_id: int | None = None
     sliding_window: int | None = None
-    generation: Mapping[str, int | float | bool] = field(default_factory=dict)
+    generation: Mapping[str, int | float | bool | list[int]] = field(default_factory=dict)
     provenance: Provenance
     reserved_slots: int = 0
     embedding: EmbeddingConfig | None = None

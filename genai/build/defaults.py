@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 from genai.build.checkpoint_config import read_json_object
 from genai.errors import ConfigError, ModelError
@@ -12,9 +13,10 @@ from genai.options.generation_config import GenerationConfig
 
 _log = logging.getLogger(__name__)
 
-Settings = dict[str, int | float | bool]
+Settings = dict[str, int | float | bool | list[int]]
 
 _KEYS = ("do_sample", "temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+_SUPPRESSED = "suppress_tokens"
 _GGUF = "general.sampling."
 _GGUF_KEYS = {
     "temp": "temperature",
@@ -35,8 +37,19 @@ def defaults_of_folder(folder: Path) -> Settings:
     path = folder / "generation_config.json"
     if not path.is_file():
         return {}
-    given = _numbers(read_json_object(path), {key: key for key in _KEYS})
+    written = read_json_object(path)
+    given = _numbers(written, {key: key for key in _KEYS})
+    if written.get(_SUPPRESSED):
+        given[_SUPPRESSED] = cast(list[int], written[_SUPPRESSED])
     return _usable({"do_sample": False} | given if given else {}, str(path))
+
+
+def within(settings: Mapping[str, int | float | bool | list[int]], vocab_size: int) -> Settings:
+    """Settings without tokens that a vocabulary does not have: transformers does not mind them."""
+    tokens = settings.get(_SUPPRESSED)
+    known = [token for token in tokens if token < vocab_size] if isinstance(tokens, list) else []
+    others = {name: value for name, value in settings.items() if name != _SUPPRESSED}
+    return others | ({_SUPPRESSED: known} if known else {})
 
 
 def defaults_of_gguf(metadata: Mapping[str, object], path: Path) -> Settings:

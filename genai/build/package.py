@@ -17,7 +17,7 @@ import onnx
 from genai.build.architectures import spec_of, stored_form_of
 from genai.build.architectures.config import ConfigReader
 from genai.build.decoder import build_decoder
-from genai.build.defaults import Settings, defaults_of_folder, defaults_of_gguf
+from genai.build.defaults import Settings, defaults_of_folder, defaults_of_gguf, within
 from genai.build.embedding import embedding_of_folder, embedding_of_gguf
 from genai.build.gguf.reranker import rerank_prompt
 from genai.build.gguf.source import GgufSource
@@ -123,7 +123,7 @@ def _model_config(
         bos_token_id=tokenizer.bos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         sliding_window=spec.sliding_window,
-        generation=generation,
+        generation=within(generation, spec.vocab_size),
         embedding=embedding,
         rerank_prompt=prompt,
         provenance=provenance,

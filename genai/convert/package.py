@@ -11,7 +11,7 @@ import onnx_ir as ir
 from genai import contract
 from genai.build.checkpoint_config import CONFIG_FILE as HF_CONFIG
 from genai.build.checkpoint_config import read_json_object
-from genai.build.defaults import defaults_of_folder
+from genai.build.defaults import defaults_of_folder, within
 from genai.build.open import files_digest
 from genai.build.source import JSON
 from genai.config import CONTRACT_BY_LAYER, CONTRACT_VERSION, MODEL_FILE, ModelConfig, Provenance
@@ -53,7 +53,7 @@ def model_config(model: ir.Model, facts: ModelFacts, tokenizer: TokenizerFiles, 
         bos_token_id=_first(facts.bos_token_id, tokenizer.bos_token_id),
         pad_token_id=_first(facts.pad_token_id, tokenizer.pad_token_id),
         sliding_window=facts.sliding_window,
-        generation=facts.generation,
+        generation=within(facts.generation, vocab_size(model)),
         provenance=provenance,
     )
 

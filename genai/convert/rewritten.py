@@ -36,7 +36,7 @@ class ModelFacts:
     eos_token_ids: tuple[int, ...] = ()
     bos_token_id: int | None = None
     pad_token_id: int | None = None
-    generation: Mapping[str, int | float | bool] = field(default_factory=dict)
+    generation: Mapping[str, int | float | bool | list[int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -61,6 +61,7 @@ class Sampler:
         for name, tokens in {
             "logit_bias": config.logit_bias,
             "allowed_token_ids": config.allowed_token_ids or (),
+            "suppress_tokens": config.suppress_tokens,
             "bad_words": [token for word in bad_words for token in word],
         }.items():
             _check_tokens(name, tokens, vocab_size)
@@ -77,10 +78,11 @@ class Sampler:
         self._constraint = constraint
         self._mask: BoolArray | None = None
         self._allowed = _mask_of(config.allowed_token_ids, vocab_size)
-        self._bans_alone = sorted({word[0] for word in bad_words if len(word) == 1})
+        self._bans_alone = sorted({word[0] for word in bad_words if len(word) == 1} | set(config.suppress_tokens))
         self._bad_endings: dict[tuple[int, ...], list[int]] = {}
         for *start, end in (word for word in bad_words if len(word) > 1):
             self._bad_endings.setdefault(tuple(start), []).append(end)
+        self._has_bad_words = bool(bad_words)
         self._bad_lengths = sorted({len(start) for start in self._bad_endings})
         self._table = TokenTable(config, self._tokens, self._bans_alone)
         size = config.no_repeat_ngram_size
@@ -218,7 +220,8 @@ class Sampler:
         reasons = {
             "the constraint": self._constraint is not None,
             "allowed_token_ids": self._allowed is not None,
-            "bad_words": self._bans_alone or self._bad_endings,
+            "bad_words": self._has_bad_words,
+            "suppress_tokens": bool(config.suppress_tokens),
             "logit_bias": -math.inf in config.logit_bias.values(),
             f"no_repeat_ngram_size={config.no_repeat_ngram_size}": self._repeats is not None,
             f"min_new_tokens={self._min_new_tokens}": self.num_generated < self._min_new_tokens,

@@ -76,6 +76,7 @@ def check(request: Request, model: ModelLimits) -> None:
         "eos_token_ids: token id": config.eos_token_ids or (),
         "stop_token_ids: token id": config.stop_token_ids,
         "logit_bias: token id": tuple(sampling.logit_bias),
+        "suppress_tokens: token id": sampling.suppress_tokens,
         "allowed_token_ids: token id": sampling.allowed_token_ids or (),
         "bad_words: token id": tuple(token for word in request.bad_words for token in word),
     }.items():

@@ -75,10 +75,10 @@ class DryConfig:
 class SamplingConfig:
     """How the next token is chosen from the logits.
 
-    Steps apply in this order, and only those that are asked for: constraint, bad words, allowed tokens, logit bias,
-    repetition, presence and frequency penalties, no-repeat n-grams, DRY; and when sampling: temperature, top-k,
-    typical-p, top-p, min-p, XTC. None, 0 and SIZE_MAX switch a filter off, and so does a top_p, typical_p or
-    repetition_penalty of 1.
+    Steps apply in this order, and only those that are asked for: constraint, bad words, suppressed tokens, allowed
+    tokens, logit bias, repetition, presence and frequency penalties, no-repeat n-grams, DRY; and when sampling:
+    temperature, top-k, typical-p, top-p, min-p, XTC. None, 0 and SIZE_MAX switch a filter off, and so does a top_p,
+    typical_p or repetition_penalty of 1.
 
     do_sample: False takes the most probable token; presence_penalty and frequency_penalty count generated tokens,
     repetition_penalty also those of the prompt.
@@ -120,6 +120,8 @@ class SamplingConfig:
         aliases=("bad_words_ids",), peers=("`bad_words_ids`", "–", "–", "same"),
         flag=Flag(name="bad_word", says="This must not come"),
         served=Served(says="Strings that must not come.", most=1000))
+    suppress_tokens: tuple[int, ...] = option((), TokenIds(), "Token ids that must not come.",
+        unset="the model's own, or none", peers=_NOT_OPENAI)
     allowed_token_ids: tuple[int, ...] | None = option(None, TokenIds(least=1), "No other tokens come.",
         unset="all", peers=("–", "–", "–", "same"), served=Served(most=1 << 18))
     # fmt: on

@@ -43,7 +43,7 @@ from genai.errors import (
 from tests.build import tiny
 from tests.families.cases.gemma_gpt_oss import GEMMA4
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 
 
 @pytest.fixture(scope="module", name="original")
@@ -122,6 +122,8 @@ def test_package_keys_tell_builds_apart(source: Path) -> None:
         ({"temperature": 0.6, "top_k": 40}, {"do_sample": False, "top_k": 40}),
         ({"repetition_penalty": 1.1, "top_k": None}, {"do_sample": False, "repetition_penalty": 1.1}),
         ({"eos_token_id": [2, 5], "temperature": 0}, {"do_sample": False}),
+        ({"suppress_tokens": [7, 9, 999_999]}, {"do_sample": False, "suppress_tokens": [7, 9]}),
+        ({"do_sample": True, "top_p": 0.9, "suppress_tokens": None}, {"do_sample": True, "top_p": 0.9}),
     ],
 )
 def test_generation_defaults(source: Path, output: Path, written: dict[str, Any], kept: dict[str, Any]) -> None:
@@ -130,6 +132,22 @@ def test_generation_defaults(source: Path, output: Path, written: dict[str, Any]
     assert dict(config.generation).items() >= kept.items()
     assert set(config.generation) <= {*kept, "temperature"}
     assert config.eos_token_ids == tuple(written.get("eos_token_id", [2]))
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_suppressed_tokens_never_come_unless_a_request_says_so(source: Path, output: Path, num_beams: int) -> None:
+    """As in transformers, which reads them from the same file."""
+    prompt, options = tiny.tokens(12), {"max_new_tokens": 8, "num_beams": num_beams}
+    model = tiny.load(source)
+    free = tiny.greedy(model, prompt, 8)
+    (source / "generation_config.json").write_text(json.dumps({"suppress_tokens": sorted({*free, 2})}))
+    model = tiny.load(source)
+    wanted = model.generate(torch.tensor([prompt]), do_sample=False, **options)[0, len(prompt) :].tolist()
+    with tiny.loaded(build_package(source, output, precision="f32")) as llm:
+        assert llm.generate(prompt, **options).token_ids == wanted
+        assert not {*free} & {*wanted}
+        if num_beams == 1:
+            assert llm.generate(prompt, suppress_tokens=[], ignore_eos=True, **options).token_ids == free
 
 
 def test_without_generation_config_there_are_no_defaults(source: Path, output: Path) -> None:
@@ -186,6 +204,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], type[GenAIError], str]] = {
     "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), TokenizerError, "holds no tokenizer"),
     "damaged tokenizer": (write("tokenizer.json", "{"), TokenizerError, "tokenizer.json"),
     "damaged settings": (write("generation_config.json", "[1]"), GenAIError, "generation_config.json"),
+    "bad tokens": (write("generation_config.json", '{"suppress_tokens": ["x"]}'), ModelError, "suppress_tokens"),
     "bad settings": (write("generation_config.json", '{"top_p": -1}'), ModelError, "cannot be used: top_p=-1"),
 }  # fmt: skip
 

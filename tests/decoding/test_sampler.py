@@ -77,6 +77,8 @@ GREEDY = [
     ({"logit_bias": {1: 1.5}}, [], [1, 1, 1, 1]),
     ({"logit_bias": {0: -math.inf}}, [], [1, 1, 1, 1]),
     ({"allowed_token_ids": [2, 3]}, [], [2, 2, 2, 2]),
+    ({"suppress_tokens": [0, 2]}, [], [1, 1, 1, 1]),
+    ({"suppress_tokens": [0], "bad_words": [[1]]}, [], [2, 2, 2, 2]),
     ({"repetition_penalty": 2.0}, [], [0, 1, 0, 0]),
     ({"repetition_penalty": 4.0}, [0], [1, 2, 0, 0]),
     ({"presence_penalty": 1.5}, [], [0, 1, 0, 0]),
@@ -349,6 +351,10 @@ def test_a_constraint_and_allowed_tokens_go_together_and_are_asked_once_a_step()
 @pytest.mark.parametrize(
     ("sampler", "reason"),
     [
+        (
+            Sampler(config_of(allowed_token_ids=[0, 1], suppress_tokens=[0, 1]), [], 4),
+            "allowed_token_ids and suppress_tokens rule",
+        ),
         (
             Sampler(config_of(allowed_token_ids=[0, 1]), [], 4, bad_words=[[0], [1]]),
             "allowed_token_ids and bad_words rule",

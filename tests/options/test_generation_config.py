@@ -94,6 +94,7 @@ def test_a_configuration_survives_json() -> None:
         temperature=0.3,
         logit_bias={5: 2.5},
         bad_words=["x", [1, 2]],
+        suppress_tokens=[7],
         allowed_token_ids=[1, 2, 3],
         xtc_probability=0.1,
         dry_multiplier=0.8,

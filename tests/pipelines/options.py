@@ -37,6 +37,7 @@ BY_HAND: dict[str, dict[str, object]] = {
     "sampling_config.no_repeat_ngram_size": {"no_repeat_ngram_size": 3},
     "sampling_config.logit_bias": {"logit_bias": {65: 1.0}},
     "sampling_config.bad_words": {"bad_words": ("x",)},
+    "sampling_config.suppress_tokens": {"suppress_tokens": (65,)},
     "sampling_config.allowed_token_ids": {"allowed_token_ids": (65,)},
     "sampling_config.xtc": {"xtc_probability": 0.5},
     "sampling_config.dry": {"dry_multiplier": 0.5},
