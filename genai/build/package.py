@@ -37,7 +37,7 @@ from genai.errors import ConfigError
 from genai.progress import Progress, silent
 from genai.tokenizer.files import TokenizerFiles
 
-BUILDER = "genai-5"
+BUILDER = "genai-6"
 """Changes whenever the same source and options would give another package: cached packages are keyed by it."""
 
 

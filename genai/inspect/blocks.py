@@ -165,7 +165,7 @@ def _shape_nodes(nodes: Iterable[onnx.NodeProto], constants: Collection[str]) ->
     found: set[int] = set()
     known: set[str] = set()
     for node in nodes:
-        given = {name for name in node.input if name and name not in constants}
+        given = {name for name in _read(node) if name and name not in constants}
         if node.op_type in ("Shape", "Size") or (given and given <= known and node.op_type not in _MADE_OF_SHAPES):
             found.add(id(node))
             known |= set(node.output)
@@ -233,8 +233,10 @@ def _operator(node: onnx.NodeProto, values: _Values) -> Box:
         detail = f"{' + '.join(names)}, {short_size(size)}"
     hint = f"{node.domain or 'ai.onnx'}.{node.op_type}: {', '.join(node.input)} → {', '.join(node.output)}"
     inside = [inner for branch in _branches(node) for inner in branch.node]
-    roles = [role for each in (node, *inside) if (role := role_of(each.op_type)) != "other"]
-    return Box(role=roles[0] if roles else "other", title=node.op_type, detail=detail, hint=hint)
+    telling = next((each for each in (node, *inside) if role_of(each.op_type) != "other"), node)
+    if telling is not node:  # what an `If` is about is said by what it chooses from
+        detail = f"one of {len(_branches(node))} forms"
+    return Box(role=role_of(telling.op_type), title=telling.op_type, detail=detail, hint=hint)
 
 
 def _source(name: str, values: _Values) -> Box:

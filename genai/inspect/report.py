@@ -129,15 +129,17 @@ def inspect(path: Path) -> GraphReport:
         blocks=blocks_of(model.graph),
         experts=experts_of(model.graph),
         other_cache_bytes=_other_cache_bytes(model.graph),
-        read_from=_read_from(model.graph, shape.caches if shape else ()),
+        read_from=_read_from(model, shape.caches if shape else ()),
         config=ModelConfig.read(file.parent) if (file.parent / CONFIG_FILE).is_file() else None,
     )
 
 
-def _read_from(graph: onnx.GraphProto, caches: Sequence[Cache]) -> dict[int, int]:
+def _read_from(model: onnx.ModelProto, caches: Sequence[Cache]) -> dict[int, int]:
     """Layers that attend over another's keys, and whose these are."""
     written = {contract.updated(cache.name): cache.layer for cache in caches if cache.is_key}
-    readers = [(layer_of(node.name), name) for node in graph.node if node.op_type == "Attention" for name in node.input]
+    readers = [
+        (layer_of(node.name), name) for node in _nodes(model) if node.op_type == "Attention" for name in node.input
+    ]
     own = set(written.values())
     return {
         layer: written[name] for layer, name in readers if name in written and layer is not None and layer not in own

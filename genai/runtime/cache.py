@@ -109,7 +109,7 @@ class KVCache:
 
     def capacity(self, row: int) -> int:
         """How many tokens a row can hold where it lies."""
-        return self._layout.place(row).capacity - self.reserved_slots
+        return self._layout.place(row).capacity - self.reserved_slots - self.policy.spare
 
     def slots(self, num_tokens: int) -> int:
         """What a row of so many tokens takes."""
@@ -135,7 +135,7 @@ class KVCache:
     def reserve(self, needs: Mapping[int, int]) -> None:
         """Make room in rows for so many tokens each, all at once. Raises: CapacityError; nothing has changed then."""
         grown = {row: max(self.slots(need), self._needs[row]) for row, need in needs.items()}
-        if any(need > self._layout.place(row).capacity for row, need in grown.items()):
+        if any(need + self.policy.spare > self._layout.place(row).capacity for row, need in grown.items()):
             self._arrange({**self._needs, **grown})
         else:
             self._needs.update(grown)

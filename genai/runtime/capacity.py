@@ -52,12 +52,15 @@ class CapacityPolicy:
     """Decides by lengths alone; the cache lays its rows out so, and the engine asks before it gives them.
 
     cost: what decides which rows share a group; headroom: tokens that every row must have room to grow by when one more
-    comes, or some would soon be preempted again. Another policy overrides what it decides otherwise: any groups that
-    hold every row's need within the arena give the same texts.
+    comes, or some would soon be preempted again; spare: slots of each row behind its tokens, for padding; least: slots
+    of each row, so that tokens have the same bits in every view (`least_slots`). Another policy overrides what it
+    decides otherwise: any groups that hold every row's need within the arena give the same texts.
     """
 
     cost: StepCost = DEFAULT_COST
     headroom: int = 64
+    spare: int = 0
+    least: int = 1
 
     def capacity(self, num_tokens: int) -> int:
         """The capacity of a row that needs this many tokens: in steps of 16, then at most an eighth more than needed.
@@ -65,8 +68,12 @@ class CapacityPolicy:
         Attention on CPU takes time for every slot, valid or not (SmolLM2: 0.25 µs a layer); growing costs a rebinding
         and, in a group of several rows, a copy.
         """
-        step = max(_FINEST_STEP, (1 << max(num_tokens - 1, 1).bit_length()) >> 4)
-        return -(-num_tokens // step) * step
+        return self.rounded(self._needed(num_tokens))
+
+    def rounded(self, num_slots: int) -> int:
+        """The capacity of a row that needs this many slots, spare ones included."""
+        step = max(_FINEST_STEP, (1 << max(num_slots - 1, 1).bit_length()) >> 4)
+        return -(-num_slots // step) * step
 
     def groups(self, needs: Mapping[int, int], current: Sequence[Group], num_slots: int) -> list[Group] | None:
         """Groups that hold every row's needed tokens within `num_slots`, cheap to run; None if nothing fits.
@@ -76,10 +83,11 @@ class CapacityPolicy:
         """
         if not needs:
             return []
+        needs = {row: self._needed(need) for row, need in needs.items()}
         kept = _kept(needs, current)
         if kept is not None and _size(kept) > num_slots:
             kept = None
-        best = self._cheapest(needs, num_slots, self.capacity) or self._cheapest(needs, num_slots, _finest)
+        best = self._cheapest(needs, num_slots, self.rounded) or self._cheapest(needs, num_slots, _finest)
         if best is None:
             return kept or _tight(needs, num_slots)
         if kept is not None and self.cost.of_groups(best) > _WORTHWHILE * self.cost.of_groups(kept):
@@ -134,6 +142,9 @@ class CapacityPolicy:
         ]
         return self.cost.of(len(lengths) * max(lengths), capacity) < sum(apart)
 
+    def _needed(self, num_tokens: int) -> int:
+        return max(num_tokens + self.spare, self.least)
+
     def _cheapest(self, needs: Mapping[int, int], num_slots: int, capacity: Callable[[int], int]) -> list[Group] | None:
         """The cheapest way within `num_slots` to cut the rows, sorted by need, into runs; None if there is none.
 
@@ -171,6 +182,15 @@ class CapacityPolicy:
             groups.append(Group(capacity=int(capacities[end - 1]), rows=rows))
             end = first
         return groups[::-1]
+
+
+def least_slots(head_dim: int) -> int:
+    """Slots that a row needs for keys of this size to give a token the same bits in every view of the row.
+
+    ONNX Runtime's products on CPU add up 128 elements of a head at a time, and where their output, a number for each
+    slot, is no wider than 64, 256 or more.
+    """
+    return 65 if head_dim > 128 else 1
 
 
 def _finest(num_tokens: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from genai import contract
@@ -19,11 +19,12 @@ from genai.config import (
 from genai.contract import Output
 from genai.errors import CapacityError, ContractError
 from genai.runtime.cache import CacheShape, KVCache
-from genai.runtime.capacity import CapacityPolicy, StepCost
+from genai.runtime.capacity import CapacityPolicy, StepCost, least_slots
 from genai.runtime.host import free_host_memory
 from genai.runtime.probe import check_kernels, check_layers
 from genai.runtime.row_start import read_row_start
 from genai.runtime.runner import Runner
+from genai.runtime.same_bits import SameBits, find_padding
 from genai.runtime.session import Session
 
 _log = logging.getLogger(__name__)
@@ -33,11 +34,15 @@ _MEASURED_RUNS = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedRunner:
-    """A runner, the longest sequence that its cache and its model allow, and host memory for earlier prompts."""
+    """A runner, the longest sequence that its cache and its model allow, and host memory for earlier prompts.
+
+    same_bits: whether a text is the same whatever runs beside it.
+    """
 
     runner: Runner
     max_seq_len: int
     prefix_cache_bytes: int
+    same_bits: SameBits
 
 
 def load_runner(folder: Path, model: ModelConfig, config: EngineConfig) -> LoadedRunner:
@@ -60,10 +65,12 @@ def load_runner(folder: Path, model: ModelConfig, config: EngineConfig) -> Loade
     if prefix_bytes is None:
         prefix_bytes = int(free_host_memory() * PREFIX_CACHE_SHARE)
     free_bytes = session.provider.free_memory()
+    least = least_slots(model.head_dim)
     num_slots, max_seq_len = plan_budget(
-        model.max_position, shape.bytes_per_token, config, free_bytes, reserved_slots=model.reserved_slots
+        model.max_position, shape.bytes_per_token, config, free_bytes, least=least, reserved_slots=model.reserved_slots
     )
     cache = KVCache(shape, num_slots, session.provider, row_start)
+    cache.policy = CapacityPolicy(least=min(least, num_slots))
     _log.info(
         "KV cache: %d tokens, %d bytes; longest sequence %d", num_slots, num_slots * shape.bytes_per_token, max_seq_len
     )
@@ -75,9 +82,15 @@ def load_runner(folder: Path, model: ModelConfig, config: EngineConfig) -> Loade
         num_heads=model.num_heads,
         prefill_chunk=config.prefill_chunk,
     )
+    same_bits = find_padding(runner, max_seq_len)
     if config.max_batch > 1:
-        cache.policy = CapacityPolicy(cost=measured_cost(runner))
-    return LoadedRunner(runner=runner, max_seq_len=max_seq_len, prefix_cache_bytes=prefix_bytes)
+        cache.policy = replace(cache.policy, cost=measured_cost(runner))
+    return LoadedRunner(
+        runner=runner,
+        max_seq_len=min(max_seq_len, num_slots - model.reserved_slots - cache.policy.spare),
+        prefix_cache_bytes=prefix_bytes,
+        same_bits=same_bits,
+    )
 
 
 def _check_agreement(folder: Path, model: ModelConfig, graph: contract.GraphShape) -> None:
@@ -133,17 +146,23 @@ def _decode_seconds(runner: Runner, num_rows: int, capacity: int) -> float:
 
 
 def plan_budget(
-    max_position: int, bytes_per_token: int, config: EngineConfig, free_bytes: int | None, *, reserved_slots: int = 0
+    max_position: int,
+    bytes_per_token: int,
+    config: EngineConfig,
+    free_bytes: int | None,
+    *,
+    least: int = 1,
+    reserved_slots: int = 0,
 ) -> tuple[int, int]:
-    """(slots in the arena, longest sequence). free_bytes: None where the device does not tell; reserved_slots: of each
-    row, beside its tokens.
+    """(slots in the arena, longest sequence). free_bytes: None where the device does not tell; least: of each row;
+    reserved_slots: of each row, beside its tokens.
 
     Raises: CapacityError with the arithmetic.
     """
     wanted = config.max_seq_len
     if wanted is not None and wanted > max_position:
         raise CapacityError(f"max_seq_len={wanted}: the model was built for at most {max_position} tokens")
-    useful = CapacityPolicy().capacity((wanted or max_position) + reserved_slots) * config.max_batch
+    useful = CapacityPolicy(least=least).capacity((wanted or max_position) + reserved_slots) * config.max_batch
     if config.kv_cache_bytes is not None:
         budget, origin = config.kv_cache_bytes, f"kv_cache_bytes={config.kv_cache_bytes:,}"
     elif free_bytes is None:

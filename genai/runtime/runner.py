@@ -16,7 +16,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,7 @@ from genai.runtime.finite import settle, settle_prompt
 from genai.runtime.layout import Group
 from genai.runtime.logits import FloatArray, LogitsMemory
 from genai.runtime.ort import Binding
+from genai.runtime.same_bits import Padding
 from genai.runtime.session import Session
 
 IntArray = npt.NDArray[np.int64]
@@ -64,7 +65,7 @@ class Runner:
 
     output: what the graph gives; what is called logits [V] below are embeddings [H] if it gives those; vocab_size: of
     what goes in; num_heads: of queries; prefill_chunk: most tokens of a row in one run; logits: where runs write them;
-    graph_seconds: time spent inside runs of the graph, for benchmarks.
+    graph_seconds: time spent inside runs of the graph, for benchmarks; padding: positions that are added to runs.
     """
 
     def __init__(
@@ -82,10 +83,17 @@ class Runner:
         self._output = output
         self.logits = LogitsMemory()
         self.graph_seconds = 0.0
+        self.padding = Padding()
         self._session = session
         self._num_heads = num_heads
         self._prefill_chunk = prefill_chunk
         self._shapes: OrderedDict[tuple[int, int, int, int, int], BoundShape] = OrderedDict()
+
+    def pad(self, padding: Padding) -> None:
+        """Add positions to runs from now on; there are no rows."""
+        self.padding = padding
+        self.cache.policy = replace(self.cache.policy, spare=padding.most)
+        self._shapes.clear()
 
     def prefill(self, row: int, tokens: Sequence[int]) -> FloatArray:
         """Add tokens to a row, in chunks; returns the last one's logits [V], valid until the next run.
@@ -146,7 +154,8 @@ class Runner:
         valid = self.cache.valid(row)
         self.cache.reserve({row: valid + len(tokens)})
         bound = self._shape(self.cache.view(row, valid + len(tokens)), len(tokens), num_logits)
-        bound.input_ids[0] = tokens
+        bound.input_ids[0, : len(tokens)] = tokens
+        bound.input_ids[0, len(tokens) :] = tokens[-1]
         bound.write_indices[0] = self.cache.slots(valid)
         for look in (settle, last_look):  # what others may have left behind the valid part is gone the second time
             logits = self._run(bound, num_logits)
@@ -176,7 +185,7 @@ class Runner:
         Raises: CapacityError unless every row has room for as many tokens as the longest gets.
         """
         bound = self._padded(self.cache.rows_view(rows), rows, tokens, 1)
-        bound.logits_positions[:, 0] = [len(new) - 1 for new in tokens]
+        bound.logits_positions[:] = [[len(new) - 1] for new in tokens]
         bound.binding.send((contract.LOGITS_POSITIONS,))
         logits = self._run(bound, 1)
         settle(self.cache, rows, [len(new) for new in tokens], logits)
@@ -192,16 +201,16 @@ class Runner:
             bound.input_ids[index, : len(new)] = new
             bound.input_ids[index, len(new) :] = new[-1] if new else filler
             bound.write_indices[index] = self.cache.slots(self.cache.valid(row))
-        if bound.write_indices.max() + num_tokens > view.capacity:
+        if bound.write_indices.max() + bound.offsets.size > view.capacity:
             raise CapacityError(f"a row is full at {view.capacity} tokens; reserve before running")
         return bound
 
     def _run(self, bound: BoundShape, num_logits: int) -> FloatArray:
-        """Run a step whose tokens and write indices are set; returns its logits [B, P, V]."""
+        """Run a step whose tokens and write indices are set; returns the first of its logits, [B, num_logits, V]."""
         np.add(bound.write_indices[:, None], bound.offsets, out=bound.position_ids)
         np.add(bound.write_indices, bound.offsets.size, out=bound.nonpad_kv_seqlen)
         before = self.logits.num_bytes
-        logits = self.logits.take((len(bound.input_ids), num_logits, self._output.width))
+        logits = self.logits.take((*bound.logits_positions.shape, self._output.width))
         bound.binding.bind_host_output(self._output.name, logits)
         if self.logits.num_bytes != before:
             for other in self._shapes.values():
@@ -211,7 +220,8 @@ class Runner:
         bound.binding.send(_CHANGING)
         self._session.run(bound.binding)
         self.graph_seconds += time.perf_counter() - started
-        return logits
+        asked_for: FloatArray = logits[:, :num_logits]
+        return asked_for
 
     def _shape(self, view: View, num_tokens: int, num_logits: int) -> BoundShape:
         key = (view.start, view.num_rows, view.capacity, num_tokens, num_logits)
@@ -225,14 +235,16 @@ class Runner:
 
     def _bound(self, view: View, num_tokens: int, num_logits: int) -> BoundShape:
         rows = view.num_rows
+        of_tokens = np.arange(self.padding.positions(rows, num_tokens))
+        of_logits = np.arange(self.padding.positions(rows, num_logits)) + num_tokens - num_logits
         binding = self._session.binding()
         bound = BoundShape(
-            input_ids=np.zeros((rows, num_tokens), np.int64),
-            position_ids=np.zeros((rows, num_tokens), np.int64),
+            input_ids=np.zeros((rows, of_tokens.size), np.int64),
+            position_ids=np.zeros((rows, of_tokens.size), np.int64),
             write_indices=np.zeros(rows, np.int64),
             nonpad_kv_seqlen=np.zeros(rows, np.int64),
-            logits_positions=np.tile(np.arange(num_tokens - num_logits, num_tokens), (rows, 1)),
-            offsets=np.arange(num_tokens) - self.cache.reserved_slots,
+            logits_positions=np.tile(np.minimum(of_logits, num_tokens - 1), (rows, 1)),
+            offsets=of_tokens - self.cache.reserved_slots,
             binding=binding,
         )
         binding.bind_host_input(contract.INPUT_IDS, bound.input_ids)

@@ -116,8 +116,8 @@ def test_what_branches_read_is_read_by_what_holds_them() -> None:
         helper.make_node("If", ["is"], ["y"], then_branch=branch("MatMul", "t"), else_branch=branch("Add", "e")),
     ]
     (block,) = blocks_of(graph_of(nodes, ["x", "is"], ["y"], w=1))
-    assert titles(block, None) == [("x", "Relu"), ("is", "If"), ("Relu", "If"), ("If", "y")]
-    assert [box.role for box in block.boxes if box.title == "If"] == ["product"]
+    assert titles(block, None) == [("x", "Relu"), ("is", "MatMul"), ("Relu", "MatMul"), ("MatMul", "y")]
+    assert [(box.role, box.detail) for box in block.boxes if box.title == "MatMul"] == [("product", "one of 2 forms")]
 
 
 def test_long_graphs_are_cut() -> None:

@@ -143,3 +143,14 @@ def test_what_is_left_of_a_full_arena_is_shared_out() -> None:
     """Otherwise every token would bind the rows anew."""
     groups = POLICY.groups({0: 500, 1: 481}, (), 1001)
     assert groups == [Group(capacity=510, rows=(0,)), Group(capacity=491, rows=(1,))]
+
+
+@pytest.mark.parametrize("num_slots", [1000, 200, 140, 131])
+def test_rows_have_their_least_and_spare_slots_however_short_memory_is(num_slots: int) -> None:
+    policy = CapacityPolicy(least=65, spare=1)
+    groups = policy.groups({0: 3, 1: 20, 2: 65}, (), num_slots)
+    assert groups is None if num_slots < 65 + 65 + 66 else all(group.capacity >= 65 for group in groups or ())
+    two = policy.groups({0: 3, 1: 65}, (), num_slots)
+    assert two is not None
+    assert {row: min(group.capacity, 66) for group in two for row in group.rows}[1] == 66
+    assert policy.capacity(3) == policy.capacity(64) == 80

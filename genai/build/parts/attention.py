@@ -8,6 +8,7 @@ import numpy as np
 
 from genai import contract
 from genai.build.parts import sinks
+from genai.build.parts.attending import Attending, attended
 from genai.build.parts.context import F32, FLOAT, Context, norm, norm_of_each
 from genai.build.spec import AttentionSpec
 from genai.contract import Cache
@@ -38,11 +39,11 @@ def mix(ctx: Context, heads: AttentionSpec, x: str, layer: int) -> str:
     keys, values = _cached(ctx, heads, new, layer)
     key = heads.sliding_window or heads.chunk or heads.alibi
     mask = ctx.masks[key] if ctx.is_narrowed else ctx.masks.get(key)
-    result = graph.op(
-        "Attention", q, keys, values, mask, None, None, contract.NONPAD_KV_SEQLEN,
-        is_causal=0 if ctx.is_narrowed else 1, q_num_heads=heads.num_heads, kv_num_heads=heads.num_kv_heads,
-        scale=heads.scale, softcap=heads.softcap, softmax_precision=None if ctx.dtype == F32 else FLOAT,
+    what = Attending(
+        queries=q, keys=keys, values=values, num_heads=heads.num_heads, num_kv_heads=heads.num_kv_heads,
+        scale=heads.scale, softcap=heads.softcap, mask=mask, is_per_head=bool(key) and key == heads.alibi,
     )  # fmt: skip
+    result = attended(ctx, what)
     return result if gate is None else graph.op("Mul", result, gate)
 
 

@@ -37,11 +37,12 @@ class Context:
 
     graph: where to write; dtype, residual: the types of activations and of the residual stream; angles: (cos, sin) by
     frequencies, masks by window or slopes and factors of queries by temperature, which layers share; per_layer: the
-    layers' own embeddings [B, T, layers, size], if they have some; has_one_token: whether T is 1, if the graph is to
-    tell these steps apart; is_own: which tokens are a row's own, no padding, [B, T, 1], if the graph has states;
-    tails: where a row's last inputs lie when a step is done, [B, kernel - 1, 1], by the convolution's kernel, counted
-    from the first that its state held before; is_narrowed: all of these, and what parts read, are of the P tokens that
-    get logits alone. Masks then hide what comes after each token, too, and there is one for ().
+    layers' own embeddings [B, T, layers, size], if they have some; has_one_token: whether parts read one token of each
+    row, where the graph tells this apart (`attending.py`); is_own: which tokens are a row's own, no padding, [B, T, 1],
+    if the graph has states; tails: where a row's last inputs lie when a step is done, [B, kernel - 1, 1], by the
+    convolution's kernel, counted from the first that its state held before; is_narrowed: all of these, and what parts
+    read, are of the P tokens that get logits alone. Masks then hide what comes after each token, too, and there is one
+    for ().
     """
 
     weights: Weights
@@ -66,6 +67,7 @@ class Context:
         rotaries = dict.fromkeys([*(each.rotary for each in attentions if each.rotary), *latent])
         masks = dict.fromkeys(each.sliding_window or each.chunk or each.alibi for each in attentions)
         temperatures = dict.fromkeys(each.temperature for each in attentions if each.temperature)
+        tells_one = bool(spec.attentions or spec.latents) and weights.dtype == F32
         return cls(
             weights=weights,
             graph=weights.graph,
@@ -75,7 +77,7 @@ class Context:
             angles={rotary: rotary_angles(weights, rotary) for rotary in rotaries},
             masks={key: _mask(weights, spec, key) for key in masks if key},
             temperatures={temperature: _query_factors(weights, temperature) for temperature in temperatures},
-            has_one_token=_has_one_token(weights.graph) if spec.latents and weights.dtype == F32 else None,
+            has_one_token=_is_one(weights.graph, contract.INPUT_IDS) if tells_one else None,
             is_own=_is_own(weights.graph) if spec.kernels else None,
             tails={kernel: _tail(weights.graph, kernel) for kernel in sorted(spec.kernels)},
         )
@@ -94,6 +96,7 @@ class Context:
             masks={window: _mask_of_chosen(self.weights, self.spec, window) for window in windows},
             temperatures={each: at_logits_positions(self.graph, self.temperatures[each]) for each in temperatures},
             per_layer=per_layer and at_logits_positions(self.graph, per_layer),
+            has_one_token=_is_one(self.graph, contract.LOGITS_POSITIONS) if attentions and self.has_one_token else None,
             is_narrowed=True,
         )
 
@@ -205,9 +208,9 @@ def rotary_angles(weights: Weights, spec: RotarySpec) -> tuple[str, str]:
     return graph.cast(cos, F32, weights.dtype), graph.cast(sin, F32, weights.dtype)
 
 
-def _has_one_token(graph: GraphBuilder) -> str:
-    """Whether a step gives each row one token."""
-    count = graph.op("Squeeze", graph.op("Shape", contract.INPUT_IDS, start=1, end=2))
+def _is_one(graph: GraphBuilder, of_tokens: str) -> str:
+    """Whether a value [B, T] is of one token a row."""
+    count = graph.op("Squeeze", graph.op("Shape", of_tokens, start=1, end=2))
     return graph.op("Equal", count, graph.constant(1, np.int64))
 
 

@@ -1,0 +1,110 @@
+"""The same bits whatever runs beside: what is found on a tiny graph, and on kernels that depend on their rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from genai.config import Precision
+from genai.errors import CapacityError
+from genai.runtime.runner import BoundShape, Runner
+from genai.runtime.same_bits import PADDINGS, Padding, SameBits, find_padding
+from tests.random_model import build_random_model
+from tests.runtime.test_runner import runner_for, session_of
+
+
+class UnevenRunner(Runner):
+    """Gives other logits where its kernels are given a number of rows that they take differently."""
+
+    differs: Callable[[int], bool]
+
+    def _run(self, bound: BoundShape, num_logits: int) -> np.ndarray:
+        logits = super()._run(bound, num_logits)
+        if self.differs(bound.input_ids.size) or self.differs(bound.logits_positions.size):
+            logits += np.float32(1e-5)
+        return logits
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_random_model(tmp_path_factory.mktemp("model"), sliding_window=16)
+
+
+@pytest.mark.parametrize(
+    ("precision", "changes"),
+    [
+        ("f32", {}),
+        ("int8", {"sliding_window": 16}),
+        ("int4", {}),
+    ],
+)
+def test_built_graphs_keep_their_bits_here(tmp_path: Path, precision: Precision, changes: dict[str, object]) -> None:
+    runner = runner_for(session_of(build_random_model(tmp_path, precision, **changes)))
+    found = find_padding(runner, 512)
+    assert found.padding is not None
+    assert runner.padding == found.padding
+    assert runner.cache.rows == ()
+
+
+@pytest.mark.parametrize("padding", PADDINGS)
+def test_padding_changes_nothing(path: Path, padding: Padding) -> None:
+    """What it takes on other processors gives the logits that this one gives without."""
+    plain, padded = runner_for(session_of(path)), runner_for(session_of(path))
+    padded.pad(padding)
+    for runner in (plain, padded):
+        runner.cache.allocate(40)
+        runner.cache.allocate(40)
+        runner.cache.allocate(40)
+    rows = plain.cache.rows
+    for run in (
+        lambda runner: runner.prefill_rows(rows, [[5, 6, 7], [8], [9, 1]]),
+        lambda runner: runner.advance(runner.cache.groups[0], [[3], [4], ()]),
+        lambda runner: runner.advance(runner.cache.groups[0], [[3, 5], [4], [1]]),
+        lambda runner: runner.run_row(rows[1], [7], 1),
+        lambda runner: runner.run_row(rows[2], [7, 9, 2], 2),
+        lambda runner: runner.prefill(rows[0], [1, 2, 3, 4]),
+    ):
+        expected, actual = run(plain), run(padded)
+        np.testing.assert_array_equal(expected[0], actual[0])
+        assert expected.shape == actual.shape
+        assert [plain.cache.valid(row) for row in rows] == [padded.cache.valid(row) for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("differs", "padding", "told"),
+    [
+        (lambda rows: False, Padding(), "kept"),
+        (lambda rows: rows == 1, Padding(least=2), "kept by at least 2 positions a run"),
+        (lambda rows: rows % 2 == 1, Padding(multiple=2), "kept by a multiple of 2 positions a run"),
+        (lambda rows: rows < 9, None, "not kept"),
+    ],
+)
+def test_the_least_padding_that_helps_is_found(
+    path: Path, monkeypatch: pytest.MonkeyPatch, differs: Callable[[int], bool], padding: Padding | None, told: str
+) -> None:
+    monkeypatch.setattr("tests.runtime.test_runner.Runner", UnevenRunner)
+    runner = runner_for(session_of(path))
+    assert isinstance(runner, UnevenRunner)
+    runner.differs = differs
+    found = find_padding(runner, 512)
+    assert (found, found.summary) == (SameBits(padding=padding), told)
+    assert runner.padding == (padding or Padding())
+    assert runner.cache.policy.spare == (padding or Padding()).most
+
+
+def test_a_cache_too_small_to_tell_promises_nothing(path: Path) -> None:
+    assert find_padding(runner_for(session_of(path), num_slots=4), 4).padding is None
+
+
+def test_a_row_has_room_for_its_padding(path: Path) -> None:
+    runner = runner_for(session_of(path), num_slots=32)
+    runner.pad(Padding(least=2))
+    row = runner.cache.allocate(1)
+    for token in range(31):
+        runner.run_row(row, [token], 1)
+    assert runner.cache.capacity(row) == runner.cache.valid(row) == 31
+    with pytest.raises(CapacityError):
+        runner.run_row(row, [1], 1)
