@@ -21,7 +21,7 @@ from genai.build.parts import WRITERS, caches_of, context, per_layer, states_of
 from genai.build.parts.context import Context
 from genai.build.spec import BlockSpec, DecoderSpec
 from genai.build.weights import Weights
-from genai.errors import WeightsError
+from genai.errors import UnsupportedModelError, WeightsError
 from genai.progress import Progress, silent
 
 _EMBEDDING = "model.embed_tokens"
@@ -37,6 +37,7 @@ def build_decoder(
 
     Raises: WeightsError for missing or misshapen tensors, UnsupportedModelError for tensors left over.
     """
+    _check_sinks(spec)
     weights.require(_biases(spec))
     graph, blocks = weights.graph, spec.blocks
     ctx = Context.build(weights, spec)
@@ -62,6 +63,18 @@ def build_decoder(
         contract.outputs(all_caches, weights.plan.dtype, output, all_states),
         metadata,
     )
+
+
+def _check_sinks(spec: DecoderSpec) -> None:
+    """All layers read their rows' reserved slot. Raises: UnsupportedModelError if some have no sinks there."""
+    own = [(layer, heads) for layer, heads in spec.attentions.items() if heads.keys_of is None]
+    without = [layer for layer, heads in own if not heads.has_sinks] + [*spec.latents]
+    if spec.reserved_slots and without:
+        layers = ", ".join(map(str, sorted(without)[:8])) + (", …" if len(without) > 8 else "")
+        raise UnsupportedModelError(
+            f"some layers have attention sinks, others ({layers}) have none: supported are sinks in all layers, or in "
+            "none; `genai export SOURCE OUT` (transformers and torch) may run the model"
+        )
 
 
 def _ends(spec: DecoderSpec, weights: Weights) -> tuple[str, str]:

@@ -32,14 +32,16 @@ class StoredForm:
     outside: beginnings of names, {"transformer.h": "model.layers"}; inside: modules within a layer, or their
     beginnings, {"attn.c_attn": "self_attn.qkv_proj"}, where `*` is any number, or, on our side alone, each index of
     what is stacked along the first axis, {"moe.input": "mlp.experts.*.gate_up_proj"}; ignored: beginnings of names, and
-    names within a layer, that are left out because the text does not depend on them; transposed: modules of ours,
-    within a layer, that are stored as [in, out]; rows: the order in which a module's stored rows become ours (q, k and
-    v one after the other, for example), for weight and bias alike. A module's numbers are `*` in both.
+    names within a layer, that are left out because the text does not depend on them; predicting: beginnings of names of
+    layers behind the last one, which predict further tokens: left out, too, and that is said; transposed: modules of
+    ours, within a layer, that are stored as [in, out]; rows: the order in which a module's stored rows become ours (q,
+    k and v one after the other, for example), for weight and bias alike. A module's numbers are `*` in both.
     """
 
     outside: Mapping[str, str] = field(default_factory=dict)
     inside: Mapping[str, str] = field(default_factory=dict)
     ignored: frozenset[str] = frozenset()
+    predicting: frozenset[str] = frozenset()
     transposed: frozenset[str] = frozenset()
     rows: Mapping[str, Rows] = field(default_factory=dict)
 
@@ -102,8 +104,11 @@ class StoredSource:
         self._source = source
         self._form = form
         self._places: dict[str, _Place] = {}
-        left_out = 0
+        left_out, predicting = 0, 0
         for stored in source.names():
+            if _beginning(stored, form.predicting) is not None:
+                predicting += 1
+                continue
             name = form.our_name(stored)
             if name is None:
                 left_out += 1
@@ -114,6 +119,10 @@ class StoredSource:
                 self._put(name, _Place(stored))
         if left_out:
             _log.info("%d tensors of the checkpoint are not part of the text's model, and left out", left_out)
+        if predicting:
+            _log.warning(
+                "left out: layers that predict further tokens (%d tensors); texts are the same without", predicting
+            )
 
     @property
     def config(self) -> Mapping[str, JSON]:

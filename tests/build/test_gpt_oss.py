@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -14,7 +15,11 @@ import tokenizers
 from safetensors.numpy import load_file, save_file
 
 from genai.answer.answer import AnswerFormat
+from genai.build.architectures import spec_of
+from genai.build.architectures.config import ConfigReader
+from genai.build.decoder import build_decoder
 from genai.build.package import build_package
+from genai.build.spec import AttentionSpec
 from genai.config import ModelConfig, Precision
 from genai.errors import UnsupportedModelError, WeightsError
 from tests.answer.test_channels import HARMONY, MARKERS
@@ -190,3 +195,15 @@ def test_damaged_blocks_are_refused(published: Path, tmp_path: Path, damage: str
     save_file(tensors, tmp_path / "model.safetensors")
     with pytest.raises(WeightsError, match=r"down_proj_blocks'.*(without|are no MXFP4 blocks)"):
         build_package(tmp_path, tmp_path / "package")
+
+
+def test_sinks_in_some_layers_only_are_refused() -> None:
+    """The others would read the reserved slot as a token."""
+    spec = spec_of(ConfigReader({"model_type": "gpt_oss"} | tiny.SIZES | GPT_OSS))
+    first, *others = spec.blocks
+    (attention,) = first.parts
+    assert isinstance(attention, AttentionSpec)
+    bare = dataclasses.replace(first, parts=(dataclasses.replace(attention, has_sinks=False),))
+    mixed = dataclasses.replace(spec, blocks=(bare, *others))
+    with pytest.raises(UnsupportedModelError, match=r"others \(0\) have none: supported are sinks in all layers"):
+        build_decoder(mixed, None, {})  # type: ignore[arg-type]

@@ -52,14 +52,18 @@ class Made:
         return self._packages[id(case), source]
 
 
-def _saved(case: Case, folder: Path) -> Checkpoint:
+def save(case: Case, folder: Path) -> Any:
+    """Save a case's checkpoint, and give transformers' model of it."""
     if case.tower is None:
         model = tiny.make_model(case.model_type, **case.options)
     else:
         model = tiny.make_tower(case.model_type, case.tower.outer, **case.options, model_type=case.tower.text)
     tiny.save(model, folder, **case.changes)
-    if case.changes:
-        model = tiny.load(folder)
+    return tiny.load(folder) if case.changes else model
+
+
+def _saved(case: Case, folder: Path) -> Checkpoint:
+    model = save(case, folder)
     prompts = [tiny.tokens(length, seed) for seed, length in enumerate(case.lengths)]
     return Checkpoint(folder=folder, prompts=prompts, logits=[tiny.expected(model, prompt) for prompt in prompts])
 

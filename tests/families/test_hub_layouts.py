@@ -96,8 +96,14 @@ LAYOUTS: dict[str, Callable[[Tensors], Tensors]] = {
 }
 
 
+PREDICTING = {with_next_layer, with_mtp, with_mtp_beside}
+
+
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_other_layouts_are_the_same_model(made: Made, tmp_path: Path, name: str) -> None:
+def test_other_layouts_are_the_same_model(
+    made: Made, tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of layers that predict further tokens the user is told, once."""
     checkpoint = made.checkpoint(CASES[name])
     tensors = LAYOUTS[name](load_file(checkpoint.folder / "model.safetensors"))
     save_file(tensors, tmp_path / "model.safetensors")
@@ -106,6 +112,8 @@ def test_other_layouts_are_the_same_model(made: Made, tmp_path: Path, name: str)
     (tmp_path / "config.json").write_text(json.dumps(config))
     package = build_package(tmp_path, tmp_path / "package", precision="f32")
     oracle.close(oracle.whole(package, checkpoint.prompts), checkpoint.logits)
+    told = [record.message for record in caplog.records if "predict further tokens" in record.message]
+    assert len(told) == (LAYOUTS[name] in PREDICTING)
 
 
 VARIANTS: list[tuple[str, dict[str, Any], str]] = [

@@ -42,7 +42,7 @@ def stored_form(config: ConfigReader) -> StoredForm:
     """The scores' correction stands beside the router; what predicts further tokens is left out."""
     return StoredForm(
         inside={"mlp.moe_statics": "mlp.gate"},
-        ignored=frozenset(_PREDICTING),
+        predicting=frozenset(_PREDICTING),
     )
 
 

@@ -77,7 +77,7 @@ def corrected_sigmoid(config: ConfigReader) -> RouterSpec:
 def predicting_form(config: ConfigReader) -> StoredForm:
     """Layers behind the last one predict further tokens; `num_nextn_predict_layers` says how many."""
     count = config.count("num_nextn_predict_layers")
-    return StoredForm(ignored=frozenset(f"model.layers.{config.num_layers + index}" for index in range(count)))
+    return StoredForm(predicting=frozenset(f"model.layers.{config.num_layers + index}" for index in range(count)))
 
 
 def _check_groups(router: RouterSpec, count: int, top_k: int) -> None:

@@ -33,7 +33,7 @@ def decoder_spec(config: ConfigReader) -> DecoderSpec:
 
 def stored_form(config: ConfigReader) -> StoredForm:
     """Without the layers that predict further tokens."""
-    return StoredForm(ignored=frozenset({"mtp"}))
+    return StoredForm(predicting=frozenset({"mtp"}))
 
 
 def decoder_of(config: ConfigReader, mlps: Sequence[FeedForward]) -> DecoderSpec:

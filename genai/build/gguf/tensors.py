@@ -60,7 +60,7 @@ def named_tensors(file: GgufFile, arch: str) -> dict[str, TensorInfo]:
             if found.setdefault(name, place) is not place:
                 raise WeightsError(f"{file.path}: {found[name].name!r} and {place.name!r} are both {name}")
     if left_out:
-        _LOG.info(
+        _LOG.warning(
             "%s: block %s predicts further tokens and is left out", file.path, ", ".join(map(str, sorted(left_out)))
         )
     return found

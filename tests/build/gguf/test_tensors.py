@@ -228,7 +228,6 @@ def predicting(num_nextn: int, *blocks: int) -> dict[str, Any]:
 def test_blocks_that_predict_further_tokens_are_left_out(
     tmp_path: Path, experts_arch: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("INFO")
     with GgufSource(write(tmp_path / "m.gguf", num_blocks=4, **predicting(1, 3))) as source:
         assert source.config["num_hidden_layers"] == 3
         assert not any("layers.3" in name or "nextn" in name for name in source.names())
