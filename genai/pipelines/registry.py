@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from genai.errors import ConfigError
+from genai.pipelines import text2image as Text2Image
 from genai.pipelines.device import Device
 from genai.pipelines.text2text import Pipeline
 
@@ -22,14 +23,16 @@ GROUP = "genai.backends"
 
 DeviceEnumerator: TypeAlias = Callable[[], Sequence[Device]]
 Text2TextPipelineCreator: TypeAlias = Callable[[Path, Sequence[Device]], Pipeline]
+Text2ImagePipelineCreator: TypeAlias = Callable[[Path, Sequence[Device]], Text2Image.Pipeline]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backend:
-    """What an entry point gives: how to make a text pipeline, and the devices that it can be made for."""
+    """What an entry point gives: how to make pipelines, None of a kind that it has not, and the devices for them."""
 
-    create_text2text: Text2TextPipelineCreator
     enumerate_devices: DeviceEnumerator
+    create_text2text: Text2TextPipelineCreator | None = None
+    create_text2image: Text2ImagePipelineCreator | None = None
 
 
 class DeviceFactory:
@@ -76,11 +79,46 @@ class Text2TextPipelineFactory:
     def create(self, name: str, models_path: str | Path, devices: Sequence[Device] = ()) -> Pipeline:
         """Load a model with a backend; devices: of those enumerated, none for the backend's own choice.
 
-        Raises: ConfigError for an unknown name; RuntimeUnavailableError if what the backend adapts is not installed;
-        ModelError's kinds if the model cannot be loaded.
+        Raises: ConfigError for an unknown name, or a backend that writes no text; RuntimeUnavailableError if what the
+        backend adapts is not installed; ModelError's kinds if the model cannot be loaded.
         """
         creator = self._creators.get(name) or _installed(name, self._creators).create_text2text
+        if creator is None:
+            raise ConfigError(f"{name} writes no text; {_others('create_text2text', self._creators)}")
         return creator(Path(models_path), tuple(devices))
+
+
+class Text2ImagePipelineFactory:
+    """Makes picture pipelines of every backend that has them."""
+
+    def __init__(self) -> None:
+        self._creators: dict[str, Text2ImagePipelineCreator] = {}
+
+    @classmethod
+    @cache
+    def get_instance(cls) -> Text2ImagePipelineFactory:
+        """The one that the whole program shares."""
+        return cls()
+
+    def register(self, name: str, creator: Text2ImagePipelineCreator) -> None:
+        """Have `creator` make a backend's pipelines, in place of an earlier or an installed one."""
+        self._creators[name] = creator
+
+    def create(self, name: str, models_path: str | Path, devices: Sequence[Device] = ()) -> Text2Image.Pipeline:
+        """Load a model with a backend; devices: of those enumerated, none for the backend's own choice.
+
+        Raises: as `Text2TextPipelineFactory.create`.
+        """
+        creator = self._creators.get(name) or _installed(name, self._creators).create_text2image
+        if creator is None:
+            raise ConfigError(f"{name} makes no pictures; {_others('create_text2image', self._creators)}")
+        return creator(Path(models_path), tuple(devices))
+
+
+def _others(field: str, registered: Iterable[str]) -> str:
+    """Which backends do."""
+    does = [entry.name for entry in entry_points(group=GROUP) if getattr(entry.load(), field, None) is not None]
+    return f"these do: {', '.join(sorted({*registered, *does})) or 'none'}"
 
 
 def _installed(name: str, registered: Iterable[str]) -> Backend:

@@ -89,6 +89,7 @@ class LLMPipeline:
         for token in b"abcd"[: options.max_new_tokens]:
             said.append(token)
             if streamer is not None and streamer(chr(token)):
+                streamer("what was decoded beside it")  # as 2026.4 does
                 break
         reason = GenerationFinishReason.LENGTH if len(said) == options.max_new_tokens else GenerationFinishReason.STOP
         count = options.num_return_sequences

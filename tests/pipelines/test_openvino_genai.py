@@ -154,11 +154,27 @@ def test_streaming(pipeline: Pipeline) -> None:
     result = pipeline("x", lambda piece: piece == "b")
     assert (result.text, result.finish_reason, result.token_ids) == ("ab", "cancelled", (*b"ab",))
 
+    heard: list[str] = []
+    pipeline("x", lambda piece: heard.append(piece) or piece == "b")  # type: ignore[func-returns-value]
+    assert heard == ["a", "b"]  # nothing after it was enough
+
     def broken(piece: str) -> None:
         raise RuntimeError("the reader's own")
 
     with pytest.raises(RuntimeError, match=r"^the reader's own$"):
         pipeline("x", broken)
+
+
+def test_an_end_token_of_ones_own_is_not_the_texts(pipeline: Pipeline) -> None:
+    """It decodes that, too: pieces wait for the next one, and the last is cut."""
+    pipeline.set_generation_config(GenerationConfig().updated(eos_token_ids=(ord("d"), fake_openvino.EOS)))
+    pieces: list[str] = []
+    for streamer in (None, pieces.append):
+        result = pipeline("x", streamer)
+        assert (result.text, result.token_ids, result.finish_reason) == ("abc", (*b"abcd",), "stop")
+    assert pieces == list("abc")
+    result = pipeline("x", lambda piece: piece == "a")
+    assert (result.text, result.finish_reason) == ("a", "cancelled")
 
 
 def test_devices_models_and_the_end(pipeline: Pipeline) -> None:
@@ -197,3 +213,6 @@ def test_the_package_itself() -> None:
     )
     done = subprocess.run([ENVIRONMENT, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "Paris" in done.stdout.replace("|", "")
+    rules = [ENVIRONMENT, "-m", "genai.pipelines.conformance", NAME, MODEL]
+    done = subprocess.run(rules, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.count("refused") == 5, "what needs a generator"

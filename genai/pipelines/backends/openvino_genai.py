@@ -8,7 +8,7 @@ by step. Written against version 2026.4.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -17,6 +17,7 @@ import numpy as np
 
 from genai.errors import CapacityError, ConfigError, GraphRunError, ModelError, TokenizerError
 from genai.options.generation_config import SIZE_MAX, GenerationConfig
+from genai.pipelines.backends import openvino_images
 from genai.pipelines.backends.options import (
     import_peer,
     in_force,
@@ -69,13 +70,17 @@ class OpenVinoGenaiPipeline:
         prompt = self._encode(GenerationInput.of(source))
         if config.max_length is not None and len(prompt) >= config.max_length:
             raise CapacityError(f"max_length={config.max_length} leaves nothing: the prompt has {len(prompt)} tokens")
-        reader = None if streamer is None else _Reader(streamer)
+        has_own_ends = bool(config.eos_token_ids or config.stop_token_ids)
+        reader = None if streamer is None else _Reader(streamer, is_late=has_own_ends)
         with peer_errors(NAME, GraphRunError):
             tokens = self._openvino.Tensor(np.asarray([prompt], np.int64))
             options = self._options(config, len(prompt))
             found = self._pipeline.generate(tokens, options, reader)
-            texts = tuple(str(self._tokenizer.decode(list(ids))) for ids in found.tokens)
+            ends = options.stop_token_ids
+            texts = tuple(str(self._tokenizer.decode(_without_end(ids, ends))) for ids in found.tokens)
             reason = "stop" if found.finish_reasons[0] == self._ov.GenerationFinishReason.STOP else "length"
+        if reader is not None:
+            reader.finish(texts[0])
         if reader is not None and reader.has_ended:
             if reader.error is not None:
                 raise reader.error
@@ -147,21 +152,43 @@ class OpenVinoGenaiPipeline:
 
 
 class _Reader:
-    """Hands pieces on to a streamer, and remembers whether it had enough, or what it raised."""
+    """Hands pieces on to a streamer, and remembers whether it had enough, or what it raised.
 
-    def __init__(self, streamer: Streamer) -> None:
+    is_late: each piece waits for the next, for the last one may be an end token's, which is not the text's.
+    """
+
+    def __init__(self, streamer: Streamer, *, is_late: bool) -> None:
         self._streamer = streamer
+        self._is_late = is_late
+        self._held = ""
         self.texts: list[str] = []
         self.has_ended = False
         self.error: Exception | None = None
 
-    def __call__(self, text: str) -> bool:
-        self.texts.append(text)
+    def __call__(self, piece: str) -> bool:
+        if self._is_late:
+            piece, self._held = self._held, piece
+        return self._tell(piece)
+
+    def finish(self, text: str) -> None:
+        """Tell what waits and is the text's."""
+        if self._is_late:
+            self._tell(text.removeprefix("".join(self.texts)))
+
+    def _tell(self, piece: str) -> bool:
+        if not piece or self.has_ended:  # it is told the rest of what was decoded, too
+            return self.has_ended
+        self.texts.append(piece)
         try:
-            self.has_ended = self._streamer(text) is True
+            self.has_ended = self._streamer(piece) is True
         except Exception as error:  # it would come back as an error of theirs
             self.error, self.has_ended = error, True
         return self.has_ended
+
+
+def _without_end(token_ids: Sequence[int], ends: Collection[int]) -> list[int]:
+    """A text's tokens without the end token that they may close with."""
+    return list(token_ids[:-1] if token_ids and token_ids[-1] in ends else token_ids)
 
 
 def create(models_path: Path, devices: Sequence[Device]) -> OpenVinoGenaiPipeline:
@@ -199,4 +226,6 @@ def generation_options(config: GenerationConfig, num_prompt: int) -> dict[str, o
     return options
 
 
-BACKEND = Backend(create_text2text=create, enumerate_devices=enumerate_devices)
+BACKEND = Backend(
+    create_text2text=create, create_text2image=openvino_images.create, enumerate_devices=enumerate_devices
+)
