@@ -34,10 +34,17 @@ _ROWS: Mapping[str, tuple[int | float | None, ...]] = {
     "qwen2_5_vl_text": (152064, 8192, 29568, 80, 64, 8, None, 32768, 1e-5, 1_000_000.0),
     "qwen2_vl_text": (152064, 8192, 29568, 80, 64, 8, None, 32768, 1e-5, 1_000_000.0),
     "qwen3": (151936, 4096, 22016, 32, 32, 32, 128, 32768, 1e-6, 10_000.0),
+    "qwen3_5_moe_text": (248320, 2048, None, 40, 16, 2, 256, 32768, 1e-6, 10_000.0),
     "qwen3_5_text": (248320, 4096, 12288, 32, 16, 4, 256, 32768, 1e-6, 10_000.0),
     "qwen3_vl_text": (151936, 4096, 22016, 32, 32, 32, 128, 128000, 1e-6, 500_000.0),
 }
 _MORE: Mapping[str, Mapping[str, JSON]] = {
+    "qwen3_5_moe_text": {
+        "num_experts": 256,
+        "num_experts_per_tok": 8,
+        "moe_intermediate_size": 512,
+        "shared_expert_intermediate_size": 512,
+    },
     "gemma3_text": {
         "hidden_activation": "gelu_pytorch_tanh",
         "query_pre_attn_scalar": 256,

@@ -23,6 +23,7 @@ from genai.errors import WeightsError
 _log = logging.getLogger(__name__)
 
 Rows = npt.NDArray[np.int64]
+Factors = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +36,8 @@ class StoredForm:
     names within a layer, that are left out because the text does not depend on them; predicting: beginnings of names of
     layers behind the last one, which predict further tokens: left out, too, and that is said; transposed: modules of
     ours, within a layer, that are stored as [in, out]; rows: the order in which a module's stored rows become ours (q,
-    k and v one after the other, for example), for weight and bias alike. A module's numbers are `*` in both.
+    k and v one after the other, for example); factors: what its rows are multiplied by, all alike or each; for weight
+    and bias alike. A module's numbers are `*` in these.
     """
 
     outside: Mapping[str, str] = field(default_factory=dict)
@@ -44,6 +46,7 @@ class StoredForm:
     predicting: frozenset[str] = frozenset()
     transposed: frozenset[str] = frozenset()
     rows: Mapping[str, Rows] = field(default_factory=dict)
+    factors: Mapping[str, float | Factors] = field(default_factory=dict)
 
     def our_name(self, stored: str) -> str | None:
         """Our name of a stored tensor, None for one that is left out; with a `*` of one that is a stack."""
@@ -150,12 +153,14 @@ class StoredSource:
         array = array.T if self._is_transposed(name) else array
         order = self._order(name, array.shape)
         array = array if order is None else array[order]
+        if (factors := self._form.factors.get(_module(name))) is not None:
+            array = (array.T * np.asarray(factors, np.float32)).T
         return array if rows is None else array[rows]
 
     def read_blocks(self, name: str, rows: slice | None = None) -> BlockWeight | None:
         """The own integer blocks of a tensor, or of these rows, in our layout, None where it has none."""
         place = self._place(name)
-        if self._is_transposed(name):
+        if self._is_transposed(name) or _module(name) in self._form.factors:
             return None
         if rows is not None and self._is_as_stored(name, place):
             return self._source.read_blocks(place.tensor, rows)
@@ -166,7 +171,9 @@ class StoredSource:
         return blocks if blocks is None or rows is None else blocks.take_rows(rows)
 
     def _is_as_stored(self, name: str, place: _Place) -> bool:
-        return place.item is None and not self._is_transposed(name) and _module(name) not in self._form.rows
+        module = _module(name)
+        is_changed = self._is_transposed(name) or module in self._form.rows or module in self._form.factors
+        return place.item is None and not is_changed
 
     def _put(self, name: str, place: _Place) -> None:
         if name in self._places:

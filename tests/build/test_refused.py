@@ -28,6 +28,7 @@ REASONS: list[tuple[dict[str, Any], str]] = [
     ({"model_type": "gemma4_text", "enable_moe_block": True}, "gated by GELU"),
     ({"model_type": "paligemma"}, "both directions"),
     ({"model_type": "nemotron_h", "hybrid_override_pattern": "M-M-ME*E"}, "square what ReLU leaves"),
+    ({"model_type": "nemotron_h", "layers_block_type": ["linear_attention", "moe"]}, "square what ReLU leaves"),
 ]
 
 

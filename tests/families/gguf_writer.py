@@ -98,7 +98,8 @@ def stored_name(form: GgufForm, name: str, num_layers: int) -> str | None:
             return re.sub(pattern, new, name)
         if re.fullmatch(pattern, stem):
             return re.sub(pattern, new, stem) + kind
-    found: str | None = name_map(form.arch, num_layers).get_name(stem)
+    known = name_map(form.arch, num_layers)
+    found: str | None = known.get_name(stem) or known.get_name(name)
     return found and found + (kind or ".weight")
 
 

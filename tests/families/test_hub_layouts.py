@@ -74,6 +74,20 @@ def with_mtp_beside(tensors: Tensors) -> Tensors:
     return tensors | {f"mtp.{name}.weight": np.ones(size, np.float32) for name in names}
 
 
+def with_stacks(tensors: Tensors) -> Tensors:
+    """Qwen3.5: all experts of a layer in one tensor, gate and up in another."""
+    experts: dict[str, dict[int, Tensors]] = {}
+    for name in [name for name in tensors if ".experts." in name]:
+        prefix, number, product = re.fullmatch(r"(.+\.experts)\.(\d+)\.(\w+)\.weight", name).groups()  # type: ignore[union-attr]
+        experts.setdefault(prefix, {}).setdefault(int(number), {})[product] = tensors.pop(name)
+    for prefix, each in experts.items():
+        ordered = [each[number] for number in sorted(each)]
+        both = [np.concatenate([expert["gate_proj"], expert["up_proj"]]) for expert in ordered]
+        tensors |= {f"{prefix}.gate_up_proj": np.stack(both)}
+        tensors |= {f"{prefix}.down_proj": np.stack([expert["down_proj"] for expert in ordered])}
+    return tensors
+
+
 def with_mtp(tensors: Tensors) -> Tensors:
     """ERNIE: the same beside the layers."""
     size = tensors["model.norm.weight"].size
@@ -93,6 +107,7 @@ LAYOUTS: dict[str, Callable[[Tensors], Tensors]] = {
     "glm4_moe_lite": with_next_layer,
     "ernie4_5_moe": with_mtp,
     "qwen3_5": with_mtp_beside,
+    "qwen3_5_moe": with_stacks,
 }
 
 

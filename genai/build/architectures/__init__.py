@@ -15,7 +15,7 @@ from genai.build.architectures.refused import refuse, unknown_model_type
 from genai.build.spec import DecoderSpec
 from genai.build.stored import StoredForm
 
-_SHARED = {"blocks", "config", "experts", "latent", "refused", "rotary"}
+_SHARED = {"blocks", "config", "experts", "latent", "mamba", "refused", "rotary"}
 """Files here that are no family."""
 _OTHER_NAMES = {
     "gemma3_text": "gemma3",
@@ -25,6 +25,7 @@ _OTHER_NAMES = {
     "iquestcoder": "llama",
     "qwen2_5_vl_text": "qwen2",
     "qwen2_vl_text": "qwen2",
+    "qwen3_5_moe_text": "qwen3_5_moe",
     "qwen3_5_text": "qwen3_5",
     "qwen3_vl_text": "qwen3",
 }

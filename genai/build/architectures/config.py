@@ -61,6 +61,10 @@ class ConfigReader:
         """The same configuration with the usual keys for a family's own, {"n_embd": "hidden_size"}, which go first."""
         return self.replaced({new: self._values[own] for own, new in names.items() if own in self._values})
 
+    def get(self, key: str) -> JSON:
+        """Whatever stands there, None where the key is missing."""
+        return self._values.get(key)
+
     def mapping(self, key: str) -> dict[str, JSON]:
         """A copy of an object, empty where the key is missing or null."""
         return _as_object(key, self._values.get(key))

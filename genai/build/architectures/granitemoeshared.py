@@ -11,7 +11,8 @@ from genai.build.architectures.experts import experts, shared
 from genai.build.spec import DecoderSpec, RouterSpec
 from genai.build.stored import StoredForm
 
-_MODULE = "shared_mlp"
+MODULE = "shared_mlp"
+"""The common one, within a layer."""
 
 
 def decoder_spec(config: ConfigReader) -> DecoderSpec:
@@ -23,12 +24,12 @@ def decoder_spec(config: ConfigReader) -> DecoderSpec:
     moe = experts(config, RouterSpec(), size_key="intermediate_size")
     mlp: FeedForward = moe
     if size := config.count("shared_intermediate_size"):
-        mlp = (moe, dataclasses.replace(shared(config, size, _MODULE), is_fused=config.flag("fused_shared_mlp")))
+        mlp = (moe, dataclasses.replace(shared(config, size, MODULE), is_fused=config.flag("fused_shared_mlp")))
     return granite.decoder_of(config, [mlp] * config.num_layers)
 
 
 def stored_form(config: ConfigReader) -> StoredForm:
     """The common expert is stored as the others are."""
     form = granitemoe.stored_form(config)
-    own = {f"{_MODULE}.input_linear": f"{_MODULE}.gate_up_proj", f"{_MODULE}.output_linear": f"{_MODULE}.down_proj"}
+    own = {f"{MODULE}.input_linear": f"{MODULE}.gate_up_proj", f"{MODULE}.output_linear": f"{MODULE}.down_proj"}
     return dataclasses.replace(form, inside={**form.inside, **own})

@@ -15,7 +15,7 @@ from genai.build.spec import DecoderSpec, DeltaSpec, NormSpec, Part
 from genai.build.stored import StoredForm
 from genai.errors import WeightsError
 
-_DEFAULTS: dict[str, JSON] = {
+DEFAULTS: dict[str, JSON] = {
     "head_dim": 256,
     "partial_rotary_factor": 0.25,
     "linear_conv_kernel_dim": 4,
@@ -24,6 +24,7 @@ _DEFAULTS: dict[str, JSON] = {
     "linear_num_key_heads": 16,
     "linear_num_value_heads": 32,
 }
+"""Of both families."""
 
 
 def decoder_spec(config: ConfigReader) -> DecoderSpec:
@@ -38,7 +39,7 @@ def stored_form(config: ConfigReader) -> StoredForm:
 
 def decoder_of(config: ConfigReader, mlps: Sequence[FeedForward]) -> DecoderSpec:
     """The layers of Qwen3.5 and Qwen3-Next, with this feeding forward in each. Norms are stored as `w - 1`."""
-    config = config.with_defaults(_DEFAULTS)
+    config = config.with_defaults(DEFAULTS)
     norm = NormSpec(eps=config.positive("rms_norm_eps", 1e-6), offset=1.0)
     attention = dataclasses.replace(config.attention(config.rotary()), qk_norm="per_head", has_gate=True)
     mixers: dict[str, Part] = {"full_attention": attention, "linear_attention": _delta(config, norm)}

@@ -21,9 +21,10 @@ class Refusal:
     which: str = ""
 
 
-def _kinds_of_layers(config: ConfigReader) -> str:
-    """Nemotron-H's layers, a letter each."""
-    return config.with_defaults({"hybrid_override_pattern": ""}).text("hybrid_override_pattern")
+def _has_experts(config: ConfigReader) -> bool:
+    """Whether some of Nemotron-H's layers have: they are listed, or a letter each."""
+    listed = config.get("layers_block_type") or config.get("layer_types")
+    return "E" in str(config.get("hybrid_override_pattern") or "") or "moe" in str(listed)
 
 
 _GEMMA3N = Refusal(reason="it has four residual streams that predict each other (AltUp); Gemma 4 took its place")
@@ -45,7 +46,7 @@ REFUSED: Mapping[str, Refusal] = {
     ),
     "nemotron_h": Refusal(
         reason="its experts square what ReLU leaves, which the operators for experts do not know",
-        where=lambda config: "E" in _kinds_of_layers(config),
+        where=_has_experts,
         which="with experts",
     ),
     "paligemma": Refusal(reason="its text decoder reads a prompt in both directions"),

@@ -77,6 +77,10 @@ class TensorInfo:
             nbytes=each * (stop - start),
         )
 
+    def flat(self) -> TensorInfo:
+        """The same numbers as a vector."""
+        return replace(self, shape=(math.prod(self.shape),))
+
     def item(self, index: int) -> TensorInfo:
         """Where one tensor of a stack lies: `tensor[index]`. Raises: WeightsError if there is none."""
         if len(self.shape) < 2:

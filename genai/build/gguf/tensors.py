@@ -82,7 +82,8 @@ def _named(info: TensorInfo, metadata: ArchitectureMetadata) -> Iterator[tuple[s
     except UnsupportedModelError as error:
         raise UnsupportedModelError(f"{metadata.path}: {error}") from None
     if name is not None:
-        yield name, info
+        # The norm of a recurrence's groups has their number for a dimension.
+        yield name, info.flat() if info.name.endswith(".ssm_norm.weight") else info
 
 
 def _experts(

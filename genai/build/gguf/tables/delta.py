@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from genai.build.gguf.metadata import ArchitectureMetadata
-from genai.build.gguf.tables.table import ATTENTION, HEAD_NORMS, MLP, Architecture, windowless
+from genai.build.gguf.tables.table import (
+    ATTENTION,
+    HEAD_NORMS,
+    MLP,
+    ROUTER,
+    Architecture,
+    expert_sizes,
+    shared_expert,
+    windowless,
+)
 from genai.build.source import JSON
 
 _DELTA = {
@@ -18,6 +27,7 @@ _DELTA = {
     "ssm_out": "linear_attn.out_proj",
 }
 _NORMS = {"attn_norm": "input_layernorm", "post_attention_norm": "post_attention_layernorm"}
+_EXPERTS = ROUTER | shared_expert("mlp.shared_expert") | {"ffn_gate_inp_shexp": "mlp.shared_expert_gate"}
 _READS = frozenset({"rope.dimension_sections"})
 
 
@@ -37,6 +47,20 @@ def _qwen35(metadata: ArchitectureMetadata) -> dict[str, JSON]:
     return _sizes(metadata) | {"linear_value_heads_are_tiled": True}
 
 
+def _qwen35moe(metadata: ArchitectureMetadata) -> dict[str, JSON]:
+    return _qwen35(metadata) | _experts(metadata)
+
+
+def _qwen3next(metadata: ArchitectureMetadata) -> dict[str, JSON]:
+    return _sizes(metadata) | _experts(metadata) | {"norm_topk_prob": True}
+
+
+def _experts(metadata: ArchitectureMetadata) -> dict[str, JSON]:
+    sizes = expert_sizes(metadata)
+    everyones = metadata.size("expert_shared_feed_forward_length", metadata.size("expert_feed_forward_length"))
+    return sizes | {"shared_expert_intermediate_size": everyones}
+
+
 ARCHITECTURES = {
     "qwen35": Architecture(
         model_type="qwen3_5_text",
@@ -44,5 +68,21 @@ ARCHITECTURES = {
         extras=_qwen35,
         norm_offset=1.0,
         reads=_READS,
+    ),
+    "qwen35moe": Architecture(
+        model_type="qwen3_5_moe_text",
+        layer=ATTENTION | HEAD_NORMS | _NORMS | _DELTA | _EXPERTS,
+        extras=_qwen35moe,
+        norm_offset=1.0,
+        reads=_READS | {"expert_count"},
+        has_experts=True,
+    ),
+    "qwen3next": Architecture(
+        model_type="qwen3_next",
+        layer=ATTENTION | HEAD_NORMS | MLP | _NORMS | _DELTA | _EXPERTS | {"ssm_ba": "linear_attn.in_proj_ba"},
+        extras=_qwen3next,
+        norm_offset=1.0,
+        reads=_READS | {"expert_count"},
+        has_experts=True,
     ),
 }

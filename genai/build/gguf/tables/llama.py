@@ -42,7 +42,12 @@ def granite_multipliers(metadata: ArchitectureMetadata) -> dict[str, JSON]:
     """Granite's four. Raises: UnsupportedModelError for a model without rotary embedding."""
     if metadata.flag("rope.scaling.finetuned") is False:
         raise UnsupportedModelError(f"{metadata.path}: Granite without rotary embedding (rope.scaling.finetuned=False)")
-    return windowless(metadata) | {
+    return windowless(metadata) | granite_scales(metadata)
+
+
+def granite_scales(metadata: ArchitectureMetadata) -> dict[str, JSON]:
+    """The same, whether or not it has one."""
+    return {
         "attention_multiplier": metadata.number("attention.scale", metadata.head_dim**-0.5),
         "embedding_multiplier": metadata.number("embedding_scale", 1.0),
         "residual_multiplier": metadata.number("residual_scale", 1.0),

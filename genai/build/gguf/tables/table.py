@@ -61,7 +61,9 @@ def expert_sizes(metadata: ArchitectureMetadata, *, gating: int = SOFTMAX, group
         raise UnsupportedModelError(f"{metadata.path}: {metadata.arch}.expert_group_count={count} is not supported")
     used = metadata.size("expert_used_count")
     # Files made before the key was there: llama.cpp takes the dense size, divided among those that are used.
-    size = metadata.size("expert_feed_forward_length", max(1, metadata.size("feed_forward_length") // used))
+    size = metadata.optional_size("expert_feed_forward_length")
+    if size is None:
+        size = max(1, metadata.size("feed_forward_length") // used)
     return {
         "num_experts": metadata.size("expert_count"),
         "num_experts_per_tok": used,
