@@ -19,7 +19,7 @@ from benchmarks.protocol import LoadOptions
 from benchmarks.results import as_json, as_markdown
 from benchmarks.side_by_side import Entry, Run, compare, settings_from
 from genai.convert import convert
-from genai.convert.package import CONVERTER
+from genai.convert.options import CONVERTER
 from genai.models import is_package
 
 ORIGINAL = Entry(name="onnxruntime-genai-int4", peer="onnxruntime-genai", precision="int4")

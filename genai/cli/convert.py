@@ -10,6 +10,7 @@ import typer
 
 from genai.cli import options
 from genai.cli.bars import bars
+from genai.config import Precision
 from genai.convert.options import ConvertOptions, FloatType, Quantization
 
 
@@ -23,7 +24,16 @@ def convert(
     output: Annotated[Path, typer.Argument(metavar="OUT", help="The package folder to write.")],
     *,
     quantize: Annotated[Quantization | None, typer.Option(help="Round float weights to blocks of 4 or 8 bits.")] = None,
-    dtype: Annotated[FloatType | None, typer.Option(help="Weights, activations and caches in 16 bits.")] = None,
+    dtype: Annotated[
+        FloatType | None, typer.Option(help="Activations, caches and float weights in 16 or 32 bits.")
+    ] = None,
+    precision: Annotated[
+        Precision | None,
+        typer.Option("--precision", "-p", help="Of a folder's files the one that has it, or the float one, rounded."),
+    ] = None,
+    file: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Which of a folder's files: its path, name or ending (q4).")
+    ] = None,
     scatter_nd: Annotated[
         bool, typer.Option("--scatter-nd", help="Write the caches by ScatterND, for providers without TensorScatter.")
     ] = False,
@@ -37,14 +47,21 @@ def convert(
 ) -> None:
     """Convert an ONNX decoder that somebody exported into a model package.
 
-    Read are exports with past and present caches (torch, optimum, transformers) and folders of onnxruntime-genai. The
-    original and the package run on the same tokens; the package is written if they agree, and the report says how well.
+    Read are exports with past and present caches (torch, optimum, transformers), folders of onnxruntime-genai, and
+    those of transformers.js (onnx-community), whose files in several precisions lie in `onnx`. The original and the
+    package run on the same tokens; the package is written if they agree, and the report says how well.
     """
     options.check_output(output, force=force)
     from genai.convert import convert as run
 
     chosen = ConvertOptions(
-        quantize=quantize, dtype=dtype, scatter_nd=scatter_nd, max_seq_len=max_seq_len, hf_folder=hf_folder
+        quantize=quantize,
+        dtype=dtype,
+        precision=precision,
+        file=file,
+        scatter_nd=scatter_nd,
+        max_seq_len=max_seq_len,
+        hf_folder=hf_folder,
     )
     with bars() as progress:
         report = run(source, output, chosen, progress)

@@ -22,7 +22,10 @@ from genai.options.option import Entry, Flag, FlagGroup
 from genai.options.rules import Number, OneOf, Whole, strings, switch, words
 
 Model = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A known name (see `genai models`), a folder, a .gguf file, or a hub id.")
+    str,
+    typer.Argument(
+        metavar="MODEL", help="A known name (see `genai models`), a folder, a .gguf or .onnx file, a hub id."
+    ),
 ]
 PrecisionOption = Annotated[
     Precision, typer.Option("--precision", "-p", help="Weights' precision; auto: as the weights come, on a CPU.")

@@ -7,10 +7,14 @@ from typing import Annotated
 import typer
 
 from genai.cli.bars import bars
+from genai.config import Precision
 
 
 def pull(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A known name (see `genai models`), or a hub id.")],
+    precision: Annotated[
+        Precision, typer.Option("--precision", "-p", help="Which of a repository's ONNX files; auto: one of 4 bits.")
+    ] = "auto",
 ) -> None:
     """Fetch a model's weights and print where they are.
 
@@ -19,5 +23,5 @@ def pull(
     from genai import models
 
     with bars() as progress:
-        path = models.pull(model, progress=progress)
+        path = models.pull(model, precision=precision, progress=progress)
     print(path)

@@ -181,7 +181,7 @@ def _free_names(graph: ir.Graph, declared: Iterable[contract.TensorType]) -> Non
 def as_split(nodes: Nodes, x: ir.Value, num_heads: int, head_dim: int) -> ir.Value:
     """[B, T, heads * D] -> [B, T, heads, D]."""
     shape = None if x.shape is None else [*list(x.shape)[:2], num_heads, head_dim]
-    return nodes.typed("Reshape", x, nodes.integers([0, 0, num_heads, head_dim]), dtype=None, shape=shape)
+    return nodes.typed("Reshape", x, nodes.integers([0, 0, num_heads, head_dim]), dtype=x.dtype, shape=shape)
 
 
 def as_heads(nodes: Nodes, x: ir.Value, num_heads: int, head_dim: int) -> ir.Value:

@@ -16,6 +16,7 @@ import onnx_ir.passes.common as passes
 
 from genai.config import EngineConfig
 from genai.convert.nodes import Nodes, take_over
+from genai.convert.verify import WITHOUT_ROUNDING
 from genai.errors import UnsupportedModelError
 from genai.runtime.session import Session
 
@@ -43,7 +44,7 @@ def loaded(model: ir.Model) -> Session:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         ir.save(model, path, external_data="model.onnx.data")
-        return Session(path, EngineConfig())
+        return Session(path, EngineConfig(session_options=WITHOUT_ROUNDING))
 
 
 def _write_out(graph: ir.Graph, node: ir.Node) -> None:

@@ -22,8 +22,6 @@ from genai.convert.values import size_of
 from genai.errors import ModelError, UnsupportedModelError
 from genai.tokenizer.files import TokenizerFiles
 
-CONVERTER = "genai-convert-1"
-"""Changes whenever the same source and options would give another graph."""
 _PAGE = 4096
 
 

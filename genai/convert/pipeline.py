@@ -17,9 +17,9 @@ import onnx_ir as ir
 from genai.build.output import finished_folder
 from genai.build.quantize import Bits
 from genai.config import CONFIG_FILE, ModelConfig, Provenance
-from genai.convert.options import ConvertOptions, Quantization
+from genai.convert.files import in_precision
+from genai.convert.options import CONVERTER, ConvertOptions, Quantization
 from genai.convert.package import (
-    CONVERTER,
     model_config,
     precision_of,
     source_digest,
@@ -27,6 +27,7 @@ from genai.convert.package import (
     write_graph,
     write_report,
 )
+from genai.convert.passes.faster import make_faster
 from genai.convert.passes.narrow import narrow
 from genai.convert.passes.quantize import QuantizedWeight, quantize_products
 from genai.convert.passes.scatter import lower_scatter
@@ -35,7 +36,7 @@ from genai.convert.report import ConversionReport
 from genai.convert.rewritten import Rewritten
 from genai.convert.untrusted.limits import bounded_memory
 from genai.convert.untrusted.reading import read_onnx
-from genai.convert.verify import Agreement, Expected, compare, sample_prompts
+from genai.convert.verify import WITHOUT_ROUNDING, Agreement, Expected, compare, sample_prompts
 from genai.errors import ModelError, RuntimeUnavailableError
 from genai.progress import Progress, silent
 from genai.runtime.providers import available_providers
@@ -59,7 +60,10 @@ def convert(
     """
     options = options or ConvertOptions()
     progress("reading", 0, _STEPS)
-    file = find_model(Path(source).expanduser())
+    file = find_model(Path(source).expanduser(), options.precision, options.file)
+    if options.precision is not None:
+        is_on_cpu = available_providers()[0].name == "cpu"
+        options = in_precision(options, options.precision, file.path.name, is_on_cpu=is_on_cpu)
     if options.hf_folder is not None:
         file = dataclasses.replace(file, folder=options.hf_folder)
     model = read_onnx(file.path)
@@ -67,7 +71,7 @@ def convert(
     digest = source_digest(file.path, model)
     progress("recognising", 1, _STEPS)
     with bounded_memory(_num_bytes(model)):
-        found = rewrite(file, model, options.max_seq_len)
+        found = rewrite(file, model, options.max_seq_len, is_wide=options.dtype is not None)
     tokenizer = tokenizer_from_hf(file.folder)
     built = _Built(
         model=model,
@@ -82,7 +86,7 @@ def convert(
         ),
     )
     with finished_folder(Path(output), CONFIG_FILE) as folder:
-        agreement, rounded, quantized = _written(built, options, folder, progress)
+        written = _written(built, options, folder, progress)
         tokenizer.save(folder)
         report = ConversionReport(
             source=str(file.path),
@@ -90,11 +94,11 @@ def convert(
             output=str(output),
             num_layers=built.config().num_layers,
             operators=(num_nodes, len(model.graph)),
-            agreement=agreement,
-            rounded=rounded,
+            agreement=written.agreement,
+            rounded=written.rounded,
             fusions=found.fusions,
-            quantized=quantized,
-            notes=(*found.notes, *_notes(options, rounded)),
+            quantized=written.quantized,
+            notes=(*found.notes, *written.notes, *_notes(options, written.rounded)),
         )
         write_report(report, folder)
     return report
@@ -121,10 +125,18 @@ class _Built:
         return model_config(self.model, self.found.facts, self.tokenizer, provenance)
 
 
-def _written(
-    built: _Built, options: ConvertOptions, folder: Path, progress: Progress
-) -> tuple[Agreement, Agreement | None, tuple[QuantizedWeight, ...]]:
-    """Write and verify: (agreement on the contract, after the passes that round, what was rounded)."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Written:
+    """What writing showed: agreement on the contract, and after the passes that round; see `ConversionReport`."""
+
+    agreement: Agreement
+    rounded: Agreement | None = None
+    quantized: tuple[QuantizedWeight, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def _written(built: _Built, options: ConvertOptions, folder: Path, progress: Progress) -> _Written:
+    """Write and verify. Raises: ModelError where original and package do not agree."""
     facts, model = built.found.facts, built.model
     progress("running the original", 2, _STEPS)
     prompts = sample_prompts(vocab_size(model), facts.sliding_window, facts.max_position, built.tokenizer.tokenizer)
@@ -134,20 +146,23 @@ def _written(
         lower_scatter(model)
     progress("verifying", 3, _STEPS)
     _save(built, folder)
-    agreement = compare(expected, folder, built.config(), is_exact=precision_of(model) == "f32")
+    is_exact = built.found.is_exact and precision_of(model) == "f32"
+    agreement = compare(expected, folder, built.config(), is_exact=is_exact, session_options=WITHOUT_ROUNDING)
     if not agreement.is_good:
         raise ModelError(f"the converted model does not agree with the original, nothing was written: {agreement}")
-    if not options.has_passes:
-        return agreement, None, ()
     progress("rounding", 4, _STEPS)
     quantized = quantize_products(model, _BITS[options.quantize]) if options.quantize else []
-    if options.dtype:
+    faster = make_faster(model)
+    if options.dtype in _DTYPES:
         narrow(model, _DTYPES[options.dtype])
+    if not options.has_passes and not faster:
+        return _Written(agreement=agreement)
     _save(built, folder)
     rounded = _compare_rounded(expected, folder, built.config())
     if rounded is not None and not options.quantize and not rounded.is_good:
-        raise ModelError(f"the model loses too much in {options.dtype}, nothing was written: {rounded}")
-    return agreement, rounded, tuple(quantized)
+        what = f"in {options.dtype}" if options.dtype else f"with {' and '.join(faster)}"
+        raise ModelError(f"the model loses too much {what}, nothing was written: {rounded}")
+    return _Written(agreement=agreement, rounded=rounded, quantized=tuple(quantized), notes=tuple(faster))
 
 
 def _compare_rounded(expected: Expected, folder: Path, config: ModelConfig) -> Agreement | None:

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import onnx_ir as ir
 
-from genai.config import CONFIG_FILE, EngineConfig
-from genai.convert.flex import loaded, write_out
+from genai.config import CONFIG_FILE, Precision
 from genai.convert.fusions import fuse
 from genai.convert.fusions.attention import PATTERN
 from genai.convert.fusions.match import site_at
 from genai.convert.normalize import normalize
 from genai.convert.package import configured_window, read_facts
+from genai.convert.plain.read import make_plain
 from genai.convert.rewritten import ModelFacts, Rewritten
 from genai.convert.sources import static_cache
 from genai.convert.sources.onnxruntime_genai import rewrite as onnxruntime_genai
 from genai.convert.sources.onnxruntime_genai.config import read_genai_config
+from genai.convert.sources.onnxruntime_genai.inferred import config_of_graph, has_operators
 from genai.convert.sources.past_present import rewrite as past_present
 from genai.convert.sources.past_present.interface import PastPresentModel
 from genai.convert.untrusted.reading import OnnxFile, find_onnx
@@ -31,26 +33,29 @@ _INSTEAD = (
 )
 
 
-def find_model(source: Path) -> OnnxFile:
+def find_model(source: Path, precision: Precision | None = None, asked: str | None = None) -> OnnxFile:
     """The graph that a path means, as its configuration names it where it has one.
 
+    precision, asked: choose one of several files, see `genai.convert.files`.
     Raises: ModelNotFoundError, ModelError for a configuration that is damaged.
     """
     if (source / CONFIG_FILE).is_file():
         raise UnsupportedModelError(f"{source} is a package already; convert what it was made of")
-    if onnxruntime_genai.is_genai_folder(source):
+    if asked is None and onnxruntime_genai.is_genai_folder(source):
         return OnnxFile(path=read_genai_config(source).graph, folder=source)
-    return find_onnx(source)
+    return find_onnx(source, precision, asked)
 
 
-def rewrite(file: OnnxFile, model: ir.Model, max_seq_len: int | None) -> Rewritten:
+def rewrite(file: OnnxFile, model: ir.Model, max_seq_len: int | None, *, is_wide: bool = False) -> Rewritten:
     """Recognise a model and put it onto the contract, in place.
 
-    Raises: UnsupportedModelError that says what was found; ModelError for a configuration that is damaged.
+    is_wide: in float32, whatever it was. Raises: UnsupportedModelError that says what was found; ModelError for a
+    configuration that is damaged.
     """
-    found = _rewritten(file, model, max_seq_len)
+    plain = make_plain(file.path, model, is_wide=is_wide)
+    found = _rewritten(file, model, plain.original, max_seq_len)
     _check_window(found.facts, configured_window(file.folder))
-    return found
+    return replace(found, notes=(*plain.notes, *found.notes), is_exact=plain.is_exact)
 
 
 def _check_window(facts: ModelFacts, window: int | None) -> None:
@@ -68,34 +73,43 @@ def _check_window(facts: ModelFacts, window: int | None) -> None:
         )
 
 
-def _rewritten(file: OnnxFile, model: ir.Model, max_seq_len: int | None) -> Rewritten:
-    has_flex = write_out(model) > 0
-    operators = Counter(node.op_type for node in model.graph)
-    if loops := operators["Loop"] + operators["Scan"]:
-        raise UnsupportedModelError(f"{file.path.name} has {loops} Loop or Scan nodes: no decoder needs them")
+def _rewritten(file: OnnxFile, model: ir.Model, load: Callable[[], Session], max_seq_len: int | None) -> Rewritten:
     if static_cache.is_static_cache(model):
-        return static_cache.convert_static_cache(model, file.path, file.folder, max_seq_len)
+        return static_cache.convert_static_cache(model, load, file.folder, max_seq_len)
     for folder in (file.folder, file.path.parent):  # the tokenizer's folder may be another one
         if onnxruntime_genai.is_genai_folder(folder):
             normalize(model)
-            return onnxruntime_genai.convert_genai(model, read_genai_config(folder), max_seq_len)
+            return onnxruntime_genai.convert_genai(model, read_genai_config(folder), load, max_seq_len)
+    _check_operators(file, model)
+    if has_operators(model):
+        normalize(model)
+        config = config_of_graph(file, model, max_seq_len)
+        found = onnxruntime_genai.convert_genai(model, config, load, max_seq_len)
+        return replace(found, kind="past and present caches, attention operators of ONNX Runtime")
+    operators = Counter(node.op_type for node in model.graph)
     if operators["If"]:
         raise UnsupportedModelError(
-            f"{file.path.name} has {operators['If']} If nodes: a merged decoder has two graphs in one, which cannot be "
-            f"converted; {_INSTEAD}"
+            f"{file.path.name} has {operators['If']} If nodes, which choose by something else than whether there is a "
+            f"past: that cannot be converted; {_INSTEAD}"
         )
-    for name in ("GroupQueryAttention", "MultiHeadAttention", "PagedAttention"):
-        if operators[name]:
-            raise UnsupportedModelError(
-                f"{file.path.name} has {operators[name]} {name} nodes, as models for onnxruntime-genai and "
-                f"transformers.js have, but no genai_config.json lies beside it to say what they mean; {_INSTEAD}"
-            )
-    written_out = model.clone() if has_flex else None
-    return _past_present(file, model, max_seq_len, written_out)
+    return _past_present(file, model, load, max_seq_len)
 
 
-def _past_present(file: OnnxFile, model: ir.Model, max_seq_len: int | None, written_out: ir.Model | None) -> Rewritten:
-    """written_out: the model as it was, where the runtime has no kernels for that; None to load the file."""
+def _check_operators(file: OnnxFile, model: ir.Model) -> None:
+    """Refuse graphs that are no decoder of tokens. Raises: UnsupportedModelError."""
+    operators, inputs = Counter(node.op_type for node in model.graph), {value.name for value in model.graph.inputs}
+    if loops := operators["Loop"] + operators["Scan"]:
+        raise UnsupportedModelError(f"{file.path.name} has {loops} Loop or Scan nodes: no decoder needs them")
+    if operators["PagedAttention"]:
+        raise UnsupportedModelError(f"{file.path.name} keeps a paged cache (PagedAttention): not supported; {_INSTEAD}")
+    if "inputs_embeds" in inputs and "input_ids" not in inputs:
+        raise UnsupportedModelError(
+            f"{file.path.name} reads inputs_embeds, embeddings that another graph computes (embed_tokens.onnx): models "
+            f"in several graphs cannot be converted; {_INSTEAD}"
+        )
+
+
+def _past_present(file: OnnxFile, model: ir.Model, load: Callable[[], Session], max_seq_len: int | None) -> Rewritten:
     past_present.prepare(model)
     fusions = fuse(model)
     pristine = model.clone()
@@ -111,9 +125,7 @@ def _past_present(file: OnnxFile, model: ir.Model, max_seq_len: int | None, writ
     return Rewritten(
         kind="past and present caches, " + ("decomposed attention" if is_decomposed else "Attention operators"),
         facts=replace(facts, sliding_window=min(windows, default=None)),
-        original=lambda: PastPresentModel(
-            interface, Session(file.path, EngineConfig()) if written_out is None else loaded(written_out)
-        ),
+        original=lambda: PastPresentModel(interface, load()),
         notes=(f"masks were looked at up to {decoder.longest:,} past tokens",),
         fusions=fusions.with_sites(PATTERN, sites),
     )

@@ -43,7 +43,8 @@ class ModelFacts:
 class Rewritten:
     """A model that has been put onto the contract in place.
 
-    kind: of the source, as reports call it; original: loads the model as it was.
+    kind: of the source, as reports call it; original: loads the model as it was; is_exact: whether that computes as the
+    rewritten graph does, so that logits are the same but for the order of sums.
     """
 
     kind: str
@@ -51,3 +52,4 @@ class Rewritten:
     original: Callable[[], Original]
     notes: tuple[str, ...] = ()
     fusions: FusionReport | None = None
+    is_exact: bool = True

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import tokenizers
@@ -15,6 +16,8 @@ from genai.errors import UnsupportedModelError
 from genai.runtime.load import load_runner
 from genai.runtime.runner import Runner
 
+WITHOUT_ROUNDING = {"session.disable_quant_qdq": "1"}
+"""Options of sessions that are compared: ONNX Runtime would round activations before products with DequantizeLinear."""
 EXACT_TOLERANCE = 1e-3
 """Largest difference of logits in float32, in units of their standard deviation (at least 1)."""
 ROUNDED_TOLERANCE = 0.02
@@ -101,14 +104,23 @@ def sample_prompts(
     return [part.tolist() for part in np.split(endless, np.cumsum(lengths)[:-1])]
 
 
-def compare(expected: Expected, folder: Path, config: ModelConfig, *, is_exact: bool) -> Agreement:
+def compare(
+    expected: Expected,
+    folder: Path,
+    config: ModelConfig,
+    *,
+    is_exact: bool,
+    session_options: Mapping[str, str] = MappingProxyType({}),
+) -> Agreement:
     """Run a package on the prompts and compare.
 
     Raises: ContractError, GraphRunError, RuntimeUnavailableError.
     """
     longest = max(map(len, expected.prompts))
     rows = len(expected.prompts)
-    engine = EngineConfig(max_batch=rows, max_seq_len=min(longest, config.max_position))
+    engine = EngineConfig(
+        max_batch=rows, max_seq_len=min(longest, config.max_position), session_options=session_options
+    )
     runner = load_runner(folder, config, engine).runner
     got = [*_decoded(runner, expected.prompts), *_decoded(runner, expected.prompts[:1], num_parts=2)]
     return agreement([*expected.logits, expected.logits[0]], got, is_exact=is_exact)

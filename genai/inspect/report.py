@@ -14,8 +14,9 @@ from google.protobuf.message import DecodeError
 from onnx import helper
 
 from genai import contract
-from genai.config import CONFIG_FILE, MODEL_FILE, ModelConfig
+from genai.config import CONFIG_FILE, ModelConfig
 from genai.contract import Cache, GraphShape, TensorType
+from genai.convert.files import choose_graph
 from genai.errors import ContractError, ModelNotFoundError
 from genai.inspect.blocks import Block, blocks_of
 from genai.inspect.experts import Experts, experts_of
@@ -151,14 +152,10 @@ def _graph_file(path: Path) -> Path:
         return path
     if not path.is_dir():
         raise ModelNotFoundError(f"no such file or folder: {path}")
-    files = sorted(path.glob("*.onnx"))
-    usual = [file for file in files if file.name == MODEL_FILE] or files
-    if len(usual) != 1:
-        raise ModelNotFoundError(
-            f"{path} holds {'several' if files else 'no'} .onnx files; give one: "
-            + (", ".join(file.name for file in files) or "a package folder or an .onnx file")
-        )
-    return usual[0]
+    names = [file.relative_to(path).as_posix() for file in (*path.glob("*.onnx"), *path.glob("onnx/*.onnx"))]
+    if not names:
+        raise ModelNotFoundError(f"{path} holds no .onnx files; give one: a package folder or an .onnx file")
+    return path / choose_graph(str(path), names, None)
 
 
 def _read(file: Path) -> onnx.ModelProto:

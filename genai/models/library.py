@@ -15,7 +15,7 @@ from genai.build.gguf.file_names import parts_of, stem_of
 from genai.config import CONFIG_FILE, DEVICES, PRECISIONS, Precision
 from genai.errors import ConfigError, ModelNotFoundError
 from genai.extras import require
-from genai.models import hub, store, wheels
+from genai.models import foreign, hub, store, wheels
 from genai.models.catalog import KnownModel, known_models, not_found
 from genai.models.mistaken import what_it_is_instead
 from genai.progress import Progress, silent
@@ -57,9 +57,10 @@ def package(
     max_seq_len: int | None = None,
     progress: Progress = silent,
 ) -> Path:
-    """The model package of a model, pulled and built first if that has not been done.
+    """The model package of a model, pulled and built, or converted, first if that has not been done.
 
-    name: a known name, a package folder (used as it is), a Hugging Face folder, a .gguf file, or a hub id.
+    name: a known name, a package folder (used as it is), a Hugging Face folder, a .gguf file, somebody's ONNX model (a
+    file or folder), or a hub id.
     Raises: ModelNotFoundError, DownloadError, ConfigError, and what the builder raises.
     """
     options = _BuildOptions(precision=precision, device=device, max_seq_len=max_seq_len)
@@ -68,20 +69,22 @@ def package(
     if name not in known_models() and is_package(folder):
         _check_precision(folder, precision)
         return folder
-    source, label = _source(name, progress)
+    source, label = _source(name, progress, precision)
     return _built(source, label, options, progress)
 
 
-def pull(name: str | Path, *, progress: Progress = silent) -> Path:
-    """Bring a model's weights here: a GGUF file or a folder. A hub id is asked for anew each time.
+def pull(name: str | Path, *, precision: Precision = "auto", progress: Progress = silent) -> Path:
+    """Bring a model's weights here: a GGUF file, an ONNX graph or a folder. A hub id is asked for anew each time.
 
-    Raises: ModelNotFoundError, DownloadError.
+    precision: chooses among a repository's ONNX files. Raises: ModelNotFoundError, DownloadError.
     """
     if model := known_models().get(str(name)):
         return _pull_known(model, progress)
     if hub_id := hub.HubId.parse(str(name)):
-        path = hub.fetch(hub_id, progress)
+        path = hub.fetch(hub_id, progress, precision)
         store.remember(f"hub {hub_id}", "", str(path))
+        if foreign.is_foreign(path):
+            store.remember(f"hub {hub_id} {precision}", "", str(path))
         return path
     raise not_found(str(name))
 
@@ -125,6 +128,8 @@ def build(
     else:
         from genai.build.package import build_package
     source, _ = _source(str(name), progress)
+    if foreign.is_foreign(source):
+        raise ConfigError(f"{name} is an ONNX model already: genai convert {name} {output} -p {precision}")
     return build_package(
         source, output, precision=precision, device=_resolved(device), max_seq_len=max_seq_len, progress=progress
     )
@@ -205,14 +210,18 @@ class _BuildOptions:
             raise ConfigError(f"max_seq_len={self.max_seq_len}: must be at least 1")
 
 
-def _source(name: str, progress: Progress) -> tuple[Path, str]:
-    """A model's weights, here, and a label for its packages."""
+def _source(name: str, progress: Progress, precision: Precision = "auto") -> tuple[Path, str]:
+    """A model's weights, here, and a label for its packages. precision: chooses among ONNX files."""
     if model := known_models().get(name):
         return _pull_known(model, progress), model.name
     path = Path(name).expanduser()
     if path.is_file() and path.suffix == ".gguf":
         # The folder's links are followed, not the file's own: the hub's cache has the contents under other names.
         return parts_of(path.parent.resolve() / path.name)[0], stem_of(path)
+    if path.exists() and foreign.is_foreign(path):
+        graph = foreign.graph_of(path, precision)
+        graph = graph.parent.resolve() / graph.name  # links to contents in the hub's cache are not followed
+        return graph, foreign.folder_of(graph).name
     if path.exists():
         if complaint := what_it_is_instead(path):
             raise ModelNotFoundError(complaint)
@@ -220,8 +229,16 @@ def _source(name: str, progress: Progress) -> tuple[Path, str]:
     hub_id = hub.HubId.parse(name)
     if hub_id is None:
         raise not_found(name)
-    here = store.recall(f"hub {hub_id}", "")
-    return Path(here) if here and Path(here).exists() else pull(name, progress=progress), hub_id.label
+    return _pulled(hub_id, precision) or pull(name, precision=precision, progress=progress), hub_id.label
+
+
+def _pulled(hub_id: hub.HubId, precision: Precision) -> Path | None:
+    """What was pulled before; of ONNX files that of this precision, or None."""
+    for key in (f"hub {hub_id} {precision}", f"hub {hub_id}"):
+        here = store.recall(key, "")
+        if here and Path(here).exists() and (key.endswith(precision) or not foreign.is_foreign(Path(here))):
+            return Path(here)
+    return None
 
 
 def _pull_known(model: KnownModel, progress: Progress) -> Path:
@@ -247,7 +264,8 @@ def _built(source: Path, label: str, options: _BuildOptions, progress: Progress)
     """The package of a source and options, from the cache or built into it."""
     device = _resolved(options.device)
     question = f"package {source} {options.precision} {device} {options.max_seq_len}"
-    stamp = store.fingerprint(source) + _builder_stamp()
+    files = foreign.files_of(source) if foreign.is_foreign(source) else None
+    stamp = store.fingerprint(source, files) + _builder_stamp()
     name = store.recall(question, stamp)
     if name and is_package(store.packages_folder() / name):
         return store.packages_folder() / name
@@ -262,21 +280,23 @@ def _build(source: Path, label: str, options: _BuildOptions, progress: Progress)
     from genai.build.package import build_package, package_key
 
     chosen = dataclasses.asdict(options)
-    key = package_key(source, **chosen, sha256=source_digest(source))
+    is_foreign = foreign.is_foreign(source)
+    make = foreign.convert_graph if is_foreign else build_package
+    key = package_key(source, **chosen, sha256=foreign.digest_of(source) if is_foreign else source_digest(source))
     name = f"{store.label_of(label)}-{options.precision}-{key}"
     target = store.packages_folder() / name
     with store.locked(name, progress):
         for leftover in store.packages_folder().glob(f".{name}.*"):  # of builds that were killed
             shutil.rmtree(leftover, ignore_errors=True)
         if not is_package(target):
-            build_package(source, target, **chosen, progress=progress)
+            make(source, target, **chosen, progress=progress)
     return name
 
 
 def _builder_stamp() -> str:
     """Changes when the builder's code does, so that keys are worked out anew; importing it would take a second."""
-    folder = Path(config.__file__).with_name("build")
-    return str(max(file.stat().st_mtime_ns for file in folder.rglob("*.py")))
+    folders = [Path(config.__file__).with_name(name) for name in ("build", "convert")]
+    return str(max(file.stat().st_mtime_ns for folder in folders for file in folder.rglob("*.py")))
 
 
 def _resolved(device: str) -> str:

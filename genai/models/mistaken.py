@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from genai.build.gguf.file_names import models_among
+from genai.models.foreign import is_foreign
 
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 _ADAPTER = "adapter_config.json"
@@ -30,11 +31,10 @@ def _file(path: Path) -> str | None:
 
 
 def _folder(path: Path) -> str | None:
-    has_weights = any(any(path.glob(f"*{suffix}")) for suffix in (".safetensors", ".bin", ".gguf"))
     has_config = (path / "config.json").is_file()
     if (path / _ADAPTER).is_file() and not has_config:
         return _adapter(path)
-    if not has_weights and (any(path.glob("*.onnx")) or any(path.glob("onnx/*.onnx")) or _is_genai(path)):
+    if is_foreign(path):
         return _foreign(path)
     if has_config:
         return None
@@ -48,12 +48,11 @@ def _folder(path: Path) -> str | None:
     return f"{path} is no model: it has neither genai.json (a package) nor config.json"
 
 
-def _is_genai(path: Path) -> bool:
-    return (path / "genai_config.json").is_file()
-
-
 def _foreign(path: Path) -> str:
-    return f"{path} is somebody's ONNX model, not yet a package: genai convert {path} OUT makes one"
+    return (
+        f"{path} is somebody's ONNX model, which holds no checkpoint: genai run {path} converts it and keeps what that "
+        f"makes, genai convert {path} OUT writes a package"
+    )
 
 
 def _adapter(folder: Path) -> str:

@@ -18,7 +18,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from genai import config
@@ -79,12 +79,13 @@ def locked(name: str, progress: Progress) -> Iterator[None]:
         lock.release()
 
 
-def fingerprint(source: Path) -> str:
+def fingerprint(source: Path, files: Sequence[Path] | None = None) -> str:
     """Changes when a file or one of its parts, or a file directly inside a folder, changes its size or its time.
 
-    No contents are read. Raises: WeightsError if parts are missing.
+    files: what counts instead. No contents are read. Raises: WeightsError if parts are missing.
     """
-    files = sorted(source.iterdir()) if source.is_dir() else parts_of(source)
+    if files is None:
+        files = sorted(source.iterdir()) if source.is_dir() else parts_of(source)
     facts = [(file.name, info.st_size, info.st_mtime_ns) for file in files if file.is_file() for info in [file.stat()]]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 

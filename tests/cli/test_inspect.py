@@ -188,7 +188,7 @@ def test_folders(tmp_path: Path) -> None:
         inspect(tmp_path)
     for name in ("a.onnx", "b.onnx"):
         (tmp_path / name).write_bytes(b"")
-    with pytest.raises(ModelNotFoundError, match=r"several \.onnx files; give one: a\.onnx, b\.onnx"):
+    with pytest.raises(ModelNotFoundError, match=r"Give one of a\.onnx, b\.onnx"):
         inspect(tmp_path)
 
 

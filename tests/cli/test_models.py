@@ -53,13 +53,13 @@ def test_remove(run_genai: Genai, package: Path) -> None:
 
 
 def test_pull_prints_the_path(run_genai: Genai, monkeypatch: pytest.MonkeyPatch) -> None:
-    def pull(name: str, *, progress: Progress) -> Path:
+    def pull(name: str, *, precision: str, progress: Progress) -> Path:
         progress("part", 1, 2)
-        return Path("/weights") / name
+        return Path("/weights") / name / precision
 
     monkeypatch.setattr(models, "pull", pull)
-    outcome = run_genai("pull", "toy")
-    assert (outcome.code, outcome.out, outcome.err) == (0, "/weights/toy\n", "")
+    outcome = run_genai("pull", "toy", "-p", "f16")
+    assert (outcome.code, outcome.out, outcome.err) == (0, "/weights/toy/f16\n", "")
 
 
 def test_build_hands_its_options_on(run_genai: Genai, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -198,7 +198,6 @@ def test_folder_or_file_that_is_no_model(tmp_path: Path, home: Path) -> None:
         (["adapter_config.json", "adapter_model.safetensors"], "", r"is a LoRA adapter.*merge_and_unload"),
         (["adapter_config.json", "adapter_model.safetensors"], "adapter_model.safetensors", r"is a LoRA adapter"),
         (["a.gguf", "b.gguf"], "", r"2 GGUF models: give one of them \(a\.gguf, b\.gguf\)"),
-        (["onnx/decoder_model_merged.onnx", "config.json"], "", r"genai convert .* OUT"),
     ],
 )
 def test_what_people_mistake_for_a_model(
@@ -248,7 +247,10 @@ def test_somebodys_onnx_model(tmp_path: Path, home: Path, file: str) -> None:
     path.touch()
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ModelNotFoundError, match=f"genai convert {re.escape(str(tmp_path))} OUT"):
-        models.package(tmp_path)
+        models.checkpoint(tmp_path)
+    if path.suffix == ".onnx":
+        with pytest.raises(ConfigError, match="is an ONNX model already: genai convert"):
+            models.build(tmp_path, tmp_path / "out")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ The capacity N is fixed there and becomes free; logits are computed for the chos
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +16,6 @@ import onnx_ir as ir
 
 from genai import contract
 from genai.build.checkpoint_config import CONFIG_FILE as HF_CONFIG
-from genai.config import EngineConfig
 from genai.convert.emit import ContractGraph, Heads
 from genai.convert.normalize import normalize
 from genai.convert.package import read_facts
@@ -52,10 +51,12 @@ class StaticCacheGraph:
     num_positions: int | None
 
 
-def convert_static_cache(model: ir.Model, path: Path, folder: Path, max_seq_len: int | None) -> Rewritten:
+def convert_static_cache(
+    model: ir.Model, load: Callable[[], Session], folder: Path, max_seq_len: int | None
+) -> Rewritten:
     """Put a graph onto the contract, in place: free capacity, and logits of chosen positions.
 
-    path: the graph's file; folder: where its configuration lies; max_seq_len: the longest sequence, where the caller
+    load: the graph as it was; folder: where its configuration lies; max_seq_len: the longest sequence, where the caller
     knows it. Raises: UnsupportedModelError for what does not follow the contract in another way.
     """
     _drop_kernels_functions(model)
@@ -81,7 +82,7 @@ def convert_static_cache(model: ir.Model, path: Path, folder: Path, max_seq_len:
     return Rewritten(
         kind="static-cache graph",
         facts=facts,
-        original=lambda: StaticCacheModel(Session(path, EngineConfig()), found.capacity),
+        original=lambda: StaticCacheModel(load(), found.capacity),
         notes=()
         if found.capacity is None
         else (f"the caches' fixed {found.capacity:,} tokens became a free dimension",),

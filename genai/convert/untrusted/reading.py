@@ -18,13 +18,14 @@ import onnx
 import onnx_ir as ir
 from google.protobuf.message import Message
 
+from genai.config import Precision
+from genai.convert.files import choose_graph
 from genai.errors import ModelError, ModelNotFoundError, UnsupportedModelError, WeightsError
 
 MAX_GRAPH_BYTES = 2**31 - 1
 """Protobuf's own limit for the file without its external data."""
 MAX_ELEMENTS = 2**32
 """Elements of the largest tensor that a graph may speak of."""
-_FILES = ("model.onnx", "decoder_model.onnx", "onnx/model.onnx", "decoder_with_past_model.onnx")
 _SHAPED_BY_INPUT = {"ConstantOfShape": 0, "Expand": 1, "Tile": 1}
 
 
@@ -36,9 +37,10 @@ class OnnxFile:
     folder: Path
 
 
-def find_onnx(source: Path) -> OnnxFile:
+def find_onnx(source: Path, precision: Precision | None = None, asked: str | None = None) -> OnnxFile:
     """The graph that a path means: a file, or a folder with one, also in its subfolder `onnx`.
 
+    precision, asked: choose one of several, see `genai.convert.files`.
     Raises: ModelNotFoundError that says what is there.
     """
     if source.is_file():
@@ -47,19 +49,12 @@ def find_onnx(source: Path) -> OnnxFile:
         return OnnxFile(path=source, folder=folder if has_config or folder.name != "onnx" else folder.parent)
     if not source.is_dir():
         raise ModelNotFoundError(f"{source}: no such file or folder")
-    for name in _FILES:
-        if (source / name).is_file():
-            return OnnxFile(path=source / name, folder=source)
-    found = sorted([*source.glob("*.onnx"), *source.glob("onnx/*.onnx")])
-    if len(found) == 1:
-        return OnnxFile(path=found[0], folder=source)
+    names = [path.relative_to(source).as_posix() for path in (*source.glob("*.onnx"), *source.glob("onnx/*.onnx"))]
+    if names:
+        return OnnxFile(path=source / choose_graph(str(source), names, precision, asked), folder=source)
     is_checkpoint = any(source.glob("*.safetensors")) or any(source.glob("*.gguf"))
     hint = f"; it is a checkpoint: genai build {source} -o OUT" if is_checkpoint else ""
-    names = ", ".join(path.relative_to(source).as_posix() for path in found[:8])
-    raise ModelNotFoundError(
-        f"{source} has no model.onnx"
-        + (f"; give one of its files: {names}" if found else f" and no other ONNX file{hint}")
-    )
+    raise ModelNotFoundError(f"{source} has no model.onnx and no other ONNX file{hint}")
 
 
 def read_onnx(path: Path) -> ir.Model:
@@ -229,7 +224,7 @@ def _check_names(graph: onnx.GraphProto, outer: set[str]) -> None:
             if source and source not in made:
                 raise ModelError(f"{node.name or node.op_type} reads {source[:80]!r}, which nothing makes")
         for inner in _subgraphs([node]):
-            _check_names(inner, made)
+            _check_names(inner, made - set(node.output))  # a branch may call its outputs as its node does
     for output in graph.output:
         if output.name not in made:
             raise ModelError(f"the output {output.name[:80]!r} is made by nothing")

@@ -202,7 +202,7 @@ def test_norms_inside_the_operator(tmp_path: Path) -> None:
     config = read_genai_config(folder)
     graph = read_onnx(config.graph)
     normalize(graph)
-    convert_genai(graph, config)
+    convert_genai(graph, config, lambda: pytest.fail("nothing here runs the original"))
     ir.save(graph, tmp_path / "model.onnx", external_data="model.onnx.data")
     tokens = tiny.tokens(20)
     (logits,) = tiny.Graph(tmp_path).add(tokens)

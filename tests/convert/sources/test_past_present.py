@@ -255,19 +255,17 @@ def test_rounding_is_reported(export: Callable[[str], Path], tmp_path: Path) -> 
 def test_weights_that_were_rounded_before(
     export: Callable[[str], Path], tmp_path: Path, quantize: Literal["int8"] | None
 ) -> None:
-    """Behind DequantizeLinear: kept as they are, or rounded to blocks."""
+    """Behind DequantizeLinear: the same numbers in the form that has fast kernels, or rounded to blocks."""
     folder = export("llama")
     ir.save(with_dequantized_weights(ir.load(folder / "model.onnx")), folder / "model.onnx")
     report = convert(folder, tmp_path / "package", ConvertOptions(quantize=quantize))
     assert report.agreement.is_exact
     operators = [node.op_type for node in onnx.load(tmp_path / "package" / "model.onnx").graph.node]
-    if quantize is None:
-        assert operators.count("DequantizeLinear") == 15
-    else:
-        assert operators.count("MatMulNBits") == len(report.quantized) == 15
-        assert "DequantizeLinear" not in operators
-        assert report.rounded is not None
-        assert report.rounded.mean_kl < 0.02
+    assert operators.count("MatMulNBits") == 15
+    assert len(report.quantized) == (15 if quantize else 0)
+    assert "DequantizeLinear" not in operators
+    assert report.rounded is not None
+    assert report.rounded.mean_kl < 0.02
 
 
 def with_dequantized_weights(model: ir.Model) -> ir.Model:

@@ -66,6 +66,13 @@ class Layer:
         return self.node.op_type == "MultiHeadAttention"
 
     @property
+    def ring(self) -> int:
+        """The tokens that its buffer must hold where the operator keeps no more than its window; 0 for any number."""
+        attributes = self.node.attributes
+        is_ring = attributes.get_int("sliding_window_cache", 0) == 1
+        return max(attributes.get_int("local_window_size", 0), 0) if is_ring else 0
+
+    @property
     def has_norms(self) -> bool:
         """Whether the operator norms queries and keys."""
         inputs = dict(zip(_GROUP_QUERY_INPUTS, self.node.inputs, strict=False))

@@ -8,7 +8,7 @@ import numpy as np
 
 from genai.convert.probing import Array
 from genai.convert.rewritten import FloatArray
-from genai.convert.sources.past_present.interface import PastPresent
+from genai.convert.sources.past_present.interface import PastPresent, as_taken
 from genai.runtime.session import Session
 
 
@@ -33,7 +33,8 @@ class SharedBufferModel:
         results, past, todo = [], 0, [list(chunk) for chunk in chunks]
         while todo:
             chunk = todo.pop(0)
-            outputs = self._session.call(self._feeds(chunk, past, capacity) | caches)
+            feeds = self._feeds(chunk, past, capacity) | caches
+            outputs = self._session.call(as_taken(self._session, feeds, past))
             logits = np.asarray(outputs[self._interface.logits][0], np.float32)
             if len(logits) < len(chunk):  # a graph that keeps the last position only
                 todo[:0] = [[token] for token in chunk]
@@ -66,5 +67,6 @@ class WholePromptModel:
     def logits(self, chunks: Sequence[Sequence[int]]) -> FloatArray:
         """The logits [T, V] after each token of the parts taken together."""
         tokens = [token for chunk in chunks for token in chunk]
-        outputs = self._session.call(self._interface.feeds(np.array([tokens], np.int64), 0))
+        feeds = self._interface.feeds(np.array([tokens], np.int64), 0)
+        outputs = self._session.call(as_taken(self._session, feeds, 0))
         return np.asarray(outputs[self._interface.logits][0], np.float32)

@@ -9,14 +9,13 @@ the mask are put onto the contract.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx_ir as ir
 
 from genai import contract
-from genai.config import EngineConfig
 from genai.convert.emit import ContractGraph
 from genai.convert.rewritten import Original, Rewritten
 from genai.convert.sources.onnxruntime_genai.attention import (
@@ -72,11 +71,13 @@ def understand(model: ir.Model, config: GenaiConfig) -> GenaiFolder:
     return GenaiFolder(config=config, interface=interface, layers=layers)
 
 
-def convert_genai(model: ir.Model, config: GenaiConfig, max_seq_len: int | None = None) -> Rewritten:
+def convert_genai(
+    model: ir.Model, config: GenaiConfig, load: Callable[[], Session], max_seq_len: int | None = None
+) -> Rewritten:
     """Put a normalized graph onto the contract, in place, by its folder's configuration.
 
-    max_seq_len: the longest sequence, None for the configuration's own. Raises: UnsupportedModelError for what has no
-    equivalent.
+    load: the graph as it was; max_seq_len: the longest sequence, None for the configuration's own. Raises:
+    UnsupportedModelError for what has no equivalent.
     """
     facts = config.facts
     facts = replace(facts, max_position=min(facts.max_position, max_seq_len or facts.max_position))
@@ -84,6 +85,7 @@ def convert_genai(model: ir.Model, config: GenaiConfig, max_seq_len: int | None 
     graph, names = model.graph, config.names
     found = understand(model, config)
     has_norms = any(layer.has_norms for layer in found.layers)  # asked now: a node that is replaced loses its inputs
+    ring = max((layer.ring for layer in found.layers), default=0)
     inputs, outputs = list(graph.inputs), [value.name or "" for value in graph.outputs]
     by_name = {value.name: value for value in (*graph.inputs, *graph.outputs)}
     target = ContractGraph(
@@ -110,13 +112,12 @@ def convert_genai(model: ir.Model, config: GenaiConfig, max_seq_len: int | None 
             max_position=min(facts.max_position, tables.num_rows),
             sliding_window=min(rewriter.windows, default=None),
         ),
-        original=lambda: _original(found, tables.min_capacity, has_norms),
+        original=lambda: _original(found, load(), max(tables.min_capacity, ring), has_norms),
         notes=(*tables.notes, *_left_behind(config, outputs)),
     )
 
 
-def _original(found: GenaiFolder, min_capacity: int, has_norms: bool) -> Original:
-    session = Session(found.config.graph, EngineConfig())
+def _original(found: GenaiFolder, session: Session, min_capacity: int, has_norms: bool) -> Original:
     if has_norms and not session.provider.has_query_norms:
         raise UnsupportedModelError(
             "the model norms queries and keys inside GroupQueryAttention, which runs on CUDA only: nothing could be "

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from genai.convert.plain.merged import USE_CACHE
 from genai.convert.probing import Array, Part, try_call
 from genai.convert.values import size_of
 from genai.errors import UnsupportedModelError
@@ -23,6 +24,7 @@ from genai.runtime.session import Session
 FloatArray = npt.NDArray[np.float32]
 
 _INTEGERS = (ir.DataType.INT64, ir.DataType.INT32)
+_FLOAT_NAMES = ("float32", "float16")
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 
@@ -104,11 +106,18 @@ class PastPresentModel:
         caches: dict[str, Array] = {}
         for chunk in chunks:
             feeds = interface.feeds(np.array([chunk], np.int64), past) | caches
-            outputs = self._session.call(feeds)
+            outputs = self._session.call(as_taken(self._session, feeds, past))
             caches = {cache.past: outputs[cache.present] for cache in interface.caches}
             results.append(np.asarray(outputs[interface.logits][0], np.float32))
             past += len(chunk)
         return np.concatenate(results)
+
+
+def as_taken(session: Session, feeds: dict[str, Array], past: int) -> dict[str, Array]:
+    """Inputs as a graph takes them: in its own types, and with the choice that a merged decoder makes."""
+    types = {tensor.name: tensor.dtype for tensor in session.inputs}
+    found = {name: array.astype(types[name]) if types[name] in _FLOAT_NAMES else array for name, array in feeds.items()}
+    return found | ({USE_CACHE: np.array([past > 0])} if USE_CACHE in types else {})
 
 
 def interface_of(model: ir.Model, presents: dict[str, str]) -> PastPresent:
