@@ -25,6 +25,8 @@ Device: TypeAlias = Literal["cpu", "cuda"]
 _WORKER = (sys.executable, "-m", "genai.conformance.worker")
 _PATIENCE = 60.0
 """Seconds that a row may take; the slowest takes two."""
+_HOPELESS = 3
+"""So many processes that end over their first row are no crashes of rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +63,7 @@ def check(
 ) -> Matrix:
     """Try rows on a device. done: told how many are done; worker: the command that tries them.
 
-    Raises: RuntimeUnavailableError if graphs cannot run there, or if not even the first row could be tried.
+    Raises: RuntimeUnavailableError if graphs cannot run there, or if the first rows all end the process.
     """
     provider = provider_class(device)
     if reason := provider.missing():
@@ -69,12 +71,17 @@ def check(
     ort = import_onnxruntime()
     command = [*worker, device, "SLOW" if timings else "QUICK"]
     rows: list[Row] = []
+    num_ended = 0
     while len(rows) < len(cases):
         with _process(command) as (process, said):
             for case in cases[len(rows) :]:
                 result = _tried(process, case, said)
                 if result is None:  # only this row: the next one gets a new process
-                    rows.append(Row(case=case, result=Result(how="failing", message=_ended(process, said))))
+                    message = _ended(process, said)
+                    rows.append(Row(case=case, result=Result(how="failing", message=message)))
+                    num_ended += 1
+                    if num_ended == len(rows) == _HOPELESS:
+                        raise RuntimeUnavailableError(f"no row can be tried on {provider.name}: {message}")
                 else:
                     rows.append(Row(case=case, result=result))
                 if done is not None:

@@ -13,11 +13,12 @@ from onnx import TensorProto, helper
 from docs.operators import PAGE
 from genai.config import EngineConfig
 from genai.conformance import all_cases, oracles, probe
-from genai.conformance.check import Matrix, check
+from genai.conformance.check import Matrix, Row, check
 from genai.conformance.package import cases_of
 from genai.conformance.report import how, markdown, page, result
-from genai.errors import ModelError
+from genai.errors import ModelError, RuntimeUnavailableError
 from genai.runtime.session import Session
+from tests.device_double import registered
 from tests.random_model import build_random_model
 
 CASES = {case.name: case for case in all_cases()}
@@ -118,10 +119,25 @@ def test_a_crash_takes_one_row(tmp_path: Path) -> None:
     assert found.rows[1].result.message == "the process died with SIGABRT: the last words"
 
 
+def test_a_worker_that_never_starts(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "raise SystemExit('no driver')"]
+    with pytest.raises(RuntimeUnavailableError, match=r"no row can be tried on cpu: .* code 1: no driver"):
+        check([CASES[name] for name in (RIGHT, INLINED, FAILING, RIGHT)], worker=command)
+
+
+def test_on_memory_of_a_devices_own() -> None:
+    """What a device has no kernel for is left to the CPU, and that is told."""
+    with registered():
+        told = probe.probe(CASES[RIGHT], "double")  # type: ignore[arg-type]
+    assert (told.how, told.verdict, told.is_partly_on_cpu) == ("kernel", "right", True)
+    assert how(Row(case=CASES[RIGHT], result=told)) == "kernel (partly on the CPU)"
+
+
 def test_a_packages_rows(tmp_path: Path) -> None:
     build_random_model(tmp_path)
     cases, unknown = cases_of(tmp_path)
     kinds = {(case.operator, case.opset) for case in cases}
+    assert {case.dtype for case in cases} == {"float32"}
     assert {("TensorScatter", 24), ("Attention", 24), ("RMSNormalization", 23)} <= kinds
     assert ("Attention", 25) not in kinds
     assert ("RMSNormalization", 28) not in kinds  # the same operator, told once
