@@ -25,7 +25,7 @@ Kind: TypeAlias = Literal["normal", "small", "scale", "table", "values", "bits",
 
 _IR_VERSIONS = ((23, 11), (25, 12), (99, 13))
 """The format's version by the highest opset that it is written with here."""
-_OPEN = (1, 3, 5, 11)
+_OPEN = (1, 3, 5, 7, 11)
 """Tokens and slots, as the rows have them."""
 
 

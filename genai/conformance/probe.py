@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 import time
 from collections import Counter
@@ -18,7 +19,7 @@ from genai.config import EngineConfig
 from genai.conformance.case import Array, Case, np_dtype
 from genai.conformance.oracles import Floats, expected
 from genai.errors import GenAIError, GraphRunError
-from genai.runtime.ort import Binding, InferenceSession, first_line, import_onnxruntime, wrapped_errors
+from genai.runtime.ort import Binding, InferenceSession, import_onnxruntime, wrapped_errors
 from genai.runtime.providers import provider_for
 from genai.runtime.providers.base import Buffer, Bytes
 
@@ -30,6 +31,7 @@ _TOLERANCE = {"float32": 1e-5, "float16": 5e-3, "bfloat16": 4e-2}
 _SMALL, _LARGE, _VALID = 64, 1 << 18, 5
 """Slots of a cache that a write in place takes the same time for. A copy of the large one takes 100 times as long."""
 _COPY_FACTOR = 8
+_STATUS = re.compile(r"Status Message: (?:/\S+:\d+ .*? was false\. )?(.+)")
 _LENGTHS = ((256, 64), (2048, 64), (2048, 2047))
 """(capacity, valid) at which time is looked at: 8 times the first, then 32 times the second."""
 
@@ -69,7 +71,7 @@ def probe(case: Case, device: Literal["cpu", "cuda"], *, timings: bool = False) 
     try:
         loaded = _Loaded(case, device)
     except GenAIError as error:
-        return Result(how="failing", message=_shortened(str(error)))
+        return Result(how="failing", message=_shortened(error))
     how: How = "kernel" if loaded.num_own else "inlined"
     told = Result(
         how=how,
@@ -80,7 +82,7 @@ def probe(case: Case, device: Literal["cpu", "cuda"], *, timings: bool = False) 
     try:
         difference, is_right = _compared(case, loaded.run(case, wanted, ()), wanted)
     except GraphRunError as error:
-        return replace(told, how="failing", message=_shortened(str(error)))
+        return replace(told, how="failing", message=_shortened(error))
     told = replace(told, error=difference, is_right=is_right)
     if case.loops:
         told = replace(told, loop=_loop(case, loaded, wanted))
@@ -243,7 +245,9 @@ def _from_bytes(data: Bytes, dtype: str, shape: Sequence[int]) -> Array:
     return np.frombuffer(data.tobytes(), np_dtype(dtype)).reshape(shape).astype(np.float64)
 
 
-def _shortened(message: str) -> str:
-    """A runtime's message without what is the same in all of them, in one line."""
-    text = first_line(RuntimeError(message)).removeprefix("ONNX Runtime failed: ")
-    return " ".join(text.replace("[ONNXRuntimeError] : ", "").split())[:300]
+def _shortened(error: GenAIError) -> str:
+    """What the runtime said, in one line, without its prefixes and the C++ that it comes from."""
+    text = " ".join(str(error.__cause__ or error).split()).removeprefix("[ONNXRuntimeError] : ")
+    if (found := _STATUS.search(text)) is not None:
+        text = found[1]
+    return text.removeprefix("Error in execution: ")[:300]

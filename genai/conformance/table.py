@@ -73,6 +73,7 @@ def _attention() -> list[Case]:
     q, k, v = _tensor("Q", *_QUERY), _tensor("K", *_CACHE), _tensor("V", *_CACHE)
     four = [_tensor("Q", 2, 4, 3, 8), _tensor("K", 2, 2, 11, 8), _tensor("V", 2, 2, 11, 8)]
     seen = Given(name="attn_mask", shape=(2, 1, 3, 11), dtype="bool", kind="bool")
+    blind = _numbers("attn_mask", *[1] * 11, *[0] * 11, *[1] * 11, dtype="bool", shape=(3, 11))
     added = _tensor("attn_mask", 3, 11)
     fixed: list[Given | None] = [Given(name=each.name, shape=each.shape, is_fixed=True) for each in (*four, added)]
     past = [_tensor("past_key", 2, 2, 5, 8), _tensor("past_value", 2, 2, 5, 8)]
@@ -84,6 +85,7 @@ def _attention() -> list[Case]:
         ("causal", [*square], {"is_causal": 1}, ("output",)),
         ("mask of truths", [q, k, v, seen], {}, ("output",)),
         ("mask of numbers", [q, k, v, added], {}, ("output",)),
+        ("a query that sees no key", [q, k, v, blind], {}, ("output",)),
         ("past and present", [*square, None, *past], {}, present),
         ("past, causal", [*square, None, *past], {"is_causal": 1}, present),
         ("scale", [q, k, v], {"scale": 0.5}, ("output",)),
@@ -112,7 +114,7 @@ def _attention_on_caches() -> list[Case]:
     """Over a cache that something else wrote: how many entries of each row are valid."""
     q, k, v = _tensor("Q", *_QUERY), _tensor("K", *_CACHE), _tensor("V", *_CACHE)
     valid, blank = _numbers(NONPAD_KV_SEQLEN, 7, 4), [None] * 3
-    mask = _tensor("attn_mask", 2, 1, 3, 11)
+    mask, short = _tensor("attn_mask", 2, 1, 3, 11), _tensor("attn_mask", 3, 7)
     causal, opsets = {**_HEADS, "is_causal": 1}, (24, 25)
     one = [_tensor("Q", 2, 1, 32), k, v, *blank, valid]
     twice = [q, k, Given(name="V", shape=_CACHE, same_as="K"), *blank, valid]
@@ -123,6 +125,7 @@ def _attention_on_caches() -> list[Case]:
             attributes=causal,
         ),
         *rows("Attention", "valid lengths, one token", one, opsets=opsets, attributes=causal, growth=_DECODING),
+        *rows("Attention", "mask shorter than the keys", [q, k, v, short], opsets=opsets, attributes=_HEADS),
         *rows("Attention", "valid lengths, mask", [q, k, v, mask, None, None, valid], opsets=opsets, attributes=_HEADS),
         *rows("Attention", "valid lengths, keys as values", twice, opsets=opsets, attributes=causal),
     ]  # fmt: skip
