@@ -22,6 +22,7 @@ from genai.runtime.cache import CacheShape, KVCache
 from genai.runtime.capacity import CapacityPolicy, StepCost, least_slots
 from genai.runtime.host import free_host_memory
 from genai.runtime.probe import check_kernels, check_layers
+from genai.runtime.probe_states import check_states
 from genai.runtime.row_start import read_row_start
 from genai.runtime.runner import Runner
 from genai.runtime.same_bits import SameBits, find_padding
@@ -59,6 +60,7 @@ def load_runner(folder: Path, model: ModelConfig, config: EngineConfig) -> Loade
     graph = contract.check_signature(session.inputs, session.outputs)
     _check_agreement(folder, model, graph)
     check_layers(config, graph.cache_dtype, graph.caches)
+    check_states(config, () if model.provenance.precision == "f32" else graph.states)
     shape = CacheShape(caches=graph.caches, dtype=graph.cache_dtype)
     row_start = read_row_start(folder, model, shape)
     prefix_bytes = config.prefix_cache_bytes
