@@ -20,6 +20,8 @@ Precision = Literal["auto", "f32", "f16", "bf16", "int8", "int4"]
 PRECISIONS: tuple[Precision, ...] = ("auto", "f32", "f16", "bf16", "int8", "int4")
 Device = Literal["auto", "cpu", "cuda"]
 DEVICES: tuple[Device, ...] = ("auto", "cpu", "cuda")
+MAX_RANK = 16
+"""The largest rank that graphs with room for adapters are built for if nobody says; it is what most adapters have."""
 
 MODEL_FILE, CONFIG_FILE, ROW_START_FILE = "model.onnx", "genai.json", "row_start.bin"
 """A package's graph, what this module reads of it, and the bytes with which each row begins, if it has any."""
@@ -124,6 +126,22 @@ class EmbeddingConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterConfig:
+    """What a graph with room for adapters has to be told of them.
+
+    slots: how many may be loaded at once; base: the configuration of the model that they change, as Hugging Face has
+    it: it says how modules are called, and how their rows lie.
+    """
+
+    slots: int
+    base: Mapping[str, object]
+
+    def __post_init__(self) -> None:
+        if self.slots < 1:
+            raise ValueError(f"adapters.slots={self.slots}: must be at least 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
     """A model package's `genai.json`: what the runtime has to know beside the graph.
 
@@ -131,7 +149,7 @@ class ModelConfig:
     differ (what the caches are is the graph's to say); generation: the model's own generation defaults
     (`GenerationConfig.updated` options); reserved_slots: 0, or 1 if each row begins with the bytes of `row_start.bin`;
     embedding: of a model without a head, which makes embeddings and writes no text; rerank_prompt: of a reranker that
-    brings its own, with `{query}` and `{document}` in it.
+    brings its own, with `{query}` and `{document}` in it; adapters: of a graph that has room for some.
     """
 
     contract_version: int
@@ -153,6 +171,7 @@ class ModelConfig:
     reserved_slots: int = 0
     embedding: EmbeddingConfig | None = None
     rerank_prompt: str | None = None
+    adapters: AdapterConfig | None = None
 
     def __post_init__(self) -> None:
         most = 0 if self.contract_version == CONTRACT_VERSION else 1
@@ -192,6 +211,8 @@ class ModelConfig:
             if embedding := data.get("embedding"):
                 embedding["dimensions"] = tuple(embedding.get("dimensions", ()))
                 data["embedding"] = EmbeddingConfig(**embedding)
+            if adapters := data.get("adapters"):
+                data["adapters"] = AdapterConfig(**adapters)
             return cls(**data)
         except FileNotFoundError:
             raise ContractError(f"{folder} is not a model package: it has no {CONFIG_FILE}") from None
@@ -199,7 +220,7 @@ class ModelConfig:
             raise ContractError(f"{path} is damaged ({error}); build the package again") from None
 
 
-_NEWER = ("embedding", "rerank_prompt")
+_NEWER = ("embedding", "rerank_prompt", "adapters")
 """Fields that older runtimes do not know, left out where they say nothing."""
 
 

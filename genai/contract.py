@@ -13,6 +13,10 @@ One ONNX graph (opset 24) serves prefill, decoding, verification of drafts and s
     token_counts           [B]              int64    how many of the T tokens are a row's own, 0 if it sits the run out
     conv_state.{i}         [B, …]           float    layer i's last inputs of a short convolution
     recurrent_state.{i}    [B, …]           float32  layer i's recurrent state
+    adapter_rows           [G, M]           int64    which of the batch's rows use each of G adapters
+    adapter_scales         [G, M, 1, 1]     float32  what that adds is multiplied by; 0 where M is more than use it
+    lora_a.{product}       [G, 1, K, R]     float    the adapters' first matrices for a product of K inputs
+    lora_b.{product}       [G, 1, R, N]     float    and their second, for its N outputs
 
     output                 shape            type
     logits                 [B, P, V]        float32  or, of a model without a head, embeddings [B, P, H]
@@ -33,8 +37,13 @@ A *state* has one size, however many tokens a row holds, and is what they all ha
 none. It cannot be cut back to fewer tokens, so a run may change it by a row's own tokens alone; that is what
 `token_counts` is for, and a graph without states has no such input. Which shape a state has is the graph's business.
 
-Graphs whose layers all have both caches, all of one width, no reserved slots and no states, are contract 1; others
-contract 2.
+*Adapters* (LoRA, arXiv 2106.09685) add `x · A · B · scale` to products, in the rows that use one. A graph has room for
+them or not; R is the largest rank, the same in all products, and smaller ones are filled up with zeros. The G adapters
+are neighbours in the runtime's memory, which is bound where they begin; with G = 0 nothing is added, at no cost but the
+question. A row may use several.
+
+Graphs whose layers all have both caches, all of one width, no reserved slots, no states and no room for adapters, are
+contract 1; others contract 2.
 Nothing else in the project spells these names.
 """
 
@@ -56,15 +65,18 @@ WRITE_INDICES = "write_indices"
 NONPAD_KV_SEQLEN = "nonpad_kv_seqlen"
 LOGITS_POSITIONS = "logits_positions"
 TOKEN_COUNTS = "token_counts"
+ADAPTER_ROWS, ADAPTER_SCALES = "adapter_rows", "adapter_scales"
 LOGITS = "logits"
 EMBEDDINGS = "embeddings"
 
 BATCH, TOKENS, POSITIONS, CAPACITY = "B", "T", "P", "S"
+ADAPTERS, MEMBERS = "G", "M"
 
 CACHE_DTYPES = ("float32", "float16", "bfloat16")
 
 _CACHE_NAME = re.compile(r"(key|value)_cache\.(0|[1-9][0-9]*)")
 _STATE_NAME = re.compile(r"(conv|recurrent)_state\.(0|[1-9][0-9]*)")
+_FIRST, _SECOND = "lora_a.", "lora_b."
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +112,24 @@ class State:
 
 
 @dataclass(frozen=True, slots=True)
+class AdaptedProduct:
+    """A product that adapters add to: its name, as in the checkpoint's tensors, and how many numbers go in and out."""
+
+    name: str
+    num_inputs: int
+    num_outputs: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterRoom:
+    """What a graph has room for: the products in order, the largest rank, and the adapters' NumPy type name."""
+
+    products: tuple[AdaptedProduct, ...]
+    rank: int
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
 class Output:
     """What a graph gives at each of `logits_positions`: its name, logits or embeddings, and how many numbers."""
 
@@ -125,6 +155,16 @@ def conv_state(layer: int) -> str:
 def recurrent_state(layer: int) -> str:
     """Name of a layer's recurrent state input."""
     return f"recurrent_state.{layer}"
+
+
+def lora_a(product: str) -> str:
+    """Name of the input that holds adapters' first matrices for a product."""
+    return _FIRST + product
+
+
+def lora_b(product: str) -> str:
+    """Name of the input that holds adapters' second matrices for a product."""
+    return _SECOND + product
 
 
 def updated(name: str) -> str:
@@ -165,16 +205,19 @@ class TensorType:
 class GraphShape:
     """What a valid graph's signature tells: the dimensions that the runtime needs to allocate and bind.
 
-    caches: as `in_order`; states: as `states_in_order`, none in most graphs.
+    caches: as `in_order`; states: as `states_in_order`, none in most graphs; adapters: None in most graphs.
     """
 
     caches: tuple[Cache, ...]
     output: Output
     cache_dtype: str
     states: tuple[State, ...] = ()
+    adapters: AdapterRoom | None = None
 
 
-def inputs(caches: Sequence[Cache], cache_dtype: str, states: Sequence[State] = ()) -> list[TensorType]:
+def inputs(
+    caches: Sequence[Cache], cache_dtype: str, states: Sequence[State] = (), adapters: AdapterRoom | None = None
+) -> list[TensorType]:
     """The contract's inputs, in order."""
     return [
         TensorType(name=INPUT_IDS, dtype="int64", shape=(BATCH, TOKENS)),
@@ -191,7 +234,22 @@ def inputs(caches: Sequence[Cache], cache_dtype: str, states: Sequence[State] = 
             TensorType(name=state.name, dtype=state.dtype, shape=(BATCH, *state.shape))
             for state in states_in_order(states)
         ),
+        *([] if adapters is None else _adapter_inputs(adapters)),
     ]
+
+
+def _adapter_inputs(room: AdapterRoom) -> list[TensorType]:
+    rows = TensorType(name=ADAPTER_ROWS, dtype="int64", shape=(ADAPTERS, MEMBERS))
+    scales = TensorType(name=ADAPTER_SCALES, dtype="float32", shape=(ADAPTERS, MEMBERS, 1, 1))
+    stacks = (
+        TensorType(name=name, dtype=room.dtype, shape=(ADAPTERS, 1, *matrix))
+        for each in room.products
+        for name, matrix in {
+            lora_a(each.name): (each.num_inputs, room.rank),
+            lora_b(each.name): (room.rank, each.num_outputs),
+        }.items()
+    )
+    return [rows, scales, *stacks]
 
 
 def outputs(
@@ -239,6 +297,22 @@ def states_of(graph_inputs: Iterable[TensorType]) -> tuple[State, ...]:
     )
 
 
+def adapters_of(graph_inputs: Iterable[TensorType]) -> AdapterRoom | None:
+    """The room for adapters that a graph's inputs tell of; what does not fit the first product's rank is left out."""
+    matrices = {tensor.name: tensor for tensor in graph_inputs if tensor.name.startswith((_FIRST, _SECOND))}
+    products: list[AdaptedProduct] = []
+    rank = 0
+    for name in (each.removeprefix(_FIRST) for each in matrices if each.startswith(_FIRST)):
+        one, two = (_matrix(matrices.get(each)) for each in (lora_a(name), lora_b(name)))
+        if one is not None and two is not None:
+            rank = rank or one[1]
+            if one[1] == two[0] == rank:
+                products.append(AdaptedProduct(name, one[0], two[1]))
+    if not products:
+        return None
+    return AdapterRoom(products=tuple(products), rank=rank, dtype=matrices[lora_a(products[0].name)].dtype)
+
+
 def check_signature(graph_inputs: Iterable[TensorType], graph_outputs: Iterable[TensorType]) -> GraphShape:
     """Check a graph's inputs and outputs against the contract.
 
@@ -256,7 +330,7 @@ def check_signature(graph_inputs: Iterable[TensorType], graph_outputs: Iterable[
         )
     dtype = have_in[caches[0].name].dtype
     free = have_in.keys() - {cache.name for cache in caches}
-    states = states_of(have_in.values())
+    states, adapters = states_of(have_in.values()), adapters_of(have_in.values())
     free = {name for name in free if is_cache(name)}
     unsized = {name for name in have_in if is_state(name)} - {state.name for state in states}
     keys = {cache.layer for cache in caches if cache.is_key}
@@ -264,7 +338,7 @@ def check_signature(graph_inputs: Iterable[TensorType], graph_outputs: Iterable[
     differences = [
         *_differences(
             "input",
-            inputs(caches, dtype, states),
+            inputs(caches, dtype, states, adapters),
             {name: have_in[name] for name in have_in if name not in free | unsized},
         ),
         *_differences("output", outputs(caches, dtype, output, states), have_out),
@@ -277,11 +351,13 @@ def check_signature(graph_inputs: Iterable[TensorType], graph_outputs: Iterable[
         *(f"input {name!r} has shape {list(have_in[name].shape)}, not [B, S, a fixed width]" for name in sorted(free)),
         *(f"input {cache.name!r} is there without {key_cache(cache.layer)!r}" for cache in alone),
     ]
+    if adapters is not None and adapters.dtype not in CACHE_DTYPES:
+        differences.append(f"the adapters are {adapters.dtype}, allowed: {', '.join(CACHE_DTYPES)}")
     if dtype not in CACHE_DTYPES:
         differences.append(f"the caches are {dtype}, allowed: {', '.join(CACHE_DTYPES)}")
     if differences:
         raise ContractError("the graph does not follow the decoder contract: " + "; ".join(differences))
-    return GraphShape(caches=caches, output=output, cache_dtype=dtype, states=states)
+    return GraphShape(caches=caches, output=output, cache_dtype=dtype, states=states, adapters=adapters)
 
 
 def _output_of(have: dict[str, TensorType]) -> Output | None:
@@ -301,6 +377,14 @@ def _row_shape(tensor: TensorType) -> tuple[int, ...] | None:
     """All dimensions but the first, None if they are not fixed, or hold nothing."""
     sizes = tuple(size for size in tensor.shape[1:] if isinstance(size, int) and size > 0)
     return sizes if sizes and len(sizes) == len(tensor.shape) - 1 else None
+
+
+def _matrix(tensor: TensorType | None) -> tuple[int, int] | None:
+    """The last two of four dimensions, None if they are not fixed, or hold nothing."""
+    if tensor is None:
+        return None
+    sizes = tuple(size for size in tensor.shape[2:] if isinstance(size, int) and size > 0)
+    return (sizes[0], sizes[1]) if len(tensor.shape) == 4 and len(sizes) == 2 else None
 
 
 def _state_dtypes(state: State, cache_dtype: str) -> tuple[str, ...]:

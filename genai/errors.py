@@ -14,6 +14,7 @@
     │   ├── DownloadError        fetching weights failed (network, checksum, disk)
     │   ├── WeightsError         a GGUF or safetensors file is damaged or incomplete
     │   ├── UnsupportedModelError  an architecture or feature that is not supported
+    │   ├── AdapterError         an adapter that is damaged, of another base, or something else than LoRA
     │   └── ContractError        a graph that does not follow the contract (genai/contract.py)
     ├── TokenizerError       a tokenizer or chat template cannot be built or applied
     ├── RuntimeUnavailableError  ONNX Runtime is missing, or its kernels are wrong or absent
@@ -125,6 +126,10 @@ class WeightsError(ModelError):
 
 class UnsupportedModelError(ModelError):
     """The model uses an architecture or a feature that is not supported."""
+
+
+class AdapterError(ModelError):
+    """An adapter is damaged, of another base, has too large a rank, or is something else than LoRA."""
 
 
 class ContractError(ModelError):

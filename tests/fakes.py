@@ -97,6 +97,7 @@ class FakeRunner:
     """
 
     vocab_size = VOCAB_SIZE
+    adapters = None
 
     def __init__(
         self, num_slots: int, fails: Callable[[int], bool] = lambda run: False, poison: Sequence[int] = ()

@@ -59,7 +59,7 @@ def build_decoder(
     weights.refuse_unused([*_IGNORED, *_unread(spec), *([f"{_HEAD}.weight"] if head in (None, embedding) else [])])
     all_caches, all_states = [*itertools.chain(*caches)], [*itertools.chain(*states)]
     return graph.model(
-        contract.inputs(all_caches, weights.plan.dtype, all_states),
+        contract.inputs(all_caches, weights.plan.dtype, all_states, weights.adapter_room),
         contract.outputs(all_caches, weights.plan.dtype, output, all_states),
         metadata,
     )

@@ -121,13 +121,25 @@ class GraphBuilder:
         self, condition: str, then: Callable[[], str], otherwise: Callable[[], str], dtype: np.dtype[np.generic]
     ) -> str:
         """The value of this type that one of two functions writes, by a bool: only that one's nodes run (`If`)."""
+        return self.choose_all(condition, lambda: [then()], lambda: [otherwise()], dtype)[0]
+
+    def choose_all(
+        self,
+        condition: str,
+        then: Callable[[], Sequence[str]],
+        otherwise: Callable[[], Sequence[str]],
+        dtype: np.dtype[np.generic],
+    ) -> list[str]:
+        """The same of several values, as many from one as from the other."""
         name = self._unique("If")
         branches = [
             self._branch(f"{name}/{kind}", write, dtype) for kind, write in (("then", then), ("else", otherwise))
         ]
-        node = helper.make_node("If", [condition], [name], name=name, then_branch=branches[0], else_branch=branches[1])
+        num_outputs = len(branches[0].output)
+        names = [name] if num_outputs == 1 else [f"{name}:{i}" for i in range(num_outputs)]
+        node = helper.make_node("If", [condition], names, name=name, then_branch=branches[0], else_branch=branches[1])
         self._nodes.append(node)
-        return name
+        return names
 
     def scan(
         self, updated: str, state: str, sequences: Sequence[str], step: Callable[[str, Sequence[str]], tuple[str, str]]
@@ -221,13 +233,13 @@ class GraphBuilder:
                 node.attribute.append(helper.make_attribute(key, value))
         self._nodes.append(node)
 
-    def _branch(self, name: str, write: Callable[[], str], dtype: np.dtype[np.generic]) -> onnx.GraphProto:
+    def _branch(self, name: str, write: Callable[[], Sequence[str]], dtype: np.dtype[np.generic]) -> onnx.GraphProto:
         """What a function writes as a graph of its own, which reads this one's values."""
         outer, self._nodes = self._nodes, []
-        result = write()
+        results = write()
         nodes, self._nodes = self._nodes, outer
-        tensor = helper.make_tensor_value_info(result, helper.np_dtype_to_tensor_dtype(dtype), None)
-        return helper.make_graph(nodes, name, [], [tensor])
+        kind = helper.np_dtype_to_tensor_dtype(dtype)
+        return helper.make_graph(nodes, name, [], [helper.make_tensor_value_info(each, kind, None) for each in results])
 
     def _unique(self, name: str) -> str:
         """A name in the current scope that no other node has."""

@@ -14,6 +14,10 @@ from pathlib import Path
 
 import onnx
 
+from genai.build.adapter_products import AdapterProducts
+from genai.build.adapters.base import Base
+from genai.build.adapters.merged import MergedSource
+from genai.build.adapters.open import adapter_digest, read_adapter
 from genai.build.architectures import spec_of, stored_form_of
 from genai.build.architectures.config import ConfigReader
 from genai.build.decoder import build_decoder
@@ -32,7 +36,17 @@ from genai.build.source import WeightSource
 from genai.build.spec import DecoderSpec
 from genai.build.stored import StoredSource
 from genai.build.weights import Weights
-from genai.config import CONFIG_FILE, CONTRACT_VERSION, MODEL_FILE, EmbeddingConfig, ModelConfig, Precision, Provenance
+from genai.config import (
+    CONFIG_FILE,
+    CONTRACT_VERSION,
+    MAX_RANK,
+    MODEL_FILE,
+    AdapterConfig,
+    EmbeddingConfig,
+    ModelConfig,
+    Precision,
+    Provenance,
+)
 from genai.errors import ConfigError
 from genai.progress import Progress, silent
 from genai.tokenizer.files import TokenizerFiles
@@ -41,10 +55,24 @@ BUILDER = "genai-6"
 """Changes whenever the same source and options would give another package: cached packages are keyed by it."""
 
 
-def package_key(source: Path, *, precision: Precision, device: str, max_seq_len: int | None, sha256: str) -> str:
-    """A short name for what a build would produce: the source's sha256, the options and the builder's version."""
-    parts = json.dumps([BUILDER, CONTRACT_VERSION, sha256, precision, device, max_seq_len])
-    return hashlib.sha256(parts.encode()).hexdigest()[:12]
+def package_key(
+    source: Path,
+    *,
+    precision: Precision,
+    device: str,
+    max_seq_len: int | None,
+    sha256: str,
+    lora_slots: int = 0,
+    max_rank: int = MAX_RANK,
+    merge_lora: Path | None = None,
+) -> str:
+    """A short name for what a build would produce: the source's sha256, the options and the builder's version.
+
+    Raises: AdapterError for an adapter to be merged that is none.
+    """
+    parts = [BUILDER, CONTRACT_VERSION, sha256, precision, device, max_seq_len]
+    parts += [*_adapter_options(lora_slots, max_rank, merge_lora).items()]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
 
 def build_package(
@@ -54,17 +82,24 @@ def build_package(
     precision: Precision = "auto",
     device: str = "cpu",
     max_seq_len: int | None = None,
+    lora_slots: int = 0,
+    max_rank: int = MAX_RANK,
+    merge_lora: Path | None = None,
     progress: Progress = silent,
 ) -> Path:
     """Build a package folder from a GGUF file or a Hugging Face folder; returns `output`.
 
     output: new, empty, or a package, which is replaced; device: by name, which decides what "auto" means and
-    the activations' type; max_seq_len: the context to build for, None for the model's own.
+    the activations' type; max_seq_len: the context to build for, None for the model's own; lora_slots: how many
+    adapters the package has room for, none above the rank `max_rank`; merge_lora: an adapter that becomes part of the
+    weights.
     Raises: ConfigError, ModelError and its kinds, TokenizerError; nothing is left behind.
     """
     plan = Plan.of(precision, device)
     if max_seq_len is not None and max_seq_len < 1:
         raise ConfigError(f"max_seq_len={max_seq_len}: must be at least 1")
+    if lora_slots < 0 or max_rank < 1:
+        raise ConfigError(f"lora_slots={lora_slots}, max_rank={max_rank}: must be at least 0, and at least 1")
     with open_source(source) as checkpoint, finished_folder(output, CONFIG_FILE) as folder:
         reader = ConfigReader(checkpoint.config, max_seq_len)
         embedding = _embedding(checkpoint)
@@ -83,17 +118,28 @@ def build_package(
                 sha256=source_digest(source),
                 precision=precision,
                 builder=BUILDER,
-                options={"device": device, "max_seq_len": max_seq_len},
+                options={"device": device, "max_seq_len": max_seq_len}
+                | _adapter_options(lora_slots, max_rank, merge_lora),
             ),
+            adapters=AdapterConfig(slots=lora_slots, base=checkpoint.config) if lora_slots else None,
         )
         with ExternalData(folder / f"{MODEL_FILE}.data") as data:
-            weights = Weights(GraphBuilder(data), _in_our_form(checkpoint, reader), plan)
+            graph, named = GraphBuilder(data), _in_our_form(checkpoint, reader)
+            if merge_lora is not None:
+                named = MergedSource(named, read_adapter(merge_lora, Base(checkpoint.config)))
+            weights = Weights(graph, named, plan, AdapterProducts(graph, plan, max_rank) if lora_slots else None)
             metadata = {name: getattr(config.provenance, name) for name in ("source", "sha256", "precision")}
             model = build_decoder(spec, weights, metadata, progress)
         onnx.save(model, folder / MODEL_FILE)
         tokenizer.save(folder)
         write_contract(folder, config, model, weights.graph.row_start)
     return output
+
+
+def _adapter_options(lora_slots: int, max_rank: int, merge_lora: Path | None) -> dict[str, str | int | None]:
+    """What is said of adapters where there are some; a package without any is as it would be without the question."""
+    merged = {} if merge_lora is None else {"merge_lora": adapter_digest(merge_lora)}
+    return merged | ({"lora_slots": lora_slots, "max_rank": max_rank} if lora_slots else {})
 
 
 def _model_config(
@@ -106,6 +152,7 @@ def _model_config(
     embedding: EmbeddingConfig | None,
     prompt: str | None,
     provenance: Provenance,
+    adapters: AdapterConfig | None,
 ) -> ModelConfig:
     heads = spec.first_attention
     return ModelConfig(
@@ -127,6 +174,7 @@ def _model_config(
         embedding=embedding,
         rerank_prompt=prompt,
         provenance=provenance,
+        adapters=adapters,
     )
 
 

@@ -26,7 +26,8 @@ def write_contract(
     """
     signature = [*map(_tensor_type, model.graph.input)]
     caches = contract.caches_of(signature)
-    is_plain = contract.is_uniform(caches) and not contract.states_of(signature) and not row_start
+    has_more = contract.states_of(signature) or contract.adapters_of(signature) or row_start
+    is_plain = contract.is_uniform(caches) and not has_more
     version, reserved_slots = CONTRACT_VERSION if is_plain else CONTRACT_BY_LAYER, 1 if row_start else 0
     config = replace(config, contract_version=version, reserved_slots=reserved_slots)
     if row_start:

@@ -66,6 +66,10 @@ class StoredForm:
             pattern = self.inside[prefix] + pattern[len(prefix) :]
         return layer + re.sub(r"\*", lambda star: next(numbers, star[0]), pattern)
 
+    def rows_of(self, name: str) -> Rows | None:
+        """The order in which the stored rows of a tensor of ours become ours, None where they lie so already."""
+        return self.rows.get(_module(name))
+
 
 _IN_LAYER = re.compile(r"(model\.layers\.[0-9]+\.)(.+)")
 _NUMBER = re.compile(r"(?<=\.)[0-9]+(?=\.)")
@@ -190,7 +194,7 @@ class StoredSource:
         return name.endswith(".weight") and _module(name) in self._form.transposed
 
     def _order(self, name: str, shape: tuple[int, ...]) -> Rows | None:
-        rows = self._form.rows.get(_module(name))
+        rows = self._form.rows_of(name)
         if rows is not None and shape[:1] != rows.shape:
             count = shape[0] if shape else 1
             raise WeightsError(

@@ -101,7 +101,7 @@ def text_tensors(names: Collection[str], source: object) -> dict[str, str]:
         if part in _OTHER_PARTS:
             left_out.append(part)
             continue
-        name = _text_name(stored)
+        name = text_name(stored)
         if name in kept:
             raise WeightsError(f"{source}: two tensors stand for {name!r}, {kept[name]!r} and {stored!r}")
         kept[name] = stored
@@ -111,7 +111,8 @@ def text_tensors(names: Collection[str], source: object) -> dict[str, str]:
     return kept
 
 
-def _text_name(stored: str) -> str:
+def text_name(stored: str) -> str:
+    """The name that one of the text decoder's tensors would have if that were alone."""
     for prefix, replacement in _TEXT_PREFIXES.items():
         if stored.startswith(prefix):
             return replacement + stored.removeprefix(prefix)

@@ -13,11 +13,13 @@ from itertools import chain
 
 import numpy as np
 
+from genai.build.adapter_products import AdapterProducts, split
 from genai.build.graph import CONTRIB, GraphBuilder, numpy_dtype
 from genai.build.precision import IntegerForm, Plan, read_quantized
 from genai.build.quantize import ByteArray, num_offset_columns, pack, with_offset_columns
 from genai.build.source import BlockWeight, FloatArray, WeightSource
 from genai.build.sums import followed_by_sums
+from genai.contract import AdapterRoom
 from genai.errors import UnsupportedModelError, WeightsError
 
 ACCURACY_LEVEL = 4
@@ -46,15 +48,24 @@ class _StoredBlocks:
 class Weights:
     """Moves a checkpoint's tensors into a graph, one at a time, and remembers which were used."""
 
-    def __init__(self, graph: GraphBuilder, source: WeightSource, plan: Plan) -> None:
+    def __init__(
+        self, graph: GraphBuilder, source: WeightSource, plan: Plan, adapters: AdapterProducts | None = None
+    ) -> None:
+        """adapters: what writes their part of products, None for a graph without room for any."""
         self.graph = graph
         self.plan = plan
+        self.adapters = adapters
         self.dtype = numpy_dtype(plan.dtype)
         self._source = source
         self._present = frozenset(source.names())
         self._used: set[str] = set()
         self._embedding: dict[str, str | _StoredBlocks] = {}  # by name, for a head that shares it
         self._with_sums: dict[tuple[str, int], str] = {}  # by value and block size, for all products that read it
+
+    @property
+    def adapter_room(self) -> AdapterRoom | None:
+        """What the graph has room for, of all products so far."""
+        return None if self.adapters is None else self.adapters.room
 
     def vector(self, name: str, size: int, dtype: np.dtype[np.generic], *, offset: float = 0.0) -> str:
         """A one-dimensional weight as a graph value."""
@@ -90,7 +101,7 @@ class Weights:
         for members, blocks in self._alike(names, num_outputs, num_inputs):
             sizes = [num_outputs[names.index(name)] for name in members]
             fused = self._product(x, members, sizes, num_inputs, blocks)
-            values |= zip(members, self._split(fused, sizes), strict=True)
+            values |= zip(members, self._parts(x, fused, members, sizes, num_inputs), strict=True)
         return [values[name] for name in names]
 
     def linear(self, x: str, name: str, num_outputs: int, num_inputs: int) -> str:
@@ -250,11 +261,11 @@ class Weights:
         product = self.graph.op("MatMul", x, self._transposed(label, names, sizes, num_inputs))
         return product if bias is None else self.graph.op("Add", product, bias)
 
-    def _split(self, x: str, sizes: Sequence[int]) -> list[str]:
-        """Parts of a value along its last axis."""
-        if len(sizes) == 1:
-            return [x]
-        return self.graph.ops("Split", x, self.graph.constant(sizes, np.int64), num_outputs=len(sizes), axis=-1)
+    def _parts(self, x: str, fused: str, names: Sequence[str], sizes: Sequence[int], num_inputs: int) -> list[str]:
+        """Each matrix's part of a product, with what adapters add to it."""
+        if self.adapters is None:
+            return split(self.graph, fused, sizes)
+        return self.adapters.adapted(x, fused, names, sizes, num_inputs)
 
     def _block_product(self, x: str, stored: _StoredBlocks, bias: str | None) -> str:
         num_inputs = stored.shape[1]

@@ -9,6 +9,7 @@ import typer
 
 from genai.cli import options
 from genai.cli.bars import bars
+from genai.config import MAX_RANK
 
 
 def build(
@@ -24,6 +25,13 @@ def build(
         Literal["genai", "mobius"],
         typer.Option(help="mobius: for architectures that are not built here; from a folder or a hub id."),
     ] = "genai",
+    lora_slots: Annotated[
+        int, typer.Option(min=0, metavar="N", help="How many LoRA adapters it has room for at once (docs/adapters.md).")
+    ] = 0,
+    max_rank: Annotated[int, typer.Option(min=1, metavar="R", help="The largest rank of those.")] = MAX_RANK,
+    merge_lora: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="A LoRA adapter that becomes part of the weights.")
+    ] = None,
     force: options.Force = False,
 ) -> None:
     """Build a model package from weights.
@@ -41,6 +49,9 @@ def build(
             device=device,
             max_seq_len=max_seq_len,
             builder=builder,
+            lora_slots=lora_slots,
+            max_rank=max_rank,
+            merge_lora=merge_lora,
             progress=progress,
         )
     print(path)

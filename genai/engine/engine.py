@@ -25,12 +25,13 @@ from genai.engine.drafting.drafts import Allowance
 from genai.engine.events import Events
 from genai.engine.prefill_step import Piece, PrefillStep
 from genai.engine.prefix_cache import Bytes, Listener, PrefixCache
-from genai.engine.request import ModelLimits, Request, check, job_of
+from genai.engine.request import ModelLimits, Request, check, job_of, unloaded
 from genai.engine.rows import CacheStatus, Rows, row_of
 from genai.engine.scheduler import SHORT_TOKENS, Limits, Pace, Plan, Scheduler
 from genai.engine.sequence import FinishReason, Job, Sequence, State, TokenEvent
-from genai.errors import CapacityError, ConfigError, GenAIError, QueueFullError
+from genai.errors import AdapterError, CapacityError, ConfigError, GenAIError, QueueFullError
 from genai.metrics import EngineMetrics
+from genai.runtime.adapters import NO_ROOM, FittedAdapter, LoadedAdapter
 from genai.runtime.runner import Runner
 
 
@@ -62,7 +63,7 @@ class Engine:
         self._decode_step = DecodeStep(runner)
         self._metrics = metrics
         self._scheduler = Scheduler(limits)
-        self._rows = Rows(runner.cache, prefixes)
+        self._rows = Rows(runner.cache, prefixes, runner.adapters)
         self._events = Events(self._scheduler, self._rows, metrics)
         self._pace = Pace()
         self._chooser = Chooser(self._rows, self._events, self._pace, metrics, num_threads)
@@ -209,19 +210,18 @@ class Engine:
             if sequence.state is State.READER_BEHIND:
                 sequence.resume()
 
-    def score(self, tokens: abc.Sequence[int]) -> FloatArray:
+    def load_adapter(self, fitted: FittedAdapter) -> LoadedAdapter:
+        """Put an adapter in memory, in the place of one that has left if there is no other. Raises: AdapterError."""
+        if self._runner.adapters is None:
+            raise AdapterError(NO_ROOM)
+        self._read_inbox()  # those are in use, too
+        return self._runner.adapters.load(fitted, {job.first.adapter for job in self._events.jobs})
+
+    def score(self, tokens: abc.Sequence[int], adapter: LoadedAdapter | None = None) -> FloatArray:
         """The logits that follow each token, [len(tokens), V], in a row beside all others. Raises: CapacityError."""
         self._events.tell()  # it may take long
-        try:
-            row = self._cache.allocate(len(tokens))
-        except CapacityError as error:
-            raise CapacityError(
-                f"{len(tokens)} tokens find no room beside the texts that run ({error}); wait until some have ended"
-            ) from None
-        try:
+        with self._rows.lent(len(tokens), adapter) as row:
             return self._runner.score(row, tokens)
-        finally:
-            self._cache.free(row)
 
     def demand(self, sequence: Sequence) -> bool:
         """Let a manual sequence run until its logits are there; whether that needs no more steps."""
@@ -297,6 +297,8 @@ class Engine:
                 self._scheduler.add(what)
                 if what.job is not None:
                     self._events.jobs.add(what.job)
+                    if what.adapter is not None and what.adapter.place is None:
+                        self._events.end_job(what.job, "error", unloaded(what.adapter))
 
     def _apply(self, plan: Plan) -> None:
         """Take and give rows as planned."""

@@ -74,7 +74,7 @@ Listener: TypeAlias = Callable[[BlocksStored | BlocksRemoved], None]
 class PrefixCache:
     """Blocks of keys and values by token prefix.
 
-    model: whatever tells one model, precision and adapter from another; slot_bytes: of a token in each of the cache's
+    model: whatever tells one model and precision from another; slot_bytes: of a token in each of the cache's
     buffers; max_bytes: 0 switches the cache off.
     """
 
@@ -100,9 +100,12 @@ class PrefixCache:
         """Bytes of keys and values held."""
         return len(self._places) * self._block_bytes
 
-    def keys(self, tokens: list[int], known: BlockKeys) -> list[bytes]:
-        """The keys of a text's whole blocks, those computed already included; none if the cache is off."""
-        return known.of(tokens, self._seed) if self._max_blocks else []
+    def keys(self, tokens: list[int], known: BlockKeys, adapter: bytes = b"") -> list[bytes]:
+        """The keys of a text's whole blocks, those computed already included; none if the cache is off.
+
+        adapter: the identity of what changes the model for it, the same for all of `known`'s life.
+        """
+        return known.of(tokens, self._seed + adapter) if self._max_blocks else []
 
     def lookup(self, keys: Sequence[bytes]) -> int:
         """How many of the first blocks are held."""

@@ -18,6 +18,7 @@ from genai.engine.drafting.speculative import PromptLookup
 from genai.engine.sequence import Job, Sequence, Sink, State
 from genai.errors import CapacityError, ConfigError, PromptTooLongError, TextTooLongError
 from genai.options.generation_config import GenerationConfig, SamplingConfig, replaced
+from genai.runtime.adapters import LoadedAdapter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +29,7 @@ class Request:
     bad_words, dry_breakers: what the strings in the configuration are as tokens; newline_tokens: those that XTC leaves
     as it does ends; constraint: what every text has to match, fresh; draft_model: foresees tokens; is_manual: run when
     logits are asked for, and keep them until a token is; reader: takes what the graph gives, where no text is to be
-    written, fresh.
+    written, fresh; adapter: what changes the model for it.
     Raises: ConfigError.
     """
 
@@ -44,6 +45,7 @@ class Request:
     draft_model: DraftModel | None = None
     is_manual: bool = False
     reader: Consumer | None = None
+    adapter: LoadedAdapter | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.priority, int | np.integer):
@@ -70,6 +72,8 @@ def check(request: Request, model: ModelLimits) -> None:
     prompt, config, limit = request.prompt, request.config, model.max_seq_len
     if not len(prompt):
         raise ConfigError("the prompt has no tokens; give at least one")
+    if request.adapter is not None and request.adapter.is_leaving:
+        raise unloaded(request.adapter)
     sampling = config.sampling_config
     for what, tokens in {
         "token id": prompt,
@@ -89,6 +93,11 @@ def check(request: Request, model: ModelLimits) -> None:
         raise PromptTooLongError(len(prompt), limit - 1)
     if config.max_length is not None and config.max_length <= len(prompt):
         raise CapacityError(f"max_length={config.max_length} leaves nothing: the prompt has {len(prompt)} tokens")
+
+
+def unloaded(adapter: LoadedAdapter) -> ConfigError:
+    """What is said to who asks for an adapter that is gone."""
+    return ConfigError(f"adapter {adapter.name!r} has been unloaded; load it again")
 
 
 def job_of(request: Request, model: ModelLimits) -> tuple[Job, Sequence]:
@@ -156,6 +165,7 @@ def _sequence(request: Request, model: ModelLimits, index: int) -> Sequence:
         index=index,
         priority=request.priority,
         drafter=_drafter(request),
+        adapter=request.adapter,
     )
     if request.is_manual:
         sequence.pause(State.HELD)  # nothing is run before its logits are asked for

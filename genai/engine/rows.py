@@ -6,10 +6,13 @@ import bisect
 import contextlib
 import itertools
 from collections import abc
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from genai.engine.prefix_cache import BLOCK_SIZE, Bytes, Listener, PrefixCache
 from genai.engine.sequence import Sequence
+from genai.errors import CapacityError
+from genai.runtime.adapters import AdapterMemory, LoadedAdapter
 from genai.runtime.cache import KVCache
 
 _MAX_IDLE = 32
@@ -45,13 +48,16 @@ class CacheStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IdleText:
-    """What an idle row holds, and the keys of its whole blocks."""
+    """What an idle row holds, the keys of its whole blocks, and the adapter that it was computed with."""
 
     tokens: abc.Sequence[int]
     keys: abc.Sequence[bytes]
+    adapter: bytes = b""
 
-    def shared(self, tokens: abc.Sequence[int], keys: abc.Sequence[bytes]) -> int:
-        """How many first tokens it has in common with others, whose keys these are."""
+    def shared(self, tokens: abc.Sequence[int], keys: abc.Sequence[bytes], adapter: bytes = b"") -> int:
+        """How many first tokens it has in common with others, whose keys and adapter these are."""
+        if adapter != self.adapter:
+            return 0
         both = range(min(len(keys), len(self.keys)))
         start = bisect.bisect_left(both, x=True, key=lambda block: keys[block] != self.keys[block]) * BLOCK_SIZE
         next_block = slice(start, start + BLOCK_SIZE)
@@ -66,8 +72,10 @@ class Rows:
     copy. What else begins so gets its copy from the prefix cache.
     """
 
-    def __init__(self, cache: KVCache, prefixes: PrefixCache) -> None:
+    def __init__(self, cache: KVCache, prefixes: PrefixCache, adapters: AdapterMemory | None = None) -> None:
+        """adapters: told which of them each row uses."""
         self._cache = cache
+        self._adapters = adapters
         self._prefixes = prefixes
         self._idle: dict[int, IdleText] = {}
 
@@ -150,6 +158,7 @@ class Rows:
             sequence.row = self._cache.import_row(data, known, room=sequence.need)
         else:
             sequence.row = self._cache.allocate(sequence.need)
+        self._use_adapter(sequence)
         sequence.num_computed, sequence.num_known = known, 0
         return known
 
@@ -161,7 +170,9 @@ class Rows:
         """
         best, most = None, max(known, 1)
         for row in () if sequence.needs_all else self._cache.idle:
-            shared = min(self._idle[row].shared(sequence.tokens, keys), len(sequence.tokens) - _MIN_RUN)
+            shared = min(
+                self._idle[row].shared(sequence.tokens, keys, _adapter_of(sequence)), len(sequence.tokens) - _MIN_RUN
+            )
             is_its_own = 2 * shared >= self._cache.valid(row) or shared - known >= BLOCK_SIZE
             if shared >= most and is_its_own:
                 best, most = row, shared
@@ -170,11 +181,30 @@ class Rows:
     def fork(self, source: Sequence, fork: Sequence) -> None:
         """A row for a sequence that begins as another one. Raises: CapacityError."""
         fork.row = self._cache.fork(row_of(source), source.num_computed, room=fork.need)
+        self._use_adapter(fork)
         fork.num_computed = source.num_computed
+
+    @contextlib.contextmanager
+    def lent(self, num_tokens: int, adapter: LoadedAdapter | None) -> Iterator[int]:
+        """A row beside those of sequences, for so many tokens, free again afterwards. Raises: CapacityError."""
+        try:
+            row = self._cache.allocate(num_tokens)
+        except CapacityError as error:
+            raise CapacityError(
+                f"{num_tokens} tokens find no room beside the texts that run ({error}); wait until some have ended"
+            ) from None
+        try:
+            if self._adapters is not None:
+                self._adapters.use(row, adapter)
+            yield row
+        finally:
+            self._leave_adapter(row)
+            self._cache.free(row)
 
     def restore(self, sequence: Sequence, data: list[Bytes]) -> None:
         """A row with all of a sequence's keys and values. Raises: CapacityError."""
         sequence.row = self._cache.import_row(data, len(sequence.tokens), room=sequence.need)
+        self._use_adapter(sequence)
         sequence.num_computed = len(sequence.tokens)
 
     def export(self, sequence: Sequence) -> list[Bytes]:
@@ -205,7 +235,8 @@ class Rows:
 
     def _keys(self, sequence: Sequence, num_tokens: int) -> list[bytes]:
         """The keys of the whole blocks among a sequence's first tokens."""
-        return self._prefixes.keys(sequence.tokens, sequence.block_keys)[: num_tokens // BLOCK_SIZE]
+        keys = self._prefixes.keys(sequence.tokens, sequence.block_keys, _adapter_of(sequence))
+        return keys[: num_tokens // BLOCK_SIZE]
 
     def retire(self, sequence: Sequence) -> None:
         """Let go of the row of a sequence that ended well; what it holds stays as long as nobody needs the room."""
@@ -215,7 +246,9 @@ class Rows:
             return
         self._cache.truncate(row, sequence.num_computed)
         self._cache.retire(row)
-        self._idle[row] = IdleText(tokens=sequence.tokens[: sequence.num_computed], keys=keys)
+        self._leave_adapter(row)
+        tokens = sequence.tokens[: sequence.num_computed]
+        self._idle[row] = IdleText(tokens=tokens, keys=keys, adapter=_adapter_of(sequence))
         for old in self._cache.idle[:-_MAX_IDLE]:
             self._cache.forget(old)
         self._idle = {row: self._idle[row] for row in self._cache.idle}
@@ -224,8 +257,23 @@ class Rows:
     def release(self, sequence: Sequence) -> None:
         """Free a sequence's row, if it has one."""
         if sequence.row is not None:
+            self._leave_adapter(sequence.row)
             self._cache.free(sequence.row)
             sequence.row, sequence.num_computed = None, 0
+
+    def _use_adapter(self, sequence: Sequence) -> None:
+        """Have a sequence's row computed with its adapter from now on."""
+        if self._adapters is not None:
+            self._adapters.use(row_of(sequence), sequence.adapter)
+
+    def _leave_adapter(self, row: int) -> None:
+        if self._adapters is not None:
+            self._adapters.use(row, None)
+
+
+def _adapter_of(sequence: Sequence) -> bytes:
+    """What tells a sequence's keys and values from those of the same tokens with another adapter, or none."""
+    return b"" if sequence.adapter is None else sequence.adapter.identity
 
 
 def row_of(sequence: Sequence) -> int:

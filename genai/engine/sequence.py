@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from genai.engine.beams import BeamRun
     from genai.engine.consumers import Consumer
     from genai.engine.drafting.drafts import Drafter
+    from genai.runtime.adapters import LoadedAdapter
 
 FinishReason = Literal["stop", "length", "cancelled", "timeout", "error"]
 """stop: an end-of-sequence token or the sink's word; length: a limit; timeout: its deadline; error: a failed run."""
@@ -102,7 +103,7 @@ class Sequence:
     many of its tokens the row holds; num_known: how many the prefix cache had when it was queued; num_cached: prompt
     tokens whose keys and values were found; block_keys: what those
     are found by; forks: begin with its prompt; consumer: takes the logits that follow it; logits: those that `Keep`
-    kept.
+    kept; adapter: what changes the model for it.
     """
 
     tokens: list[int]
@@ -118,6 +119,7 @@ class Sequence:
     job: Job | None = None
     forks: list[Sequence] = field(default_factory=list)
     drafter: Drafter | None = None
+    adapter: LoadedAdapter | None = None
     search: BeamRun | None = None
     state: State = State.WAITING
     row: int | None = None

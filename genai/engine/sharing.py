@@ -169,6 +169,6 @@ class Sharing:
         for each in self._scheduler.running:
             end = num_known + max(each.num_left, _MIN_SHARED)
             has_more = each.is_prefilling and not each.is_paused and end < len(newcomer.tokens)
-            if has_more and newcomer.tokens[:end] == each.tokens[:end]:
+            if has_more and newcomer.adapter is each.adapter and newcomer.tokens[:end] == each.tokens[:end]:
                 return True
         return False

@@ -18,6 +18,7 @@ from genai.errors import ConfigError
 from genai.llm.prepare import Preparer, are_tokens
 from genai.llm.session_file import SessionFile
 from genai.options.generation_config import GenerationConfig
+from genai.runtime.adapters import LoadedAdapter
 
 if TYPE_CHECKING:
     from genai.llm.llm import LLM
@@ -38,7 +39,9 @@ class Generator:
     generated.
     """
 
-    def __init__(self, llm: LLM, preparer: Preparer, config: GenerationConfig) -> None:
+    def __init__(
+        self, llm: LLM, preparer: Preparer, config: GenerationConfig, adapter: LoadedAdapter | None = None
+    ) -> None:
         for name, (is_set, why) in {
             "n": (config.n > 1, "a generator makes one text; use generate for several"),
             "num_beams": (config.is_beam_search, "a generator makes one text; use generate for several"),
@@ -52,6 +55,7 @@ class Generator:
                 raise ConfigError(f"{name}: {why}")
         _ = llm.engine  # a closed model's is refused
         self.config = config
+        self._adapter = adapter
         self._llm = llm  # which is closed when nobody has it any more
         self._loop = llm.loop
         self._preparer = preparer
@@ -131,9 +135,10 @@ class Generator:
 
     def save(self, path: str | Path) -> None:
         """Write keys, values, tokens and the random stream to a safetensors file. Raises: ConfigError, GenAIError."""
+        identity = self._llm.identity_with(self._adapter)
 
         def taken(engine: Engine, sequence: Sequence) -> SessionFile:
-            return SessionFile.of(sequence, self._llm.caches, engine.export(sequence), self._llm.identity)
+            return SessionFile.of(sequence, self._llm.caches, engine.export(sequence), identity)
 
         self._with_logits(taken).write(Path(path))
 
@@ -159,7 +164,8 @@ class Generator:
         self._own(self._loop.submit(self._request(prompt), None))
 
     def _request(self, prompt: abc.Sequence[int]) -> Request:
-        return replace(self._preparer.prepare(prompt, self.config).request, is_manual=True)
+        request = self._preparer.prepare(prompt, self.config).request
+        return replace(request, is_manual=True, adapter=self._adapter)
 
     def _own(self, job: Job) -> None:
         """Follow a job, which ends with this generator even if nobody closes it."""

@@ -24,6 +24,7 @@ from genai.engine.prefix_cache import BLOCK_SIZE, PrefixCache
 from genai.engine.scheduler import Limits
 from genai.engine.streams import Feed
 from genai.errors import CapacityError, ConfigError, TaskError
+from genai.llm.adapters import Adapters
 from genai.llm.embedding import Embedder, Texts
 from genai.llm.generator import Generator
 from genai.llm.prepare import ChatOptions, Preparation, Prepared, Preparer, Prompt, are_tokens, as_list
@@ -35,6 +36,7 @@ from genai.llm.together import Together
 from genai.metrics import EngineMetrics
 from genai.options.generation_config import GenerationConfig, replaced
 from genai.progress import Progress, silent
+from genai.runtime.adapters import LoadedAdapter
 from genai.runtime.host import default_threads
 from genai.runtime.load import load_runner
 from genai.tokenizer.tokenizer import Tokenizer
@@ -45,19 +47,32 @@ def load(
     *,
     precision: Precision = "auto",
     progress: Progress = silent,
+    adapters: Mapping[str, str | Path] | None = None,
+    lora_slots: int | None = None,
+    max_rank: int | None = None,
     **engine_options: object,
 ) -> LLM:
     """Load a model by known name, package folder, Hugging Face folder, `.gguf` file or hub id.
 
-    What is missing is fetched and built first, and kept. engine_options: the fields of `EngineConfig`.
-    Raises: GenAIError's kinds.
+    What is missing is fetched and built first, and kept. adapters: to be loaded by name, LoRA as PEFT or llama.cpp
+    saves it; lora_slots: how many there is room for, none above the rank `max_rank`; None: for those, and a few more.
+    engine_options: the fields of `EngineConfig`. Raises: GenAIError's kinds.
     """
     from genai import models
     from genai.runtime.providers import choose_device
 
     config = replaced(EngineConfig(), **engine_options)
-    path = models.package(str(model), precision=precision, device=choose_device(config.device), progress=progress)
-    return LLM(path, config)
+    given = dict(adapters or {})
+    room = models.room_for(given.values(), lora_slots, max_rank) if given or lora_slots else None
+    device = choose_device(config.device)
+    llm = LLM(models.package(str(model), precision=precision, device=device, room=room, progress=progress), config)
+    try:
+        for name, path in given.items():
+            llm.load_adapter(name, path)
+    except BaseException:
+        llm.close()
+        raise
+    return llm
 
 
 class LLM:
@@ -85,6 +100,7 @@ class LLM:
         )
         self.loop = EngineLoop(self._new_engine(loaded.prefix_cache_bytes), self._runner)
         weakref.finalize(self, self.loop.abandon).atexit = False
+        self.adapters = Adapters(self.config, self._runner.adapters, self.loop)
         self._preparer = Preparer(self.tokenizer, self.config.vocab_size, self.config.eos_token_ids, self.max_seq_len)
         self.generation_config = GenerationConfig().updated(**self.config.generation)
         self._known_drafts: weakref.WeakSet[LLM] = weakref.WeakSet()  # models whose vocabulary was found to be the same
@@ -160,6 +176,7 @@ class LLM:
         template_options: Mapping[str, object] | None = None,
         continue_final_message: bool = False,
         draft: LLM | None = None,
+        adapter: str | None = None,
         priority: int = 0,
         timeout: float | None = None,
         **options: object,
@@ -168,9 +185,9 @@ class LLM:
 
         With messages: tools that the model may call, tool_choice and parallel_tool_calls (all in OpenAI's form),
         template_options (variables for the chat template), continue_final_message (the answer goes on where the last
-        message, an assistant's, ends). draft: a smaller model with the same vocabulary that foresees tokens; priority:
-        lower runs first; timeout: seconds after which each text ends as it is; options: `GenerationConfig.updated`'s,
-        set on top of `config`.
+        message, an assistant's, ends). draft: a smaller model with the same vocabulary that foresees tokens; adapter:
+        the name of one that is loaded, which changes the model for this text; priority: lower runs first; timeout:
+        seconds after which each text ends as it is; options: `GenerationConfig.updated`'s, set on top of `config`.
         Raises: ConfigError, TokenizerError.
         """
         self._require_head()
@@ -183,11 +200,12 @@ class LLM:
             continue_final_message=continue_final_message,
         )
         model = None if draft is None else self._draft_model(draft)
+        loaded = self.adapters.get(adapter)
         begun = self._preparer.begin(prompt, settings, chat)
 
         def finish() -> Prepared:
             prepared = begun.finish()
-            request = replace(prepared.request, priority=priority, timeout=timeout, draft_model=model)
+            request = replace(prepared.request, priority=priority, timeout=timeout, draft_model=model, adapter=loaded)
             return Prepared(request=request, writer=prepared.writer)
 
         return Preparation(needs_compiling=begun.needs_compiling, finish=finish)
@@ -200,27 +218,45 @@ class LLM:
         if self.config.embedding is None:
             self._preparer.warm_up()
 
-    def generator(self, config: GenerationConfig | None = None, **options: object) -> Generator:
-        """Generate step by step, with the logits at hand. Raises: ConfigError."""
+    def load_adapter(self, name: str, path: str | Path) -> None:
+        """Load a LoRA adapter, a PEFT folder or a GGUF file, while texts run; `adapter=name` asks for it from then on.
+
+        Raises: AdapterError for what is no adapter of this model, has too large a rank, or finds no room; ConfigError
+        for a name that is taken.
+        """
+        self.adapters.load(name, path)
+
+    def unload_adapter(self, name: str) -> None:
+        """Unload an adapter: no text begins with it any more, and those that have it go on to their end with it.
+
+        Raises: ConfigError if it is not loaded.
+        """
+        self.adapters.unload(name)
+
+    def generator(
+        self, config: GenerationConfig | None = None, *, adapter: str | None = None, **options: object
+    ) -> Generator:
+        """Generate step by step, with the logits at hand; adapter: the name of a loaded one. Raises: ConfigError."""
         self._require_head()
         settings = (config or self.generation_config).updated(**options)
-        return Generator(self, self._preparer, settings)
+        return Generator(self, self._preparer, settings, self.adapters.get(adapter))
 
-    def restore(self, path: str | Path) -> Generator:
-        """Go on where `Generator.save` was called, without running anything of it again.
+    def restore(self, path: str | Path, *, adapter: str | None = None) -> Generator:
+        """Go on where `Generator.save` was called, without running anything of it again; adapter: which it had.
 
-        Raises: ConfigError if the file is damaged, or of another model, precision or version; CapacityError.
+        Raises: ConfigError if the file is damaged, or of another model, adapter, precision or version; CapacityError.
         """
         self._require_head()
-        saved = SessionFile.read(Path(path), self.identity, self.caches)
-        generator = Generator(self, self._preparer, saved.config)
+        loaded = self.adapters.get(adapter)
+        saved = SessionFile.read(Path(path), self.identity_with(loaded), self.caches)
+        generator = Generator(self, self._preparer, saved.config, loaded)
         generator.restore(saved)
         return generator
 
-    def logits(self, token_ids: abc.Sequence[int]) -> FloatArray:
+    def logits(self, token_ids: abc.Sequence[int], *, adapter: str | None = None) -> FloatArray:
         """The logits that follow each token, teacher-forced: [T, V] float32; texts that run wait for them.
 
-        Raises: ConfigError; CapacityError if there is no room beside those texts.
+        adapter: the name of a loaded one. Raises: ConfigError; CapacityError if there is no room beside those texts.
         """
         self._require_head()
         if not are_tokens(token_ids):
@@ -229,7 +265,8 @@ class LLM:
             raise ConfigError(f"token ids between 0 and {self.config.vocab_size - 1} are needed, at least one")
         if len(token_ids) > self.max_seq_len:
             raise CapacityError(f"{len(token_ids)} tokens; at most {self.max_seq_len} fit (max_seq_len)")
-        return self.loop.call(lambda engine: engine.score([int(token) for token in token_ids]))
+        loaded = self.adapters.get(adapter)
+        return self.loop.call(lambda engine: engine.score([int(token) for token in token_ids], loaded))
 
     @cached_property
     def embedder(self) -> Embedder:
@@ -327,6 +364,10 @@ class LLM:
     def identity(self) -> str:
         """What keys and values depend on: the package they were computed with."""
         return f"{self.config.provenance!r} {self.config.cache_dtype} contract {self.config.contract_version}"
+
+    def identity_with(self, adapter: LoadedAdapter | None) -> str:
+        """The same for what was computed with an adapter."""
+        return self.identity if adapter is None else f"{self.identity} adapter {adapter.identity.hex()}"
 
     def _draft_model(self, draft: LLM) -> DraftModel:
         """Another model as this one's drafter. Raises: ConfigError if it has another vocabulary, or is this model."""

@@ -118,7 +118,9 @@ def _check(path: Path, metadata: dict[str, str], identity: str, caches: tuple[Ca
             f"{path} is of version {version}, this runtime reads {_WITHOUT_CACHES} and {_VERSION}; save it again"
         )
     if metadata.get("identity") != identity:
-        raise ConfigError(f"{path} belongs to another model, precision or build: its keys and values mean nothing here")
+        raise ConfigError(
+            f"{path} belongs to another model, adapter, precision or build: its keys and values mean nothing here"
+        )
     if version == _VERSION and metadata.get("caches") != _widths(caches):
         raise ConfigError(f"{path} holds caches of other layers or widths than this model has; save it with this model")
 

@@ -1,5 +1,6 @@
 """Model packages: find them by name or path, pull their weights, build them on demand, keep them in a cache."""
 
+from genai.models.adapters import read_adapter, room_for
 from genai.models.catalog import KnownModel, known_models
 from genai.models.library import (
     BuiltPackage,
@@ -24,5 +25,7 @@ __all__ = [
     "list_models",
     "package",
     "pull",
+    "read_adapter",
     "remove",
+    "room_for",
 ]

@@ -12,10 +12,11 @@ from typing import Literal
 
 from genai import config
 from genai.build.gguf.file_names import parts_of, stem_of
-from genai.config import CONFIG_FILE, DEVICES, PRECISIONS, Precision
+from genai.config import CONFIG_FILE, DEVICES, MAX_RANK, PRECISIONS, Precision
 from genai.errors import ConfigError, ModelNotFoundError
 from genai.extras import require
 from genai.models import foreign, hub, store, wheels
+from genai.models.adapters import Room
 from genai.models.catalog import KnownModel, known_models, not_found
 from genai.models.mistaken import what_it_is_instead
 from genai.progress import Progress, silent
@@ -55,15 +56,18 @@ def package(
     precision: Precision = "auto",
     device: str = "auto",
     max_seq_len: int | None = None,
+    room: Room | None = None,
     progress: Progress = silent,
 ) -> Path:
     """The model package of a model, pulled and built, or converted, first if that has not been done.
 
     name: a known name, a package folder (used as it is), a Hugging Face folder, a .gguf file, somebody's ONNX model (a
-    file or folder), or a hub id.
+    file or folder), or a hub id; room: for adapters, if it is to have some.
     Raises: ModelNotFoundError, DownloadError, ConfigError, and what the builder raises.
     """
     options = _BuildOptions(precision=precision, device=device, max_seq_len=max_seq_len)
+    if room is not None:
+        options = dataclasses.replace(options, lora_slots=room.lora_slots, max_rank=room.max_rank)
     name = str(name)
     folder = Path(name).expanduser()
     if name not in known_models() and is_package(folder):
@@ -110,29 +114,41 @@ def build(
     device: str = "auto",
     max_seq_len: int | None = None,
     builder: Builder = "genai",
+    lora_slots: int = 0,
+    max_rank: int = MAX_RANK,
+    merge_lora: Path | None = None,
     progress: Progress = silent,
 ) -> Path:
     """Build a package folder outside the cache from a known name, a Hugging Face folder, a .gguf file or a hub id.
 
-    builder: "mobius" is for architectures that are not built here, and takes folders and hub ids.
+    builder: "mobius" is for architectures that are not built here, and takes folders and hub ids; lora_slots: how many
+    adapters it has room for, none above the rank `max_rank`; merge_lora: one that becomes part of the weights.
     Raises: ModelNotFoundError, DownloadError, ConfigError, and what the builder raises.
     """
-    _BuildOptions(precision=precision, device=device, max_seq_len=max_seq_len)
+    options = _BuildOptions(
+        precision=precision, device=device, max_seq_len=max_seq_len, lora_slots=lora_slots, max_rank=max_rank
+    )
     if builder not in BUILDERS:
         raise ConfigError(f"builder={builder!r}: must be one of {', '.join(BUILDERS)}")
     if is_package(Path(name).expanduser()):
         raise ConfigError(f"{name} is a built package already; give the weights that it was built from")
     if builder == "mobius":
+        if lora_slots or merge_lora is not None:
+            raise ConfigError("adapters are for what is built here: leave out --builder mobius, or the adapters")
         require("mobius", "--builder mobius")
-        from genai.convert.mobius import build_by_mobius as build_package
-    else:
-        from genai.build.package import build_package
+        from genai.convert.mobius import build_by_mobius
+
+        source, _ = _source(str(name), progress)
+        return build_by_mobius(
+            source, output, precision=precision, device=_resolved(device), max_seq_len=max_seq_len, progress=progress
+        )
+    from genai.build.package import build_package
+
     source, _ = _source(str(name), progress)
     if foreign.is_foreign(source):
         raise ConfigError(f"{name} is an ONNX model already: genai convert {name} {output} -p {precision}")
-    return build_package(
-        source, output, precision=precision, device=_resolved(device), max_seq_len=max_seq_len, progress=progress
-    )
+    chosen = dataclasses.asdict(dataclasses.replace(options, device=_resolved(device)))
+    return build_package(source, output, **chosen, merge_lora=merge_lora, progress=progress)
 
 
 def list_models() -> list[ModelStatus]:
@@ -200,6 +216,8 @@ class _BuildOptions:
     precision: Precision
     device: str
     max_seq_len: int | None
+    lora_slots: int = 0
+    max_rank: int = MAX_RANK
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -208,6 +226,10 @@ class _BuildOptions:
             raise ConfigError(f"device={self.device!r}: must be one of {', '.join(DEVICES)}")
         if self.max_seq_len is not None and self.max_seq_len < 1:
             raise ConfigError(f"max_seq_len={self.max_seq_len}: must be at least 1")
+        if self.lora_slots < 0:
+            raise ConfigError(f"lora_slots={self.lora_slots}: must be at least 0")
+        if self.max_rank < 1:
+            raise ConfigError(f"max_rank={self.max_rank}: must be at least 1")
 
 
 def _source(name: str, progress: Progress, precision: Precision = "auto") -> tuple[Path, str]:
@@ -264,6 +286,8 @@ def _built(source: Path, label: str, options: _BuildOptions, progress: Progress)
     """The package of a source and options, from the cache or built into it."""
     device = _resolved(options.device)
     question = f"package {source} {options.precision} {device} {options.max_seq_len}"
+    if options.lora_slots:
+        question += f" {options.lora_slots} adapters of rank {options.max_rank}"
     files = foreign.files_of(source) if foreign.is_foreign(source) else None
     stamp = store.fingerprint(source, files) + _builder_stamp()
     name = store.recall(question, stamp)
@@ -281,6 +305,10 @@ def _build(source: Path, label: str, options: _BuildOptions, progress: Progress)
 
     chosen = dataclasses.asdict(options)
     is_foreign = foreign.is_foreign(source)
+    if is_foreign:
+        if chosen.pop("lora_slots"):
+            raise ConfigError(f"{label} is an ONNX model, and its package has no room for adapters: give its weights")
+        del chosen["max_rank"]
     make = foreign.convert_graph if is_foreign else build_package
     key = package_key(source, **chosen, sha256=foreign.digest_of(source) if is_foreign else source_digest(source))
     name = f"{store.label_of(label)}-{options.precision}-{key}"

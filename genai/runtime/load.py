@@ -18,6 +18,7 @@ from genai.config import (
 )
 from genai.contract import Output
 from genai.errors import CapacityError, ContractError
+from genai.runtime.adapters import AdapterMemory
 from genai.runtime.cache import CacheShape, KVCache
 from genai.runtime.capacity import CapacityPolicy, StepCost, least_slots
 from genai.runtime.host import free_host_memory
@@ -67,6 +68,9 @@ def load_runner(folder: Path, model: ModelConfig, config: EngineConfig) -> Loade
     if prefix_bytes is None:
         prefix_bytes = int(free_host_memory() * PREFIX_CACHE_SHARE)
     free_bytes = session.provider.free_memory()
+    adapters = _adapter_memory(folder, model, graph, session)
+    if adapters is not None and free_bytes is not None:
+        free_bytes -= AdapterMemory.num_bytes(adapters.room, adapters.num_places)
     least = least_slots(model.head_dim)
     num_slots, max_seq_len = plan_budget(
         model.max_position, shape.bytes_per_token, config, free_bytes, least=least, reserved_slots=model.reserved_slots
@@ -83,6 +87,7 @@ def load_runner(folder: Path, model: ModelConfig, config: EngineConfig) -> Loade
         vocab_size=model.vocab_size,
         num_heads=model.num_heads,
         prefill_chunk=config.prefill_chunk,
+        adapters=adapters,
     )
     same_bits = find_padding(runner, max_seq_len)
     if config.max_batch > 1:
@@ -93,6 +98,18 @@ def load_runner(folder: Path, model: ModelConfig, config: EngineConfig) -> Loade
         prefix_cache_bytes=prefix_bytes,
         same_bits=same_bits,
     )
+
+
+def _adapter_memory(
+    folder: Path, model: ModelConfig, graph: contract.GraphShape, session: Session
+) -> AdapterMemory | None:
+    """Memory for adapters, if the graph has room for some. Raises: ContractError if it is not told of, or is not."""
+    if (graph.adapters is None) != (model.adapters is None):
+        said, has = ("none", "some") if model.adapters is None else ("some", "none")
+        raise ContractError(f"{folder}: genai.json has room for {said} adapters, its graph for {has}; build it again")
+    if graph.adapters is None or model.adapters is None:
+        return None
+    return AdapterMemory(graph.adapters, model.adapters.slots, session.provider)
 
 
 def _check_agreement(folder: Path, model: ModelConfig, graph: contract.GraphShape) -> None:
@@ -107,10 +124,11 @@ def _check_agreement(folder: Path, model: ModelConfig, graph: contract.GraphShap
             f"{folder}: its graph gives {graph.output.name} of {graph.output.width} numbers, genai.json says "
             f"{told.name} of {told.width}; build it again"
         )
-    if model.contract_version == CONTRACT_VERSION and (graph.states or not contract.is_uniform(graph.caches)):
+    has_more = graph.states or graph.adapters or not contract.is_uniform(graph.caches)
+    if model.contract_version == CONTRACT_VERSION and has_more:
         raise ContractError(
-            f"{folder}: its layers' caches differ or have states, genai.json says contract version {CONTRACT_VERSION}, "
-            "in which they are all alike and have none; build it again"
+            f"{folder}: its layers' caches differ, or it has states or room for adapters; genai.json says contract "
+            f"version {CONTRACT_VERSION}, in which they are all alike and there is neither; build it again"
         )
 
 
@@ -132,7 +150,7 @@ def measured_cost(runner: Runner) -> StepCost:
 
 def _decode_seconds(runner: Runner, num_rows: int, capacity: int) -> float:
     cache = runner.cache
-    capacity -= cache.reserved_slots
+    capacity -= cache.reserved_slots + cache.policy.spare
     rows = [cache.allocate(capacity) for _ in range(num_rows)]
     seconds = []
     for _ in range(_MEASURED_RUNS):

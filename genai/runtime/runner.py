@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from genai import contract
 from genai.errors import CapacityError, NotFiniteError
+from genai.runtime.adapters import NOBODY, AdapterMemory, AdapterUse
 from genai.runtime.cache import KVCache, View
 from genai.runtime.finite import settle, settle_prompt
 from genai.runtime.layout import Group
@@ -37,6 +38,7 @@ _MAX_SHAPES = 24
 """Shapes kept bound; the least recently used goes. A conversation needs one per capacity it passes through."""
 _CHANGING = (contract.INPUT_IDS, contract.POSITION_IDS, contract.WRITE_INDICES, contract.NONPAD_KV_SEQLEN)
 """The inputs that are others in every run of a shape."""
+_CHANGING_WITH_ADAPTERS = (*_CHANGING, contract.ADAPTER_ROWS, contract.ADAPTER_SCALES)
 _SCORE_BYTES = 64 * 2**20
 """Largest logits of one scoring run."""
 _ATTENTION_BYTES = 256 * 2**20
@@ -48,7 +50,8 @@ class BoundShape:
     """One shape of run: its buffers and their bindings.
 
     input_ids, position_ids: [B, T]; write_indices, nonpad_kv_seqlen: [B]; logits_positions: [B, P];
-    offsets: [T] from a place in the cache to the positions of the tokens from there on.
+    offsets: [T] from a place in the cache to the positions of the tokens from there on; adapter_rows, adapter_scales:
+    empty where no row uses an adapter.
     """
 
     input_ids: IntArray
@@ -57,6 +60,8 @@ class BoundShape:
     nonpad_kv_seqlen: IntArray
     logits_positions: IntArray
     offsets: IntArray
+    adapter_rows: IntArray
+    adapter_scales: FloatArray
     binding: Binding
 
 
@@ -65,7 +70,8 @@ class Runner:
 
     output: what the graph gives; what is called logits [V] below are embeddings [H] if it gives those; vocab_size: of
     what goes in; num_heads: of queries; prefill_chunk: most tokens of a row in one run; logits: where runs write them;
-    graph_seconds: time spent inside runs of the graph, for benchmarks; padding: positions that are added to runs.
+    graph_seconds: time spent inside runs of the graph, for benchmarks; padding: positions that are added to runs;
+    adapters: those that rows may use, of a graph with room for some.
     """
 
     def __init__(
@@ -77,9 +83,11 @@ class Runner:
         vocab_size: int,
         num_heads: int,
         prefill_chunk: int,
+        adapters: AdapterMemory | None = None,
     ) -> None:
         self.cache = cache
         self.vocab_size = vocab_size
+        self.adapters = adapters
         self._output = output
         self.logits = LogitsMemory()
         self.graph_seconds = 0.0
@@ -87,7 +95,7 @@ class Runner:
         self._session = session
         self._num_heads = num_heads
         self._prefill_chunk = prefill_chunk
-        self._shapes: OrderedDict[tuple[int, int, int, int, int], BoundShape] = OrderedDict()
+        self._shapes: OrderedDict[tuple[int, ...], BoundShape] = OrderedDict()
 
     def pad(self, padding: Padding) -> None:
         """Add positions to runs from now on; there are no rows."""
@@ -153,7 +161,7 @@ class Runner:
         """Run one row. last_look: `settle`, or `settle_prompt` for what is a prompt's."""
         valid = self.cache.valid(row)
         self.cache.reserve({row: valid + len(tokens)})
-        bound = self._shape(self.cache.view(row, valid + len(tokens)), len(tokens), num_logits)
+        bound = self._shape(self.cache.view(row, valid + len(tokens)), [row], len(tokens), num_logits)
         bound.input_ids[0, : len(tokens)] = tokens
         bound.input_ids[0, len(tokens) :] = tokens[-1]
         bound.write_indices[0] = self.cache.slots(valid)
@@ -195,7 +203,7 @@ class Runner:
     def _padded(self, view: View, rows: Sequence[int], tokens: Sequence[Sequence[int]], num_logits: int) -> BoundShape:
         """A run of several rows with its tokens, all padded to the longest. Raises: CapacityError."""
         num_tokens = max(map(len, tokens))
-        bound = self._shape(view, num_tokens, num_logits)
+        bound = self._shape(view, rows, num_tokens, num_logits)
         filler = next(new for new in tokens if new)[-1]  # never what another run has left here
         for index, (row, new) in enumerate(zip(rows, tokens, strict=True)):
             bound.input_ids[index, : len(new)] = new
@@ -217,23 +225,25 @@ class Runner:
                 if other is not bound:
                     other.binding.release_output(self._output.name)  # in the memory that there was before
         started = time.perf_counter()
-        bound.binding.send(_CHANGING)
+        bound.binding.send(_CHANGING if self.adapters is None else _CHANGING_WITH_ADAPTERS)
         self._session.run(bound.binding)
         self.graph_seconds += time.perf_counter() - started
         asked_for: FloatArray = logits[:, :num_logits]
         return asked_for
 
-    def _shape(self, view: View, num_tokens: int, num_logits: int) -> BoundShape:
-        key = (view.start, view.num_rows, view.capacity, num_tokens, num_logits)
+    def _shape(self, view: View, rows: Sequence[int], num_tokens: int, num_logits: int) -> BoundShape:
+        use = NOBODY if self.adapters is None else self.adapters.use_of(rows)
+        key = (view.start, view.num_rows, view.capacity, num_tokens, num_logits, use.first, *use.shape)
         bound = self._shapes.get(key)
         if bound is None:
-            bound = self._shapes[key] = self._bound(view, num_tokens, num_logits)
+            bound = self._shapes[key] = self._bound(view, num_tokens, num_logits, use)
             if len(self._shapes) > _MAX_SHAPES:
                 self._shapes.popitem(last=False)
         self._shapes.move_to_end(key)
+        use.fill(bound.adapter_rows, bound.adapter_scales)
         return bound
 
-    def _bound(self, view: View, num_tokens: int, num_logits: int) -> BoundShape:
+    def _bound(self, view: View, num_tokens: int, num_logits: int, use: AdapterUse) -> BoundShape:
         rows = view.num_rows
         of_tokens = np.arange(self.padding.positions(rows, num_tokens))
         of_logits = np.arange(self.padding.positions(rows, num_logits)) + num_tokens - num_logits
@@ -245,6 +255,8 @@ class Runner:
             nonpad_kv_seqlen=np.zeros(rows, np.int64),
             logits_positions=np.tile(np.minimum(of_logits, num_tokens - 1), (rows, 1)),
             offsets=of_tokens - self.cache.reserved_slots,
+            adapter_rows=np.zeros(use.shape, np.int64),
+            adapter_scales=np.zeros((*use.shape, 1, 1), np.float32),
             binding=binding,
         )
         binding.bind_host_input(contract.INPUT_IDS, bound.input_ids)
@@ -252,6 +264,10 @@ class Runner:
         binding.bind_host_input(contract.WRITE_INDICES, bound.write_indices)
         binding.bind_host_input(contract.NONPAD_KV_SEQLEN, bound.nonpad_kv_seqlen)
         binding.bind_host_input(contract.LOGITS_POSITIONS, bound.logits_positions)
+        if self.adapters is not None:
+            binding.bind_host_input(contract.ADAPTER_ROWS, bound.adapter_rows)
+            binding.bind_host_input(contract.ADAPTER_SCALES, bound.adapter_scales)
+            self.adapters.bind(binding, use)
         dtype = self.cache.shape.dtype
         for cache, pointer in zip(self.cache.shape.caches, self.cache.pointers(view), strict=True):
             shape = (rows, view.capacity, cache.width)

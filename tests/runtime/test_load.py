@@ -12,7 +12,7 @@ from onnx import helper
 
 from genai import contract
 from genai.config import EmbeddingConfig, EngineConfig, ModelConfig, Provenance
-from genai.contract import Cache, State, TensorType, uniform_caches
+from genai.contract import AdaptedProduct, AdapterRoom, Cache, State, TensorType, uniform_caches
 from genai.errors import CapacityError, ConfigError, ContractError, GraphRunError, ModelError, RuntimeUnavailableError
 from genai.runtime import probe
 from genai.runtime.load import load_runner, plan_budget
@@ -208,6 +208,26 @@ def test_states_are_told_by_the_signature() -> None:
         contract.check_signature(
             contract.inputs(caches, "float16", [half]), contract.outputs(caches, "float16", seven, [half])
         )
+
+
+def test_room_for_adapters_is_told_by_the_signature() -> None:
+    caches, seven = uniform_caches(1, 8), contract.Output(contract.LOGITS, 7)
+    products = (AdaptedProduct("layer.q", 16, 32), AdaptedProduct("layer.o", 32, 16))
+    room = AdapterRoom(products=products, rank=4, dtype="float16")
+    inputs = contract.inputs(caches, "float32", adapters=room)
+    outputs = contract.outputs(caches, "float32", seven)
+    assert contract.check_signature(inputs, outputs).adapters == room
+    assert contract.check_signature(contract.inputs(caches, "float32"), outputs).adapters is None
+    with pytest.raises(ContractError, match=r"input 'lora_b\.layer\.o' is unknown"):
+        contract.check_signature([each for each in inputs if each.name != "lora_a.layer.o"], outputs)
+    with pytest.raises(ContractError, match="input 'adapter_rows' is missing"):
+        contract.check_signature([each for each in inputs if each.name != contract.ADAPTER_ROWS], outputs)
+    larger = TensorType(name="lora_a.layer.o", dtype="float16", shape=("G", 1, 32, 8))
+    with pytest.raises(ContractError, match=r"input 'lora_a\.layer\.o' is unknown"):
+        contract.check_signature([larger if each.name == larger.name else each for each in inputs], outputs)
+    integers = AdapterRoom(products=products, rank=4, dtype="int8")
+    with pytest.raises(ContractError, match="the adapters are int8, allowed: float32"):
+        contract.check_signature(contract.inputs(caches, "float32", adapters=integers), outputs)
 
 
 @pytest.mark.parametrize("width", [0, -1])

@@ -1,0 +1,37 @@
+"""What of a base model an adapter is read by: how its modules are called, and how its rows lie."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from genai.build import towers
+from genai.build.architectures import stored_form_of
+from genai.build.architectures.config import ConfigReader
+from genai.build.source import JSON, FloatArray
+from genai.errors import AdapterError
+
+
+class Base:
+    """A base model by its configuration: the keys of Hugging Face's `config.json`, the text decoder's."""
+
+    def __init__(self, config: Mapping[str, JSON]) -> None:
+        self.config = config
+        self._form = stored_form_of(ConfigReader(config))
+
+    def product(self, module: str) -> str:
+        """Our name of a module as transformers has it. Raises: AdapterError for one that is no single product."""
+        name = towers.text_name(f"{module}.weight")
+        name = name if not name.startswith("layers.") else f"model.{name}"  # trained without the head's class
+        ours = self._form.our_name(name)
+        if ours is None or "*" in ours:
+            raise AdapterError(f"the adapter changes {module}, which is no product by itself here")
+        return ours.removesuffix(".weight")
+
+    def in_our_order(self, product: str, b: FloatArray) -> FloatArray:
+        """A second matrix [out, rank] as its module's rows lie in ours. Raises: AdapterError."""
+        rows = self._form.rows_of(f"{product}.weight")
+        if rows is None:
+            return b
+        if len(rows) != len(b):
+            raise AdapterError(f"the adapter's matrix for {product} has {len(b)} rows, the base {len(rows)}")
+        return b[rows]

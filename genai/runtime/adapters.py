@@ -1,0 +1,225 @@
+"""Adapters' matrices in the device's memory, and which rows use which: loaded and unloaded while others run.
+
+    place     0         1         2         3
+            ├─────────┼─────────┼─────────┼─────────┤      one such buffer for each of the graph's inputs
+            │ french  │ legal   │    ·    │ poems   │
+              └─────────────────┘ what a run binds, if its rows use both: a pointer and a count
+
+A run is bound from the first to the last place that its rows use, and computes those between, too. So what comes into
+use is brought forward, into the place of one that is not in use, and those in use are neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+
+from genai import contract
+from genai.contract import AdaptedProduct, AdapterRoom
+from genai.errors import AdapterError
+from genai.runtime.ort import Binding
+from genai.runtime.providers.base import Buffer, Bytes, Provider
+
+FloatArray = npt.NDArray[np.float32]
+Matrices = Mapping[str, tuple[FloatArray, FloatArray]]
+"""By product: the first matrix [in, rank], and the second [rank, out]."""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class LoadedAdapter:
+    """An adapter in memory.
+
+    identity: what tells it from others; place: where it lies, None once that is somebody else's; is_leaving: nothing
+    new may use it, and its place is free when nobody does any more.
+    """
+
+    name: str
+    identity: bytes
+    place: int | None
+    is_leaving: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FittedAdapter:
+    """An adapter as it will lie in memory: raw bytes for each of the graph's inputs that it is not zero in."""
+
+    name: str
+    identity: bytes
+    data: Mapping[str, Bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterUse:
+    """Which of a run's rows use which adapters: by place, from the first one on; none if nobody uses any."""
+
+    first: int = 0
+    members: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """How many places there are, and how many rows use the one that most do."""
+        return len(self.members), max(map(len, self.members), default=0)
+
+    def fill(self, rows: npt.NDArray[np.int64], scales: FloatArray) -> None:
+        """Tell the graph: rows, scales of `shape`; where fewer rows use an adapter, what it adds counts 0 times."""
+        rows[:], scales[:] = 0, 0
+        for place, members in enumerate(self.members):
+            rows[place, : len(members)] = members
+            scales[place, : len(members)] = 1
+
+
+NOBODY = AdapterUse()
+NO_ROOM = (
+    "this package has no room for adapters: build it from its weights with --lora-slots; packages that were converted, "
+    "or built by others, take none"
+)
+
+
+class AdapterMemory:
+    """Memory for so many adapters, allocated once. Everything but `fitted` is for the thread that runs the graph."""
+
+    def __init__(self, room: AdapterRoom, num_places: int, provider: Provider) -> None:
+        self.room = room
+        self._dtype = np.dtype(ml_dtypes.bfloat16 if room.dtype == "bfloat16" else room.dtype)
+        self._products = {each.name: each for each in room.products}
+        self._shapes = dict(self._inputs())
+        self._buffers: dict[str, Buffer] = {
+            name: provider.allocate(num_places * self._item_bytes(name)) for name in self._shapes
+        }
+        self._places: list[LoadedAdapter | None] = [None] * num_places
+        self._of_row: dict[int, LoadedAdapter] = {}
+
+    @staticmethod
+    def num_bytes(room: AdapterRoom, num_places: int) -> int:
+        """What so many adapters take."""
+        numbers = sum(room.rank * (each.num_inputs + each.num_outputs) for each in room.products)
+        return num_places * numbers * (4 if room.dtype == "float32" else 2)
+
+    @property
+    def loaded(self) -> tuple[LoadedAdapter, ...]:
+        """What is in memory."""
+        return tuple(each for each in self._places if each is not None)
+
+    @property
+    def num_places(self) -> int:
+        """How many adapters there is room for."""
+        return len(self._places)
+
+    def fitted(self, name: str, identity: bytes, matrices: Matrices) -> FittedAdapter:
+        """An adapter as it will lie in memory; any thread may. Raises: AdapterError if it is not for this graph."""
+        data: dict[str, Bytes] = {}
+        for product, (first, second) in matrices.items():
+            known = self._products.get(product)
+            if known is None:
+                raise AdapterError(
+                    f"adapter {name!r} changes {product}, for which this package has no room (experts and heads of "
+                    "latent attention have none); if the base has no such module, it belongs to another model"
+                )
+            self._check(name, known, first, second)
+            rank = first.shape[1]
+            wide = np.zeros((known.num_inputs, self.room.rank), self._dtype)
+            tall = np.zeros((self.room.rank, known.num_outputs), self._dtype)
+            with np.errstate(over="ignore"):
+                wide[:, :rank], tall[:rank] = first, second
+            if not all(np.isfinite(each.astype(np.float32)).all() for each in (wide, tall)):
+                raise AdapterError(f"adapter {name!r}: its numbers for {product} are too large for {self.room.dtype}")
+            data[contract.lora_a(product)] = wide.reshape(-1).view(np.uint8)
+            data[contract.lora_b(product)] = tall.reshape(-1).view(np.uint8)
+        return FittedAdapter(name=name, identity=identity, data=data)
+
+    def load(self, fitted: FittedAdapter, in_use: Container[LoadedAdapter | None]) -> LoadedAdapter:
+        """Write an adapter into a place that is free; in_use: by texts that have not ended. Raises: AdapterError."""
+        for each in self.loaded:
+            if each.is_leaving and each not in in_use and each.place is not None:
+                self._places[each.place] = None
+                each.place = None
+        place = next((place for place, held in enumerate(self._places) if held is None), None)
+        if place is None:
+            names = ", ".join(f"{each.name}{' until its texts end' if each.is_leaving else ''}" for each in self.loaded)
+            raise AdapterError(
+                f"adapter {fitted.name!r} finds no room: {self.num_places} are loaded ({names}), the most that this "
+                "package was built for (--lora-slots); unload one first"
+            )
+        for name, buffer in self._buffers.items():
+            size = self._item_bytes(name)
+            content = fitted.data.get(name)
+            if content is None:
+                buffer.clear(place * size, size)
+            else:
+                buffer.write(place * size, content)
+        adapter = self._places[place] = LoadedAdapter(name=fitted.name, identity=fitted.identity, place=place)
+        return adapter
+
+    def use(self, row: int, adapter: LoadedAdapter | None) -> None:
+        """Have a row use an adapter from now on, or none."""
+        if adapter is None:
+            self._of_row.pop(row, None)
+            return
+        if all(other is not adapter for other in self._of_row.values()):
+            self._bring_forward(adapter)
+        self._of_row[row] = adapter
+
+    def use_of(self, rows: Sequence[int]) -> AdapterUse:
+        """Which of these rows, the batch of a run, use which adapters."""
+        if not self._of_row:
+            return NOBODY
+        by_place: dict[int, list[int]] = {}
+        for index, row in enumerate(rows):
+            adapter = self._of_row.get(row)
+            if adapter is not None and adapter.place is not None:
+                by_place.setdefault(adapter.place, []).append(index)
+        if not by_place:
+            return NOBODY
+        first, last = min(by_place), max(by_place)
+        return AdapterUse(first, tuple(tuple(by_place.get(place, ())) for place in range(first, last + 1)))
+
+    def bind(self, binding: Binding, use: AdapterUse) -> None:
+        """Bind the places that a run uses."""
+        for name, matrix in self._shapes.items():
+            pointer = self._buffers[name].pointer + use.first * self._item_bytes(name)
+            binding.bind_input(name, self.room.dtype, (use.shape[0], 1, *matrix), pointer)
+
+    def _check(self, name: str, known: AdaptedProduct, first: FloatArray, second: FloatArray) -> None:
+        if first.shape[0] != known.num_inputs or second.shape[1] != known.num_outputs:
+            raise AdapterError(
+                f"adapter {name!r} changes {known.name} of {first.shape[0]} inputs and {second.shape[1]} outputs, "
+                f"which here has {known.num_inputs} and {known.num_outputs}: it belongs to another model"
+            )
+        if (rank := first.shape[1]) > self.room.rank:
+            raise AdapterError(
+                f"adapter {name!r} has rank {rank}, and this package was built for at most {self.room.rank}; build it "
+                f"with --max-rank {rank}"
+            )
+
+    def _bring_forward(self, adapter: LoadedAdapter) -> None:
+        """Move an adapter that comes into use to the first place of none in use; what lies there gets its own."""
+        taken = {each.place for each in self._of_row.values()}
+        here = adapter.place
+        target = next(place for place in range(self.num_places) if place not in taken)
+        if here is None or target >= here:
+            return
+        other = self._places[target]
+        for name, buffer in self._buffers.items():
+            size = self._item_bytes(name)
+            aside = None if other is None else buffer.read(target * size, size)
+            buffer.copy(target * size, here * size, size)
+            if aside is not None:
+                buffer.write(here * size, aside)
+        self._places[target], self._places[here] = adapter, other
+        adapter.place = target
+        if other is not None:
+            other.place = here
+
+    def _inputs(self) -> Iterator[tuple[str, tuple[int, int]]]:
+        """Each of the graph's inputs that are adapters' matrices, and one adapter's shape in it."""
+        for each in self.room.products:
+            yield contract.lora_a(each.name), (each.num_inputs, self.room.rank)
+            yield contract.lora_b(each.name), (self.room.rank, each.num_outputs)
+
+    def _item_bytes(self, name: str) -> int:
+        rows, columns = self._shapes[name]
+        return rows * columns * self._dtype.itemsize

@@ -1,0 +1,82 @@
+"""Places of adapters in memory: what is in use lies together, and moves with all that it holds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from genai import contract
+from genai.config import EngineConfig
+from genai.contract import AdaptedProduct, AdapterRoom
+from genai.errors import AdapterError
+from genai.runtime.adapters import AdapterMemory, LoadedAdapter
+from genai.runtime.providers import provider_for
+
+ROOM = AdapterRoom(products=(AdaptedProduct("p", 3, 5), AdaptedProduct("q", 2, 2)), rank=2, dtype="float32")
+NOBODY: set[LoadedAdapter | None] = set()
+
+
+def memory(num_places: int = 4) -> AdapterMemory:
+    return AdapterMemory(ROOM, num_places, provider_for(EngineConfig(device="cpu")))
+
+
+def loaded(held: AdapterMemory, name: str, value: float) -> LoadedAdapter:
+    matrices = {"p": (np.full((3, 1), value, np.float32), np.full((1, 5), value, np.float32))}
+    return held.load(held.fitted(name, name.encode(), matrices), NOBODY)
+
+
+def first_matrix(held: AdapterMemory, adapter: LoadedAdapter, product: str = "p") -> np.ndarray:
+    assert adapter.place is not None
+    name = contract.lora_a(product)
+    size = 24 if product == "p" else 16
+    return held._buffers[name].read(adapter.place * size, size).view(np.float32)
+
+
+def test_what_comes_into_use_lies_beside_what_is() -> None:
+    held = memory()
+    a, b, c, d = (loaded(held, name, value) for value, name in enumerate("abcd", start=1))
+    held.use(7, d)
+    held.use(3, b)
+    assert (d.place, b.place) == (0, 1)
+    assert {each.name for each in held.loaded} == set("abcd")
+    assert len({a.place, b.place, c.place, d.place}) == 4
+    for value, each in enumerate((a, b, c, d), start=1):
+        np.testing.assert_array_equal(first_matrix(held, each), [value, 0, value, 0, value, 0])
+        np.testing.assert_array_equal(first_matrix(held, each, "q"), [0, 0, 0, 0])
+    use = held.use_of([3, 5, 7])
+    assert (use.first, use.members) == (0, ((2,), (0,)))
+    held.use(7, None)
+    held.use(8, c)  # into the place that is free among those in use
+    assert (c.place, b.place) == (0, 1)
+    assert held.use_of([5]).members == ()
+
+
+def test_the_graph_is_told_who_uses_what() -> None:
+    held = memory()
+    a, b = loaded(held, "a", 1), loaded(held, "b", 2)
+    for row, adapter in ((1, a), (2, b), (3, a), (4, None)):
+        held.use(row, adapter)
+    use = held.use_of([4, 3, 2, 1])
+    assert use.shape == (2, 2)
+    rows, scales = np.full((2, 2), 9), np.full((2, 2, 1, 1), 9, np.float32)
+    use.fill(rows, scales)
+    np.testing.assert_array_equal(rows, [[1, 3], [2, 0]])
+    np.testing.assert_array_equal(scales[:, :, 0, 0], [[1, 1], [1, 0]])
+
+
+def test_a_place_is_free_when_nobody_uses_what_has_left() -> None:
+    held = memory(2)
+    a, b = loaded(held, "a", 1), loaded(held, "b", 2)
+    a.is_leaving = True
+    with pytest.raises(AdapterError, match=r"2 are loaded \(a until its texts end, b\)"):
+        held.load(held.fitted("c", b"c", {}), {a, None})
+    c = held.load(held.fitted("c", b"c", {}), {b})
+    assert (a.place, c.place) == (None, 0)
+    np.testing.assert_array_equal(first_matrix(held, c), np.zeros(6))
+
+
+def test_numbers_that_the_type_cannot_hold_are_refused() -> None:
+    room = AdapterRoom(products=ROOM.products, rank=2, dtype="float16")
+    held = AdapterMemory(room, 1, provider_for(EngineConfig(device="cpu")))
+    with pytest.raises(AdapterError, match="too large for float16"):
+        held.fitted("a", b"a", {"p": (np.full((3, 1), 1e6, np.float32), np.ones((1, 5), np.float32))})
