@@ -93,6 +93,11 @@ class Case:
         """The inputs that are there."""
         return (each for each in self.inputs if each is not None)
 
+    def output_dtype(self, output: str) -> str:
+        """An output's type: its cache's, or the row's own."""
+        cache = self.loops.get(output)
+        return next((each.dtype for each in self.given() if each.name == cache and each.dtype), self.dtype)
+
     def values(self) -> dict[str, Array]:
         """The inputs by name, in their types; the same numbers whenever it is called."""
         rng = np.random.default_rng(zlib.crc32(f"{self.operator} {self.what}".encode()))

@@ -29,7 +29,7 @@ def _group_query_attention() -> list[Case]:
                 name="total_sequence_length", dtype="int32", kind="values", values=(max(valid) + 1,)
             ),
         } | more
-        names = ("cos_cache", "sin_cache", "position_ids", "attention_bias", "head_sink")
+        names = ("cos_cache", "sin_cache", "position_ids", "attention_bias", "head_sink", "k_scale", "v_scale")
         return [*[told[name] for name in list(told)[:7]], *(told.get(name) for name in names)]
 
     heads = {"num_heads": 4, "kv_num_heads": 2}
@@ -43,6 +43,14 @@ def _group_query_attention() -> list[Case]:
     }
     growth = Growth(capacity=11, valid={"seqlens_k": 0, "total_sequence_length": 1})
     sink = Given(name="head_sink", shape=(4,))
+    eight = {
+        **{name: Given(name=name, shape=(2, 2, 11, 16), dtype="int8") for name in ("past_key", "past_value")},
+        **{
+            name: Given(name=name, shape=(1,), dtype="float32", kind="values", values=(0.03,))
+            for name in ("k_scale", "v_scale")
+        },
+    }
+    types: Attributes = {"k_quant_type": "PER_TENSOR", "v_quant_type": "PER_TENSOR", "kv_cache_bit_width": 8}
     return [
         *ours("a prompt", given(3, 2, 2), attributes=heads),
         *ours(
@@ -52,6 +60,10 @@ def _group_query_attention() -> list[Case]:
         *ours("one token, window", given(1, 7, 4), attributes={**heads, "local_window_size": 3}),
         *ours("one token, softcap", given(1, 7, 4), attributes={**heads, "softcap": 2.0}),
         *ours("one token, sinks", given(1, 7, 4, head_sink=sink), attributes=heads),
+        *ours(
+            "one token, cache of int8", given(1, 7, 4, **eight), types=("float32", "float16"),
+            attributes={**heads, **types}, growth=growth, tolerance=2e-2,
+        ),
     ]  # fmt: skip
 
 

@@ -56,9 +56,12 @@ def _by_numpy(case: Case, values: Mapping[str, Array]) -> list[Floats]:
 def _group_query_attention(given: Mapping[str, Array], attributes: Mapping[str, object]) -> list[Floats]:
     heads, kv_heads, size = 4, 2, 16
     query, key, value = (
-        np.asarray(given[name]).reshape(2, -1, number, size).swapaxes(1, 2)
+        _floats(given, name).reshape(2, -1, number, size).swapaxes(1, 2)
         for name, number in (("query", heads), ("key", kv_heads), ("value", kv_heads))
     )
+    key_scale, value_scale = (float(given[name][0]) if name in given else 1.0 for name in ("k_scale", "v_scale"))
+    if "k_scale" in given:  # a cache of 8 bits
+        key, value = (np.clip(np.round(new), -128, 127) for new in (key / key_scale, value / value_scale))
     num_tokens = query.shape[2]
     keys, values = (np.array(given[name], np.float64) for name in ("past_key", "past_value"))
     window, cap = int(str(attributes.get("local_window_size", 0))), float(str(attributes.get("softcap", 0)))
@@ -71,7 +74,7 @@ def _group_query_attention(given: Mapping[str, Array], attributes: Mapping[str, 
         keys[row, :, places], values[row, :, places] = key[row].swapaxes(0, 1), value[row].swapaxes(0, 1)
         for head in range(heads):
             its = head * kv_heads // heads
-            scores = query[row, head] @ keys[row, its, :end].T / np.sqrt(size)
+            scores = query[row, head] @ keys[row, its, :end].T / np.sqrt(size) * key_scale
             scores = cap * np.tanh(scores / cap) if cap else scores
             distance = places[:, None] - np.arange(end)
             scores[(distance < 0) | ((distance >= window) if window else False)] = -np.inf
@@ -79,7 +82,7 @@ def _group_query_attention(given: Mapping[str, Array], attributes: Mapping[str, 
             total = weights.sum(-1, keepdims=True)
             if "head_sink" in given:
                 total = total + np.exp(given["head_sink"][head])
-            output[row, :, head] = weights / total @ values[row, its, :end]
+            output[row, :, head] = weights / total @ values[row, its, :end] * value_scale
         keys[row, :, end:] = values[row, :, end:] = np.nan
     return [output.reshape(2, num_tokens, heads * size), keys, values]
 

@@ -129,10 +129,11 @@ class _Loaded:
         """Outputs by name, each with the shape of that of `shapes`. loops: outputs that share their input's memory."""
         binding, buffers = self._bound(case, shapes, loops)
         self._run(binding)
-        return {
-            name: _from_bytes(buffers[name].read(0, _size(case, wanted.shape)), case.dtype, wanted.shape)
-            for name, wanted in shapes.items()
-        }
+        found = {}
+        for name, wanted in shapes.items():
+            dtype = case.output_dtype(name)
+            found[name] = _from_bytes(buffers[name].read(0, _size(dtype, wanted.shape)), dtype, wanted.shape)
+        return found
 
     def seconds(self, cases: Sequence[Case], shapes: Sequence[Mapping[str, Array]], rounds: int) -> list[float]:
         """The time of a run of each, in turns: the median."""
@@ -166,9 +167,9 @@ class _Loaded:
             if name in loops:
                 buffers[name] = buffers[case.loops[name]]
             else:
-                buffers[name] = self._provider.allocate(_size(case, wanted.shape))
+                buffers[name] = self._provider.allocate(_size(case.output_dtype(name), wanted.shape))
             with wrapped_errors():
-                binding.bind_output(name, case.dtype, wanted.shape, buffers[name].pointer)
+                binding.bind_output(name, case.output_dtype(name), wanted.shape, buffers[name].pointer)
         return binding, buffers
 
 
@@ -226,8 +227,8 @@ def _all_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
     return found
 
 
-def _size(case: Case, shape: Sequence[int]) -> int:
-    bits = 4 if case.dtype == "int4" else 8 * np_dtype(case.dtype).itemsize
+def _size(dtype: str, shape: Sequence[int]) -> int:
+    bits = 4 if dtype == "int4" else 8 * np_dtype(dtype).itemsize
     return int(np.prod(shape, dtype=np.int64)) * bits // 8
 
 

@@ -20,6 +20,7 @@ from genai.errors import ModelError, RuntimeUnavailableError
 from genai.runtime.session import Session
 from tests.device_double import registered
 from tests.random_model import build_random_model
+from tests.source_copy import answers, changed_copy
 
 CASES = {case.name: case for case in all_cases()}
 RIGHT = "ai.onnx.TensorScatter-24 one token float32"
@@ -142,6 +143,21 @@ def test_a_packages_rows(tmp_path: Path) -> None:
     assert ("Attention", 25) not in kinds
     assert ("RMSNormalization", 28) not in kinds  # the same operator, told once
     assert unknown == []
+
+
+def test_a_new_row_is_one_entry(tmp_path: Path) -> None:
+    """As CONTRIBUTING.md says: tried, shown and written into the page."""
+    row = '        *rows("Gelu", "of three axes", x, opsets=(20,)),\n'
+    changed_copy(tmp_path, "genai/conformance/table.py", '        *rows("Gelu", "exact"', row)
+    code = (
+        "from genai.conformance import all_cases\n"
+        "from genai.conformance.check import check\n"
+        "from docs.operators import written\n"
+        "from genai.conformance.report import markdown\n"
+        "found = check([case for case in all_cases() if 'of three axes' in case.name])\n"
+        "print(written('<!-- matrix -->\\n\\nold\\n\\n<!-- end -->', markdown(found)))\n"
+    )
+    assert "| of three axes | 20 | float32 | kernel | right" in answers(tmp_path, code)
 
 
 def test_the_page_stands_alone(matrix: Matrix) -> None:
