@@ -138,7 +138,9 @@ def _operators(report: GraphReport) -> str:
         (domain, str(sum(kinds.values())), ", ".join(f"{kind} {number}" for kind, number in kinds.items()))
         for domain, kinds in report.operators.items()
     ]
-    return table(("DOMAIN", "NODES", "OPERATORS"), rows)
+    return "\n".join(
+        [table(("DOMAIN", "NODES", "OPERATORS"), rows), *(f"on a CPU: {line}" for line in report.without_kernels)]
+    )
 
 
 def _contract(report: GraphReport) -> str:
@@ -165,6 +167,7 @@ def _as_json(report: GraphReport, batch: int, length: int) -> dict[str, JSON]:
         "ir_version": report.ir_version,
         "opsets": dict(report.opsets),
         "operators": {domain: dict(kinds) for domain, kinds in report.operators.items()},
+        "without_kernels": list(report.without_kernels),
         "contract": {"followed": not report.differences, "differences": list(report.differences)},
         "weight_bytes": {**report.weight_bytes, "total": report.num_weight_bytes},
         "experts": None if report.experts is None else dataclasses.asdict(report.experts),

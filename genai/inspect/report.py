@@ -20,6 +20,7 @@ from genai.convert.files import choose_graph
 from genai.errors import ContractError, ModelNotFoundError
 from genai.inspect.blocks import Block, blocks_of
 from genai.inspect.experts import Experts, experts_of
+from genai.inspect.kernels import without_kernels
 from genai.inspect.layers import layer_of
 from genai.inspect.tensors import num_bytes, place_of
 
@@ -85,6 +86,11 @@ class GraphReport:
         if self.shape is None:
             return self.other_cache_bytes
         return sum(cache.width for cache in self.shape.caches) * _CACHE_ITEM_BYTES[self.shape.cache_dtype]
+
+    @property
+    def without_kernels(self) -> tuple[str, ...]:
+        """A line for each kind of operator that ONNX Runtime's CPU provider inlines, or does not load."""
+        return without_kernels(self.operators.get("ai.onnx", {}), self.opsets.get("ai.onnx", 0))
 
     @property
     def reserved_slots(self) -> int:

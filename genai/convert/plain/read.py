@@ -8,11 +8,13 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from genai import contract
 from genai.config import EngineConfig
 from genai.convert.flex import loaded, write_out
 from genai.convert.plain.bnb4 import dequantize_bnb4
 from genai.convert.plain.integers import dequantize_products
 from genai.convert.plain.merged import unfold
+from genai.convert.plain.newer import lower_opset, write_out_gates
 from genai.convert.plain.widen import has_cast_caches, is_narrow, widen
 from genai.convert.verify import WITHOUT_ROUNDING
 from genai.runtime.session import Session
@@ -33,15 +35,17 @@ def make_plain(path: Path, model: ir.Model, *, is_wide: bool) -> Plain:
     if unfold(model.graph):
         notes.append("a merged decoder: its branch with past keys and values was taken")
     original: Callable[[], Session] = lambda: Session(path, EngineConfig(session_options=WITHOUT_ROUNDING))  # noqa: E731
-    has_flex, count = write_out(model) > 0, dequantize_products(model.graph)
+    changed = (write_out(model), write_out_gates(model.graph), count := dequantize_products(model.graph))
     if count:
         notes.append(
             f"{count} products of integers: weights as they are, activations no longer rounded by one scale for all "
             "tokens of a step; compared with the same weights in float32"
         )
-    if has_flex or count:
+    if any(changed):
         copy = model.clone()
         original = lambda: loaded(copy)  # noqa: E731
+    if opset := lower_opset(model):
+        notes.append(f"opset {opset} became {contract.OPSET}, for which there are kernels")
     if count := dequantize_bnb4(model.graph):
         notes.append(f"{count} products of bitsandbytes' four bits became float ones: --quantize int8 makes them fast")
     if is_narrow(model.graph) and (is_wide or has_cast_caches(model.graph)):

@@ -19,6 +19,7 @@ from genai.build.checkpoint_config import CONFIG_FILE as HF_CONFIG
 from genai.convert.emit import ContractGraph, Heads
 from genai.convert.normalize import normalize
 from genai.convert.package import read_facts
+from genai.convert.plain.newer import WINDOWS
 from genai.convert.probing import Array
 from genai.convert.rewritten import FloatArray, ModelFacts, Rewritten
 from genai.convert.sources.onnxruntime_genai.config import CONFIG_FILE as GENAI_CONFIG
@@ -168,6 +169,8 @@ def _heads(node: ir.Node, inputs: dict[str, ir.Value]) -> Heads:
     given = (*node.inputs, *[None] * _LENGTHS)
     if given[_LENGTHS] is not inputs[contract.NONPAD_KV_SEQLEN] or node.attributes.get_int("is_causal", 0) != 1:
         raise UnsupportedModelError(f"{node.name} is not causal over as many keys as are valid: not supported")
+    if any(node.attributes.get_int(name, -1) >= 0 for name in WINDOWS):
+        raise UnsupportedModelError(f"{node.name} has a window: not supported in a graph that writes its own caches")
     if given[_MASK] is not None:
         raise UnsupportedModelError(f"{node.name} has a mask: not supported in a graph that writes its own caches")
     for cache, index in ((contract.key_cache, 1), (contract.value_cache, 2)):

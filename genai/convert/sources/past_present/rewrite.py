@@ -22,6 +22,7 @@ from genai.convert.fusions.attention import AttentionSite, attention_sites, toke
 from genai.convert.fusions.layout import clean
 from genai.convert.nodes import Nodes
 from genai.convert.normalize import infer_shapes, normalize
+from genai.convert.plain.newer import WINDOWS
 from genai.convert.probing import Array, ancestors
 from genai.convert.sources.past_present.interface import PastPresent, interface_of
 from genai.convert.sources.past_present.leftovers import SAMPLE_SHAPES, replace_leftovers
@@ -195,13 +196,15 @@ def _operator_layer(site: AttentionSite, key: Joint, value: Joint, sampler: Samp
     if num_heads == kv_heads:  # no repetition before the operator: it may group heads itself
         num_heads = attributes.get_int("q_num_heads", 0) or _static(site.q, 1)
     scale = attributes.get_float("scale", 0.0) or size**-0.5
+    left, right = (attributes.get_int(name, -1) for name in WINDOWS)
+    window = sampler.mask(site.mask, is_causal=attributes.get_int("is_causal", 0) == 1 or right == 0)
     heads = Heads(
         num_heads=num_heads,
         num_kv_heads=kv_heads,
         head_dim=size,
         scale=scale * key_factor,
         softcap=attributes.get_float("softcap", 0.0) or None,
-        window=sampler.mask(site.mask, is_causal=attributes.get_int("is_causal", 0) == 1),
+        window=min((size for size in (window, left + 1) if size), default=None),
     )
     return Layer(site=site, key=key, value=value, heads=heads, value_factor=value_factor)
 
