@@ -69,6 +69,7 @@ ENTRIES = (
     Entry(name="ours-f32", peer="ours", precision="f32"),
     Entry(name="onnxruntime-genai-int4", peer="onnxruntime-genai", precision="int4"),
     Entry(name="llama.cpp-gguf", peer="llama-cpp-python"),
+    Entry(name="llama.cpp-newest-gguf", peer="xllamacpp"),
     Entry(name="openvino-genai-gguf", peer="openvino-genai"),
     Entry(name="transformers-f32", peer="transformers", precision="f32"),
 )
@@ -200,7 +201,7 @@ class Run:
                 contestant.rss, contestant.peak = self._try(contestant.name, Worker.memory) or (0, 0)
 
     def _options(self, entry: Entry) -> LoadOptions:
-        needs_folder = entry.peer not in {"ours", "llama-cpp-python"}
+        needs_folder = entry.peer not in {"ours", "llama-cpp-python", "xllamacpp"}
         return LoadOptions(
             gguf=str(self._gguf),
             hf_folder=str(write_hf_folder(self._gguf, self._folder / "hf")) if needs_folder else "",

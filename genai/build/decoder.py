@@ -22,7 +22,6 @@ from genai.build.parts.context import Context
 from genai.build.spec import BlockSpec, DecoderSpec
 from genai.build.weights import Weights
 from genai.errors import UnsupportedModelError, WeightsError
-from genai.progress import Progress, silent
 
 _EMBEDDING = "model.embed_tokens"
 _HEAD = "lm_head"
@@ -30,9 +29,7 @@ _IGNORED = ("rotary_emb.inv_freq",)  # older checkpoints store what the configur
 _F32 = np.dtype(np.float32)
 
 
-def build_decoder(
-    spec: DecoderSpec, weights: Weights, metadata: dict[str, str], progress: Progress = silent
-) -> onnx.ModelProto:
+def build_decoder(spec: DecoderSpec, weights: Weights, metadata: dict[str, str]) -> onnx.ModelProto:
     """Write a whole decoder; its weights go to the weights' external data as they are read.
 
     Raises: WeightsError for missing or misshapen tensors, UnsupportedModelError for tensors left over.
@@ -48,14 +45,12 @@ def build_decoder(
     caches, states = [caches_of(block) for block in blocks], [states_of(block, spec) for block in blocks]
     last_to_write = max(index for index in range(len(blocks)) if caches[index] or states[index])
     for index, block in enumerate(blocks):
-        progress("building", block.layer, spec.num_layers)
         with graph.scope(f"layer.{block.layer}"):
             x, delta = _block(ctx, x, delta, block, narrows=index == last_to_write)
         if index == last_to_write:
             ctx = ctx.narrowed(blocks[index + 1 :])
     with graph.scope("head"):
         output = _embeddings(ctx, x, delta) if head is None else _head(ctx, x, delta, head)
-    progress("building", spec.num_layers, spec.num_layers)
     weights.refuse_unused([*_IGNORED, *_unread(spec), *([f"{_HEAD}.weight"] if head in (None, embedding) else [])])
     all_caches, all_states = [*itertools.chain(*caches)], [*itertools.chain(*states)]
     return graph.model(

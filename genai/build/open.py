@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from genai.build.checkpoint_config import CONFIG_FILE
@@ -12,6 +12,9 @@ from genai.build.gguf.file_names import models_among, parts_of
 from genai.build.gguf.source import GgufSource
 from genai.build.safetensors import INDEX_FILE, SINGLE_FILE, SafetensorsSource, weight_files
 from genai.errors import ModelNotFoundError, WeightsError
+from genai.progress import Progress, silent
+
+_CHUNK_BYTES = 1 << 22
 
 
 def open_source(path: str | Path) -> GgufSource | SafetensorsSource:
@@ -23,26 +26,36 @@ def open_source(path: str | Path) -> GgufSource | SafetensorsSource:
     return GgufSource(place) if place.is_file() else SafetensorsSource(place)
 
 
-def source_digest(path: str | Path) -> str:
+def source_files(path: str | Path) -> list[Path]:
+    """Everything that `open_source` would read: a model's parts, or a folder's configuration and weight files."""
+    place = _located(Path(path))
+    return [place / CONFIG_FILE, *weight_files(place), *embedding_files(place)] if place.is_dir() else parts_of(place)
+
+
+def source_digest(path: str | Path, progress: Progress = silent) -> str:
     """A SHA-256 over everything `open_source` would read, in hexadecimal.
 
-    Of a single file it is the file's own; of a folder that of a listing, as `sha256sum` prints it, of its
-    configuration and weight files.
+    Of a single file it is the file's own; of a folder that of a listing, as `sha256sum` prints it.
     """
-    place = _located(Path(path))
-    folder_files = [place / CONFIG_FILE, *weight_files(place), *embedding_files(place)] if place.is_dir() else []
-    return files_digest(folder_files or parts_of(place))
+    return files_digest(source_files(path), progress)
 
 
-def files_digest(files: Iterable[Path]) -> str:
+def files_digest(files: Iterable[Path], progress: Progress = silent) -> str:
     """A SHA-256 over files: one file's own, of several that of their listing as `sha256sum` prints it.
 
     Raises: WeightsError for one that cannot be read.
     """
-    ordered = sorted(files)
+    ordered, done = sorted(files), 0
+    total = sum(file.stat().st_size for file in ordered if file.is_file())
+
+    def report(size: int) -> None:
+        nonlocal done
+        done += size
+        progress("checking", done, total)
+
     if len(ordered) == 1:
-        return _file_digest(ordered[0])
-    listing = "".join(f"{_file_digest(file)}  {file.name}\n" for file in ordered)
+        return _file_digest(ordered[0], report)
+    listing = "".join(f"{_file_digest(file, report)}  {file.name}\n" for file in ordered)
     return hashlib.sha256(listing.encode()).hexdigest()
 
 
@@ -64,9 +77,13 @@ def _located(path: Path) -> Path:
     return models[0] if models else path
 
 
-def _file_digest(path: Path) -> str:
+def _file_digest(path: Path, report: Callable[[int], None]) -> str:
+    digest = hashlib.sha256()
     try:
         with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            while chunk := file.read(_CHUNK_BYTES):
+                digest.update(chunk)
+                report(len(chunk))
+        return digest.hexdigest()
     except OSError as error:
         raise WeightsError(f"{path} cannot be read ({error.strerror})") from None

@@ -27,9 +27,10 @@ from genai.build.gguf.reranker import rerank_prompt
 from genai.build.gguf.source import GgufSource
 from genai.build.graph import ExternalData, GraphBuilder
 from genai.build.mxfp4 import Mxfp4Source
-from genai.build.open import open_source, source_digest
+from genai.build.open import open_source, source_digest, source_files
 from genai.build.output import finished_folder
 from genai.build.precision import Plan
+from genai.build.reported import ReportedSource
 from genai.build.row_start import write_contract
 from genai.build.safetensors import SafetensorsSource
 from genai.build.source import WeightSource
@@ -49,6 +50,7 @@ from genai.config import (
 )
 from genai.errors import ConfigError
 from genai.progress import Progress, silent
+from genai.runtime.mapped import given_back
 from genai.tokenizer.files import TokenizerFiles
 
 BUILDER = "genai-6"
@@ -85,6 +87,7 @@ def build_package(
     lora_slots: int = 0,
     max_rank: int = MAX_RANK,
     merge_lora: Path | None = None,
+    sha256: str | None = None,
     progress: Progress = silent,
 ) -> Path:
     """Build a package folder from a GGUF file or a Hugging Face folder; returns `output`.
@@ -92,7 +95,7 @@ def build_package(
     output: new, empty, or a package, which is replaced; device: by name, which decides what "auto" means and
     the activations' type; max_seq_len: the context to build for, None for the model's own; lora_slots: how many
     adapters the package has room for, none above the rank `max_rank`; merge_lora: an adapter that becomes part of the
-    weights.
+    weights; sha256: the source's digest, where it is known.
     Raises: ConfigError, ModelError and its kinds, TokenizerError; nothing is left behind.
     """
     plan = Plan.of(precision, device)
@@ -100,7 +103,11 @@ def build_package(
         raise ConfigError(f"max_seq_len={max_seq_len}: must be at least 1")
     if lora_slots < 0 or max_rank < 1:
         raise ConfigError(f"lora_slots={lora_slots}, max_rank={max_rank}: must be at least 0, and at least 1")
-    with open_source(source) as checkpoint, finished_folder(output, CONFIG_FILE) as folder:
+    with (
+        open_source(source) as checkpoint,
+        given_back(source_files(source)),
+        finished_folder(output, CONFIG_FILE) as folder,
+    ):
         reader = ConfigReader(checkpoint.config, max_seq_len)
         embedding = _embedding(checkpoint)
         spec = replace(spec_of(reader), has_head=embedding is None)
@@ -115,7 +122,7 @@ def build_package(
             prompt=rerank_prompt(checkpoint.metadata) if isinstance(checkpoint, GgufSource) else None,
             provenance=Provenance(
                 source=checkpoint.path.resolve().name,
-                sha256=source_digest(source),
+                sha256=sha256 or source_digest(source, progress),
                 precision=precision,
                 builder=BUILDER,
                 options={"device": device, "max_seq_len": max_seq_len}
@@ -127,9 +134,11 @@ def build_package(
             graph, named = GraphBuilder(data), _in_our_form(checkpoint, reader)
             if merge_lora is not None:
                 named = MergedSource(named, read_adapter(merge_lora, Base(checkpoint.config)))
-            weights = Weights(graph, named, plan, AdapterProducts(graph, plan, max_rank) if lora_slots else None)
+            reported = ReportedSource(named, progress)
+            weights = Weights(graph, reported, plan, AdapterProducts(graph, plan, max_rank) if lora_slots else None)
             metadata = {name: getattr(config.provenance, name) for name in ("source", "sha256", "precision")}
-            model = build_decoder(spec, weights, metadata, progress)
+            model = build_decoder(spec, weights, metadata)
+            reported.finish()
         onnx.save(model, folder / MODEL_FILE)
         tokenizer.save(folder)
         write_contract(folder, config, model, weights.graph.row_start)

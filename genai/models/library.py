@@ -309,15 +309,18 @@ def _build(source: Path, label: str, options: _BuildOptions, progress: Progress)
         if chosen.pop("lora_slots"):
             raise ConfigError(f"{label} is an ONNX model, and its package has no room for adapters: give its weights")
         del chosen["max_rank"]
-    make = foreign.convert_graph if is_foreign else build_package
-    key = package_key(source, **chosen, sha256=foreign.digest_of(source) if is_foreign else source_digest(source))
+    sha256 = foreign.digest_of(source) if is_foreign else source_digest(source, progress)
+    key = package_key(source, **chosen, sha256=sha256)
     name = f"{store.label_of(label)}-{options.precision}-{key}"
     target = store.packages_folder() / name
     with store.locked(name, progress):
         for leftover in store.packages_folder().glob(f".{name}.*"):  # of builds that were killed
             shutil.rmtree(leftover, ignore_errors=True)
         if not is_package(target):
-            make(source, target, **chosen, progress=progress)
+            if is_foreign:
+                foreign.convert_graph(source, target, **chosen, progress=progress)
+            else:
+                build_package(source, target, **chosen, sha256=sha256, progress=progress)
     return name
 
 

@@ -1,8 +1,8 @@
-"""Giving back the memory of weights that ONNX Runtime has mapped from a file and packed into memory of its own.
+"""Giving back the memory of mapped files that have been read: a package's when it is loaded, a checkpoint's when built.
 
-What it has read of `model.onnx.data` stays resident, the file's pages beside the packed copy, until the mapping goes;
-those of weights that have a second reader, an embedding that is the head, too, never go. They are clean pages of a
-file: given back, they are read again from the page cache where they are needed.
+What ONNX Runtime has read of `model.onnx.data` stays resident, the file's pages beside its packed copy, until the
+mapping goes; those of weights that have a second reader, an embedding that is the head, too, never go. They are clean
+pages of a file: given back, they are read again from the page cache where they are needed.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _MAPS = Path("/proc/self/maps")
 
 
 @contextmanager
-def given_back(model: Path) -> Iterator[None]:
-    """While a model is loaded, and once more after it, give back pages of the files beside it that were mapped.
+def given_back(files: Iterable[Path]) -> Iterator[None]:
+    """Again and again while something reads these files by mapping them, and once at the end: give back their pages.
 
     Where the system does not tell what is mapped (it is not Linux) nothing happens.
     """
-    names = frozenset(str(file) for file in _data_files(model))
+    names = frozenset(str(file.resolve()) for file in files)
     if not names or _madvise() is None or not _MAPS.is_file():
         yield
         return
@@ -39,6 +39,14 @@ def given_back(model: Path) -> Iterator[None]:
         is_loaded.set()
         thread.join()
         give_back(names)
+
+
+def data_files(model: Path) -> list[Path]:
+    """The large files beside a model."""
+    try:
+        return [file for file in model.parent.iterdir() if file.is_file() and file.stat().st_size > _SMALLEST_BYTES]
+    except OSError:
+        return []
 
 
 def give_back(names: Iterable[str]) -> int:
@@ -65,15 +73,6 @@ def _mappings(text: str, names: frozenset[str]) -> Iterator[tuple[int, int]]:
 def _until(is_loaded: threading.Event, names: frozenset[str]) -> None:
     while not is_loaded.wait(_INTERVAL_SECONDS):
         give_back(names)
-
-
-def _data_files(model: Path) -> list[Path]:
-    """The large files beside a model, as the system calls them."""
-    try:
-        files = [file.resolve() for file in model.parent.iterdir() if file.is_file()]
-        return [file for file in files if file.stat().st_size > _SMALLEST_BYTES]
-    except OSError:
-        return []
 
 
 @functools.cache

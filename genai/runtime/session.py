@@ -17,7 +17,7 @@ from genai.config import EngineConfig
 from genai.contract import TensorType
 from genai.errors import ModelError, RuntimeUnavailableError
 from genai.runtime.host import default_threads
-from genai.runtime.mapped import given_back
+from genai.runtime.mapped import data_files, given_back
 from genai.runtime.ort import Array, Binding, first_line, import_onnxruntime, wrapped_errors
 from genai.runtime.providers import provider_for
 
@@ -41,7 +41,7 @@ class Session:
         name, options = self.provider.execution_provider, dict(self.provider.options)
         source = str(model) if isinstance(model, Path) else model
         try:
-            with given_back(model) if isinstance(model, Path) else nullcontext():
+            with given_back(data_files(model)) if isinstance(model, Path) else nullcontext():
                 self._session = ort.InferenceSession(source, _session_options(ort, config), providers=[(name, options)])
         except Exception as error:
             what = model if isinstance(model, Path) else "the graph"

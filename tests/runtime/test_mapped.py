@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from genai.config import EngineConfig
-from genai.runtime.mapped import give_back, given_back
+from genai.runtime.mapped import data_files, give_back, given_back
 from genai.runtime.session import Session
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what is mapped")
@@ -62,7 +62,7 @@ def test_what_lies_beside_a_model_is_given_back_however_loading_ends(mapped: tup
     path, _data = mapped
     link = path.parent / "by-another-name"
     link.symlink_to(path.parent)
-    with pytest.raises(ValueError, match="no model"), given_back(link / "model.onnx"):
+    with pytest.raises(ValueError, match="no model"), given_back(data_files(link / "model.onnx")):
         raise ValueError("no model")
     assert resident_bytes(path) == 0
 
