@@ -108,7 +108,7 @@ def test_what_no_kernel_holds_is_rounded_once_beside_what_is_kept(tmp_path: Path
         ("int8", "Q8_0", BlockForm(bits=8, block_size=32)),
         ("int8", "Q4_K", BlockForm(bits=8, block_size=64)),
         ("int4", "Q4_0", BlockForm(bits=4, block_size=32)),
-        ("int4", "Q8_0", BlockForm(bits=4, block_size=64)),
+        ("int4", "Q8_0", BlockForm(bits=4, block_size=32)),
         ("auto", "Q4_K", BlockForm(bits=8, block_size=64)),
     ],
 )
