@@ -1,6 +1,6 @@
 """The rows of standard operators: each input and attribute that generation may want, at the opsets that changed it.
 
-Sizes are small and all different, so that none can stand for another: 2 rows, 3 new tokens, 11 slots, 4 heads of
+Sizes are small, and those that could be taken for each other differ: 2 rows, 3 new tokens, 11 slots, 4 heads of
 queries, 2 of keys and values, 8 numbers a head.
 """
 

@@ -25,9 +25,10 @@ SLOPES = (0.5, 0.25, 0.125, 0.0625)
 
 
 class Body:
-    """A modifier that is being written: values by name, from `x` [B, H, T, S] float32."""
+    """A modifier that is being written: values by name, from `x` [B, H, T, S] float32; mask: of the graph around it."""
 
-    def __init__(self) -> None:
+    def __init__(self, mask: str = "") -> None:
+        self.mask = mask
         self.nodes: list[onnx.NodeProto] = []
         self.weights: list[onnx.TensorProto] = []
 
@@ -56,6 +57,11 @@ class Body:
 
 def causal(body: Body, value: str = "x") -> str:
     return body.where(body.op("LessOrEqual", body.distance(), body.number(0, np.int64)), value)
+
+
+def masked(body: Body) -> str:
+    """By the mask that the graph makes of its attention_mask: a value from outside."""
+    return body.op("Add", "x", body.mask)
 
 
 def window(body: Body) -> str:
@@ -105,8 +111,8 @@ def every_other(body: Body) -> str:
     return body.op("Where", body.op("Equal", body.op("Mod", keys, two), zero), "x", body.number(0.0))
 
 
-def written(modifier: Modifier) -> onnx.GraphProto:
-    body = Body()
+def written(modifier: Modifier, mask: str = "") -> onnx.GraphProto:
+    body = Body(mask)
     return body.graph(modifier(body))
 
 
@@ -149,10 +155,11 @@ def flexible(tmp_path: Path, score_mod: Modifier, prob_mod: Modifier | None = No
         after = next(node for node in model.graph.node if guarded.output[0] in node.input)
         names = [f"present.{layer}.{part}" for part in ("key", "value")]
         query = makers[product.input[0]].input[0]  # before its scale
+        mask = makers[softmax.input[0]].input[1]
         node = helper.make_node(
             "FlexAttention", [query, *names], [after.output[0]], name=f"flex.{layer}", domain="ai.onnx.preview"
         )
-        node.attribute.append(helper.make_attribute("score_mod", written(score_mod)))
+        node.attribute.append(helper.make_attribute("score_mod", written(score_mod, mask)))
         if prob_mod is not None:
             node.attribute.append(helper.make_attribute("prob_mod", written(prob_mod)))
         place = list(model.graph.node).index(after)
@@ -191,6 +198,17 @@ def test_lowered_to_attention(tmp_path: Path, score_mod: Modifier, prob_mod: Mod
     assert (kinds.count("Attention"), kinds.count("Softmax")) == (2, 0)
     sliding = json.loads((package / "genai.json").read_text())["sliding_window"]
     assert sliding == (5 if score_mod is window else None)
+
+
+def test_a_value_of_the_graph_around_it(tmp_path: Path) -> None:
+    tokens = [5, 9, 30, 2, 41, 17, 8, 8]
+    logits = []
+    for modifier in (masked, causal):
+        folder = tmp_path / modifier.__name__
+        convert(flexible(folder, modifier), folder / "package")
+        with tiny.loaded(folder / "package") as llm:
+            logits.append(llm.logits(tokens))
+    np.testing.assert_array_equal(*logits)
 
 
 @pytest.mark.parametrize(
