@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from genai.config import EngineConfig
-from genai.contract import Cache, uniform_caches
+from genai.contract import Cache, State, uniform_caches
 from genai.errors import GraphRunError, NotFiniteError
 from genai.runtime.cache import CacheShape, KVCache
 from genai.runtime.capacity import CapacityPolicy
@@ -24,6 +25,7 @@ SHAPE = CacheShape(caches=uniform_caches(1, 1), dtype="float32")
 BY_LAYER = CacheShape(
     caches=(Cache("key_cache.0", 2), Cache("value_cache.0", 1), Cache("key_cache.5", 3)), dtype="float32"
 )
+STATES = (State("conv_state.1", (3, 1), "float32"), State("recurrent_state.1", (2,), "float32"))
 ROW_START = [np.arange(1, cache.width + 1, dtype=np.float32).view(np.uint8) for cache in BY_LAYER.caches]
 
 
@@ -31,11 +33,14 @@ provider: type[Provider] = CpuProvider
 """Whose memory caches are in; the fixture `each_memory` changes it."""
 is_by_layer = False
 """Whether caches have several widths, and rows a reserved slot; the fixture `each_memory` changes it, too."""
+has_states = False
+"""Whether rows have states; the fixture `each_memory` changes it, too."""
 
 
 def shape() -> CacheShape:
     """Of the caches that are made now."""
-    return BY_LAYER if is_by_layer else SHAPE
+    plain = BY_LAYER if is_by_layer else SHAPE
+    return replace(plain, states=STATES) if has_states else plain
 
 
 def num_reserved() -> int:
@@ -43,8 +48,9 @@ def num_reserved() -> int:
     return 1 if is_by_layer else 0
 
 
-def small_cache(num_slots: int) -> KVCache:
-    return KVCache(shape(), num_slots, provider(EngineConfig()), ROW_START if is_by_layer else ())
+def small_cache(num_slots: int, max_batch: int = 32) -> KVCache:
+    start = ROW_START if is_by_layer else ()
+    return KVCache(shape(), num_slots, provider(EngineConfig()), start, max_batch=max_batch)
 
 
 def write_tokens(cache: KVCache, row: int, start: int, tokens: Sequence[float]) -> None:
@@ -64,7 +70,37 @@ def read_tokens(cache: KVCache, row: int, end: int | None = None) -> list[int]:
     for data, each in zip(held, caches, strict=True):
         np.testing.assert_array_equal(data, np.repeat(tokens * (1 if each.is_key else -1), each.width))
     check_start(cache, row)
+    if end is None:
+        check_states(cache, row)
     return [int(token) for token in tokens]
+
+
+def states_of(tokens: Sequence[int]) -> list[np.ndarray]:
+    """What a row's states are after these tokens: the last three of them, and a hash of all with their number."""
+    last = [token + 1 for token in tokens[-3:]]
+    seed = 0
+    for token in tokens:
+        seed = (seed * 31 + token + 1) % 8388593  # a prime below 2**23: float32 holds it exactly
+    pair = [np.array([*[0] * (3 - len(last)), *last], np.float32), np.array([seed, len(tokens)], np.float32)]
+    return pair[: len(STATES)]
+
+
+def change_states(cache: KVCache, row: int, tokens: Sequence[int]) -> None:
+    """What a graph would do: go on from the states that there are, whatever they are."""
+    last, (seed, count) = (data.view(np.float32) for data in cache.export_states(row))
+    for token in tokens:
+        last = np.array([*last[1:], token + 1], np.float32)
+        seed, count = np.float32((int(seed) * 31 + token + 1) % 8388593), count + 1
+    cache._states.write(row, [last.view(np.uint8), np.array([seed, count], np.float32).view(np.uint8)])
+
+
+def check_states(cache: KVCache, row: int) -> None:
+    """Whether a row's states are those after the tokens that it holds."""
+    if cache.has_states:
+        held = [data.view(np.float32) for data in cache.export_states(row)]
+        tokens = read_tokens(cache, row, cache.valid(row))
+        for data, expected in zip(held, states_of(tokens), strict=True):
+            np.testing.assert_array_equal(data, expected)
 
 
 def check_start(cache: KVCache, row: int) -> None:
@@ -100,9 +136,13 @@ class FakeRunner:
     adapters = None
 
     def __init__(
-        self, num_slots: int, fails: Callable[[int], bool] = lambda run: False, poison: Sequence[int] = ()
+        self,
+        num_slots: int,
+        fails: Callable[[int], bool] = lambda run: False,
+        poison: Sequence[int] = (),
+        max_batch: int = 32,
     ) -> None:
-        self.cache = small_cache(num_slots)
+        self.cache = small_cache(num_slots, max_batch)
         self.num_runs = 0
         self.longest_run = 0
         self.fails = fails
@@ -136,11 +176,12 @@ class FakeRunner:
         assert tokens, "the graph refuses an empty run"
         self._count(len(tokens))
         self.cache.reserve({row: self.cache.valid(row) + len(tokens)})
-        for look in (settle, last_look):
-            logits = self.logits.take((1, num_logits, VOCAB_SIZE))
-            logits[0] = self._logits(row, tokens, len(tokens))[-num_logits:]
-            if all(look(self.cache, [row], [len(tokens)], logits)):
-                return logits[0]
+        with self.cache.kept(row):
+            for look in (settle, last_look):
+                logits = self.logits.take((1, num_logits, VOCAB_SIZE))
+                logits[0] = self._logits(row, tokens, len(tokens))[-num_logits:]
+                if all(look(self.cache, [row], [len(tokens)], logits)):
+                    return logits[0]
         raise NotFiniteError
 
     def advance(self, group: Group, tokens: Sequence[Sequence[int]]) -> np.ndarray:
@@ -176,8 +217,13 @@ class FakeRunner:
         """Write tokens, and padding behind them as the graph does; what follows each position, [num_positions, V]."""
         valid = self.cache.valid(row)
         check_start(self.cache, row)
+        check_states(self.cache, row)
         written = [*tokens, *[0] * (num_positions - len(tokens))]
         write_tokens(self.cache, row, valid, [np.inf if token in self.poison else token for token in written])
+        if self.cache.has_states:
+            change_states(self.cache, row, tokens)
+            if self.poison & {*written}:  # in padding, too: 0 × infinity
+                self.cache._states.write(row, [np.full_like(data, 255) for data in self.cache.export_states(row)])
         logits = np.zeros((num_positions, VOCAB_SIZE), np.float32)
         if not self.cache.is_finite(row, 0, self.cache.capacity(row)):
             logits[:] = np.nan

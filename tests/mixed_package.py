@@ -2,7 +2,7 @@
 
     layer 0   keys of 4 + 4 and values of 3 + 3 elements, two query heads to each pair
     layer 1   reads layer 0's caches, has none
-    layer 2   no attention
+    layer 2   no attention; with states, half of the input before is added to each, and then what a decaying sum holds
     layer 3   one cache of 10 elements: keys whose first 6 are the values, too (as in latent attention)
 
 With sinks, every query of the layers 0 and 1 has a logit of its own in its softmax that takes its share and gives
@@ -22,11 +22,12 @@ from genai import contract
 from genai.build.graph import ExternalData, GraphBuilder
 from genai.build.row_start import write_contract
 from genai.config import CONTRACT_VERSION, MODEL_FILE, ModelConfig, Provenance
-from genai.contract import Cache
+from genai.contract import Cache, State
 from tests.tiny_package import END_ID, TEMPLATE, VOCAB_SIZE, byte_tokenizer
 
 HIDDEN, HEADS, PAIRS = 32, 4, 2
 KEY_DIM, VALUE_DIM, LATENT, LATENT_KEY = 4, 3, 6, 10
+DECAY = 0.9
 FREQUENCIES = 0.7 / 1.4 ** np.arange(HIDDEN)
 
 FloatArray = npt.NDArray[np.float64]
@@ -35,8 +36,8 @@ FloatArray = npt.NDArray[np.float64]
 class MixedModel:
     """The weights, and what they compute."""
 
-    def __init__(self, *, has_sinks: bool, vocab_size: int = VOCAB_SIZE) -> None:
-        self.has_sinks, self.vocab_size = has_sinks, vocab_size
+    def __init__(self, *, has_sinks: bool, has_states: bool = False, vocab_size: int = VOCAB_SIZE) -> None:
+        self.has_sinks, self.has_states, self.vocab_size = has_sinks, has_states, vocab_size
         self._rng = np.random.default_rng(7)
         self.embedding = self._drawn(vocab_size, HIDDEN) * HIDDEN**0.5
         self.queries = [self._drawn(HIDDEN, HEADS * KEY_DIM), self._drawn(HIDDEN, HEADS * KEY_DIM)]
@@ -47,6 +48,14 @@ class MixedModel:
         self.latent_output = self._drawn(HEADS * LATENT, HIDDEN)
         self.head = self._drawn(HIDDEN, vocab_size)
         self.sinks = np.array([0.5, 2.0, -1.0, 1.5])
+        self.mixed = self._drawn(HIDDEN, HIDDEN)
+
+    @property
+    def states(self) -> tuple[State, ...]:
+        """As the graph declares them: the last input, and the sum."""
+        if not self.has_states:
+            return ()
+        return (State("conv_state.2", (1, HIDDEN), "float32"), State("recurrent_state.2", (HIDDEN,), "float32"))
 
     @property
     def caches(self) -> tuple[Cache, ...]:
@@ -73,6 +82,8 @@ class MixedModel:
         for queries, output in zip(self.queries, self.outputs, strict=True):
             q = (_normed(x) @ queries).reshape(-1, HEADS, KEY_DIM)
             x = x + self._attended(q, keys, values, self.sinks, KEY_DIM**-0.5) @ output
+        if self.has_states:
+            x = x + self._summed(_normed(x)) @ self.mixed
         x = x + np.maximum(_normed(x) @ self.up, 0) @ self.down
         q = (_normed(x) @ self.latent_queries).reshape(-1, HEADS, LATENT_KEY)
         keys = np.repeat((_normed(x) @ self.latent)[:, None], HEADS, axis=1)
@@ -80,6 +91,15 @@ class MixedModel:
         x = x + self._attended(q, keys, keys[:, :, :LATENT], sinks, LATENT_KEY**-0.5) @ self.latent_output
         result: FloatArray = _normed(x) @ self.head
         return result
+
+    def _summed(self, inputs: FloatArray) -> FloatArray:
+        """What the decaying sum holds after each of the inputs [T, hidden]."""
+        before, total, sums = np.zeros(HIDDEN), np.zeros(HIDDEN), []
+        for each in inputs:
+            total = DECAY * total + each + 0.5 * before
+            before = each
+            sums.append(total)
+        return np.stack(sums)
 
     def _attended(
         self, queries: FloatArray, keys: FloatArray, values: FloatArray, sinks: FloatArray, scale: float
@@ -95,10 +115,17 @@ class MixedModel:
         return self._rng.standard_normal((num_inputs, num_outputs)) * 1.5 / num_inputs**0.5
 
 
-def mixed_package(folder: Path, *, has_sinks: bool, vocab_size: int = VOCAB_SIZE, max_position: int = 4096) -> Path:
+def mixed_package(
+    folder: Path,
+    *,
+    has_sinks: bool,
+    has_states: bool = False,
+    vocab_size: int = VOCAB_SIZE,
+    max_position: int = 4096,
+) -> Path:
     """Build the model as a package."""
     folder.mkdir(parents=True, exist_ok=True)
-    model = MixedModel(has_sinks=has_sinks, vocab_size=vocab_size)
+    model = MixedModel(has_sinks=has_sinks, has_states=has_states, vocab_size=vocab_size)
     with ExternalData(folder / f"{MODEL_FILE}.data") as data:
         graph = GraphBuilder(data)
         written = _Writer(graph, model).model()
@@ -117,7 +144,7 @@ def mixed_package(folder: Path, *, has_sinks: bool, vocab_size: int = VOCAB_SIZE
         max_position=max_position,
         cache_dtype="float32",
         eos_token_ids=(END_ID,),
-        provenance=Provenance(source=f"mixed {has_sinks}", sha256="", precision="f32", builder="tests"),
+        provenance=Provenance(source=f"mixed {has_sinks} {has_states}", sha256="", precision="f32", builder="tests"),
     )
     write_contract(folder, config, written, graph.row_start)
     return folder
@@ -144,6 +171,8 @@ class _Writer:
             q = self._with_sinks(self._product(self._normed(x), queries), HEADS, is_query=True)
             attended = self._attention(q, keys, values, PAIRS, KEY_DIM**-0.5)
             x = graph.op("Add", x, self._product(attended, output))
+        if model.has_states:
+            x = graph.op("Add", x, self._product(self._summed(self._normed(x)), model.mixed))
         x = graph.op("Add", x, self._product(graph.op("Relu", self._product(self._normed(x), model.up)), model.down))
         normed = self._normed(x)
         keys = self._write("key_cache.3", self._product(normed, model.latent))
@@ -155,8 +184,33 @@ class _Writer:
         x = graph.op("GatherND", self._normed(x), chosen, batch_dims=1)
         graph.op_into(contract.LOGITS, "Identity", self._product(x, model.head))
         self._reserve()
-        inputs, output = contract.inputs(model.caches, "float32"), contract.Output(contract.LOGITS, model.vocab_size)
-        return graph.model(inputs, contract.outputs(model.caches, "float32", output), {})
+        inputs = contract.inputs(model.caches, "float32", model.states)
+        output = contract.Output(contract.LOGITS, model.vocab_size)
+        return graph.model(inputs, contract.outputs(model.caches, "float32", output, model.states), {})
+
+    def _summed(self, x: str) -> str:
+        """The layer of the states, [B, T, hidden]: each state has one reader, and padding leaves no trace in them."""
+        graph, (last, total) = self._graph, self._model.states
+        count = graph.op("Unsqueeze", contract.TOKEN_COUNTS, self._integers(1))
+        inputs = graph.op("Concat", last.name, x, axis=1)  # [B, 1 + T, hidden]
+        kept = graph.op("GatherND", inputs, count, batch_dims=1)
+        graph.op_into(contract.updated(last.name), "Unsqueeze", kept, self._integers(1))
+        before = graph.op("Slice", inputs, self._integers(0), self._integers(-1), self._integers(1))
+        mixed = graph.op("Add", x, graph.op("Mul", before, self._floats(np.array([0.5]))))
+        terms = graph.op("Concat", graph.op("Unsqueeze", total.name, self._integers(1)), mixed, axis=1)
+        sums = graph.op("MatMul", self._decays(inputs), terms)
+        graph.op_into(contract.updated(total.name), "GatherND", sums, count, batch_dims=1)
+        return graph.op("Slice", sums, self._integers(1), self._integers(2**31), self._integers(1))
+
+    def _decays(self, inputs: str) -> str:
+        """How much of each term is left in each sum, [1 + T, 1 + T], for inputs [B, 1 + T, hidden]."""
+        graph = self._graph
+        length = graph.op("Squeeze", graph.op("Shape", inputs, start=1, end=2))
+        places = graph.op("Range", graph.constant(0, np.int64), length, graph.constant(1, np.int64))
+        column = graph.op("Unsqueeze", places, self._integers(1))
+        ages = graph.op("Sub", column, places)
+        decays = graph.op("Pow", self._floats(np.array([DECAY])), graph.op("Cast", ages, to=onnx.TensorProto.FLOAT))
+        return graph.op("Where", graph.op("Less", column, places), self._floats(np.zeros(1)), decays)
 
     def _reserve(self) -> None:
         """The sinks as a slot's key, which scale makes smaller; layer 3's is 0 by itself."""

@@ -111,12 +111,15 @@ def _fork(parent: Sequence, beam: Sequence, cache: KVCache) -> bool:
     if beam.row is None:
         return True
     shared = min(shared, beam.num_computed)
-    if parent.row is None or parent.num_computed <= shared:
+    has_less = parent.row is None or parent.num_computed <= shared
+    if has_less and not cache.has_states:
         cache.truncate(beam.row, shared)
         beam.num_computed = shared
         return True
+    if parent.row is None:
+        return False  # states are not cut back
     try:
-        cache.copy(parent.row, beam.row, shared, parent.num_computed)
+        cache.copy(parent.row, beam.row, min(shared, parent.num_computed), parent.num_computed)
     except CapacityError:
         return False
     beam.num_computed = parent.num_computed

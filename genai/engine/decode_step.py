@@ -77,6 +77,8 @@ class DecodeStep:
             except GenAIError as error:
                 failures += self._failures(together, error)
             for row, each in apart.items():
+                if row in self._cache.lost:  # by sitting the group's run out
+                    continue
                 try:
                     outcomes.append(self._run_alone(row, each))
                 except GenAIError as error:
@@ -96,10 +98,14 @@ class DecodeStep:
                     self._cache.reserve({row: need})
                 except CapacityError as error:
                     failures += self._failures({row: by_row.pop(row)}, error)
+        num_kept = 0  # states, of rows with drafts
         for row, each in by_row.items():
             room = self._cache.capacity(row) - least[row]
+            if self._cache.has_states and num_kept >= self._cache.num_spare - 1:  # a row that runs alone needs one, too
+                room = 0
             if len(each.draft) > room:
                 by_row[row] = Work(sequence=each.sequence, draft=each.draft[:room])
+            num_kept += bool(by_row[row].draft)
         return by_row
 
     def _has_reserved(self, needs: Mapping[int, int]) -> bool:
@@ -111,24 +117,33 @@ class DecodeStep:
         return True
 
     def _apart(self, group: Group, members: Mapping[int, Work]) -> dict[int, Work]:
-        """Members that run alone: all whose drafts are cheaper so, or all, if a row that sits the run out is full."""
+        """Members that run alone: all whose drafts are cheaper so, or all, if a row that sits the run out is full.
+
+        Those that have to (`Sequence.runs_alone`) always do.
+        """
+        alone = {row: each for row, each in members.items() if each.sequence.runs_alone}
         if len(group.rows) == 1:
-            return {}
+            return alone
         room = min(self._cache.capacity(row) - self._cache.valid(row) for row in group.rows)
         if room < 1:
             return dict(members)
         drafted = {row: each for row, each in members.items() if each.draft}
         lengths = [len(each.draft) for each in drafted.values()]
         is_longer = 1 + max(lengths, default=0) > room
-        return drafted if is_longer or self._cache.policy.runs_apart(len(group.rows), lengths) else {}
+        is_apart = is_longer or self._cache.policy.runs_apart(len(group.rows), lengths)
+        return alone | (drafted if is_apart else {})
 
     def _run_group(self, group: Group, members: Mapping[int, Work], apart: dict[int, Work]) -> list[Outcome]:
         """One run of a group; rows that are no members sit it out. Whose logits are not finite joins those apart.
 
-        Its draft, or what ran beside it, may be to blame: alone and without a draft it shows.
+        Its draft, or what ran beside it, may be to blame: alone and without a draft it shows. Who has lost its states
+        by that has no outcome, and begins anew (`Rows.recover`).
         """
         tokens = [members[row].tokens if row in members else () for row in group.rows]
         before = {row: self._cache.valid(row) for row in members}
+        for row, each in members.items():
+            if each.draft:
+                self._cache.keep(row)
         logits = self._runner.advance(group, tokens)
         outcomes = []
         for index, row in enumerate(group.rows):
@@ -136,19 +151,23 @@ class DecodeStep:
                 continue
             each = members[row]
             if self._cache.valid(row) == before[row]:
+                self._cache.drop(row)
                 apart[row] = Work(sequence=each.sequence)
-            else:
+            elif self._cache.valid(row) > before[row]:
                 own = logits[index, : len(each.tokens)]
                 outcomes.append(Outcome(sequence=each.sequence, logits=own, draft=each.draft))
         return outcomes
 
     def _run_alone(self, row: int, each: Work) -> Outcome:
         """A run of one row; without its draft if that is to blame."""
+        if each.draft:
+            self._cache.keep(row)
         try:
             logits = self._runner.run_row(row, each.tokens, len(each.tokens))
         except NotFiniteError:
             if not each.draft:
                 raise
+            self._cache.drop(row)
             return self._run_alone(row, Work(sequence=each.sequence))
         return Outcome(sequence=each.sequence, logits=logits, draft=each.draft)
 

@@ -256,17 +256,18 @@ class Engine:
     def resume(
         self, request: Request, generated: abc.Sequence[int], logits: FloatArray, cache: abc.Sequence[Bytes]
     ) -> Job:
-        """Go on with a manual sequence whose keys and values are at hand. Raises: ConfigError, CapacityError."""
+        """Go on with a manual sequence of which `export` gave the rest. Raises: ConfigError, CapacityError."""
         check(dataclasses.replace(request, prompt=[*request.prompt, *generated]), self._model)
         job, sequence = job_of(request, self._model)
         self.append(sequence, generated)
         count = len(sequence.tokens)
-        if [data.size for data in cache] != [count * size for size in self._cache.shape.slot_bytes]:
-            raise ConfigError("the session's keys and values are not of this model's shape")
+        shape = self._cache.shape
+        if [data.size for data in cache] != [*(count * size for size in shape.slot_bytes), *shape.state_bytes]:
+            raise ConfigError("the session's keys, values or states are not of this model's shape")
         if logits.size != self._model.vocab_size:
             raise ConfigError(f"the session's logits are {logits.size}, not {self._model.vocab_size}")
-        if not (np.isfinite(logits.max()) and self._cache.shape.is_finite(cache)):
-            raise ConfigError("the session's keys, values and logits are not all finite numbers")
+        if not (np.isfinite(logits.max()) and shape.is_finite_row(cache)):
+            raise ConfigError("the session's keys, values, states and logits are not all finite numbers")
         self._check_room(sequence)
         self._rows.restore(sequence, list(cache))
         self._scheduler.adopt(sequence)
@@ -276,7 +277,7 @@ class Engine:
         return job
 
     def export(self, sequence: Sequence) -> list[Bytes]:
-        """A copy of a sequence's keys and values, one array of bytes for each buffer."""
+        """A copy of a sequence's keys and values, one array of bytes for each buffer, and of its states."""
         return self._rows.export(sequence)
 
     def rewind(self, sequence: Sequence, num_tokens: int) -> None:
@@ -305,7 +306,7 @@ class Engine:
         for sequence in plan.expired:
             self._events.end(sequence, "timeout")
         for sequence in plan.preempted:
-            self._rows.remember(sequence)  # copied back when it resumes, if it is still there then
+            self._rows.put_aside(sequence)  # copied back when it resumes, if it is still there then
             self._rows.release(sequence)
             self._rows.note_known(sequence)
             sequence.timeline.num_preemptions += 1
@@ -349,8 +350,11 @@ class Engine:
                 return
             pieces = self._prefill_step.together([self._piece(*share) for share in left.items()])
             for piece in pieces:
-                del left[piece.sequence]
+                left[piece.sequence] -= len(piece.tokens)
             self._run_pieces(pieces)
+            for piece in pieces:  # what was cut for its states goes on
+                if not (left[piece.sequence] and piece.is_cut and piece.sequence.is_prefilling):
+                    del left[piece.sequence]
 
     def _run_pieces(self, pieces: abc.Sequence[Piece]) -> None:
         """Run pieces of prompts together; the last piece of a prompt gives its first new token.
@@ -360,12 +364,15 @@ class Engine:
         with self._events.failures_end(*(piece.sequence for piece in pieces)):
             started = time.perf_counter()
             done = self._prefill_step.run(pieces)
+            self._rows.recover(self._scheduler.running)
             seconds = time.perf_counter() - started
             self._pace.saw_prefill(seconds, sum(len(piece.tokens) for piece in pieces))
             if len(pieces) == 1 and len(pieces[0].tokens) == len(pieces[0].sequence.tokens) <= SHORT_TOKENS:
                 self._pace.saw_short(seconds)
             outcomes: list[Outcome] = []
             for sequence, logits in done.items():
+                if sequence.num_computed in sequence.checkpoints:
+                    self._rows.put_aside(sequence)
                 if sequence.num_computed == len(sequence.tokens):
                     self._rows.remember(sequence)
                     texts = [sequence, *self._fork(sequence)]
@@ -380,7 +387,9 @@ class Engine:
         row = row_of(sequence)
         most = self._runner.score_chunk(row) if sequence.needs_all else self._runner.chunk(row)
         start = sequence.num_computed
-        return Piece(sequence=sequence, tokens=sequence.tokens[start : start + min(num_tokens, most)])
+        end = start + min(num_tokens, most)
+        end = min((point for point in sequence.checkpoints if start < point <= end), default=end)
+        return Piece(sequence=sequence, tokens=sequence.tokens[start:end], is_cut=end in sequence.checkpoints)
 
     def _run_is_next(self, choosing: abc.Sequence[Sequence] = ()) -> None:
         """Let others have the interpreter's time while the graph runs."""
@@ -445,6 +454,7 @@ class Engine:
         self._run_is_next(decoding)
         started = time.perf_counter()
         outcomes, failures = self._decode_step.run(work)
+        self._rows.recover(self._scheduler.running)
         longest = max((len(outcome.draft) for outcome in outcomes), default=0)
         if longest:
             self._pace.saw_draft(time.perf_counter() - started, longest)

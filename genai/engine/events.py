@@ -199,7 +199,10 @@ class Events:
         self._scheduler.remove(sequence)
         with _failures_logged():
             if sequence.row is not None and reason in {"stop", "length"}:
-                self._rows.remember(sequence)
+                if sequence.may_grow:
+                    self._rows.put_aside(sequence)
+                else:
+                    self._rows.remember(sequence)
                 self._rows.retire(sequence)
         with _failures_logged():
             self._rows.release(sequence)  # what did not end well, and where remembering it failed

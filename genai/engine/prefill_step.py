@@ -23,15 +23,21 @@ from genai.runtime.runner import Runner
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
-    """The next tokens of a prompt."""
+    """The next tokens of a prompt. is_cut: they end where its states are to be put aside."""
 
     sequence: Sequence
     tokens: abc.Sequence[int]
+    is_cut: bool = False
 
     @property
     def row(self) -> int:
         """Whose they are."""
         return row_of(self.sequence)
+
+    @property
+    def may_share(self) -> bool:
+        """Whether they may be run with others'."""
+        return not (self.sequence.needs_all or self.sequence.runs_alone)
 
 
 class PrefillStep:
@@ -80,7 +86,7 @@ class PrefillStep:
 
     def _pays(self, group: Group, rows: abc.Sequence[int], by_row: Mapping[int, Piece]) -> bool:
         """Whether these rows of a group all have something to run, room for it padded, and gain by one run."""
-        if not all(row in by_row and not by_row[row].sequence.needs_all for row in rows):
+        if not all(row in by_row and by_row[row].may_share for row in rows):
             return False
         valid, lengths = [self._cache.valid(row) for row in rows], [len(by_row[row].tokens) for row in rows]
         longest = max(lengths)

@@ -1,4 +1,14 @@
-"""The rows of sequences: given, filled from earlier prompts, forked, remembered and freed."""
+"""The rows of sequences: given, filled from earlier prompts, forked, remembered and freed.
+
+States cannot be cut back to fewer tokens. So where a row has to hold less than it does, it goes back to what was kept
+of it, to a snapshot, or to nothing, and what its sequence has beyond that is run again. Snapshots are taken
+
+    at a text's end, or where it gives way         the next turn of a chat goes on there
+    where two texts part (`Sequence.checkpoints`)  blocks that are held say where: the second text runs up to there,
+                                                   and the third one begins there
+    before the end of a long prompt                who asks again needs it, or what a chat template writes otherwise
+                                                   once there is an answer
+"""
 
 from __future__ import annotations
 
@@ -9,7 +19,7 @@ from collections import abc
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from genai.engine.prefix_cache import BLOCK_SIZE, Bytes, Listener, PrefixCache
+from genai.engine.prefix_cache import BLOCK_SIZE, Bytes, Known, Listener, PrefixCache
 from genai.engine.sequence import Sequence
 from genai.errors import CapacityError
 from genai.runtime.adapters import AdapterMemory, LoadedAdapter
@@ -21,6 +31,14 @@ _MIN_RUN = 2
 """Last tokens of a text that are run although all of it is known: one alone would take the kernels of decoding. Their
 sums differ from a prompt's in the last bits, and in 8 bits another token could come than without what is known.
 """
+_MIN_GAIN = 16
+"""Tokens that a snapshot has to spare beyond what is held already: it takes a copy."""
+_WORTH_A_CUT = 64
+"""The same of one that a prompt's run is cut in two for, where texts are known to part,"""
+_WORTH_A_GUESS = 128
+"""and where they may: before the last tokens of a prompt."""
+_BEHIND_PROMPT = 8
+"""Those last tokens, at least: an assistant's turn is begun by so many, which may be others when the next one comes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +54,7 @@ class CacheStatus:
     """The rows in the order in which they lie, how many are idle, and bytes.
 
     Of valid tokens' keys and values; of those in idle rows, whose room is free; of the whole arena; of prefixes.
+    state_bytes: of one row's states, however long it is; num_snapshots: of states, among the prefixes.
     """
 
     rows: tuple[RowStatus, ...]
@@ -44,6 +63,8 @@ class CacheStatus:
     idle_bytes: int
     total_bytes: int
     prefix_bytes: int
+    state_bytes: int
+    num_snapshots: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +134,8 @@ class Rows:
             idle_bytes=sum(idle) * per_token,
             total_bytes=self._cache.num_slots * per_token,
             prefix_bytes=self._prefixes.num_bytes,
+            state_bytes=self._cache.shape.bytes_per_row,
+            num_snapshots=self._prefixes.num_snapshots,
         )
 
     @property
@@ -139,7 +162,7 @@ class Rows:
 
     def note_known(self, sequence: Sequence) -> None:
         """Have a sequence that is queued tell how many of its tokens need not be run."""
-        sequence.num_known = self._prefixes.lookup(self._keys_to_find(sequence)) * BLOCK_SIZE
+        sequence.num_known = self._find(sequence, self._keys_to_find(sequence)).num_tokens
 
     def give(self, sequence: Sequence) -> int:
         """A row that holds what is known of a sequence; its last tokens are run.
@@ -147,36 +170,53 @@ class Rows:
         Returns how many tokens that is. Raises: CapacityError.
         """
         keys = self._keys_to_find(sequence)
-        num_blocks = self._prefixes.lookup(keys)
-        known = num_blocks * BLOCK_SIZE
-        idle, shared = self._find_idle(sequence, keys, known)
+        known = self._find(sequence, keys)
+        idle, num_known = self._find_idle(sequence, keys, known.num_tokens)
         if idle is not None:
-            self._cache.revive(idle, shared, room=sequence.need)
-            sequence.row, known = idle, shared
-        elif known:
-            data = self._prefixes.take(keys[:num_blocks])
-            sequence.row = self._cache.import_row(data, known, room=sequence.need)
+            self._cache.revive(idle, num_known, room=sequence.need)
+            sequence.row = idle
+        elif num_known:
+            data, states = self._prefixes.take_known(keys, known)
+            sequence.row = self._cache.import_row(data, num_known, room=sequence.need, states=states)
         else:
             sequence.row = self._cache.allocate(sequence.need)
         self._use_adapter(sequence)
-        sequence.num_computed, sequence.num_known = known, 0
-        return known
+        sequence.num_computed, sequence.num_known = num_known, 0
+        sequence.checkpoints = self._checkpoints(sequence, keys) if self._cache.has_states else ()
+        return num_known
+
+    def _find(self, sequence: Sequence, keys: abc.Sequence[bytes]) -> Known:
+        """What the prefix cache has of a sequence; keys: of the blocks that it may have."""
+        return self._prefixes.find(keys, sequence.tokens, len(sequence.tokens) - _MIN_RUN)
+
+    def _checkpoints(self, sequence: Sequence, keys: abc.Sequence[bytes]) -> tuple[int, ...]:
+        """Where a sequence's prompt is to be cut for a snapshot, in order."""
+        ends, best = [], sequence.num_computed
+        branch = self._prefixes.lookup(keys) * BLOCK_SIZE
+        if branch - best >= _WORTH_A_CUT:
+            ends.append(branch)
+            best = branch
+        before_end = (sequence.num_prompt - _BEHIND_PROMPT) // BLOCK_SIZE * BLOCK_SIZE
+        if keys and sequence.may_grow and before_end - best >= _WORTH_A_GUESS:
+            ends.append(before_end)
+        return tuple(ends)
 
     def _find_idle(self, sequence: Sequence, keys: abc.Sequence[bytes], known: int) -> tuple[int | None, int]:
         """The idle row that has most of a sequence's first tokens, and how many; None if a copy serves better.
 
         keys: of the blocks that it may have; known: how many tokens can be copied. A row that holds much else is left
-        to who goes on with that.
+        to who goes on with that; one with states that holds anything else is of no use.
         """
         best, most = None, max(known, 1)
         for row in () if sequence.needs_all else self._cache.idle:
             shared = min(
                 self._idle[row].shared(sequence.tokens, keys, _adapter_of(sequence)), len(sequence.tokens) - _MIN_RUN
             )
-            is_its_own = 2 * shared >= self._cache.valid(row) or shared - known >= BLOCK_SIZE
-            if shared >= most and is_its_own:
+            held = self._cache.valid(row)
+            is_its_own = 2 * shared >= held or shared - known >= BLOCK_SIZE
+            if shared >= most and is_its_own and (shared == held or not self._cache.has_states):
                 best, most = row, shared
-        return best, most
+        return best, known if best is None else most
 
     def fork(self, source: Sequence, fork: Sequence) -> None:
         """A row for a sequence that begins as another one. Raises: CapacityError."""
@@ -202,19 +242,82 @@ class Rows:
             self._cache.free(row)
 
     def restore(self, sequence: Sequence, data: list[Bytes]) -> None:
-        """A row with all of a sequence's keys and values. Raises: CapacityError."""
-        sequence.row = self._cache.import_row(data, len(sequence.tokens), room=sequence.need)
+        """A row with all of a sequence's keys and values, and states: as `export` gave them. Raises: CapacityError."""
+        count = len(self._cache.shape.caches)
+        sequence.row = self._cache.import_row(
+            data[:count], len(sequence.tokens), room=sequence.need, states=data[count:]
+        )
         self._use_adapter(sequence)
         sequence.num_computed = len(sequence.tokens)
 
     def export(self, sequence: Sequence) -> list[Bytes]:
-        """A copy of a sequence's keys and values, one array of bytes for each buffer."""
-        return list(self._cache.export_row(row_of(sequence)))
+        """A copy of a sequence's keys and values, one array of bytes for each buffer, and of its states."""
+        row = row_of(sequence)
+        return [*self._cache.export_row(row), *self._cache.export_states(row)]
 
     def truncate(self, sequence: Sequence) -> None:
-        """Forget what a row holds beyond what counts as computed."""
-        if sequence.row is not None:
-            self._cache.truncate(sequence.row, sequence.num_computed)
+        """Forget what a row holds beyond what counts as computed: with states, less may count from now on."""
+        row = sequence.row
+        if row is None:
+            return
+        if not self._is_whole(sequence):
+            self._go_back(sequence, row)
+        self._cache.truncate(row, sequence.num_computed)
+        self._cache.drop(row)
+
+    def _is_whole(self, sequence: Sequence) -> bool:
+        """Whether a row's states, if it has any, are those after what counts as computed."""
+        return not self._cache.has_states or self._cache.valid(row_of(sequence)) == sequence.num_computed
+
+    def _go_back(self, sequence: Sequence, row: int) -> None:
+        """Have a row hold the last states that are known from before what counts as computed, if any."""
+        kept = self._cache.num_kept(row)
+        if kept is not None and kept <= sequence.num_computed:
+            sequence.num_computed = self._cache.go_back(row)
+            return
+        keys = self._keys(sequence, sequence.num_computed)
+        known = self._prefixes.find(keys, sequence.tokens, sequence.num_computed)
+        self._cache.truncate(row, 0)
+        if known.num_tokens:
+            data, states = self._prefixes.take_known(keys, known)
+            self._cache.fill(row, data, known.num_tokens, states=states)
+        sequence.num_computed = known.num_tokens
+
+    def recover(self, sequences: abc.Iterable[Sequence]) -> None:
+        """Have rows that a run has left without states begin anew, and alone: who was beside them may be to blame."""
+        for sequence in sequences if self._cache.lost else ():
+            if sequence.row in self._cache.lost:
+                sequence.runs_alone, sequence.logits = True, None
+                self.truncate(sequence)
+        self._cache.lost.clear()
+
+    def put_aside(self, sequence: Sequence) -> None:
+        """Remember all that a row holds of a sequence, for who goes on from there."""
+        if self._cache.is_damaged:
+            return
+        if not self._is_whole(sequence):
+            self._settle(sequence)
+        self.remember(sequence)
+        if self._cache.has_states and self._is_whole(sequence):
+            self._snapshot(sequence)
+
+    def _settle(self, sequence: Sequence) -> None:
+        """A text has ended within a run: states are those of before, if they were kept, or after its very end."""
+        row = row_of(sequence)
+        if (kept := self._cache.num_kept(row)) is not None and kept <= sequence.num_computed:
+            self.truncate(sequence)
+        elif self._cache.valid(row) == sequence.num_computed + 1 == len(sequence.tokens):
+            sequence.num_computed += 1  # its end was told beside the run of its last token
+
+    def _snapshot(self, sequence: Sequence) -> None:
+        """Put a sequence's states into the prefix cache, if that spares more than what is there."""
+        count, row = sequence.num_computed, row_of(sequence)
+        keys = self._keys(sequence, count)
+        known = self._prefixes.find(keys, sequence.tokens, count)
+        if keys and count <= self._prefixes.max_tokens and count - known.num_tokens >= _MIN_GAIN:
+            start = len(keys) * BLOCK_SIZE
+            data = self._cache.export_row(row, start, count)
+            self._prefixes.put_snapshot(keys, sequence.tokens[start:count], self._cache.export_states(row), data)
 
     def remember(self, sequence: Sequence) -> None:
         """Put a sequence's whole blocks into the prefix cache."""
@@ -241,7 +344,7 @@ class Rows:
     def retire(self, sequence: Sequence) -> None:
         """Let go of the row of a sequence that ended well; what it holds stays as long as nobody needs the room."""
         row, keys = row_of(sequence), self._keys(sequence, sequence.num_computed)
-        if not keys or self._cache.is_damaged:
+        if not keys or self._cache.is_damaged or not self._is_whole(sequence):
             self.release(sequence)
             return
         self._cache.truncate(row, sequence.num_computed)

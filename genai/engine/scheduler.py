@@ -161,8 +161,10 @@ class Scheduler:
     def _make_room(self, rows: Rows, now: float) -> tuple[list[Sequence], list[Sequence]]:
         """Preempt who costs more than it is worth, if some have no room for their next token.
 
-        Who has none although it is alone ends.
+        Who has none although it is alone ends, and so does who waits and has outgrown all the room that there is.
         """
+        if not self.running:
+            return [], self._take_outgrown(rows)
         if all(rows.fits_next_token(sequence) for sequence in self.running):
             return [], []
         order = sorted(self.running, key=lambda each: (each.is_paused, rank(each, now)))
@@ -174,6 +176,13 @@ class Scheduler:
         for sequence in exhausted:
             self.running.remove(sequence)
         return preempted, exhausted
+
+    def _take_outgrown(self, rows: Rows) -> list[Sequence]:
+        """Those that wait and would find no room alone: beams that had to give up their rows."""
+        outgrown = [each for each in self.waiting if not (each.is_paused or rows.num_worth_running([each.need]))]
+        for sequence in outgrown:
+            self.waiting.remove(sequence)
+        return outgrown
 
     def _keep_time(self, shares: abc.Container[Sequence], now: float) -> None:
         """Note who waits from now on, and who does not."""

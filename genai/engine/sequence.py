@@ -102,8 +102,9 @@ class Sequence:
     priority: lower runs first; deadline: `time.perf_counter()` seconds; row: its row while it runs; num_computed: how
     many of its tokens the row holds; num_known: how many the prefix cache had when it was queued; num_cached: prompt
     tokens whose keys and values were found; block_keys: what those
-    are found by; forks: begin with its prompt; consumer: takes the logits that follow it; logits: those that `Keep`
-    kept; adapter: what changes the model for it.
+    are found by; checkpoints: lengths at which its states are to be put aside while its prompt is run; runs_alone: what
+    ran beside it has cost it its states; forks: begin with its prompt; consumer: takes the logits that follow it;
+    logits: those that `Keep` kept; adapter: what changes the model for it.
     """
 
     tokens: list[int]
@@ -127,6 +128,8 @@ class Sequence:
     num_known: int = 0
     num_cached: int = 0
     block_keys: BlockKeys = field(default_factory=BlockKeys)
+    checkpoints: tuple[int, ...] = ()
+    runs_alone: bool = False
     logits: FloatArray | None = None
     logprobs: list[TokenLogprob] = field(default_factory=list)
     prompt_logprobs: list[TokenLogprob | None] = field(default_factory=list)
@@ -184,6 +187,11 @@ class Sequence:
         """Tokens its row must have room for: all it has, and the one that follows, if one may."""
         count = len(self.tokens)
         return count if count == self.max_tokens else count + 1
+
+    @property
+    def may_grow(self) -> bool:
+        """Whether it is to be continued, and not only read."""
+        return self.max_tokens > self.num_prompt
 
     @property
     def is_full(self) -> bool:

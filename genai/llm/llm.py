@@ -114,7 +114,7 @@ class LLM:
         )
         shape = self._runner.cache.shape
         model = repr(self.config.provenance).encode()
-        prefixes = PrefixCache(model, shape.slot_bytes, prefix_cache_bytes)
+        prefixes = PrefixCache(model, shape.slot_bytes, prefix_cache_bytes, shape.state_bytes)
         self.metrics.saw_prefix_room(BLOCK_SIZE, prefixes.max_tokens // BLOCK_SIZE)
         num_threads = self.engine_config.num_threads or default_threads()
         return Engine(self._runner, limits, self.config.eos_token_ids, prefixes, self.metrics, num_threads=num_threads)

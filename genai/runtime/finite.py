@@ -18,7 +18,8 @@ def settle(cache: KVCache, rows: Sequence[int], counts: Sequence[int], logits: F
     """Count the tokens that a run has just written, in each row whose logits are finite; wipe them from the others.
 
     logits: [rows, P, V], those of row i's tokens first if there is one for each. Where they are not finite numbers all
-    V become NaN. Returns which rows kept their tokens.
+    V become NaN. Returns which rows kept their tokens. Of a row with states the others have what was kept of it, or
+    nothing, and are noted in `KVCache.lost` then: padding may have been to blame, too, of which it has none of its own.
     """
     is_finite = np.isfinite(logits.max(axis=-1))  # [rows, P]: NaN and infinity show in the largest
     if is_finite.all():
@@ -28,8 +29,11 @@ def settle(cache: KVCache, rows: Sequence[int], counts: Sequence[int], logits: F
     logits[~is_finite] = np.nan
     kept = []
     for row, count, good in zip(rows, counts, is_finite, strict=True):
-        kept.append(bool(good[:count].all()))
-        cache.extend(row, count if kept[-1] else 0)
+        kept.append(bool(good[:count].all() and (good.all() or cache.has_finite_states(row))))
+        if kept[-1]:
+            cache.extend(row, count)
+        elif cache.has_states and cache.valid(row) > cache.go_back(row):
+            cache.lost.add(row)
         cache.clear_behind(row)  # padding, too
     return kept
 
@@ -41,7 +45,8 @@ def settle_prompt(cache: KVCache, rows: Sequence[int], counts: Sequence[int], lo
     """
     (row,), (count,) = rows, counts
     start = cache.valid(row)
-    if np.isfinite(logits.max()) or not cache.is_finite(row, start, start + count):
+    is_finite = np.isfinite(logits.max())
+    if is_finite or not (cache.is_finite(row, start, start + count) and cache.has_finite_states(row)):
         return settle(cache, rows, counts, logits)
     logits[:] = np.nan
     cache.extend(row, count)

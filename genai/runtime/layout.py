@@ -62,10 +62,14 @@ _ROOMY = 0.25
 
 
 class Layout:
-    """The groups, the idle rows (the oldest first), and each row's valid length."""
+    """The groups, the idle rows (the oldest first), and each row's valid length.
 
-    def __init__(self, num_slots: int) -> None:
+    roomy: the share of the arena that groups may take for idle rows to be spared.
+    """
+
+    def __init__(self, num_slots: int, roomy: float = _ROOMY) -> None:
         self.num_slots = num_slots
+        self._roomy = roomy
         self.groups: tuple[Group, ...] = ()
         self.idle: tuple[int, ...] = ()
         self._valid: dict[int, int] = {}
@@ -130,7 +134,7 @@ class Layout:
 
     def _placed(self, groups: Sequence[Group]) -> list[Group]:
         """Starts for the groups, so that little is copied; the newest idle rows are spared where that is possible."""
-        is_roomy = sum(group.num_slots for group in groups) <= _ROOMY * self.num_slots
+        is_roomy = sum(group.num_slots for group in groups) <= self._roomy * self.num_slots
         wanted = {row for group in groups for row in group.rows} if self.idle else ()
         idle = [self._held(row) for row in self.idle if is_roomy and row not in wanted]
         while (starts := self._starts(groups, idle)) is None:

@@ -28,6 +28,7 @@ from genai.runtime.row_start import read_row_start
 from genai.runtime.runner import Runner
 from genai.runtime.same_bits import SameBits, find_padding
 from genai.runtime.session import Session
+from genai.runtime.states import num_state_slots
 
 _log = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ def load_runner(folder: Path, model: ModelConfig, config: EngineConfig) -> Loade
     _check_agreement(folder, model, graph)
     check_layers(config, graph.cache_dtype, graph.caches)
     check_states(config, () if model.provenance.precision == "f32" else graph.states)
-    shape = CacheShape(caches=graph.caches, dtype=graph.cache_dtype)
+    shape = CacheShape(caches=graph.caches, dtype=graph.cache_dtype, states=graph.states)
     row_start = read_row_start(folder, model, shape)
     prefix_bytes = config.prefix_cache_bytes
     if prefix_bytes is None:
@@ -73,13 +74,22 @@ def load_runner(folder: Path, model: ModelConfig, config: EngineConfig) -> Loade
         free_bytes -= AdapterMemory.num_bytes(adapters.room, adapters.num_places)
     least = least_slots(model.head_dim)
     num_slots, max_seq_len = plan_budget(
-        model.max_position, shape.bytes_per_token, config, free_bytes, least=least, reserved_slots=model.reserved_slots
+        model.max_position,
+        shape.bytes_per_token,
+        config,
+        free_bytes,
+        least=least,
+        bytes_per_row=shape.bytes_per_row,
+        reserved_slots=model.reserved_slots,
     )
-    cache = KVCache(shape, num_slots, session.provider, row_start)
+    cache = KVCache(shape, num_slots, session.provider, row_start, max_batch=config.max_batch)
     cache.policy = CapacityPolicy(least=min(least, num_slots))
     _log.info(
         "KV cache: %d tokens, %d bytes; longest sequence %d", num_slots, num_slots * shape.bytes_per_token, max_seq_len
     )
+    if graph.states:
+        num_states = num_state_slots(config.max_batch)
+        _log.info("states: %d, %d bytes", num_states, num_states * shape.bytes_per_row)
     runner = Runner(
         session,
         cache,
@@ -172,12 +182,13 @@ def plan_budget(
     free_bytes: int | None,
     *,
     least: int = 1,
+    bytes_per_row: int = 0,
     reserved_slots: int = 0,
 ) -> tuple[int, int]:
-    """(slots in the arena, longest sequence). free_bytes: None where the device does not tell; least: of each row;
-    reserved_slots: of each row, beside its tokens.
+    """(slots in the arena, longest sequence), of what states leave of the budget.
 
-    Raises: CapacityError with the arithmetic.
+    free_bytes: None where the device does not tell; least: of each row; bytes_per_row: its states; reserved_slots: of
+    each row, beside its tokens. Raises: CapacityError with the arithmetic.
     """
     wanted = config.max_seq_len
     if wanted is not None and wanted > max_position:
@@ -190,14 +201,21 @@ def plan_budget(
     else:
         budget = int(free_bytes * KV_CACHE_SHARE)
         origin = f"{KV_CACHE_SHARE:.0%} of {free_bytes:,} free bytes"
-    num_slots = min(budget // bytes_per_token, useful)
+    num_states = num_state_slots(config.max_batch)
+    num_slots = min(max(budget - num_states * bytes_per_row, 0) // bytes_per_token, useful)
     needed = (wanted or 1) + reserved_slots
     if free_bytes is not None and budget > free_bytes:
         raise CapacityError(f"kv_cache_bytes={budget:,}: only {free_bytes:,} bytes are free")
     if num_slots < needed:
+        states, remedy = "", "lower max_seq_len"
+        if bytes_per_row:
+            states = (
+                f", its states {num_states} × {bytes_per_row:,} = {num_states * bytes_per_row:,} (max_batch + 2 rows')"
+            )
+            remedy += " or max_batch,"
         raise CapacityError(
             f"a KV cache for {needed:,} tokens{' (one of them reserved)' if reserved_slots else ''} takes {needed:,} × "
-            f"{bytes_per_token:,} = {needed * bytes_per_token:,} bytes, more than {origin}; lower max_seq_len or raise "
+            f"{bytes_per_token:,} = {needed * bytes_per_token:,} bytes{states}, more than {origin}; {remedy} or raise "
             "kv_cache_bytes"
         )
     return num_slots, min(wanted or max_position, num_slots - reserved_slots)

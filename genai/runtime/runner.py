@@ -5,7 +5,8 @@ A run covers neighbouring rows of the cache, each bringing up to T new tokens, r
     row 0   ████████▒▒▒···      █ valid before   ▒ new tokens   · free
     row 1   ███▒○○·········     ○ padding: written behind the valid part, overwritten by the next run
 
-A reserved slot that rows begin with counts for places in the cache, not for the tokens' positions.
+A reserved slot that rows begin with counts for places in the cache, not for the tokens' positions. A graph with states
+is told how many tokens of each row are its own: padding leaves no trace in them.
 
 Between two runs of one shape a few small arrays change in place. On the host nothing is allocated then, and nothing
 rebound; a device is sent what has changed.
@@ -38,7 +39,7 @@ _MAX_SHAPES = 24
 """Shapes kept bound; the least recently used goes. A conversation needs one per capacity it passes through."""
 _CHANGING = (contract.INPUT_IDS, contract.POSITION_IDS, contract.WRITE_INDICES, contract.NONPAD_KV_SEQLEN)
 """The inputs that are others in every run of a shape."""
-_CHANGING_WITH_ADAPTERS = (*_CHANGING, contract.ADAPTER_ROWS, contract.ADAPTER_SCALES)
+_OF_ADAPTERS = (contract.ADAPTER_ROWS, contract.ADAPTER_SCALES)
 _SCORE_BYTES = 64 * 2**20
 """Largest logits of one scoring run."""
 _ATTENTION_BYTES = 256 * 2**20
@@ -51,7 +52,7 @@ class BoundShape:
 
     input_ids, position_ids: [B, T]; write_indices, nonpad_kv_seqlen: [B]; logits_positions: [B, P];
     offsets: [T] from a place in the cache to the positions of the tokens from there on; adapter_rows, adapter_scales:
-    empty where no row uses an adapter.
+    empty where no row uses an adapter; token_counts: [B], of a graph with states.
     """
 
     input_ids: IntArray
@@ -62,6 +63,7 @@ class BoundShape:
     offsets: IntArray
     adapter_rows: IntArray
     adapter_scales: FloatArray
+    token_counts: IntArray | None
     binding: Binding
 
 
@@ -96,6 +98,11 @@ class Runner:
         self._num_heads = num_heads
         self._prefill_chunk = prefill_chunk
         self._shapes: OrderedDict[tuple[int, ...], BoundShape] = OrderedDict()
+        self._changing = (
+            *_CHANGING,
+            *(_OF_ADAPTERS if adapters is not None else ()),
+            *((contract.TOKEN_COUNTS,) if cache.has_states else ()),
+        )
 
     def pad(self, padding: Padding) -> None:
         """Add positions to runs from now on; there are no rows."""
@@ -165,11 +172,14 @@ class Runner:
         bound.input_ids[0, : len(tokens)] = tokens
         bound.input_ids[0, len(tokens) :] = tokens[-1]
         bound.write_indices[0] = self.cache.slots(valid)
-        for look in (settle, last_look):  # what others may have left behind the valid part is gone the second time
-            logits = self._run(bound, num_logits)
-            if all(look(self.cache, [row], [len(tokens)], logits)):
-                own: FloatArray = logits[0]
-                return own
+        if bound.token_counts is not None:
+            bound.token_counts[0] = len(tokens)
+        with self.cache.kept(row):
+            for look in (settle, last_look):  # what others may have left behind the valid part is gone the second time
+                logits = self._run(bound, num_logits)
+                if all(look(self.cache, [row], [len(tokens)], logits)):
+                    own: FloatArray = logits[0]
+                    return own
         raise NotFiniteError
 
     def advance(self, group: Group, tokens: Sequence[Sequence[int]]) -> FloatArray:
@@ -177,7 +187,8 @@ class Runner:
 
         tokens: for each row of the group in order; an empty one leaves its row as it is. Returns the logits that follow
         each token, [rows, T, V] with T the most tokens of any row, valid until the next run. A row that has one token
-        whose logits are not finite numbers is left as it is, and they are NaN throughout (`finite.settle`).
+        whose logits are not finite numbers is left as it is, and they are NaN throughout (`finite.settle`). With
+        states, which the run has changed, it is as it was when they were kept, or holds nothing.
         Raises: CapacityError unless every row, those left alone too, has room for T more tokens.
         """
         num_tokens = max(map(len, tokens))
@@ -209,6 +220,8 @@ class Runner:
             bound.input_ids[index, : len(new)] = new
             bound.input_ids[index, len(new) :] = new[-1] if new else filler
             bound.write_indices[index] = self.cache.slots(self.cache.valid(row))
+        if bound.token_counts is not None:
+            bound.token_counts[:] = [len(new) for new in tokens]
         if bound.write_indices.max() + bound.offsets.size > view.capacity:
             raise CapacityError(f"a row is full at {view.capacity} tokens; reserve before running")
         return bound
@@ -225,7 +238,7 @@ class Runner:
                 if other is not bound:
                     other.binding.release_output(self._output.name)  # in the memory that there was before
         started = time.perf_counter()
-        bound.binding.send(_CHANGING if self.adapters is None else _CHANGING_WITH_ADAPTERS)
+        bound.binding.send(self._changing)
         self._session.run(bound.binding)
         self.graph_seconds += time.perf_counter() - started
         asked_for: FloatArray = logits[:, :num_logits]
@@ -233,7 +246,9 @@ class Runner:
 
     def _shape(self, view: View, rows: Sequence[int], num_tokens: int, num_logits: int) -> BoundShape:
         use = NOBODY if self.adapters is None else self.adapters.use_of(rows)
-        key = (view.start, view.num_rows, view.capacity, num_tokens, num_logits, use.first, *use.shape)
+        key = (
+            view.start, view.num_rows, view.capacity, num_tokens, num_logits, view.first_state, use.first, *use.shape
+        )  # fmt: skip
         bound = self._shapes.get(key)
         if bound is None:
             bound = self._shapes[key] = self._bound(view, num_tokens, num_logits, use)
@@ -257,6 +272,7 @@ class Runner:
             offsets=of_tokens - self.cache.reserved_slots,
             adapter_rows=np.zeros(use.shape, np.int64),
             adapter_scales=np.zeros((*use.shape, 1, 1), np.float32),
+            token_counts=np.zeros(rows, np.int64) if self.cache.has_states else None,
             binding=binding,
         )
         binding.bind_host_input(contract.INPUT_IDS, bound.input_ids)
@@ -273,4 +289,9 @@ class Runner:
             shape = (rows, view.capacity, cache.width)
             binding.bind_input(cache.name, dtype, shape, pointer)
             binding.bind_output(contract.updated(cache.name), dtype, shape, pointer)
+        if bound.token_counts is not None:
+            binding.bind_host_input(contract.TOKEN_COUNTS, bound.token_counts)
+        for state, pointer in zip(self.cache.shape.states, self.cache.state_pointers(view), strict=True):
+            binding.bind_input(state.name, state.dtype, (rows, *state.shape), pointer)
+            binding.bind_output(contract.updated(state.name), state.dtype, (rows, *state.shape), pointer)
         return bound

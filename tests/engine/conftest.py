@@ -9,14 +9,19 @@ from genai.runtime.providers.cpu import CpuProvider
 from tests import fakes
 from tests.device_double import DeviceDouble
 
+WITHOUT_STATES = [
+    pytest.param((CpuProvider, False, False), id="cpu"),
+    pytest.param((DeviceDouble, True, False), id="by layer"),
+]
+"""For tests of what can be cut back: `parametrize("each_memory", WITHOUT_STATES, indirect=True)`."""
 
-@pytest.fixture(
-    params=[(CpuProvider, False), (DeviceDouble, False), (DeviceDouble, True)], ids=["cpu", "double", "by layer"]
-)
+
+@pytest.fixture(params=[*WITHOUT_STATES, pytest.param((DeviceDouble, True, True), id="states")])
 def each_memory(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> type[Provider]:
-    """In the host's memory, then in a device's; there also with caches of several widths and a reserved slot."""
+    """In the host's memory, then in a device's with caches of several widths and a reserved slot; then also states."""
     provider: type[Provider]
-    provider, is_by_layer = request.param
+    provider, is_by_layer, has_states = request.param
     monkeypatch.setattr(fakes, "provider", provider)
     monkeypatch.setattr(fakes, "is_by_layer", is_by_layer)
+    monkeypatch.setattr(fakes, "has_states", has_states)
     return provider

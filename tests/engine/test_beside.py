@@ -51,7 +51,7 @@ class Stage:
     def __init__(self) -> None:
         self.runner = SlowRunner(4096, 0.0)
         limits = Limits(max_batch=8, max_seq_len=500, prefill_chunk=32)
-        prefixes = PrefixCache(b"fake", shape().slot_bytes, 10**5)
+        prefixes = PrefixCache(b"fake", shape().slot_bytes, 10**5, shape().state_bytes)
         self.engine = Engine(self.runner, limits, (), prefixes)  # type: ignore[arg-type]
         self.beside = Beside()
         self.rings = 0

@@ -12,6 +12,7 @@ from genai.engine.request import Request
 from genai.engine.sequence import Job, TokenEvent
 from genai.errors import ConfigError
 from genai.options.generation_config import GenerationConfig
+from tests.engine.conftest import WITHOUT_STATES
 from tests.engine.test_engine import EOS, config, engine_with, prompts, run
 from tests.fakes import FakeRunner, greedy_continuation, next_logits
 
@@ -262,6 +263,7 @@ def test_forks_never_take_the_room_of_those_that_run() -> None:
         assert not [sequence.error for sequence in run(engine) if sequence.error]
 
 
+@pytest.mark.parametrize("each_memory", WITHOUT_STATES, indirect=True)
 def test_beams_score_their_prompt_and_find_it_in_the_prefix_cache() -> None:
     engine, _ = engine_with(prefix_bytes=10**6)
     for num_cached in (0, 32):

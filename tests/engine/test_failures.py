@@ -48,7 +48,7 @@ class HookedRunner(FakeRunner):
 def engine_with(num_slots: int = 4096, prefix_bytes: int = 0) -> tuple[Engine, HookedRunner]:
     runner = HookedRunner(num_slots)
     limits = Limits(max_batch=4, max_seq_len=min(num_slots, 2048), prefill_chunk=2048)
-    prefixes = PrefixCache(b"fake", shape().slot_bytes, prefix_bytes)
+    prefixes = PrefixCache(b"fake", shape().slot_bytes, prefix_bytes, shape().state_bytes)
     return Engine(runner, limits, (), prefixes), runner  # type: ignore[arg-type]
 
 

@@ -11,6 +11,7 @@ from genai.engine.engine import Engine
 from genai.engine.prefix_cache import BlockKeys
 from genai.engine.rows import IdleText
 from genai.engine.sequence import Sequence as Text
+from tests.engine.conftest import WITHOUT_STATES
 from tests.engine.test_engine import config, engine_with, run, submit
 from tests.fakes import POISON, FakeRunner, greedy_continuation, read_tokens, shape
 
@@ -77,6 +78,7 @@ def test_status_and_metrics_say_what_is_idle() -> None:
     assert value("genai_kv_cache_usage_ratio", {"model": "fake"}) == 0
 
 
+@pytest.mark.parametrize("each_memory", WITHOUT_STATES, indirect=True)
 def test_idle_rows_give_way_to_whoever_needs_the_room() -> None:
     engine, runner = engine_with(prefix_bytes=10**6, num_slots=256, max_seq_len=250)
     for number in range(4):
@@ -90,6 +92,7 @@ def test_idle_rows_give_way_to_whoever_needs_the_room() -> None:
     assert again.generated == greedy_continuation([0] * 50, 20)
 
 
+@pytest.mark.parametrize("each_memory", WITHOUT_STATES, indirect=True)
 def test_what_others_begin_with_too_is_copied_and_the_chat_stays() -> None:
     engine, runner = engine_with(prefix_bytes=10**6)
     system = list(range(32))
@@ -101,6 +104,7 @@ def test_what_others_begin_with_too_is_copied_and_the_chat_stays() -> None:
     assert more.num_cached == len(chat.tokens) - 1
 
 
+@pytest.mark.parametrize("each_memory", WITHOUT_STATES, indirect=True)
 def test_a_chat_longer_than_the_prefix_cache_goes_on_in_its_row() -> None:
     engine, _ = engine_with(prefix_bytes=64 * shape().bytes_per_token)
     chat = finish(engine, range(90))
@@ -109,6 +113,7 @@ def test_a_chat_longer_than_the_prefix_cache_goes_on_in_its_row() -> None:
     assert more.generated == greedy_continuation([*chat.tokens, 5], 20)
 
 
+@pytest.mark.parametrize("each_memory", WITHOUT_STATES, indirect=True)
 def test_what_can_be_copied_is_not_given_up_for_less_that_need_not_be() -> None:
     engine, _ = engine_with(prefix_bytes=10**6)
     long = finish(engine, range(80), 1)

@@ -35,7 +35,7 @@ def loop_of(
 ) -> Iterator[tuple[EngineLoop, SlowRunner]]:
     runner = SlowRunner(num_slots, seconds)
     limits = Limits(max_batch=max_batch, max_seq_len=500, prefill_chunk=32)
-    prefixes = PrefixCache(b"fake", shape().slot_bytes, 10**5)
+    prefixes = PrefixCache(b"fake", shape().slot_bytes, 10**5, shape().state_bytes)
     loop = EngineLoop(Engine(runner, limits, (), prefixes), runner)  # type: ignore[arg-type]
     try:
         yield loop, runner

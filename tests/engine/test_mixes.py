@@ -32,10 +32,18 @@ from tests.fakes import (
     read_tokens,
 )
 
-pytestmark = pytest.mark.usefixtures("each_memory")
+pytestmark = pytest.mark.usefixtures("each_memory", "many_snapshots")
 
 MAX_SEQ_LEN = 56
 WHOLE: set[FinishReason] = {"stop", "length"}
+
+
+@pytest.fixture
+def many_snapshots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of texts as short as these, too, where there are states."""
+    for name in ("_WORTH_A_CUT", "_WORTH_A_GUESS"):
+        monkeypatch.setattr(f"genai.engine.rows.{name}", 16)
+    monkeypatch.setattr("genai.engine.rows._BEHIND_PROMPT", 2)
 
 
 class Script:

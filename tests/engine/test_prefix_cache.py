@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -18,6 +19,7 @@ from genai.engine.scheduler import Limits
 from genai.errors import GraphRunError
 from genai.options.generation_config import GenerationConfig
 from genai.runtime.capacity import CapacityPolicy
+from tests.engine.conftest import WITHOUT_STATES
 from tests.fakes import FakeRunner, greedy_continuation, shape
 
 SLOT_BYTES = (4, 12, 8)
@@ -169,7 +171,7 @@ def test_each_block_of_a_request_is_hashed_once(monkeypatch: pytest.MonkeyPatch)
         num_hashed += 1
         return original(data, digest_size=digest_size)
 
-    prefixes = PrefixCache(b"fake", shape().slot_bytes, 10**6)
+    prefixes = PrefixCache(b"fake", shape().slot_bytes, 10**6, shape().state_bytes)
     limits = Limits(max_batch=4, max_seq_len=250, prefill_chunk=64)
     runner = FakeRunner(300)
     runner.cache.policy = CapacityPolicy(headroom=0)
@@ -261,13 +263,14 @@ class CountingRunner(FakeRunner):
 
 
 @pytest.mark.usefixtures("each_memory")
+@pytest.mark.parametrize("each_memory", WITHOUT_STATES, indirect=True)
 def test_what_had_to_give_way_is_copied_back_when_it_resumes() -> None:
     num_prefilled = []
     for max_bytes in (0, 10**6):
         runner = CountingRunner(256)
         runner.cache.policy = CapacityPolicy(headroom=0)
         limits = Limits(max_batch=4, max_seq_len=250, prefill_chunk=64)
-        prefixes = PrefixCache(b"fake", shape().slot_bytes, max_bytes)
+        prefixes = PrefixCache(b"fake", shape().slot_bytes, max_bytes, shape().state_bytes)
         engine = Engine(runner, limits, (), prefixes)  # type: ignore[arg-type]
         config = GenerationConfig(max_new_tokens=90, ignore_eos=True)
         texts = [engine.submit(Request(prompt=[n] * 30, config=config)).first for n in range(3)]
@@ -337,7 +340,7 @@ class Prefixes(RuleBasedStateMachine):
     def stays_in_budget(self) -> None:
         cache = self.cache
         assert cache.num_bytes <= cache._memory.nbytes <= self.num_blocks * BLOCK_BYTES
-        places = [*cache._places.values(), *cache._free]
+        places = [*itertools.chain(*cache._places.values()), *cache._free]
         assert sorted(places) == list(range(len(places))), "each place is a block's or free, and low ones come first"
 
     @invariant()
@@ -361,7 +364,7 @@ TestPrefixes = Prefixes.TestCase
 
 
 def test_a_models_owner_hears_of_its_blocks() -> None:
-    prefixes = PrefixCache(b"fake", shape().slot_bytes, 4 * BLOCK_SIZE * shape().bytes_per_token)
+    prefixes = PrefixCache(b"fake", shape().slot_bytes, 4 * BLOCK_SIZE * shape().bytes_per_token, shape().state_bytes)
     limits = Limits(max_batch=4, max_seq_len=250, prefill_chunk=64)
     engine, mirror = Engine(FakeRunner(256), limits, (), prefixes), Mirror()  # type: ignore[arg-type]
     engine.watch_prefixes(mirror)

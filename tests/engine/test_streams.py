@@ -96,7 +96,7 @@ def engine_of(
 ) -> Iterator[tuple[Streams, SlowRunner]]:
     runner = SlowRunner(num_slots, seconds)
     limits = Limits(max_batch=max_batch, max_seq_len=500, prefill_chunk=32, max_waiting=max_waiting)
-    prefixes = PrefixCache(b"fake", shape().slot_bytes, 10**5)
+    prefixes = PrefixCache(b"fake", shape().slot_bytes, 10**5, shape().state_bytes)
     counting = CountingEngine(runner, limits, (), prefixes)  # type: ignore[arg-type]
     loop = EngineLoop(counting, runner)  # type: ignore[arg-type]
     streams = Streams(loop)
@@ -410,7 +410,7 @@ def test_an_engine_that_nobody_closed_is_closed_when_the_interpreter_ends() -> N
         from tests.engine.test_streams import *
         atexit.register(lambda: print("running" if engine.loop._is_alive else "closed"))
         limits = Limits(max_batch=4, max_seq_len=500, prefill_chunk=32)
-        prefixes = PrefixCache(b"fake", shape().slot_bytes, 0)
+        prefixes = PrefixCache(b"fake", shape().slot_bytes, 0, shape().state_bytes)
         runner = SlowRunner(4096, 0.01)
         engine = Streams(EngineLoop(Engine(runner, limits, (), prefixes), runner))
 

@@ -254,6 +254,16 @@ def test_a_reserved_slot_is_part_of_the_budget() -> None:
         plan_budget(8192, 1000, config, GIB, reserved_slots=1)
 
 
+def test_states_come_before_slots_and_are_named_where_they_leave_too_little() -> None:
+    config = EngineConfig(kv_cache_bytes=500_000, max_batch=2)
+    assert plan_budget(8192, 1000, config, GIB, bytes_per_row=100_000) == (100, 100)
+    with pytest.raises(
+        CapacityError,
+        match=r"1 × 1,000 = 1,000 bytes, its states 4 × 125,000 = 500,000 .*; lower max_seq_len or max_batch",
+    ):
+        plan_budget(8192, 1000, config, GIB, bytes_per_row=125_000)
+
+
 def test_contract_differences_are_all_listed() -> None:
     caches = contract.uniform_caches(2, 32)
     inputs = contract.inputs(caches, "float32")

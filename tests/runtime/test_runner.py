@@ -35,11 +35,13 @@ class PackageSession(Session):
     row_start: Sequence[np.ndarray] = ()
 
 
-@pytest.fixture(scope="module", params=["full", "windowed", "by layer", "sinks"])
+@pytest.fixture(scope="module", params=["full", "windowed", "by layer", "sinks", "states"])
 def path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
-    if request.param in {"by layer", "sinks"}:
-        return mixed_package(folder, has_sinks=request.param == "sinks", vocab_size=101) / "model.onnx"
+    if request.param in {"by layer", "sinks", "states"}:
+        has_states = request.param == "states"
+        package = mixed_package(folder, has_sinks=request.param == "sinks", has_states=has_states, vocab_size=101)
+        return package / "model.onnx"
     return build_random_model(folder, sliding_window=16 if request.param == "windowed" else None)
 
 
@@ -67,8 +69,8 @@ def whole(path: Path) -> np.ndarray:
 
 def runner_for(session: Session, *, num_slots: int = 2048, chunk: int = 512) -> Runner:
     shape = contract.check_signature(session.inputs, session.outputs)
-    cache_shape = CacheShape(caches=shape.caches, dtype=shape.cache_dtype)
-    cache = KVCache(cache_shape, num_slots, session.provider, getattr(session, "row_start", ()))
+    cache_shape = CacheShape(caches=shape.caches, dtype=shape.cache_dtype, states=shape.states)
+    cache = KVCache(cache_shape, num_slots, session.provider, getattr(session, "row_start", ()), max_batch=8)
     return Runner(session, cache, output=shape.output, vocab_size=shape.output.width, num_heads=4, prefill_chunk=chunk)
 
 
@@ -81,13 +83,13 @@ def advance(runner: Runner, tokens: list[list[int]]) -> np.ndarray:
     return np.stack([last[row] for row in sorted(group.rows)]) if len(last) > 1 else logits[:, -1]
 
 
-@pytest.mark.parametrize("has_sinks", [False, True])
-def test_layers_of_all_kinds_give_their_models_logits(tmp_path: Path, has_sinks: bool) -> None:
-    """Widths of their own, another layer's caches, keys alone; sinks as a softmax says them, without any slot."""
-    path = mixed_package(tmp_path, has_sinks=has_sinks) / "model.onnx"
+@pytest.mark.parametrize(("has_sinks", "has_states"), [(False, False), (True, False), (False, True)])
+def test_layers_of_all_kinds_give_their_models_logits(tmp_path: Path, has_sinks: bool, has_states: bool) -> None:
+    """Widths of their own, another layer's caches, keys alone; sinks as a softmax says them, without a slot; states."""
+    path = mixed_package(tmp_path, has_sinks=has_sinks, has_states=has_states) / "model.onnx"
     runner = runner_for(session_of(path))
     assert runner.cache.reserved_slots == has_sinks
-    expected = MixedModel(has_sinks=has_sinks).logits(TOKENS)
+    expected = MixedModel(has_sinks=has_sinks, has_states=has_states).logits(TOKENS)
     scored = runner.score(runner.cache.allocate(len(TOKENS)), TOKENS)
     np.testing.assert_allclose(scored, expected, atol=5e-5)  # measured: 1.2e-5, on logits up to 7
 
@@ -151,13 +153,19 @@ def test_rows_bring_different_numbers_of_tokens(session: Session, whole: np.ndar
     for row, start in zip(rows, starts, strict=True):
         runner.prefill(row, TOKENS[:start])
     (group,) = runner.cache.groups
+    runner.cache.keep(rows[0])
     logits = runner.advance(group, [TOKENS[s : s + n] for s, n in zip(starts, counts, strict=True)])
     assert logits.shape == (3, 5, 101)
     for index, (start, count) in enumerate(zip(starts, counts, strict=True)):
         np.testing.assert_allclose(logits[index, :count], whole[start : start + count], atol=TOLERANCE)
-    runner.cache.truncate(rows[0], 32)
+    if runner.cache.has_states:
+        assert runner.cache.go_back(rows[0]) == 30
+    else:
+        runner.cache.truncate(rows[0], 32)
     runner.cache.reserve({rows[0]: 60})
-    np.testing.assert_allclose(runner.prefill(rows[0], TOKENS[32:50]), whole[49], atol=TOLERANCE)
+    for row in rows:
+        rest = TOKENS[runner.cache.valid(row) : 50]
+        np.testing.assert_allclose(runner.prefill(row, rest), whole[49], atol=TOLERANCE)
 
 
 def test_neighbours_are_prefilled_together_as_if_alone(session: Session, whole: np.ndarray) -> None:
@@ -223,9 +231,15 @@ def test_attentions_scores_bound_the_chunk(
 def test_rewound_and_forked_rows_go_on_as_if_they_had_always_been_so(session: Session, whole: np.ndarray) -> None:
     runner = runner_for(session)
     row = runner.cache.allocate(200)
-    runner.prefill(row, TOKENS[:100] + [5] * 50)
-    runner.cache.truncate(row, 100)
+    runner.prefill(row, TOKENS[:60])
     fork = runner.cache.fork(row, 60)
+    runner.prefill(row, TOKENS[60:100])
+    runner.cache.keep(row)
+    runner.prefill(row, [5] * 50)
+    if runner.cache.has_states:
+        runner.cache.go_back(row)
+    else:
+        runner.cache.truncate(row, 100)
     np.testing.assert_allclose(runner.prefill(row, TOKENS[100:150]), whole[149], atol=TOLERANCE)
     np.testing.assert_allclose(runner.prefill(fork, TOKENS[60:150]), whole[149], atol=TOLERANCE)
 
@@ -234,7 +248,8 @@ def test_a_saved_row_goes_on_bit_for_bit(session: Session) -> None:
     runner = runner_for(session)
     row = runner.cache.allocate(200)
     runner.prefill(row, TOKENS[:100])
-    restored = runner.cache.import_row(runner.cache.export_row(row), runner.cache.valid(row))
+    states = [*runner.cache.export_states(row)]
+    restored = runner.cache.import_row(runner.cache.export_row(row), runner.cache.valid(row), states=states)
     for each in (row, restored):
         runner.cache.reserve({each: 101})
     logits = advance(runner, [[7], [7]])
@@ -266,6 +281,7 @@ def test_a_steady_step_allocates_nothing_and_rebinds_only_what_a_device_must_be_
     monkeypatch.setattr(Binding, "bind_host_input", lambda *given: (bound.append(given[1]), bind(*given)))
     logits = [advance(runner, [[1]]).ctypes.data for _ in range(14)]
     changing = ["input_ids", "nonpad_kv_seqlen", "position_ids", "write_indices"]
+    changing += ["token_counts"] if runner.cache.has_states else []
     assert sorted(bound) == sorted(changing * 14 if session.provider.name == "double" else [])
     assert runner._shapes == steps
     assert len(set(logits)) == 1
