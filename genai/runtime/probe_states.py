@@ -18,6 +18,7 @@ from genai.config import EngineConfig
 from genai.contract import State
 from genai.errors import GraphRunError, ModelError, RuntimeUnavailableError
 from genai.runtime.ort import import_onnxruntime
+from genai.runtime.probe import KNOWN_GOOD
 from genai.runtime.providers import provider_for
 from genai.runtime.session import Session
 
@@ -57,7 +58,7 @@ def check_states(config: EngineConfig, states: tuple[State, ...]) -> None:
 def _diagnosis(config: EngineConfig) -> str:
     return (
         f"onnxruntime {import_onnxruntime().__version__} cannot run recurrent states on {provider_for(config).name}: "
-        "LinearAttention is missing or wrong; onnxruntime 1.32 is known to work, and a package in f32 does without"
+        f"LinearAttention is missing or wrong; onnxruntime {KNOWN_GOOD} is known to work, packages in f32 do without"
     )
 
 

@@ -50,5 +50,5 @@ def test_a_row_that_sits_out_must_keep_its_states(monkeypatch: pytest.MonkeyPatc
 def test_a_missing_operator_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = probe_states._graph().replace(b"LinearAttention", b"LinearAttentiom")
     monkeypatch.setattr(probe_states, "Session", lambda _, config: Session(graph, config))
-    with pytest.raises(RuntimeUnavailableError, match=r"LinearAttention is missing or wrong.*f32 does without"):
+    with pytest.raises(RuntimeUnavailableError, match=r"LinearAttention is missing or wrong.*f32 do without"):
         probe_states.check_states(CPU, (RECURRENT,))
