@@ -70,6 +70,11 @@ class StoredForm:
         """The order in which the stored rows of a tensor of ours become ours, None where they lie so already."""
         return self.rows.get(_module(name))
 
+    def multiplied(self, name: str, array: FloatArray) -> FloatArray:
+        """Rows of a tensor of ours with their factors."""
+        factors = self.factors.get(_module(name))
+        return array if factors is None else (array.T * np.asarray(factors, np.float32)).T
+
 
 _IN_LAYER = re.compile(r"(model\.layers\.[0-9]+\.)(.+)")
 _NUMBER = re.compile(r"(?<=\.)[0-9]+(?=\.)")
@@ -156,9 +161,7 @@ class StoredSource:
         )
         array = array.T if self._is_transposed(name) else array
         order = self._order(name, array.shape)
-        array = array if order is None else array[order]
-        if (factors := self._form.factors.get(_module(name))) is not None:
-            array = (array.T * np.asarray(factors, np.float32)).T
+        array = self._form.multiplied(name, array if order is None else array[order])
         return array if rows is None else array[rows]
 
     def read_blocks(self, name: str, rows: slice | None = None) -> BlockWeight | None:

@@ -24,7 +24,7 @@ from genai.inspect.kernels import without_kernels
 from genai.inspect.layers import layer_of
 from genai.inspect.tensors import num_bytes, place_of
 
-PARTS = ("embedding", "attention", "mlp", "experts", "norms", "head", "other")
+PARTS = ("embedding", "attention", "recurrence", "mlp", "experts", "norms", "head", "other")
 """The parts of a model that weights are counted by. A head that shares the embedding's tensor is counted there."""
 
 _HINTS = (
@@ -33,6 +33,7 @@ _HINTS = (
     ("other", ("rotary", "rope", "cos_cache", "sin_cache")),
     ("head", ("lm_head", "output.weight", "embed_out")),
     ("embedding", ("embed", "embd", "wte", "wpe")),
+    ("recurrence", ("linear_attn", "mamba", "mixer.in", "mixer.out", "conv1d", ".conv.", "shortconv", "ssm_")),
     ("attention", ("attn", "attention", "q_proj", "k_proj", "v_proj", "o_proj", "qkv")),
     ("mlp", ("mlp", "ffn", "feed_forward", "gate", "up_proj", "down_proj", "expert")),
 )

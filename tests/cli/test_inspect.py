@@ -105,12 +105,14 @@ def test_weights_are_told_by_name_then_by_their_users(tmp_path: Path) -> None:
         helper.make_node("RMSNormalization", ["b", "scale"], ["c"]),
         helper.make_node("Add", ["c", "model.layers.0.mlp.up_proj.weight"], ["d"]),
         helper.make_node("MatMul", ["d", "lm_head.weight"], ["e"]),
-        helper.make_node("Add", ["e", "mystery"], ["y"]),
+        helper.make_node("Add", ["e", "mystery"], ["f"]),
+        helper.make_node("MatMul", ["f", "model.layers.1.linear_attn.out_proj"], ["y"]),
     ]
     names = ["table", "onnx::MatMul_7", "scale", "model.layers.0.mlp.up_proj.weight", "lm_head.weight", "mystery"]
+    names.append("model.layers.1.linear_attn.out_proj")
     report = report_of(tmp_path, nodes, [weight(name, 2**number) for number, name in enumerate(names)])
     told = {part: size for part, size in report.weight_bytes.items() if size}
-    assert told == {"embedding": 4, "attention": 8, "mlp": 32, "norms": 16, "head": 64, "other": 128}
+    assert told == {"embedding": 4, "attention": 8, "mlp": 32, "norms": 16, "head": 64, "other": 128, "recurrence": 256}
 
 
 def test_packed_types_and_subgraphs(tmp_path: Path) -> None:

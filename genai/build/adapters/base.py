@@ -28,10 +28,8 @@ class Base:
         return ours.removesuffix(".weight")
 
     def in_our_order(self, product: str, b: FloatArray) -> FloatArray:
-        """A second matrix [out, rank] as its module's rows lie in ours. Raises: AdapterError."""
+        """A second matrix [out, rank] as its module's rows lie in ours, with their factors. Raises: AdapterError."""
         rows = self._form.rows_of(f"{product}.weight")
-        if rows is None:
-            return b
-        if len(rows) != len(b):
+        if rows is not None and len(rows) != len(b):
             raise AdapterError(f"the adapter's matrix for {product} has {len(b)} rows, the base {len(rows)}")
-        return b[rows]
+        return self._form.multiplied(f"{product}.weight", b if rows is None else b[rows])

@@ -71,6 +71,16 @@ def test_a_gguf_file_is_the_folder_that_it_was_made_of(folder: Path, tmp_path: P
     assert adapter_rank(path) == 4
 
 
+def test_factors_of_a_familys_weights_are_the_adapters_too() -> None:
+    """Falcon-H1's products are stored without the multipliers of what they make."""
+    made = {"ssm_multipliers": [1.0, 2.0, 3.0, 4.0, 5.0], "ssm_in_multiplier": 2.0, "mlp_multipliers": [1.0, 7.0]}
+    sizes = {"mamba_n_heads": 2, "mamba_d_head": 2, "mamba_d_ssm": 4, "mamba_n_groups": 1, "mamba_d_state": 1}
+    base = Base(CONFIG | {"model_type": "falcon_h1"} | made | sizes)
+    rows = base.in_our_order("model.layers.0.mamba.in_proj", np.ones((12, 1), np.float32))
+    assert rows[:, 0].tolist() == [2, 2, 2, 2, 4, 4, 4, 4, 6, 8, 10, 10]
+    assert base.in_our_order("model.layers.0.mlp.down_proj", np.ones((3, 1), np.float32)).tolist() == [[7]] * 3
+
+
 def test_names_of_other_classes_mean_the_same(folder: Path) -> None:
     """Trained without the head's class, or inside a model that sees, or saved with the adapter's name in its names."""
     stored = load_file(folder / "adapter_model.safetensors")
