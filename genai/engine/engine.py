@@ -23,7 +23,7 @@ from genai.engine.choosing import Chooser
 from genai.engine.decode_step import DecodeStep, Outcome, Work
 from genai.engine.drafting.drafts import Allowance
 from genai.engine.events import Events
-from genai.engine.prefill_step import Piece, PrefillStep
+from genai.engine.prefill_step import Piece, PrefillStep, context_of
 from genai.engine.prefix_cache import Bytes, Listener, PrefixCache
 from genai.engine.request import ModelLimits, Request, check, job_of, unloaded
 from genai.engine.rows import CacheStatus, Rows, row_of
@@ -362,11 +362,12 @@ class Engine:
         What may be to blame that there are none shows alone.
         """
         with self._events.failures_end(*(piece.sequence for piece in pieces)):
+            num_tokens, context = sum(len(piece.tokens) for piece in pieces), context_of(pieces)
             started = time.perf_counter()
             done = self._prefill_step.run(pieces)
             self._rows.recover(self._scheduler.running)
             seconds = time.perf_counter() - started
-            self._pace.saw_prefill(seconds, sum(len(piece.tokens) for piece in pieces))
+            self._pace.saw_prefill(seconds, num_tokens, context)
             if len(pieces) == 1 and len(pieces[0].tokens) == len(pieces[0].sequence.tokens) <= SHORT_TOKENS:
                 self._pace.saw_short(seconds)
             outcomes: list[Outcome] = []

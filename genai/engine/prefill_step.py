@@ -40,6 +40,15 @@ class Piece:
         return not (self.sequence.needs_all or self.sequence.runs_alone)
 
 
+def context_of(pieces: abc.Sequence[Piece]) -> float:
+    """How many tokens stand before one of these, on average."""
+    lengths = [len(piece.tokens) for piece in pieces]
+    before = sum(
+        length * (piece.sequence.num_computed + length / 2) for piece, length in zip(pieces, lengths, strict=True)
+    )
+    return before / sum(lengths)
+
+
 class PrefillStep:
     """Runs pieces of prompts, each row having room for its piece."""
 

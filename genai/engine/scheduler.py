@@ -4,9 +4,9 @@
        ▲                  │
        └─────preempt──────┘   tokens kept, row freed; resumed by prefilling them again
 
-A step runs so many tokens of prompts, several prompts' if need be: by priority, then the shortest first, so that nobody
-short waits for somebody long. Waiting, and nothing else, raises a sequence by one level every `AGING_SECONDS`, and half
-of each step's tokens go by level, so that nobody starves:
+A step runs so many tokens of prompts, each counted by what it costs at its context, several prompts' if need be: by
+priority, then the shortest first, so that nobody short waits for somebody long. Waiting, and nothing else, raises a
+sequence by one level every `AGING_SECONDS`, and half of each step's tokens go by level, so that nobody starves:
 
     half of the tokens        by level (priority less waiting), the least left first
     the other half, the rest  by priority as it was given, the least left first
@@ -52,20 +52,24 @@ class Limits:
     max_waiting: int | None = None
 
 
+_FAR = 1024
+"""Tokens of context where what a token costs by itself, and by its context, are taken to be as well known."""
 _DRAFT_COST = 0.2
 """What one more position is taken to cost where nothing is known, as a share of a decode step."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Pace:
-    """What steps have cost lately: seconds of a decode step, and of one prefilled token.
+    """What steps have cost lately: seconds of a decode step, and of one prefilled token at the beginning of a text.
 
-    short_seconds: of a short prompt's only run; draft_cost: what one more position costs in a decode step, as a share
-    of the step without it.
+    context_seconds: what a prefilled token costs more for each token before it, which attention reads; short_seconds:
+    of a short prompt's only run; draft_cost: what one more position costs in a decode step, as a share of the step
+    without it.
     """
 
     decode_seconds: float = 0.02
     prefill_token_seconds: float = 0.003
+    context_seconds: float = 0.0
     short_seconds: float = STEP_SECONDS / _PATIENCE
     draft_cost: float = _DRAFT_COST
 
@@ -84,10 +88,21 @@ class Pace:
         """Count a run of a whole prompt that is short."""
         self.short_seconds += 0.2 * (seconds - self.short_seconds)
 
-    def saw_prefill(self, seconds: float, num_tokens: int) -> None:
-        """Count a prefill run; a short one says little of a long one, which shares a pass over the weights."""
-        weight = min(0.2, num_tokens / 320)
-        self.prefill_token_seconds += weight * (seconds / num_tokens - self.prefill_token_seconds)
+    def saw_prefill(self, seconds: float, num_tokens: int, context: float = 0.0) -> None:
+        """Count a prefill run; a short one says little of a long one, which shares a pass over the weights.
+
+        context: how many tokens stand before each of them, on average. What the run took more than was expected is
+        shared out to both costs, as their parts in it are (normalised least mean squares).
+        """
+        far = context / _FAR
+        expected = self.prefill_token_seconds * self.work(context)
+        error = min(0.2, num_tokens / 320) * (seconds / num_tokens - expected) / (1 + far * far)
+        self.prefill_token_seconds = max(self.prefill_token_seconds + error, self.prefill_token_seconds / 2)
+        self.context_seconds = max(self.context_seconds + error * far / _FAR, 0.0)
+
+    def work(self, context: float) -> float:
+        """What a prompt's token costs behind so many, as so many tokens at the beginning of a text."""
+        return 1 + self.context_seconds * context / self.prefill_token_seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +160,7 @@ class Scheduler:
             self.remove(sequence)
         preempted, exhausted = self._make_room(rows, now)
         num_decoding = sum(not (each.is_paused or each.is_prefilling) for each in self.running)
-        sharing = Sharing(self, rows, now, _budget(self.limits, pace, num_decoding), may_admit=not preempted)
+        sharing = Sharing(self, rows, now, pace, _budget(pace, num_decoding), may_admit=not preempted)
         sharing.share_out()
         self._keep_time(sharing.shares, now)
         return Plan(
@@ -193,10 +208,10 @@ class Scheduler:
             sequence.timeline.waits(not sequence.is_paused, now)
 
 
-def _budget(limits: Limits, pace: Pace, num_decoding: int) -> int:
-    """Tokens of prompts in a step: few while others decode."""
+def _budget(pace: Pace, num_decoding: int) -> int:
+    """What prompts may take of a step, in tokens at the beginning of a text: few while others decode."""
     seconds = min(STEP_SECONDS, _PATIENCE * pace.short_seconds)
     if num_decoding:
         seconds = min(seconds, STALL * pace.decode_seconds)
     affordable = int(seconds / pace.prefill_token_seconds) // MIN_CHUNK * MIN_CHUNK
-    return min(limits.prefill_chunk, max(MIN_CHUNK, affordable))
+    return max(MIN_CHUNK, affordable)

@@ -9,7 +9,7 @@ from genai.engine.sequence import Sequence
 
 if TYPE_CHECKING:
     from genai.engine.rows import Rows
-    from genai.engine.scheduler import Scheduler
+    from genai.engine.scheduler import Pace, Scheduler
 
 AGING_SECONDS = 10.0
 """After waiting this long a sequence counts as one priority level higher."""
@@ -42,14 +42,18 @@ def by_level(sequence: Sequence, now: float) -> tuple[float, int, float]:
 
 
 class Sharing:
-    """One step's tokens for prompts, being shared out.
+    """One step's work on prompts, being shared out: tokens, of which one costs the more the more stand before it.
 
-    shares: tokens for each prompt; num_left: tokens that nobody has; admitted: who gets a row; preempted: who loses it.
+    work: how much there is, in tokens at the beginning of a text; shares: tokens for each prompt; admitted: who gets a
+    row; preempted: who loses it.
     """
 
-    def __init__(self, scheduler: Scheduler, rows: Rows, now: float, num_tokens: int, *, may_admit: bool) -> None:
+    def __init__(
+        self, scheduler: Scheduler, rows: Rows, now: float, pace: Pace, work: float, *, may_admit: bool
+    ) -> None:
         self.shares: dict[Sequence, int] = {}
-        self.num_left = num_tokens
+        self._work_left = work
+        self._pace = pace
         self.admitted: list[Sequence] = []
         self.preempted: list[Sequence] = []
         self._scheduler = scheduler
@@ -63,19 +67,32 @@ class Sharing:
         candidates = [each for each in self._scheduler.running if each.is_prefilling and not each.is_paused]
         if self._may_admit and self._has_places():
             candidates += [each for each in self._scheduler.waiting if not each.is_paused]
-        half = (self.num_left + 1) // 2
+        half = (min(self._work_left, self._tokens_left) + 1) // 2
         self._give(sorted(candidates, key=lambda each: by_level(each, self._now)), half, None)
         order = sorted(candidates, key=by_priority)
-        self._give(order, self.num_left, order[0] if order else None)
+        self._give(order, self._work_left, order[0] if order else None)
 
-    def _give(self, order: abc.Sequence[Sequence], num_tokens: int, first: Sequence | None) -> None:
-        """Share tokens out in this order, as far as they go. first: may begin however many others have."""
+    @property
+    def num_left(self) -> int:
+        """Tokens at the beginning of a text that nobody has."""
+        return min(int(self._work_left), self._tokens_left)
+
+    @property
+    def _tokens_left(self) -> int:
+        return self._scheduler.limits.prefill_chunk - sum(self.shares.values())
+
+    def _each(self, sequence: Sequence) -> float:
+        """The work of a prompt's next token."""
+        return self._pace.work(len(sequence.tokens) - sequence.num_left + self.shares.get(sequence, 0))
+
+    def _give(self, order: abc.Sequence[Sequence], work: float, first: Sequence | None) -> None:
+        """Share work out in this order, as far as it goes. first: may begin however many others have."""
         for sequence in order:
-            if not num_tokens:
+            if work < 1 or not self._tokens_left:
                 return
-            wanted = sequence.num_left - self.shares.get(sequence, 0)
-            share = min(wanted, num_tokens)
-            is_scrap = bool(self.shares.keys() - {sequence}) and share < min(wanted, _MIN_PIECE)
+            wanted, each = sequence.num_left - self.shares.get(sequence, 0), self._each(sequence)
+            share = min(wanted, self._tokens_left, max(int(work / each), 1))
+            is_scrap = bool(self.shares.keys() - {sequence}) and share < wanted and share * each < _MIN_PIECE
             if not share or is_scrap or sequence in self.preempted:
                 continue
             if sequence not in self.admitted and sequence.row is None:
@@ -83,8 +100,8 @@ class Sharing:
                 if not (may_begin and self._admits(sequence)):
                     continue
             self.shares[sequence] = self.shares.get(sequence, 0) + share
-            self.num_left -= share
-            num_tokens -= share
+            self._work_left -= share * each
+            work -= share * each
 
     def _num_partial(self) -> int:
         """Prompts that are begun and will not be done within this step."""
@@ -111,7 +128,8 @@ class Sharing:
             return False
         for victim in victims:
             self._scheduler.preempt(victim)
-            self.num_left += self.shares.pop(victim, 0)
+            share = self.shares.pop(victim, 0)
+            self._work_left += share * self._each(victim)
         self.preempted += victims
         self._scheduler.waiting.remove(newcomer)
         self._scheduler.adopt(newcomer)

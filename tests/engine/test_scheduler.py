@@ -50,6 +50,7 @@ class Machine:
         self.num_slots, self.bucket, self.now, self.headroom = num_slots, bucket, 0.0, 64
         self.scheduler = Scheduler(Limits(max_batch=max_batch, max_seq_len=num_slots, prefill_chunk=chunk))
         self.pace = Pace(decode_seconds=DECODE, prefill_token_seconds=PREFILL_TOKEN)
+        self.context_seconds = 0.0
         self.capacity: dict[Sequence, int] = {}
         self.asked: dict[Sequence, int] = {}
         self.ended: dict[Sequence, str] = {}
@@ -76,8 +77,12 @@ class Machine:
             self.admissions.append(sequence)
             self._reserve(sequence)
         for sequence, num_tokens in plan.prefill:
+            context = sequence.num_computed + num_tokens / 2
+            seconds = num_tokens * (PREFILL_TOKEN + self.context_seconds * context)
+            if self.context_seconds:
+                self.pace.saw_prefill(seconds, num_tokens, context)
             sequence.num_computed += num_tokens
-            self.now += num_tokens * PREFILL_TOKEN
+            self.now += seconds
             if sequence.num_computed == len(sequence.tokens):
                 self._append(sequence)
         for sequence in plan.decoding:
@@ -344,6 +349,45 @@ def test_a_step_takes_no_longer_than_short_prompts_can_wait() -> None:
     for _ in range(50):
         machine.pace.saw_short(5.0)
     assert machine.step().prefill[0][1] == int(STEP_SECONDS / PREFILL_TOKEN) // MIN_CHUNK * MIN_CHUNK
+
+
+def test_a_step_takes_as_long_late_in_a_long_prompt_as_early() -> None:
+    """What a token costs behind many others is learnt from the runs; pieces get shorter as the text gets longer."""
+    machine = Machine(chunk=512, num_slots=20_000)
+    machine.context_seconds = 4 * PREFILL_TOKEN / 7000
+    machine.add(text(7000, 1))
+    machine.run()
+    machine.add(text(7000, 1, submitted=machine.now))
+    sizes, seconds = [], []
+    while machine.scheduler.waiting or machine.scheduler.running:
+        before = machine.now
+        plan = machine.step()
+        sizes += [num_tokens for _, num_tokens in plan.prefill]
+        seconds.append(machine.now - before - DECODE)
+    assert max(seconds) < 1.1 * STEP_SECONDS  # measured: 1.03
+    assert sizes[0] > 3 * sizes[-2] > 0  # 188 and 54
+    assert machine.pace.context_seconds == pytest.approx(machine.context_seconds, rel=0.1)
+
+
+def test_a_short_prompt_waits_little_behind_the_end_of_a_long_one() -> None:
+    """Where a token costs 17 times what the first one does, even the smallest piece of others would take long."""
+    machine = Machine(chunk=512, num_slots=20_000)
+    machine.context_seconds = 16 * PREFILL_TOKEN / 7000
+    machine.pace.short_seconds = 0.02
+    machine.add(text(7000, 1))
+    machine.run()
+    longer = machine.add(text(7000, 1, submitted=machine.now))
+    waited = []
+    while longer.num_computed < 6900:
+        machine.step()
+        if longer.num_computed > 5000:
+            before, short = machine.now, machine.add(text(3, 1, submitted=machine.now))
+            while short not in machine.ended:
+                machine.step()
+            waited.append(machine.now - before)
+    # Measured: 0.08 s, two decode steps among them. Where only tokens count, pieces of 32 take 0.5 s each.
+    assert waited
+    assert max(waited) < 0.12
 
 
 def test_paused_texts_do_not_keep_others_from_running() -> None:
