@@ -31,13 +31,13 @@ def write_contract(
     version, reserved_slots = CONTRACT_VERSION if is_plain else CONTRACT_BY_LAYER, 1 if row_start else 0
     config = replace(config, contract_version=version, reserved_slots=reserved_slots)
     if row_start:
-        (folder / ROW_START_FILE).write_bytes(_slot_bytes(caches, config.cache_dtype, row_start))
+        (folder / ROW_START_FILE).write_bytes(slot_bytes(caches, config.cache_dtype, row_start))
     config.write(folder)
     return config
 
 
-def _slot_bytes(caches: tuple[Cache, ...], dtype: str, row_start: Mapping[str, npt.NDArray[np.float32]]) -> bytes:
-    """One slot of every cache, in their order."""
+def slot_bytes(caches: tuple[Cache, ...], dtype: str, row_start: Mapping[str, npt.NDArray[np.float32]]) -> bytes:
+    """One slot of every cache, in their order. Raises: ValueError for a name or size that they do not have."""
     widths = {cache.name: cache.width for cache in caches}
     for name, values in row_start.items():
         if values.shape != (widths.get(name),):

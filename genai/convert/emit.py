@@ -20,7 +20,9 @@ import onnx_ir.passes.common as passes
 
 from genai import contract
 from genai.build.masks import distance_mask, window_mask
+from genai.build.source import FloatArray
 from genai.contract import Cache
+from genai.convert import sinks
 from genai.convert.logits import at_logits_positions
 from genai.convert.nodes import Nodes
 
@@ -33,7 +35,8 @@ class Heads:
 
     scale: of the products of queries and keys, None for 1/sqrt(head_dim); softcap: `cap * tanh(score / cap)`;
     window: a query sees that many of the newest keys, its own included; slopes: how much a score falls with each token
-    between query and key, one for each head (ALiBi).
+    between query and key, one for each head (ALiBi); sinks: a score of each head that takes its part of the softmax and
+    gives nothing.
     """
 
     num_heads: int
@@ -43,18 +46,26 @@ class Heads:
     softcap: float | None = None
     window: int | None = None
     slopes: tuple[float, ...] | None = None
+    sinks: tuple[float, ...] | None = None
 
     @property
     def kv_size(self) -> int:
-        """Elements of K, and of V, that one token takes."""
+        """Elements of K, and of V, that one token takes; K has `num_heads` more where there are sinks."""
         return self.num_kv_heads * self.head_dim
+
+    def caches(self, layer: int) -> tuple[Cache, Cache]:
+        """The caches that a layer of this kind needs."""
+        added = 0 if self.sinks is None else self.num_heads
+        keys = Cache(contract.key_cache(layer), self.kv_size + added)
+        return keys, Cache(contract.value_cache(layer), self.kv_size)
 
 
 class ContractGraph:
     """A graph that is being rewritten in place.
 
     input_ids, position_ids: the graph's own inputs where it has them; they become the contract's. caches: all that it
-    is to have.
+    is to have; reserved_slots: 1 if rows begin with a slot that is no token: then every layer has sinks.
+    row_start: with what each row of a cache begins, by the cache's name.
     """
 
     def __init__(
@@ -65,6 +76,7 @@ class ContractGraph:
         position_ids: ir.Value | None,
         caches: Sequence[Cache],
         cache_dtype: ir.DataType,
+        reserved_slots: int = 0,
     ) -> None:
         self.model = model
         self.graph = model.graph
@@ -79,6 +91,8 @@ class ContractGraph:
         self.write_indices = self._inputs[contract.WRITE_INDICES]
         self.nonpad_kv_seqlen = self._inputs[contract.NONPAD_KV_SEQLEN]
         self.logits_positions = self._inputs[contract.LOGITS_POSITIONS]
+        self.row_start: dict[str, FloatArray] = {}
+        self._reserved_slots = reserved_slots
         self._updated: dict[str, ir.Value] = {}
         self._masks: dict[tuple[int | None, tuple[float, ...] | None], ir.Value] = {}
 
@@ -87,12 +101,19 @@ class ContractGraph:
 
         q: [B, T, num_heads * head_dim]; k, v: [B, T, num_kv_heads * head_dim]; returns [B, T, num_heads * head_dim].
         """
+        scale = heads.scale
+        if heads.sinks is not None:
+            scale = heads.scale or heads.head_dim**-0.5
+            sizes = heads.num_heads, heads.num_kv_heads, heads.head_dim
+            q, k = sinks.in_queries(self.nodes, q, *sizes), sinks.in_keys(self.nodes, k, *sizes)
+            start = sinks.reserved_key(heads.sinks, heads.num_kv_heads, heads.head_dim, scale)
+            self.row_start[contract.key_cache(layer)] = start
         keys = self._written(contract.key_cache(layer), k)
         values = self._written(contract.value_cache(layer), v)
         mask = None if heads.window is None and heads.slopes is None else self._mask(heads)
         return self.nodes.typed(
             "Attention", q, keys, values, mask, None, None, self.nonpad_kv_seqlen,
-            is_causal=1, q_num_heads=heads.num_heads, kv_num_heads=heads.num_kv_heads, scale=heads.scale,
+            is_causal=1, q_num_heads=heads.num_heads, kv_num_heads=heads.num_kv_heads, scale=scale,
             softcap=heads.softcap, softmax_precision=int(ir.DataType.FLOAT) if self.cache_dtype in _NARROW else None,
             dtype=self.cache_dtype,
             shape=[*self._dims, heads.num_heads * heads.head_dim],  # as the graph calls them
@@ -148,7 +169,9 @@ class ContractGraph:
         key = heads.window, heads.slopes
         if key not in self._masks:
             given = self.input_ids, self.write_indices, self._inputs[self.caches[0].name]  # any: of one capacity
-            masks = [] if heads.window is None else [window_mask(self.nodes, *given, heads.window)]
+            masks = []
+            if heads.window is not None:
+                masks.append(window_mask(self.nodes, *given, heads.window, reserved_slots=self._reserved_slots))
             masks += [] if heads.slopes is None else [distance_mask(self.nodes, *given, heads.slopes)]
             mask = masks[0] if len(masks) == 1 else self.nodes.op("Add", *masks)
             mask.dtype = ir.DataType.FLOAT

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -13,8 +15,9 @@ from genai.build.checkpoint_config import CONFIG_FILE as HF_CONFIG
 from genai.build.checkpoint_config import read_json_object
 from genai.build.defaults import defaults_of_folder, within
 from genai.build.open import files_digest
-from genai.build.source import JSON
-from genai.config import CONTRACT_BY_LAYER, CONTRACT_VERSION, MODEL_FILE, ModelConfig, Provenance
+from genai.build.row_start import slot_bytes
+from genai.build.source import JSON, FloatArray
+from genai.config import CONTRACT_BY_LAYER, CONTRACT_VERSION, MODEL_FILE, ROW_START_FILE, ModelConfig, Provenance
 from genai.convert.emit import CACHE_TYPES, Heads
 from genai.convert.report import REPORT_FILE, ConversionReport
 from genai.convert.rewritten import ModelFacts
@@ -54,6 +57,17 @@ def model_config(model: ir.Model, facts: ModelFacts, tokenizer: TokenizerFiles, 
         generation=within(facts.generation, vocab_size(model)),
         provenance=provenance,
     )
+
+
+def with_row_start(config: ModelConfig, row_start: Mapping[str, FloatArray]) -> ModelConfig:
+    """What `genai.json` says where rows begin with a reserved slot; row_start: empty where they do not."""
+    return replace(config, contract_version=CONTRACT_BY_LAYER, reserved_slots=1) if row_start else config
+
+
+def write_row_start(model: ir.Model, dtype: str, row_start: Mapping[str, FloatArray], folder: Path) -> None:
+    """Write the bytes that each row begins with, if it begins with any."""
+    if row_start:
+        (folder / ROW_START_FILE).write_bytes(slot_bytes(_caches(model), dtype, row_start))
 
 
 def _cache_type(model: ir.Model) -> Literal["float32", "float16", "bfloat16"]:

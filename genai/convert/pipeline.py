@@ -24,8 +24,10 @@ from genai.convert.package import (
     precision_of,
     source_digest,
     vocab_size,
+    with_row_start,
     write_graph,
     write_report,
+    write_row_start,
 )
 from genai.convert.passes.faster import make_faster
 from genai.convert.passes.narrow import narrow
@@ -122,7 +124,8 @@ class _Built:
     def config(self) -> ModelConfig:
         """The package's `genai.json`."""
         provenance = dataclasses.replace(self.provenance, precision=precision_of(self.model))
-        return model_config(self.model, self.found.facts, self.tokenizer, provenance)
+        config = model_config(self.model, self.found.facts, self.tokenizer, provenance)
+        return with_row_start(config, self.found.row_start)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,7 +178,9 @@ def _compare_rounded(expected: Expected, folder: Path, config: ModelConfig) -> A
 
 def _save(built: _Built, folder: Path) -> None:
     write_graph(built.model, folder)
-    built.config().write(folder)
+    config, row_start = built.config(), built.found.row_start
+    config.write(folder)
+    write_row_start(built.model, config.cache_dtype, row_start, folder)
 
 
 def _num_bytes(model: ir.Model) -> int:

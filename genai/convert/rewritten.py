@@ -44,7 +44,8 @@ class Rewritten:
     """A model that has been put onto the contract in place.
 
     kind: of the source, as reports call it; original: loads the model as it was; is_exact: whether that computes as the
-    rewritten graph does, so that logits are the same but for the order of sums.
+    rewritten graph does, so that logits are the same but for the order of sums; row_start: with what each row of a
+    cache begins, by the cache's name, empty where rows begin with tokens.
     """
 
     kind: str
@@ -53,3 +54,4 @@ class Rewritten:
     notes: tuple[str, ...] = ()
     fusions: FusionReport | None = None
     is_exact: bool = True
+    row_start: Mapping[str, FloatArray] = field(default_factory=dict)

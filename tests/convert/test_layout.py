@@ -136,3 +136,38 @@ def test_a_precision_chooses_the_file_or_rounds_the_float_one(tmp_path: Path) ->
 
 def _graph(package: Path) -> Any:
     return onnx.load(package / "model.onnx", load_external_data=False).graph
+
+
+@pytest.mark.parametrize("kind", ["head_sink", "smooth_softmax", "head_sink and a window"])
+def test_attention_sinks(tmp_path: Path, kind: str) -> None:
+    """Scores that give nothing, as gpt-oss has them: ONNX Runtime's own operator is the oracle (`convert` asks it)."""
+    folder = of_builder(tiny.make_model("llama", **SMALL), tmp_path, [""])
+    model = onnx.load(folder / "onnx" / "model.onnx")
+    rng = np.random.default_rng(0)
+    for node in [node for node in model.graph.node if node.op_type == "GroupQueryAttention"]:
+        heads = next(attribute.i for attribute in node.attribute if attribute.name == "num_heads")
+        if kind == "smooth_softmax":
+            node.attribute.append(onnx.helper.make_attribute("smooth_softmax", 1))
+            continue
+        name = f"{node.name}.sinks"
+        model.graph.initializer.append(
+            onnx.numpy_helper.from_array(rng.standard_normal(heads).astype(np.float32) + 1, name)
+        )
+        node.input.extend([""] * (11 - len(node.input)))
+        del node.input[11:]
+        node.input.append(name)
+        if "window" in kind:
+            kept = [attribute for attribute in node.attribute if attribute.name != "local_window_size"]
+            del node.attribute[:]
+            node.attribute.extend([*kept, onnx.helper.make_attribute("local_window_size", 6)])
+    onnx.save(model, folder / "onnx" / "model.onnx")
+    report = convert(folder, tmp_path / "package")
+    assert report.agreement.is_exact
+    assert report.agreement.largest < 1e-4  # measured: 3.6e-6
+    assert ModelConfig.read(tmp_path / "package").reserved_slots == 1
+    prompts = [tiny.tokens(count, seed=count) for count in (5, 23)]
+    with tiny.loaded(tmp_path / "package") as llm:
+        together = [list(result.token_ids) for result in llm.generate(prompts, max_new_tokens=8, ignore_eos=True)]
+        assert [
+            list(llm.generate(prompt, max_new_tokens=8, ignore_eos=True).token_ids) for prompt in prompts
+        ] == together

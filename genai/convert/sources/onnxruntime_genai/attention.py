@@ -9,7 +9,7 @@ Source: docs/ContribOperators.md of ONNX Runtime.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
@@ -18,7 +18,7 @@ from genai.convert.flat import as_flat
 from genai.convert.sources.onnxruntime_genai.config import GenaiConfig
 from genai.convert.sources.onnxruntime_genai.rotary import CONTRIB, RotaryTables
 from genai.convert.sources.past_present.rewrite import find_joints
-from genai.convert.values import size_of
+from genai.convert.values import constant, size_of
 from genai.errors import UnsupportedModelError
 
 OPERATORS = ("GroupQueryAttention", "MultiHeadAttention")
@@ -32,7 +32,6 @@ _MULTI_HEAD_INPUTS = (
     "past_sequence_length", "cache_indirection",
 )  # fmt: skip
 _UNSUPPORTED_INPUTS = {
-    "head_sink": "attention sinks",
     "k_scale": "a quantized cache",
     "v_scale": "a quantized cache",
     "bias": "biases within MultiHeadAttention",
@@ -40,7 +39,7 @@ _UNSUPPORTED_INPUTS = {
     "past_sequence_length": "a shared past buffer of MultiHeadAttention",
     "cache_indirection": "beams within MultiHeadAttention",
 }
-_GROUP_QUERY_NEUTRAL = {"smooth_softmax": (0, -1), "qk_output": (0,), "kv_cache_bit_width": (0,)}
+_GROUP_QUERY_NEUTRAL = {"smooth_softmax": (0, -1, 1), "qk_output": (0,), "kv_cache_bit_width": (0,)}
 _GROUP_QUERY_ATTRIBUTES = {
     "num_heads", "kv_num_heads", "scale", "softcap", "local_window_size", "do_rotary", "rotary_interleaved",
     "qk_norm_epsilon", "sliding_window_cache", "k_quant_type", "v_quant_type", *_GROUP_QUERY_NEUTRAL,
@@ -73,6 +72,31 @@ class Layer:
         return max(attributes.get_int("local_window_size", 0), 0) if is_ring else 0
 
     @property
+    def sinks(self) -> tuple[float, ...] | None:
+        """Scores that take their part of each head's softmax, None for none; a smooth softmax is one with zeros.
+
+        Raises: UnsupportedModelError for those that are computed.
+        """
+        inputs = dict(zip(_GROUP_QUERY_INPUTS, self.node.inputs, strict=False))
+        num_heads = self.node.attributes.get_int("num_heads", 0)
+        if self.is_multi_head or ((given := inputs.get("head_sink")) is None and not self._is_smooth):
+            return None
+        if given is None:
+            return (0.0,) * num_heads
+        values = constant(given)
+        if values is None or values.size != num_heads:
+            raise UnsupportedModelError(
+                f"{self.node.name} has sinks {given.shape} that are no {num_heads} fixed numbers"
+            )
+        if self.node.attributes.get_float("softcap", 0.0):
+            raise UnsupportedModelError(f"{self.node.name} caps scores beside attention sinks: not supported")
+        return tuple(values.reshape(-1).astype(float).tolist())
+
+    @property
+    def _is_smooth(self) -> bool:
+        return self.node.attributes.get_int("smooth_softmax", 0) == 1
+
+    @property
     def has_norms(self) -> bool:
         """Whether the operator norms queries and keys."""
         inputs = dict(zip(_GROUP_QUERY_INPUTS, self.node.inputs, strict=False))
@@ -100,7 +124,7 @@ class AttentionRewriter:
         node = layer.node
         inputs = _inputs(node, _GROUP_QUERY_INPUTS)
         _check_group_query(node, inputs)
-        heads = self._group_query_heads(node)
+        heads = replace(self._group_query_heads(node), sinks=layer.sinks)
         q, k, v = self._split(node, inputs, heads)
         q = self._normed(q, inputs["q_norm_weight"], heads.num_heads, heads, node)
         k = self._normed(k, inputs["k_norm_weight"], heads.num_kv_heads, heads, node)
@@ -189,10 +213,10 @@ class AttentionRewriter:
             raise UnsupportedModelError(
                 f"{layer.node.name}: {heads.num_heads} heads cannot share {heads.num_kv_heads} key/value heads"
             )
-        if heads.kv_size != (wanted := self._graph.caches[0].width):
+        if not set(heads.caches(layer.index)) <= set(self._graph.caches):
             raise UnsupportedModelError(
                 f"layer {layer.index} keeps {heads.kv_size} elements of keys for each token, its configuration says "
-                f"{wanted}: layers of different sizes are not supported"
+                "others: layers of different sizes are not supported"
             )
         if heads.window is not None:
             self.windows.add(heads.window)

@@ -16,7 +16,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from genai import contract
-from genai.convert.emit import ContractGraph
+from genai.convert.emit import ContractGraph, Heads
 from genai.convert.rewritten import Original, Rewritten
 from genai.convert.sources.onnxruntime_genai.attention import (
     OPERATORS,
@@ -92,8 +92,9 @@ def convert_genai(
         model,
         input_ids=by_name[names.input_ids],
         position_ids=by_name.get(names.position_ids),
-        caches=contract.uniform_caches(config.num_layers, facts.num_kv_heads * facts.head_dim),
+        caches=_caches(found),
         cache_dtype=found.layers[0].past_key.dtype or ir.DataType.FLOAT,
+        reserved_slots=0 if found.layers[0].sinks is None else 1,
     )
     tables = RotaryTables(target.nodes, target.position_ids, facts.max_position)
     rewrite_rotary_operators(graph, tables, target.position_ids, facts.head_dim)
@@ -114,6 +115,7 @@ def convert_genai(
         ),
         original=lambda: _original(found, load(), max(tables.min_capacity, ring), has_norms),
         notes=(*tables.notes, *_left_behind(config, outputs)),
+        row_start=target.row_start,
     )
 
 
@@ -126,6 +128,20 @@ def _original(found: GenaiFolder, session: Session, min_capacity: int, has_norms
     if any(layer.is_multi_head for layer in found.layers):
         return WholePromptModel(found.interface, session)
     return SharedBufferModel(found.interface, session, min_capacity)
+
+
+def _caches(found: GenaiFolder) -> list[contract.Cache]:
+    """What the layers keep. Raises: UnsupportedModelError where some have sinks and some have not."""
+    facts, has_sinks = found.config.facts, [layer.sinks is not None for layer in found.layers]
+    if len(set(has_sinks)) > 1:
+        raise UnsupportedModelError(f"layer {has_sinks.index(not has_sinks[0])} is not as the first one: sinks in some")
+    heads = Heads(
+        num_heads=facts.num_heads,
+        num_kv_heads=facts.num_kv_heads,
+        head_dim=facts.head_dim,
+        sinks=found.layers[0].sinks,
+    )
+    return [cache for layer in found.layers for cache in heads.caches(layer.index)]
 
 
 def _check_interface(model: ir.Model, config: GenaiConfig) -> None:
