@@ -15,6 +15,7 @@ from genai.engine.scheduler import Pace
 from genai.llm.generator import Generator
 from genai.llm.llm import LLM
 from genai.llm.results import Choice, Generation
+from genai.runtime.states import num_state_slots
 from tests.build import tiny
 from tests.families.cases import CASES, MODEL_TYPES, hybrid
 from tests.families.made import Made
@@ -27,9 +28,9 @@ DRAWN = GREEDY | {"temperature": 5.0, "seed": 3}
 CHUNK = 11
 """Tokens of a prompt in one run: windows end inside."""
 
+FAMILIES = pytest.mark.parametrize("package", MODEL_TYPES, indirect=True)
 WITH_STATES = {case.model_type for case in hybrid.CASES.values()}
-"""Whose graphs are proved, but which the engine does not serve yet."""
-FAMILIES = pytest.mark.parametrize("package", [each for each in MODEL_TYPES if each not in WITH_STATES], indirect=True)
+"""Of which the prefix cache keeps nothing yet."""
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +96,7 @@ def test_greedy_texts_are_transformers(llm: LLM, made: Made, package: Path, requ
     assert len(set(result.token_ids)) > 3, hint
 
 
-@FAMILIES
+@pytest.mark.parametrize("package", [each for each in MODEL_TYPES if each not in WITH_STATES], indirect=True)
 def test_what_prompts_begin_with_is_kept(package: Path, llm: LLM) -> None:
     with loaded(package) as caching:
         first = caching.generate(PROMPT, **GREEDY)
@@ -179,7 +180,9 @@ def test_texts_that_gave_way_go_on_as_if_they_had_not(package: Path, llm: LLM) -
     prompts = [tiny.tokens(length, seed) for seed, length in enumerate((20, 23, 26))]
     slots = 128  # three texts can begin, two can end
     options = GREEDY | {"max_new_tokens": 40}
-    limits = {"kv_cache_bytes": slots * llm._runner.cache.shape.bytes_per_token, "max_seq_len": 100}
+    shape = llm._runner.cache.shape
+    states = num_state_slots(4) * shape.bytes_per_row
+    limits = {"kv_cache_bytes": slots * shape.bytes_per_token + states, "max_seq_len": 100}
     with loaded(package, prefix_cache_bytes=0, **limits) as short:
         short._runner.cache.policy = replace(short._runner.cache.policy, headroom=0)
         results = short.generate(prompts, **options)
