@@ -14,7 +14,10 @@ from benchmarks.protocol import JSON
 
 @dataclass(slots=True, kw_only=True)
 class Contestant:
-    """One runtime at one precision, and what it took to have it; mean_kl and top1 are against our float32 graph."""
+    """One runtime at one precision, and what it took to have it; mean_kl and top1 are against our float32 graph.
+
+    disk_bytes: what it reads; rss, peak: resident bytes after decoding, and at most until then.
+    """
 
     name: str
     version: str
@@ -23,6 +26,7 @@ class Contestant:
     top1: float | None = None
     rss: int = 0
     peak: int = 0
+    disk_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,12 +142,13 @@ def _contestants(contestants: Sequence[Contestant]) -> str:
             "" if each.mean_kl is None else f"{each.mean_kl:.4f}",
             "" if each.top1 is None else f"{each.top1:.1%}",
             f"{each.load_seconds:.1f}",
+            f"{each.disk_bytes / 1e6:.0f}",
             f"{each.rss / 1e6:.0f}",
             f"{each.peak / 1e6:.0f}",
         )
         for each in contestants
     ]
-    return markdown_table(("", "version", "mean KL", "top-1", "load s", "memory MB", "peak MB"), rows)
+    return markdown_table(("", "version", "mean KL", "top-1", "load s", "disk MB", "memory MB", "peak MB"), rows)
 
 
 def _section(cell: Cell, baselines: Sequence[str]) -> str:

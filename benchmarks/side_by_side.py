@@ -1,6 +1,6 @@
 """Ours beside its peers, on the same weights, in one interleaved run.
 
-    python -m benchmarks.side_by_side [MODEL] [--only ours-int4,onnxruntime-genai-int4] [--lengths 64,1024] …
+    python -m benchmarks.side_by_side [MODEL | FILE.gguf | FOLDER] [--only ours-int4,llama.cpp-gguf] [--lengths 64] …
     python -m benchmarks.side_by_side --only ours-auto,ours-int4 --before ../earlier      has anything got slower?
 
 Each contestant is a process that holds its model (and, while decoding is measured, its batch), and is asked for a few
@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from benchmarks import environments, plots
+from benchmarks.compared import READ_GGUF, Compared, label_of
 from benchmarks.environments import ROOT, PeerUnavailableError
-from benchmarks.hf_folder import write_hf_folder
 from benchmarks.measure import FloatArray, divergence
 from benchmarks.protocol import LoadOptions
 from benchmarks.results import Cell, Contestant, Results, as_json, as_markdown
@@ -129,8 +129,8 @@ class Run:
             },
         )
         self._stack = stack
-        self._folder = ROOT / ".envs" / "models" / settings.model
-        self._gguf = models.pull(settings.model)
+        self._compared = Compared(settings.model, ROOT / ".envs" / "models")
+        self._folder = self._compared.folder
         self._workers: dict[str, Worker] = {}
         self._tokens = english_tokens(models.package(settings.model, precision="auto", device="cpu"))
 
@@ -140,12 +140,16 @@ class Run:
             _say(f"loading {entry.name}")
             try:
                 worker = self._stack.enter_context(entry.worker(ROOT / "results" / "logs" / f"{entry.name}.log"))
-                version, seconds = worker.load(self._options(entry))
+                options = self._options(entry)
+                version, seconds = worker.load(options)
             except (PeerUnavailableError, PeerError) as error:
                 self.results.notes.append(f"{entry.name} is left out: {error}")
                 continue
             self._workers[entry.name] = worker
-            self.results.contestants.append(Contestant(name=entry.name, version=version, load_seconds=seconds))
+            size = self._compared.disk_bytes(entry.peer, options)
+            self.results.contestants.append(
+                Contestant(name=entry.name, version=version, load_seconds=seconds, disk_bytes=size)
+            )
 
     def measure_fidelity(self) -> None:
         """Every contestant's divergence from our float32 graph, on the same tokens."""
@@ -155,7 +159,7 @@ class Run:
         tokens = self._tokens[:FIDELITY_TOKENS]
         with tempfile.TemporaryDirectory() as folder:
             reference = self._logits(REFERENCE, tokens, Path(folder))
-            for contestant in self.results.contestants:
+            for contestant in [each for each in self.results.contestants if each.name in self._workers]:
                 is_reference = contestant.name == REFERENCE
                 other = reference if is_reference else self._logits(contestant.name, tokens, Path(folder))
                 if reference is not None and other is not None:
@@ -195,19 +199,18 @@ class Run:
         self._measure(cell, lambda worker: [worker.ragged(requests)], able, once)
 
     def measure_memory(self) -> None:
-        """Resident memory at the end."""
+        """Resident memory, before whole sequences of logits are asked for."""
         for contestant in self.results.contestants:
             if contestant.name in self._workers:
                 contestant.rss, contestant.peak = self._try(contestant.name, Worker.memory) or (0, 0)
 
     def _options(self, entry: Entry) -> LoadOptions:
-        needs_folder = entry.peer not in {"ours", "llama-cpp-python", "xllamacpp"}
+        is_ours, reads_gguf = entry.peer == environments.OURS, entry.peer in READ_GGUF
+        package = models.package(self.settings.model, precision=entry.precision, device="cpu") if is_ours else ""
         return LoadOptions(
-            gguf=str(self._gguf),
-            hf_folder=str(write_hf_folder(self._gguf, self._folder / "hf")) if needs_folder else "",
-            package=str(models.package(self.settings.model, precision=entry.precision, device="cpu"))
-            if entry.peer == "ours"
-            else "",
+            gguf=str(self._compared.gguf()) if reads_gguf else "",
+            hf_folder="" if is_ours or reads_gguf else str(self._compared.hf_folder()),
+            package=str(package),
             work=str(self._folder / entry.peer),
             precision=entry.precision,
             threads=self.settings.threads,
@@ -274,15 +277,15 @@ def compare(settings: Settings, kind: type[Run] = Run) -> Results:
     with ExitStack() as stack:
         run = kind(settings, stack)
         run.load()
-        run.measure_fidelity()
         for length in settings.prefills:
             run.measure_prefill(length)
         for length in settings.lengths:
             for batch in settings.batches:
                 run.measure_decode(length, batch)
+        run.measure_memory()
+        run.measure_fidelity()
         if settings.ragged:
             run.measure_ragged(settings.ragged)
-        run.measure_memory()
         return run.results
 
 
@@ -290,7 +293,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.side_by_side", description=(__doc__ or "").split("\n")[0]
     )
-    parser.add_argument("model", nargs="?", default="smollm2-135m-instruct")
+    parser.add_argument(
+        "model",
+        nargs="?",
+        default="smollm2-135m-instruct",
+        help="a known name, a .gguf file, a Hugging Face folder or a hub id; who cannot read it is left out",
+    )
     parser.add_argument("--only", help=f"some of {','.join(entry.name for entry in ENTRIES)}")
     parser.add_argument("--before", type=Path, metavar="CHECKOUT", help="also ours as it was, from another checkout")
     parser.add_argument("--prefills", type=_numbers, default=(64, 512), help="prompt lengths (default 64,512)")
@@ -365,8 +373,9 @@ def main(arguments: Sequence[str]) -> None:
     folder = ROOT / "results"
     folder.mkdir(exist_ok=True)
     markdown = as_markdown(results, BASELINES)
-    (folder / f"{settings.model}.json").write_text(json.dumps(as_json(results, BASELINES), indent=1))
-    (folder / f"{settings.model}.md").write_text(markdown)
+    name = label_of(settings.model)
+    (folder / f"{name}.json").write_text(json.dumps(as_json(results, BASELINES), indent=1))
+    (folder / f"{name}.md").write_text(markdown)
     print(markdown)
     if settings.plot and can_draw:
         for path in plots.draw(results, settings.plot):

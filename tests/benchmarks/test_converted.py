@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import converted, side_by_side
+from benchmarks import compared, converted, side_by_side
 from benchmarks.converted import CONVERTED, ENTRIES, ORIGINAL, ConvertedRun
 from benchmarks.side_by_side import Settings
 
@@ -48,10 +48,10 @@ def test_one_contestant_gets_the_package(
     conversions: list[Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(side_by_side, "ROOT", tmp_path)
-    monkeypatch.setattr(side_by_side.models, "pull", lambda model: tmp_path / "model.gguf")
+    monkeypatch.setattr(compared.models, "checkpoint", lambda model: tmp_path / "model.gguf")
     monkeypatch.setattr(side_by_side.models, "package", lambda model, **options: tmp_path / "ours")
     monkeypatch.setattr(side_by_side, "english_tokens", lambda package: [1])
-    monkeypatch.setattr(side_by_side, "write_hf_folder", lambda gguf, folder: folder)
+    monkeypatch.setattr(compared, "write_hf_folder", lambda gguf, folder: folder)
     settings = Settings(
         model="tiny", entries=ENTRIES, prefills=(), lengths=(9,), batches=(1,), rounds=1, steps=1, threads=1,
         pause=0.0, patience=1,

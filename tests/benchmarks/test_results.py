@@ -24,7 +24,14 @@ def results() -> Results:
         settings={"rounds": 2},
         contestants=[
             Contestant(
-                name="ours", version="0.1", load_seconds=0.5, mean_kl=0.00351, top1=0.961, rss=10**8, peak=2 * 10**8
+                name="ours",
+                version="0.1",
+                load_seconds=0.5,
+                mean_kl=0.00351,
+                top1=0.961,
+                rss=10**8,
+                peak=2 * 10**8,
+                disk_bytes=3 * 10**8,
             ),
             Contestant(name="theirs", version="3", load_seconds=1.25),
         ],
@@ -45,8 +52,8 @@ def test_tables() -> None:
 
 def test_markdown_has_everything(results: Results) -> None:
     text = as_markdown(results, ("ours", "nobody"))
-    assert "| ours | 0.1 | 0.0035 | 96.1% | 0.5 | 100 | 200 |" in text
-    assert "| theirs | 3 |  |  | 1.2 | 0 | 0 |" in text
+    assert "| ours | 0.1 | 0.0035 | 96.1% | 0.5 | 300 | 100 | 200 |" in text
+    assert "| theirs | 3 |  |  | 1.2 | 0 | 0 | 0 |" in text
     assert "## Decode, batch 4, context 64 (others took up to 25% of the processors)" in text
     assert "|  | ms | best ms | tokens/s | × ours |" in text
     assert "| ours | 15.50 | 10.00 | 258.1 | 1.00 |" in text

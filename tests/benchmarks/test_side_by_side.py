@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import environments, side_by_side
+from benchmarks import compared, environments, side_by_side
 from benchmarks.environments import PeerUnavailableError
 from benchmarks.results import as_json
 from benchmarks.side_by_side import ENTRIES, Entry, Settings, compare, settings_from
@@ -34,10 +34,11 @@ def fake_peers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(environments, "install", install)
     monkeypatch.setattr(environments, "worker_command", lambda peer: [sys.executable, FAKE])
     monkeypatch.setattr(side_by_side, "ROOT", tmp_path)
-    monkeypatch.setattr(side_by_side.models, "pull", lambda model: tmp_path / "model.gguf")
+    monkeypatch.setattr(compared.models, "checkpoint", lambda model: tmp_path / "model.gguf")
     monkeypatch.setattr(side_by_side.models, "package", lambda model, **options: tmp_path)
+    (tmp_path / "model.onnx.data").write_bytes(bytes(12_000_000))
     monkeypatch.setattr(side_by_side, "english_tokens", lambda package: list(range(600)))
-    monkeypatch.setattr(side_by_side, "write_hf_folder", lambda gguf, folder: folder)
+    monkeypatch.setattr(compared, "write_hf_folder", lambda gguf, folder: folder)
 
 
 def settings(**changes: object) -> Settings:
@@ -61,7 +62,7 @@ def test_everything_is_measured_and_what_fails_is_noted() -> None:
     results = compare(settings())
     assert [each.name for each in results.contestants] == ["ours-f32", "ours-auto", "mute"]
     assert [each.mean_kl for each in results.contestants] == [pytest.approx(0), pytest.approx(0), None]
-    assert all(each.rss > 0 for each in results.contestants)
+    assert all(each.rss > 0 and each.disk_bytes == 12_000_000 for each in results.contestants)
     assert [cell.title for cell in results.cells] == [
         "Prefill, 20 tokens",
         "Decode, batch 1, context 30",
