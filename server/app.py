@@ -39,6 +39,7 @@ from server.overview import Alone, Overview
 from server.paths import PathMiddleware
 from server.receiving import BodyLimits, BodyMiddleware
 from server.routes import (
+    adapters,
     chat,
     completions,
     embeddings,
@@ -69,6 +70,7 @@ ROUTERS = (
     tokenize.router,
     llama_cpp.router,
     ollama.router,
+    adapters.router,
     model_routes.router,
     health.router,
     pages.router,
@@ -173,7 +175,7 @@ def _middleware(state: ServerState, keys: ApiKeys, admins: ApiKeys) -> list[Midd
             partial(connection_limit, settings.max_connections, state.lifecycle),
             partial(known_host, hosts),
             partial(authenticated, keys + admins if len(keys) else keys, settings.open_paths),
-            partial(administered, admins, model_routes.ADMIN_PATHS),
+            partial(administered, admins, (*model_routes.ADMIN_PATHS, *adapters.ADMIN_PATHS)),
             state.lifecycle.counted,
             KeyLimit(settings.max_concurrent_per_key),
         ),

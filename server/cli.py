@@ -37,6 +37,10 @@ def serve(
         Precision | None, typer.Option("--precision", "-p", help="Weights' precision, of every model.")
     ] = None,
     device: Annotated[Device | None, typer.Option(help="Where to run.")] = None,
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=PATH", help="A LoRA adapter of the first model; may be given several times."),
+    ] = None,
     threads: options.Threads = None,
     max_seq_len: options.MaxSeqLen = None,
     max_batch: Annotated[int | None, typer.Option(min=1, metavar="N", help="Requests that run together.")] = None,
@@ -75,6 +79,8 @@ def serve(
     from server.settings import load_settings, to_toml
 
     settings = load_settings(config, {**_settings(setting or []), **flags})
+    if adapter:
+        settings = settings.with_adapters(dict(map(options.adapter_of, adapter)))
     if print_config:
         typer.echo(to_toml(settings), nl=False)
         return

@@ -17,14 +17,16 @@ _GIVEN_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 class RequestInfo:
     """One HTTP request; filled in on its way.
 
-    id: told to the client as X-Request-ID; key: which API key it came with, by number; error: the error's code;
-    status: of the answer, once it begins; at_end: to be called when it has been answered.
+    id: told to the client as X-Request-ID; adapter: whose name it gave as its model's; key: which API key it came
+    with, by number; error: the error's code; status: of the answer, once it begins; at_end: to be called when it
+    has been answered.
     """
 
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     started: float = field(default_factory=time.perf_counter)
     key: int | None = None
     model: str | None = None
+    adapter: str | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     error: str | None = None

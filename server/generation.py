@@ -128,6 +128,7 @@ async def start(model: ServedModel, work: Work, state: ServerState) -> Running:
                 prompt,
                 None,
                 timeout=timeout,
+                adapter=request_info().adapter,
                 **work.chat,
                 **work.options,
             )

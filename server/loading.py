@@ -38,10 +38,15 @@ def load_model(name: str, model: ModelSettings, settings: Settings, progress: Pr
 
     config = settings.engine_config(model)
     precision = model.precision or settings.precision
-    path = models.package(model.source, precision=precision, device=config.device, progress=progress)
+    wanted = None
+    if model.adapters or model.lora_slots:
+        wanted = models.room_for(model.adapters.values(), model.lora_slots, model.max_rank)
+    path = models.package(model.source, precision=precision, device=config.device, room=wanted, progress=progress)
     room(tree_bytes(path) + (config.kv_cache_bytes or 0) + (config.prefix_cache_bytes or 0))
     llm = LLM(path, config, name=name)
     llm.warm_up()  # what the first constraint needs: later, all streams would wait for it
+    for adapter, place in model.adapters.items():
+        llm.load_adapter(adapter, place)
     return AsyncLLM(llm)
 
 

@@ -19,7 +19,7 @@ from fnmatch import fnmatchcase
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
-from genai.errors import CapacityError
+from genai.errors import CapacityError, GenAIError
 from server.context import request_info
 from server.errors import ApiError
 from server.kv_events import events_of
@@ -43,9 +43,9 @@ _RETRY_SECONDS = 10.0
 class ServedModel:
     """One model.
 
-    error: why it failed; changed: set while it is not loading; meter: its tokens a second; num_users: requests that
-    need it; used: when the last one ended, or loading failed; num_bytes: what it takes while it is loaded, where that
-    is counted.
+    error: why it failed; adapters: those that it has, or will have once it is loaded, by name: where each lies;
+    changed: set while it is not loading; meter: its tokens a second; num_users: requests that need it; used: when
+    the last one ended, or loading failed; num_bytes: what it takes while it is loaded, where that is counted.
     """
 
     name: str
@@ -57,8 +57,17 @@ class ServedModel:
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     meter: TokenMeter = field(default_factory=TokenMeter)
     num_users: int = 0
+    adapters: dict[str, str] = field(default_factory=dict)
     used: float = field(default_factory=time.monotonic)
     num_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        self.adapters |= self.settings.adapters
+
+    @property
+    def asked_name(self) -> str:
+        """What the request that is being served calls it: its own name, or an adapter's."""
+        return request_info().adapter or self.name
 
     @property
     def llm(self) -> AsyncLLM:
@@ -151,13 +160,43 @@ class ModelPool:
 
     def named(self, name: str | None) -> ServedModel:
         """A model by one of its names, the first one without. Raises: ApiError."""
-        model = next(iter(self._models.values())) if name is None else self._found(name)
+        owner = None if name is None else self.owner_of(name)
+        model = owner or (next(iter(self._models.values())) if name is None else self._found(name))
         if model is None:
             known = ", ".join([*self._models, *self._elsewhere])
             message = f"no model {str(name)[:100]!r} is served here; there are: {known}"
             raise ApiError(404, message, code="model_not_found", param="model")
         request_info().model = model.name
+        request_info().adapter = name if owner else None
         return model
+
+    def owner_of(self, adapter: str) -> ServedModel | None:
+        """The model that has an adapter of this name, if any."""
+        return next((model for model in self.models if adapter in model.adapters), None)
+
+    async def load_adapter(self, name: str, path: str, base: str | None) -> ServedModel:
+        """Add an adapter to a model, which is loaded first if need be. Raises: ApiError."""
+        if self.owner_of(name) or name in self._models or self._is_alias(name):
+            raise ApiError(409, f"{name!r} is the name of something else here", code="model_exists", param="lora_name")
+        model = await self.get(base)
+        try:
+            await asyncio.to_thread(model.llm.llm.load_adapter, name, path)
+        except GenAIError as error:
+            raise ApiError(400, str(error), code="invalid_adapter", param="lora_path") from None
+        model.adapters[name] = path
+        return model
+
+    async def unload_adapter(self, name: str) -> None:
+        """Take an adapter away; texts that have it keep it to their end. Raises: ApiError if there is none."""
+        model = self.owner_of(name)
+        if model is None:
+            raise ApiError(404, f"no adapter {name[:100]!r} is served here", code="model_not_found", param="lora_name")
+        del model.adapters[name]
+        if model.state == "ready":
+            await asyncio.to_thread(model.llm.llm.unload_adapter, name)
+
+    def _is_alias(self, name: str) -> bool:
+        return any(name in model.settings.aliases for model in self.models)
 
     def _found(self, name: str) -> ServedModel | None:
         """By its name, an alias, an alias with wildcards, or else the fallback; Ollama's clients add `:latest`."""
@@ -317,6 +356,7 @@ class ModelPool:
 
     async def _unload(self, model: ServedModel) -> None:
         llm, model.loaded = model.llm, None
+        model.adapters = dict(model.settings.adapters)
         model.enter("unloaded")
         _log.info("unloading %s", model.name)
         if self._events is not None:

@@ -49,4 +49,5 @@ class Alone:
 
     async def models(self, state: ServerState) -> Sequence[Model]:
         """What is served."""
-        return [described(model) for model in state.models.models]
+        models = state.models.models
+        return [described(model, name) for model in models for name in (None, *model.adapters)]

@@ -61,6 +61,11 @@ class ModelSettings(_Model):
     aliases: Strings = Field(default=[], description="Other names for it; * and ? stand for anything.")
     load: Load | None = Field(default=None, description="When it is loaded, if not when all models are.")
     unload_after: Seconds | None = Field(default=None, description="Seconds without a request, if its own.")
+    adapters: dict[str, str] = Field(default={}, description="LoRA adapters: what requests call each, and its path.")
+    lora_slots: int | None = Field(
+        default=None, ge=1, description="Adapters that may be loaded at once; not given: those, and a few more."
+    )
+    max_rank: int | None = Field(default=None, ge=1, description="Their largest rank; not given: that of those.")
     engine: dict[str, object] = Field(default={}, description="Engine options of this model alone.")
     cluster: dict[str, object] = Field(default={}, description="Options of this model's replicas alone.")
 
@@ -192,9 +197,25 @@ class Settings(_Model):
             self.replicas_of(model).most > 1 for model in self.models.values()
         )
 
+    def with_adapters(self, adapters: Mapping[str, str]) -> Settings:
+        """The same with these adapters, too, of the first model. Raises: ConfigError."""
+        if not self.models:
+            raise ConfigError("adapters need a model to change: name one")
+        name, first = next(iter(self.models.items()))
+        changed = first.model_copy(update={"adapters": {**first.adapters, **adapters}})
+        settings = self.model_copy(update={"models": {**self.models, name: changed}})
+        settings.check_names()
+        return settings
+
     def check_names(self) -> None:
         """Raises: ConfigError if a name stands for two models, or the fallback for none."""
         owners = {name: name for name in self.models}
+        for name, model in self.models.items():
+            for adapter in model.adapters:
+                if (owner := owners.setdefault(adapter, f"{name}.adapters")) != f"{name}.adapters":
+                    raise ConfigError(f"models.{name}.adapters: {adapter!r} is a name of {owner!r} already")
+            if model.adapters and self.is_clustered:
+                raise ConfigError(f"models.{name}.adapters: replicas do not serve adapters yet; leave one of them out")
         for name, model in self.models.items():
             for alias in model.aliases:
                 if (owner := owners.setdefault(alias, name)) != name:

@@ -31,6 +31,7 @@ def chat(
     system: options.System = None,
     generation: options.Keywords,
     draft: options.Draft = None,
+    adapter: options.Adapter = None,
     timeout: options.Timeout = None,
     precision: options.PrecisionOption = "auto",
     device: options.DeviceOption = "auto",
@@ -42,8 +43,8 @@ def chat(
     /help lists what may be typed. Piped input is read line by line, each line one message.
     """
     loading = Loading(precision=precision, device=device, threads=threads, max_seq_len=max_seq_len)
-    with loading.open(model) as llm, loading.open_draft(draft) as drafting:
-        generation |= options.given(draft=drafting, timeout=timeout)
+    with loading.open(model, adapter) as llm, loading.open_draft(draft) as drafting:
+        generation |= options.given(draft=drafting, timeout=timeout, adapter=adapter and options.adapter_of(adapter)[0])
         if not llm.tokenizer.has_chat_template:
             raise ConfigError(f"{model} has no chat template; continue plain text with `genai run {model} --raw`")
         conversation = Conversation(llm, system, generation)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from genai.cli.bars import bars
-from genai.cli.options import given
+from genai.cli.options import adapter_of, given
 from genai.config import Device, Precision
 
 if TYPE_CHECKING:
@@ -27,14 +27,16 @@ class Loading:
     max_seq_len: int | None = None
     max_batch: int | None = None
 
-    def open(self, name: str) -> LLM:
-        """Load a model. The caller closes it."""
+    def open(self, name: str, adapter: str | None = None) -> LLM:
+        """Load a model; adapter: NAME=PATH of one to be loaded with it. The caller closes it."""
         engine = given(num_threads=self.threads, max_seq_len=self.max_seq_len, max_batch=self.max_batch)
         with bars() as progress:
             progress(f"loading {name}", 0, 0)
             from genai.llm.llm import load
 
-            return load(name, precision=self.precision, device=self.device, progress=progress, **engine)
+            adapters = None if adapter is None else dict([adapter_of(adapter)])
+            how = {"precision": self.precision, "device": self.device, "adapters": adapters, **engine}
+            return load(name, progress=progress, **how)
 
     def open_draft(self, name: str | None) -> AbstractContextManager[LLM | None]:
         """Load the model that foresees tokens, if there is one."""

@@ -39,6 +39,10 @@ MaxSeqLen = Annotated[
 ]
 System = Annotated[str | None, typer.Option("--system", "-s", metavar="TEXT", help="A system message.")]
 Draft = Annotated[str | None, typer.Option("--draft", metavar="MODEL", help="A smaller model that foresees tokens.")]
+Adapter = Annotated[
+    str | None,
+    typer.Option("--adapter", metavar="NAME=PATH", help="A LoRA adapter to answer with: a PEFT folder, a .gguf file."),
+]
 Timeout = Annotated[float | None, typer.Option(min=0, metavar="SECONDS", help="End the text after so long.")]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Replace the model that lies where this one is to be.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -167,6 +171,14 @@ def generation_of(flags: Mapping[str, Any]) -> Keywords:
         if name in _EVERY or name in options:
             raise ConfigError(f"--set {name}: " + ("it is given twice" if name in options else "not with this command"))
     return options | others
+
+
+def adapter_of(text: str) -> tuple[str, str]:
+    """(name, path) of NAME=PATH. Raises: ConfigError."""
+    name, equals, path = text.partition("=")
+    if not (equals and name and path):
+        raise ConfigError(f"--adapter {text}: must be NAME=PATH")
+    return name, path
 
 
 def check_output(output: Path, *, force: bool) -> None:

@@ -27,6 +27,7 @@ def run(
     system: options.System = None,
     generation: options.Keywords,
     draft: options.Draft = None,
+    adapter: options.Adapter = None,
     timeout: options.Timeout = None,
     precision: options.PrecisionOption = "auto",
     device: options.DeviceOption = "auto",
@@ -43,9 +44,9 @@ def run(
     if not json_output and generation.keys() & {"logprobs", "prompt_logprobs"}:
         raise ConfigError("log probabilities are part of the JSON: add --json")
     loading = Loading(precision=precision, device=device, threads=threads, max_seq_len=max_seq_len)
-    with loading.open(model) as llm, loading.open_draft(draft) as drafting:
+    with loading.open(model, adapter) as llm, loading.open_draft(draft) as drafting:
         request = _request(llm, text, system=system, raw=raw)
-        generation |= options.given(draft=drafting, timeout=timeout)
+        generation |= options.given(draft=drafting, timeout=timeout, adapter=adapter and options.adapter_of(adapter)[0])
         if json_output:
             result = llm.generate(request, None, **generation)
             print(json.dumps({"model": model, **results.as_json(result, llm.tokenizer)}, ensure_ascii=False))

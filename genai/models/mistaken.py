@@ -57,6 +57,6 @@ def _foreign(path: Path) -> str:
 
 def _adapter(folder: Path) -> str:
     return (
-        f"{folder} is a LoRA adapter, which changes a model and is none: merge it into its base with peft "
-        "(model.merge_and_unload(), then save_pretrained) and give the folder that this makes"
+        f"{folder} is a LoRA adapter, which changes a model and is none: give the model that it changes, and --adapter "
+        f"NAME={folder}; or merge both: genai build MODEL --merge-lora {folder}"
     )

@@ -34,7 +34,7 @@ class Head:
         """A new reply of a model."""
         provenance = repr(model.llm.llm.config.provenance).encode()
         digest = hashlib.blake2b(provenance, digest_size=6).hexdigest()
-        return cls(id=f"{prefix}-{uuid.uuid4().hex}", model=model.name, system_fingerprint=f"fp_{digest}")
+        return cls(id=f"{prefix}-{uuid.uuid4().hex}", model=model.asked_name, system_fingerprint=f"fp_{digest}")
 
     def json(self, kind: str, choices: Sequence[object], **more: object) -> str:
         """A reply, or a piece of one."""

@@ -33,7 +33,7 @@ def llama_completion(
         index=index,
         content="" if is_told else choice.text,
         tokens=[] if is_told or not body.return_tokens else choice.token_ids,
-        model=model.name,
+        model=model.asked_name,
         tokens_predicted=usage.completion_tokens,
         tokens_evaluated=usage.prompt_tokens,
         tokens_cached=usage.prompt_tokens + usage.completion_tokens,

@@ -76,7 +76,7 @@ async def messages(body: MessagesRequest, request: Request, state: State) -> Res
     """Answer a conversation, in Anthropic's shape."""
     model = await state.models.get(body.model)
     work = _work(body, state.settings)
-    message = new_message(model.name)
+    message = new_message(model.asked_name)
     running, tokenizer = await start(model, work, state), model.llm.llm.tokenizer
     if body.stream:
         return state.event_stream(message_events(message, body, running, tokenizer), message_error_event)

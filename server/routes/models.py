@@ -12,6 +12,7 @@ from starlette.responses import Response
 from genai.models.catalog import known_models
 from genai.models.hub import HubId
 from server.body import StrictRoute
+from server.context import request_info
 from server.errors import ApiError, unless_gone
 from server.openapi import GENERATING, KEYED, errors, streaming
 from server.pulling import Pull
@@ -43,7 +44,8 @@ async def list_models(state: State) -> ModelList:
 @router.get("/v1/models/{name:path}", responses=KEYED | errors(404))
 async def one_model(name: str, state: State) -> Model:
     """One model, by any of its names."""
-    return described(state.models.named(name))
+    model = state.models.named(name)
+    return described(model, request_info().adapter)
 
 
 @router.post(LOAD, responses=GENERATING)

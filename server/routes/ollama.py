@@ -182,9 +182,9 @@ async def _answered(
 ) -> Response:
     running = await start(model, work, state)
     if is_stream:
-        return state.event_stream(ollama_lines(model.name, running, told), ollama_error_line, LineStream)
+        return state.event_stream(ollama_lines(model.asked_name, running, told), ollama_error_line, LineStream)
     parts = await unless_gone(request.receive, AnswerParts(says_something=False).follow_to_the_end(running))
-    return _whole(ollama_answer(model.name, parts, told))
+    return _whole(ollama_answer(model.asked_name, parts, told))
 
 
 def _whole(fields: Mapping[str, object]) -> Response:

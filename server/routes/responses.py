@@ -44,7 +44,7 @@ async def responses(body: ResponsesRequest, request: Request, state: State) -> R
     model = await state.models.get(body.model)
     is_kept = body.store is not False and state.settings.kept_responses_bytes > 0
     answering = Answering(
-        response=new_response(body, model.name, is_kept=is_kept, mark=state.mark),
+        response=new_response(body, model.asked_name, is_kept=is_kept, mark=state.mark),
         running=await start(model, work, state),
         tokenizer=model.llm.llm.tokenizer,
         tools=called_tools(body),

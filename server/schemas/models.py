@@ -25,6 +25,8 @@ class Model(Response):
     owned_by: str = "genai"
     state: ModelState
     aliases: list[str] = Field(description="Other names that requests may give; * and ? stand for anything.")
+    parent: str | None = Field(default=None, description="Of an adapter: the model that it changes.")
+    root: str | None = Field(default=None, description="Of an adapter: where it lies.")
     max_model_len: int | None = Field(description="Longest sequence in tokens, once it is loaded.")
     capabilities: list[str] | None = Field(
         description="What it can do, once it is loaded: `completion`, `tools`, `rerank`; or `embedding`."

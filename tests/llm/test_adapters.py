@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,14 +13,16 @@ import psutil
 import pytest
 
 import genai
+from benchmarks import adapters
 from genai.build.package import build_package
+from genai.cli.main import exit_code
 from genai.errors import AdapterError, ConfigError
 from genai.llm.llm import LLM
 from tests.build import tiny
 from tests.build.adapters import published
 from tests.families import oracle
 
-pytest.importorskip("torch")
+pytest.importorskip("peft")
 
 PROMPTS = [tiny.tokens(40), tiny.tokens(9, 1), tiny.tokens(23, 2)]
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -246,3 +249,49 @@ def test_a_package_is_built_with_room_for_what_is_given(llama: Base, monkeypatch
         assert list(llm.adapters.paths) == ["one", "two"]
     with genai.load(llama.checkpoint, **options) as llm:
         assert llm.adapters.num_places == 0
+
+
+def test_the_example_answers_with_each(
+    llama: Base, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    example = runpy.run_path(str(Path(genai.__file__).parents[1] / "examples" / "adapters.py"))
+    monkeypatch.setenv("GENAI_HOME", str(llama.folder / "home"))
+    assert (
+        example["main"]([str(llama.checkpoint), "t9 t8", *(f"{name}={path}" for name, path in llama.paths.items())])
+        == 0
+    )
+    said = capsys.readouterr().out
+    texts = [part.split("\n\n", 1)[1] for part in said.split("## ")[1:]]
+    assert [part.split("\n")[0] for part in said.split("## ")[1:]] == ["(none)", "one", "two"]
+    assert len(set(texts)) == 3
+    assert example["main"]([str(llama.checkpoint), "t9", f"one={llama.folder / 'nothing'}"]) == 1
+    assert "no such adapter" in capsys.readouterr().err
+    assert example["main"](["model", "prompt", "one"]) == 2
+
+
+def test_the_command_line_takes_one(
+    llama: Base, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GENAI_HOME", str(llama.folder / "home"))
+    package = str(llama.folder / "built")
+    room = ["--lora-slots", "1", "--max-rank", "4"]
+    assert exit_code(["build", str(llama.checkpoint), "--output", package, "--precision", "f32", *room]) == 0
+    capsys.readouterr()
+    command = ["run", package, "t9 t8 t7", "--raw", "--temperature", "0", "-n", "8", "--device", "cpu"]
+    assert exit_code([*command, "--adapter", f"mine={llama.paths['one']}"]) == 0
+    adapted = capsys.readouterr().out
+    assert exit_code(command) == 0
+    assert capsys.readouterr().out != adapted
+    with load(llama, "one") as llm:
+        assert adapted.strip() == llm.generate("t9 t8 t7", adapter="one", temperature=0, max_new_tokens=8).text.strip()
+    assert exit_code([*command, "--adapter", str(llama.paths["one"])]) == 2
+    assert "must be NAME=PATH" in capsys.readouterr().err
+
+
+def test_the_benchmark_measures_all_three(llama: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GENAI_HOME", str(llama.folder / "home"))
+    options = ["--rows", "3", "--adapters", "2", "--rank", "2", "--rounds", "1", "--threads", "1"]
+    cell = adapters.compared(adapters.parser().parse_args([str(llama.checkpoint), *options]))
+    assert all(seconds > 0 for rounds in cell.rounds.values() for each in rounds for seconds in each)
+    assert "at most 1.15 wanted" in adapters.as_markdown(cell)
+    assert set(adapters.as_json(cell)) == {"median_seconds", "ratios", "disturbance"}

@@ -195,7 +195,7 @@ def test_folder_or_file_that_is_no_model(tmp_path: Path, home: Path) -> None:
     [
         (["model.safetensors"], "model.safetensors", r"is only a file of weights: give its folder.*config\.json"),
         (["config.json"], "config.json", r"is only the configuration: give its folder"),
-        (["adapter_config.json", "adapter_model.safetensors"], "", r"is a LoRA adapter.*merge_and_unload"),
+        (["adapter_config.json", "adapter_model.safetensors"], "", r"is a LoRA adapter.*--merge-lora"),
         (["adapter_config.json", "adapter_model.safetensors"], "adapter_model.safetensors", r"is a LoRA adapter"),
         (["a.gguf", "b.gguf"], "", r"2 GGUF models: give one of them \(a\.gguf, b\.gguf\)"),
     ],

@@ -17,7 +17,7 @@ from genai.errors import AdapterError
 from tests.build import tiny
 from tests.build.adapters import published
 
-pytest.importorskip("torch")
+pytest.importorskip("peft")
 
 CONFIG = {"model_type": "llama", "num_attention_heads": 4, "num_key_value_heads": 2, **tiny.SIZES}
 

@@ -1,0 +1,142 @@
+"""Adapters through the server: two and the base at once, loaded and unloaded while others stream."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from genai.build.package import build_package
+from genai.errors import ConfigError
+from server.settings import Settings, load_settings
+from tests.build import tiny
+from tests.build.adapters import published
+from tests.server.live import LiveServer, live_server
+
+pytest.importorskip("peft")
+
+ADMIN = {"authorization": "Bearer root"}
+PROMPT = " ".join(f"t{number}" for number in range(10, 30))
+
+
+class Made:
+    """A tiny base with two adapters, and what each goes on with."""
+
+    def __init__(self, folder: Path) -> None:
+        model = tiny.make_model("llama")
+        checkpoint = tiny.save(model, folder / "checkpoint")
+        self.package = build_package(checkpoint, folder / "package", precision="f32", lora_slots=2, max_rank=4)
+        self.paths = {
+            name: published.save(published.adapted(model, seed=seed), folder / name)
+            for seed, name in enumerate(("one", "two"), start=1)
+        }
+        with tiny.loaded(self.package) as llm:
+            for name, path in self.paths.items():
+                llm.load_adapter(name, path)
+            self.texts = {
+                name or "base": llm.generate(PROMPT, adapter=name, temperature=0, max_new_tokens=20).text
+                for name in (None, "one", "two")
+            }
+        assert len(set(self.texts.values())) == 3
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    return Made(tmp_path_factory.mktemp("served"))
+
+
+@pytest.fixture
+def live(made: Made, monkeypatch: pytest.MonkeyPatch) -> Iterator[LiveServer]:
+    monkeypatch.setenv("GENAI_ADMIN_KEYS", "root")
+    model = {"source": str(made.package), "adapters": {"one": str(made.paths["one"])}}
+    with live_server({"base": model}) as server:
+        yield server
+
+
+def ask(live: LiveServer, name: str) -> str:
+    reply = live.openai.completions.create(model=name, prompt=PROMPT, max_tokens=20, temperature=0)
+    assert reply.model == name
+    return reply.choices[0].text
+
+
+def load(live: LiveServer, name: str, path: Path, **more: Any) -> Any:
+    return live.http.post(
+        "/v1/load_lora_adapter", json={"lora_name": name, "lora_path": str(path), **more}, headers=ADMIN
+    )
+
+
+def unload(live: LiveServer, name: str) -> Any:
+    return live.http.post("/v1/unload_lora_adapter", json={"lora_name": name}, headers=ADMIN)
+
+
+def test_two_adapters_and_the_base_at_once_loaded_while_one_streams(live: LiveServer, made: Made) -> None:
+    stream = live.openai.completions.create(
+        model="one", prompt=PROMPT, max_tokens=200, temperature=0, stream=True, extra_body={"ignore_eos": True}
+    )
+    pieces = [next(iter(stream)).choices[0].text]
+    assert load(live, "two", made.paths["two"], base_model_name="base").text.startswith("Success: LoRA adapter 'two'")
+    with ThreadPoolExecutor(6) as threads:
+        names = ["base", "one", "two"] * 2
+        assert list(threads.map(lambda name: ask(live, name), names)) == [made.texts[name] for name in names]
+    assert unload(live, "one").status_code == 200
+    with pytest.raises(openai.NotFoundError):
+        ask(live, "one")
+    pieces += [chunk.choices[0].text for chunk in stream if chunk.choices]
+    assert "".join(pieces).startswith(made.texts["one"])
+    listed = {model.id: model.to_dict() for model in live.openai.models.list()}
+    assert list(listed) == ["base", "two"]
+    assert (listed["two"]["parent"], listed["two"]["root"]) == ("base", str(made.paths["two"]))
+    assert "parent" not in listed["base"] or listed["base"]["parent"] is None
+    assert live.openai.models.retrieve("two").id == "two"
+    assert live.http.get("/lora-adapters").json() == [{"id": 0, "path": str(made.paths["two"]), "scale": 0.0}]
+    chat = live.http.post("/v1/embeddings", json={"model": "two", "input": "t5"}).json()
+    assert chat["error"]["param"] == "model"
+
+
+def test_what_is_wrong_is_said(live: LiveServer, made: Made, tmp_path: Path) -> None:
+    assert live.http.post("/v1/load_lora_adapter", json={"lora_name": "x", "lora_path": "y"}).status_code == 401
+    for name in ("one", "base"):
+        assert load(live, name, made.paths["two"]).status_code == 409
+    wrong = load(live, "new", tmp_path / "nothing")
+    assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "lora_path")
+    assert "no such adapter" in wrong.json()["error"]["message"]
+    assert unload(live, "new").status_code == 404
+
+
+def test_many_loads_and_unloads_beside_a_stream(live: LiveServer, made: Made) -> None:
+    done = threading.Event()
+    texts: list[str] = []
+
+    def keep_asking() -> None:
+        while not done.is_set():
+            texts.append(ask(live, "one"))
+
+    with ThreadPoolExecutor(1) as threads:
+        asking = threads.submit(keep_asking)
+        for _ in range(20):
+            assert load(live, "two", made.paths["two"]).status_code == 200
+            assert unload(live, "two").status_code == 200
+        done.set()
+        asking.result()
+    assert set(texts) == {made.texts["one"]}
+
+
+def test_settings(tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text('[models.a]\nsource = "x"\n[models.a.adapters]\nfrench = "there"\n')
+    settings = load_settings(file)
+    assert settings.models["a"].adapters == {"french": "there"}
+    both = settings.with_adapters({"legal": "here"})
+    assert both.models["a"].adapters == {"french": "there", "legal": "here"}
+    with pytest.raises(ConfigError, match=r"models\.a\.adapters: 'a' is a name of 'a' already"):
+        settings.with_adapters({"a": "here"})
+    clustered = Settings.model_validate(
+        {"models": {"a": {"source": "x", "adapters": {"b": "c"}}}, "cluster": {"replicas": 2}}
+    )
+    with pytest.raises(ConfigError, match="replicas do not serve adapters yet"):
+        clustered.check_names()
