@@ -110,7 +110,9 @@ class Chooser:
         if outcome.draft:
             self._rows.truncate(sequence)
         if sequence.drafter is not None:
-            num_drafted = sequence.drafter.settle(len(outcome.draft), num_accepted, self._pace.draft_cost)
+            is_cut = self._rows.has_states and num_accepted < len(outcome.draft)
+            num_again = num_accepted + 1 if is_cut else 0
+            num_drafted = sequence.drafter.settle(len(outcome.draft), num_accepted, self._pace.draft_cost, num_again)
             if self._metrics and num_drafted:
                 self._metrics.saw_draft(num_drafted, num_accepted)
 

@@ -475,4 +475,5 @@ class Engine:
             return forced[:room]
         if sequence.drafter is None:
             return ()
-        return sequence.drafter.draft(sequence.tokens, room, self._pace.draft_cost, allowance)
+        cost = self._pace.draft_cost * (2 if self._rows.has_states else 1)
+        return sequence.drafter.draft(sequence.tokens, room, cost, allowance)

@@ -139,6 +139,11 @@ class Rows:
         )
 
     @property
+    def has_states(self) -> bool:
+        """Whether rows have states, which are not cut back."""
+        return self._cache.has_states
+
+    @property
     def headroom(self) -> int:
         """Tokens that every row should have room to grow by when one more comes."""
         return self._cache.policy.headroom
@@ -159,6 +164,24 @@ class Rows:
     def remembers(self) -> bool:
         """Whether what one sequence has computed is there for another one."""
         return self._prefixes.max_tokens > 0
+
+    def will_know(self, newcomer: Sequence, running: Sequence) -> bool:
+        """Whether a newcomer may begin with what they have in common, once a prompt that is being run is through.
+
+        Its states are put aside there for that, if it has come no further, and this spares the newcomer enough.
+        """
+        if not self._cache.has_states:
+            return True
+        if running.num_computed < newcomer.num_known:
+            return False
+        one, other = self._keys_to_find(newcomer), self._keys(running, len(running.tokens))
+        shared = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+        end = shared * BLOCK_SIZE
+        ahead = [point for point in running.checkpoints if running.num_computed < point <= end]
+        if end > running.num_computed and end - max([newcomer.num_known, *ahead]) >= _WORTH_A_CUT:
+            running.checkpoints = tuple(sorted({*running.checkpoints, end}))
+            return True
+        return bool(ahead)
 
     def note_known(self, sequence: Sequence) -> None:
         """Have a sequence that is queued tell how many of its tokens need not be run."""
@@ -182,16 +205,19 @@ class Rows:
             sequence.row = self._cache.allocate(sequence.need)
         self._use_adapter(sequence)
         sequence.num_computed, sequence.num_known = num_known, 0
-        sequence.checkpoints = self._checkpoints(sequence, keys) if self._cache.has_states else ()
+        if self._cache.has_states:
+            sequence.checkpoints = self._checkpoints(sequence, keys)
         return num_known
 
     def _find(self, sequence: Sequence, keys: abc.Sequence[bytes]) -> Known:
         """What the prefix cache has of a sequence; keys: of the blocks that it may have."""
-        return self._prefixes.find(keys, sequence.tokens, len(sequence.tokens) - _MIN_RUN)
+        gave_way = self._cache.has_states and sequence.generated  # its snapshot has all but the token that was not run
+        return self._prefixes.find(keys, sequence.tokens, len(sequence.tokens) - (1 if gave_way else _MIN_RUN))
 
     def _checkpoints(self, sequence: Sequence, keys: abc.Sequence[bytes]) -> tuple[int, ...]:
-        """Where a sequence's prompt is to be cut for a snapshot, in order."""
-        ends, best = [], sequence.num_computed
+        """Where a sequence's prompt is to be cut for a snapshot, in order; others may wait for some already."""
+        best = sequence.num_computed
+        ends = [point for point in sequence.checkpoints if point > best]
         branch = self._prefixes.lookup(keys) * BLOCK_SIZE
         if branch - best >= _WORTH_A_CUT:
             ends.append(branch)
@@ -199,7 +225,7 @@ class Rows:
         before_end = (sequence.num_prompt - _BEHIND_PROMPT) // BLOCK_SIZE * BLOCK_SIZE
         if keys and sequence.may_grow and before_end - best >= _WORTH_A_GUESS:
             ends.append(before_end)
-        return tuple(ends)
+        return tuple(sorted({*ends}))
 
     def _find_idle(self, sequence: Sequence, keys: abc.Sequence[bytes], known: int) -> tuple[int | None, int]:
         """The idle row that has most of a sequence's first tokens, and how many; None if a copy serves better.

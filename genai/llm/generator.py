@@ -138,7 +138,7 @@ class Generator:
         identity = self._llm.identity_with(self._adapter)
 
         def taken(engine: Engine, sequence: Sequence) -> SessionFile:
-            return SessionFile.of(sequence, self._llm.caches, engine.export(sequence), identity)
+            return SessionFile.of(sequence, self._llm.cache_shape, engine.export(sequence), identity)
 
         self._with_logits(taken).write(Path(path))
 

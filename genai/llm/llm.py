@@ -90,7 +90,7 @@ class LLM:
         self.metrics = EngineMetrics(name or self.path.name)
         loaded = load_runner(self.path, self.config, self.engine_config)
         self._runner = loaded.runner
-        self.caches = loaded.runner.cache.shape.caches
+        self.cache_shape = loaded.runner.cache.shape
         self.max_seq_len = loaded.max_seq_len
         self.tokenizer = Tokenizer.from_folder(
             self.path,
@@ -248,7 +248,7 @@ class LLM:
         """
         self._require_head()
         loaded = self.adapters.get(adapter)
-        saved = SessionFile.read(Path(path), self.identity_with(loaded), self.caches)
+        saved = SessionFile.read(Path(path), self.identity_with(loaded), self.cache_shape)
         generator = Generator(self, self._preparer, saved.config, loaded)
         generator.restore(saved)
         return generator
@@ -376,6 +376,11 @@ class LLM:
         draft._require_head()
         if draft.loop.is_closed:
             raise ConfigError("the draft model is closed; load it again")
+        if draft.cache_shape.states:
+            raise ConfigError(
+                f"the draft model {draft.path.name} has recurrent states, which cannot be cut back after each wrong "
+                "draft; give one that has attention only, or speculative='prompt_lookup'"
+            )
         if draft not in self._known_drafts:
             if draft.tokenizer.backend.get_vocab() != self.tokenizer.backend.get_vocab():
                 raise ConfigError(f"the draft model {draft.path.name} has another vocabulary than {self.path.name}")

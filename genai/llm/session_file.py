@@ -1,4 +1,4 @@
-"""A text put aside: its tokens, keys and values, logits and random stream in one safetensors file."""
+"""A text put aside: its tokens, keys, values and states, logits and random stream in one safetensors file."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from genai.contract import Cache
+from genai.contract import Cache, State
 from genai.decoding.processors import FloatArray
 from genai.engine.sequence import Sequence
 from genai.errors import ConfigError
 from genai.options.generation_config import GenerationConfig, config_from_data
+from genai.runtime.cache import CacheShape
 
 _VERSION = "2"
+_WITH_STATES = "3"
+"""Of models whose rows have states, which stand behind the caches."""
 _WITHOUT_CACHES = "1"
 """Files of this version are read, too: all caches were of one width, and went without saying."""
 T = TypeVar("T", bound=np.generic)
@@ -31,8 +34,9 @@ Bytes = npt.NDArray[np.uint8]
 class SessionFile:
     """What goes on bit for bit.
 
-    prompt, generated: tokens; caches: the model's; cache: keys and values of all tokens, raw bytes, one array for each
-    of them; logits: [V] float32, what follows; sampler: the random stream; identity: the model that they belong to.
+    prompt, generated: tokens; shape: the model's; cache: keys and values of all tokens, raw bytes, one array for each
+    cache, and each of the states; logits: [V] float32, what follows; sampler: the random stream; identity: the model
+    that they belong to.
     """
 
     identity: str
@@ -41,13 +45,11 @@ class SessionFile:
     generated: list[int]
     sampler: dict[str, object]
     logits: FloatArray
-    caches: tuple[Cache, ...]
+    shape: CacheShape
     cache: abc.Sequence[Bytes]
 
     @classmethod
-    def of(
-        cls, sequence: Sequence, caches: tuple[Cache, ...], cache: abc.Sequence[Bytes], identity: str
-    ) -> SessionFile:
+    def of(cls, sequence: Sequence, shape: CacheShape, cache: abc.Sequence[Bytes], identity: str) -> SessionFile:
         """A sequence that has its logits."""
         assert sequence.logits is not None, "it has logits"
         return cls(
@@ -57,7 +59,7 @@ class SessionFile:
             generated=sequence.generated,
             sampler=sequence.sampler.state(),
             logits=sequence.logits,
-            caches=caches,
+            shape=shape,
             cache=cache,
         )
 
@@ -69,9 +71,10 @@ class SessionFile:
         tensors["generated"] = np.array(self.generated, np.int64)
         metadata = {
             "format": "genai-session",
-            "version": _VERSION,
+            "version": _version(self.shape),
             "identity": self.identity,
-            "caches": _widths(self.caches),
+            "caches": _widths(self.shape.caches),
+            **({"states": _shapes(self.shape.states)} if self.shape.states else {}),
             "config": json.dumps(dataclasses.asdict(self.config)),
             "sampler": json.dumps(self.sampler),
         }
@@ -81,12 +84,12 @@ class SessionFile:
             raise ConfigError(f"{path} cannot be written: {error}") from None
 
     @classmethod
-    def read(cls, path: Path, identity: str, caches: tuple[Cache, ...]) -> SessionFile:
-        """Read a file that this model, which has these caches, wrote. Raises: ConfigError."""
+    def read(cls, path: Path, identity: str, shape: CacheShape) -> SessionFile:
+        """Read a file that this model, whose cache is of this shape, wrote. Raises: ConfigError."""
         try:
             with safe_open(path, "numpy") as file:
                 metadata = file.metadata() or {}
-                _check(path, metadata, identity, caches)
+                _check(path, metadata, identity, shape)
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
             return cls(
                 identity=identity,
@@ -95,7 +98,7 @@ class SessionFile:
                 generated=_tokens(tensors["generated"]),
                 sampler=dict(json.loads(metadata["sampler"])),
                 logits=_checked(tensors["logits"], np.float32),
-                caches=caches,
+                shape=shape,
                 cache=[
                     _checked(tensors[f"cache.{index}"], np.uint8)
                     for index in range(sum(name.startswith("cache.") for name in tensors))
@@ -109,25 +112,38 @@ class SessionFile:
             raise ConfigError(f"{path} is damaged: {error}; save the session again") from None
 
 
-def _check(path: Path, metadata: dict[str, str], identity: str, caches: tuple[Cache, ...]) -> None:
+def _check(path: Path, metadata: dict[str, str], identity: str, shape: CacheShape) -> None:
     if metadata.get("format") != "genai-session":
         raise ConfigError(f"{path} is no saved session")
     version = metadata.get("version")
-    if version not in (_WITHOUT_CACHES, _VERSION):
+    if version not in (_WITHOUT_CACHES, _VERSION, _WITH_STATES):
         raise ConfigError(
-            f"{path} is of version {version}, this runtime reads {_WITHOUT_CACHES} and {_VERSION}; save it again"
+            f"{path} is of version {version}, this runtime reads {_WITHOUT_CACHES} to {_WITH_STATES}; save it again"
         )
     if metadata.get("identity") != identity:
         raise ConfigError(
             f"{path} belongs to another model, adapter, precision or build: its keys and values mean nothing here"
         )
-    if version == _VERSION and metadata.get("caches") != _widths(caches):
-        raise ConfigError(f"{path} holds caches of other layers or widths than this model has; save it with this model")
+    known = {"caches": _widths(shape.caches), **({"states": _shapes(shape.states)} if shape.states else {})}
+    if version != _WITHOUT_CACHES and any(metadata.get(name) != value for name, value in known.items()):
+        raise ConfigError(
+            f"{path} holds caches or states of other layers or sizes than this model has; save it with this model"
+        )
+
+
+def _version(shape: CacheShape) -> str:
+    """The oldest version that says all there is to say."""
+    return _WITH_STATES if shape.states else _VERSION
 
 
 def _widths(caches: abc.Iterable[Cache]) -> str:
     """Caches with their widths, as the file says them."""
     return json.dumps({cache.name: cache.width for cache in caches})
+
+
+def _shapes(states: abc.Iterable[State]) -> str:
+    """States with their types and shapes, as the file says them."""
+    return json.dumps({state.name: [state.dtype, *state.shape] for state in states})
 
 
 def _tokens(data: npt.NDArray[np.int64]) -> list[int]:

@@ -59,7 +59,10 @@ class Drafter:
     def draft(
         self, tokens: abc.Sequence[int], max_tokens: int, token_cost: float, allowance: Allowance
     ) -> abc.Sequence[int]:
-        """The next draft; token_cost: what one more position costs in a run, as a share of a plain step."""
+        """The next draft; token_cost: what one more position costs in a run, as a share of a plain step.
+
+        Where states are not cut back it is twice that: what came true of a wrong draft is run again.
+        """
         length = min(self.budget.length(token_cost), max_tokens)
         draft: abc.Sequence[int] = []
         if length > 0 and not self._is_broken:
@@ -72,11 +75,14 @@ class Drafter:
         self._is_pending = bool(draft)
         return draft
 
-    def settle(self, num_run: int, num_accepted: int, token_cost: float) -> int:
-        """Learn what came of the last draft, of which `num_run` tokens were run; returns how many were its own."""
+    def settle(self, num_run: int, num_accepted: int, token_cost: float, num_again: int = 0) -> int:
+        """Learn what came of the last draft, of which `num_run` tokens were run; returns how many were its own.
+
+        num_again: tokens that have to be run once more for it.
+        """
         num_drafted = num_run if self._is_pending else 0  # or the grammar's
         self._is_pending = False
-        self.budget.saw(num_drafted, num_accepted if num_drafted else 0, token_cost)
+        self.budget.saw(num_drafted, num_accepted if num_drafted else 0, token_cost, num_again if num_drafted else 0)
         return num_drafted
 
     def close(self) -> None:

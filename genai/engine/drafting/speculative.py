@@ -125,12 +125,15 @@ class DraftBudget:
             best, best_rate = length, expected / cost
         return best
 
-    def saw(self, num_drafted: int, num_accepted: int, token_cost: float) -> None:
-        """Account for a run: the tokens of its draft (0 for a plain step), and how many of them the model chose too."""
+    def saw(self, num_drafted: int, num_accepted: int, token_cost: float, num_again: int = 0) -> None:
+        """Account for a run: the tokens of its draft (0 for a plain step), and how many of them the model chose too.
+
+        num_again: tokens that have to be run once more, because states are not cut back.
+        """
         self.num_drafted += num_drafted
         self.num_accepted += num_accepted
         num_tokens = num_accepted + 1
-        self._balance += self._share * num_tokens + num_accepted - num_drafted * token_cost
+        self._balance += self._share * num_tokens + num_accepted - (num_drafted + num_again) * token_cost
         self._balance = min(self._balance, self._max_length * token_cost)
         left = _MEMORY**num_tokens
         num_tried = num_accepted + (num_accepted < num_drafted)  # none is tried after the first that is refused

@@ -17,6 +17,7 @@ from genai.engine.request import Request
 from genai.engine.sequence import Sequence
 from genai.errors import GraphRunError
 from genai.options.generation_config import GenerationConfig
+from tests.engine.conftest import WITHOUT_STATES
 from tests.engine.test_engine import config, engine_with, prompts, run, submit
 from tests.fakes import POISON, VOCAB_SIZE, FakeRunner, greedy_continuation, next_logits, num_reserved, read_tokens
 
@@ -138,6 +139,7 @@ def draft_model(runner: FakeRunner | None, is_free: abc.Callable[[], bool] = lam
     return DraftModel(lambda: contextlib.nullcontext(runner if is_free() else None))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("each_memory", WITHOUT_STATES, indirect=True)
 @pytest.mark.parametrize("num_slots", [4096, 70])
 def test_a_draft_model_gives_the_same_text(num_slots: int) -> None:
     engine, runner = engine_with()
@@ -177,6 +179,7 @@ def test_a_draft_that_overflows_is_not_the_texts_fault() -> None:
     assert runner.longest_run > 1
 
 
+@pytest.mark.parametrize("each_memory", WITHOUT_STATES, indirect=True)
 def test_a_proposer_drops_what_did_not_come_true() -> None:
     runner = FakeRunner(400)
     proposer = ModelProposer(draft_model(runner))
