@@ -66,6 +66,7 @@ def summed_prefixes(caches: Iterable[PrefixCacheStatus]) -> PrefixCacheStatus:
         prompt_tokens=sum(cache.prompt_tokens for cache in known),
         hits=sum(cache.hits for cache in known),
         bytes=sum(cache.bytes for cache in known),
+        snapshots=sum(cache.snapshots for cache in known),
     )
 
 
@@ -79,7 +80,7 @@ def _model_status(model: ServedModel) -> ModelStatus:
         state=model.state,
         running=len(engine.running),
         waiting=engine.num_waiting,
-        rows=[RowStatus(valid=row.valid, capacity=row.capacity) for row in cache.rows],
+        rows=[RowStatus(valid=row.valid, capacity=row.capacity, state_bytes=row.state_bytes) for row in cache.rows],
         cache=CacheStatus(
             used_bytes=cache.used_bytes,
             idle_rows=cache.num_idle,
@@ -92,6 +93,7 @@ def _model_status(model: ServedModel) -> ModelStatus:
             prompt_tokens=_counted(llm, "genai_prompt_tokens_total", model.name),
             hits=_counted(llm, "genai_prefix_cache_hit_tokens_total", model.name),
             bytes=cache.prefix_bytes,
+            snapshots=cache.num_snapshots,
         ),
         generated_tokens=generated,
         tokens_per_second=model.meter.rate(generated),

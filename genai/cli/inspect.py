@@ -154,6 +154,8 @@ def _memory(report: GraphReport, batch: int, length: int) -> str:
     per_token = report.cache_bytes_per_token
     if per_token is not None:
         sizes[f"cache: {batch} × {length} tokens of {per_token:,} B"] = batch * length * per_token
+    if per_row := report.state_bytes_per_row:
+        sizes[f"states: {batch} rows of {per_row:,} B"] = batch * per_row
     total = sum(sizes.values())
     rows = [(name, megabytes(size), f"{size / total:.0%}") for name, size in sizes.items() if total]
     memory = table(("MEMORY", "SIZE", "SHARE"), [*rows, ("total", megabytes(total), "")], numbers=True)
@@ -180,5 +182,6 @@ def _as_json(report: GraphReport, batch: int, length: int) -> dict[str, JSON]:
             "batch": batch,
             "length": length,
             "bytes": batch * length * per_token,
+            "state_bytes_per_row": report.state_bytes_per_row,
         },
     }

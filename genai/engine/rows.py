@@ -43,10 +43,11 @@ _BEHIND_PROMPT = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowStatus:
-    """One row: the tokens that it holds, and those that it has room for where it lies."""
+    """One row: the tokens that it holds, those that it has room for where it lies, and its states' bytes."""
 
     valid: int
     capacity: int
+    state_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +55,7 @@ class CacheStatus:
     """The rows in the order in which they lie, how many are idle, and bytes.
 
     Of valid tokens' keys and values; of those in idle rows, whose room is free; of the whole arena; of prefixes.
-    state_bytes: of one row's states, however long it is; num_snapshots: of states, among the prefixes.
+    num_snapshots: of states, among the prefixes.
     """
 
     rows: tuple[RowStatus, ...]
@@ -63,8 +64,7 @@ class CacheStatus:
     idle_bytes: int
     total_bytes: int
     prefix_bytes: int
-    state_bytes: int
-    num_snapshots: int
+    num_snapshots: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +121,8 @@ class Rows:
         for group in self._cache.groups:
             for row in group.rows:
                 with contextlib.suppress(KeyError):
-                    rows.append(RowStatus(valid=self._cache.valid(row), capacity=self._cache.capacity(row)))
+                    valid, capacity = self._cache.valid(row), self._cache.capacity(row)
+                    rows.append(RowStatus(valid=valid, capacity=capacity, state_bytes=self._cache.shape.bytes_per_row))
         idle = []
         for row in self._cache.idle:
             with contextlib.suppress(KeyError):
@@ -134,7 +135,6 @@ class Rows:
             idle_bytes=sum(idle) * per_token,
             total_bytes=self._cache.num_slots * per_token,
             prefix_bytes=self._prefixes.num_bytes,
-            state_bytes=self._cache.shape.bytes_per_row,
             num_snapshots=self._prefixes.num_snapshots,
         )
 

@@ -40,6 +40,8 @@ def _facts(report: GraphReport) -> dict[str, str]:
     facts = {"Weights": short_size(report.num_weight_bytes), "Opsets": f"{opsets}; IR {report.ir_version}"}
     if (per_token := report.cache_bytes_per_token) is not None:
         facts["Cache, a token"] = f"{per_token:,} B"
+    if per_row := report.state_bytes_per_row:
+        facts["States, a row"] = f"{per_row:,} B"
     if report.experts is not None:
         facts["Experts"] = report.experts.summary
     if config := report.config:

@@ -89,6 +89,12 @@ class GraphReport:
         return sum(cache.width for cache in self.shape.caches) * _CACHE_ITEM_BYTES[self.shape.cache_dtype]
 
     @property
+    def state_bytes_per_row(self) -> int:
+        """Bytes of states that a row takes in all layers, however many tokens it holds."""
+        states = self.shape.states if self.shape else ()
+        return sum(math.prod(state.shape) * _CACHE_ITEM_BYTES[state.dtype] for state in states)
+
+    @property
     def without_kernels(self) -> tuple[str, ...]:
         """A line for each kind of operator that ONNX Runtime's CPU provider inlines, or does not load."""
         return without_kernels(self.operators.get("ai.onnx", {}), self.opsets.get("ai.onnx", 0))

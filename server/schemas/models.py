@@ -96,6 +96,7 @@ class RowStatus(Response):
 
     valid: int = Field(description="Tokens whose keys and values it holds.")
     capacity: int = Field(description="Tokens it has room for where it lies.")
+    state_bytes: int = Field(default=0, description="Its states, of one size however many tokens it holds.")
 
 
 class CacheStatus(Response):
@@ -112,7 +113,8 @@ class PrefixCacheStatus(Response):
 
     prompt_tokens: int = Field(default=0, description="Tokens of all prompts.")
     hits: int = Field(default=0, description="Those of them whose keys and values were found.")
-    bytes: int = Field(default=0, description="Keys and values of earlier prompts that are kept now.")
+    bytes: int = Field(default=0, description="Keys and values of earlier prompts that are kept now, and states.")
+    snapshots: int = Field(default=0, description="Lengths of texts whose states are kept, of models that have some.")
 
 
 class ModelStatus(Response):

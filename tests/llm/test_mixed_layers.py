@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 from genai.config import EngineConfig, ModelConfig
 from genai.errors import ConfigError, ContractError
 from genai.llm.llm import LLM
+from genai.runtime.states import sizes_of
 from tests.device_double import registered
 from tests.mixed_package import MixedModel, mixed_package
 from tests.tiny_package import tiny_package
@@ -30,14 +31,20 @@ def own_text(model: MixedModel, prompt: list[int], count: int) -> list[int]:
     return tokens[len(prompt) :]
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["by layer", "sinks"])
+@pytest.fixture(scope="module", params=["by layer", "sinks", "states"])
 def model(request: pytest.FixtureRequest) -> MixedModel:
-    return MixedModel(has_sinks=request.param)
+    return MixedModel(has_sinks=request.param == "sinks", has_states=request.param == "states")
+
+
+def states_bytes(model: MixedModel, max_batch: int) -> int:
+    """What states take of a budget."""
+    return (max_batch + 2) * sum(sizes_of(model.states))
 
 
 @pytest.fixture(scope="module")
 def folder(model: MixedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return mixed_package(tmp_path_factory.mktemp("models") / "mixed", has_sinks=model.has_sinks)
+    path = tmp_path_factory.mktemp("models") / "mixed"
+    return mixed_package(path, has_sinks=model.has_sinks, has_states=model.has_states)
 
 
 @pytest.fixture(scope="module", params=["cpu", "double"])
@@ -106,9 +113,8 @@ def test_rewound_and_restored_texts_go_on(llm: LLM, folder: Path, model: MixedMo
 def test_a_cache_smaller_than_the_need_changes_no_text(folder: Path, model: MixedModel) -> None:
     """Rows move, give way and are prefilled again; those that end leave holes."""
     bytes_per_token = sum(cache.width for cache in model.caches) * 4
-    config = EngineConfig(
-        device="cpu", num_threads=1, max_seq_len=100, max_batch=8, kv_cache_bytes=230 * bytes_per_token
-    )
+    budget = 230 * bytes_per_token + states_bytes(model, 8)
+    config = EngineConfig(device="cpu", num_threads=1, max_seq_len=100, max_batch=8, kv_cache_bytes=budget)
     with LLM(folder, config) as llm:
         assert llm._runner.cache.num_slots == 230
         prompts = [[*PROMPTS[index % 4], index] for index in range(8)]
@@ -124,14 +130,19 @@ def test_a_chat_goes_on_from_the_prefix_cache(folder: Path, model: MixedModel) -
         first = llm.generate(text, max_new_tokens=20, **GREEDY)
         longer = [*text, *first.token_ids, *PROMPTS[3]]
         again = llm.generate([longer, [*text, 1], [*text, 2]], max_new_tokens=10, **GREEDY)
-        assert min(each.usage.cached_tokens for each in again) > 16
+        cached = [each.usage.cached_tokens for each in again]
+        if model.has_states:  # a chat goes on, and the others begin where nothing was put aside
+            assert cached == [len(text) + 19, 0, 0]
+        else:
+            assert min(cached) > 16
     for prompt, each in zip([longer, [*text, 1], [*text, 2]], again, strict=True):
         assert each.token_ids == own_text(model, prompt, 10)
 
 
 def test_the_longest_sequence_fills_the_arena_but_for_the_reserved_slot(folder: Path, model: MixedModel) -> None:
     bytes_per_token = sum(cache.width for cache in model.caches) * 4
-    config = EngineConfig(device="cpu", num_threads=1, max_batch=1, kv_cache_bytes=50 * bytes_per_token)
+    budget = 50 * bytes_per_token + states_bytes(model, 1)
+    config = EngineConfig(device="cpu", num_threads=1, max_batch=1, kv_cache_bytes=budget)
     with LLM(folder, config) as llm:
         assert llm.max_seq_len == 50 - model.has_sinks
         text = llm.generate(PROMPTS[1], **GREEDY)
@@ -157,11 +168,44 @@ def test_sessions_of_other_caches_and_older_ones(tmp_path: Path) -> None:
         with llm.restore(tmp_path / "older") as restored:
             assert [restored.generate_next_token() for _ in range(5)] == rest
         save_file(tensors, tmp_path / "wrong", metadata | {"caches": '{"key_cache.0": 128}'})
-        with pytest.raises(ConfigError, match="caches of other layers or widths than this model"):
+        with pytest.raises(ConfigError, match="caches or states of other layers or sizes than this model"):
             llm.restore(tmp_path / "wrong")
         save_file(tensors | {"cache.1": tensors["cache.1"][:-4]}, tmp_path / "short", metadata)
         with pytest.raises(ConfigError, match="not of this model's shape"):
             llm.restore(tmp_path / "short")
+
+
+def test_drafts_and_sessions_of_a_model_with_states(tmp_path: Path) -> None:
+    model = MixedModel(has_sinks=False, has_states=True)
+    folder = mixed_package(tmp_path / "states", has_sinks=False, has_states=True)
+    attention_only = mixed_package(tmp_path / "draft", has_sinks=False)
+    config = EngineConfig(device="cpu", num_threads=1, max_seq_len=120)
+    with LLM(folder, config) as llm, LLM(folder, config) as same, LLM(attention_only, config) as draft:
+        prompt = [*b"one two one two one"]
+        expected = own_text(model, prompt, 40)
+        for options in ({"speculative": "prompt_lookup"}, {"draft": draft}):
+            assert llm.generate(prompt, max_new_tokens=40, **GREEDY, **options).token_ids == expected
+        with pytest.raises(ConfigError, match="states has recurrent states, which cannot be cut back"):
+            llm.generate(prompt, draft=same, **GREEDY)
+        with llm.generator(max_new_tokens=12, **GREEDY) as generator:
+            generator.append_input_tokens(prompt)
+            assert generator.generate_next_token() == expected[0]
+            generator.save(tmp_path / "text")
+        with safe_open(tmp_path / "text", "numpy") as file:
+            metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        assert metadata["version"] == "3"
+        assert json.loads(metadata["states"])["conv_state.2"] == ["float32", 1, 32]
+        for damage, message in (
+            ({"states": "{}"}, "caches or states of other layers or sizes"),
+            ({"cache.4": tensors["cache.4"][:-4]}, "not of this model's shape"),
+            ({"cache.4": np.full_like(tensors["cache.4"], 255)}, "not all finite numbers"),
+        ):
+            words = metadata | {key: value for key, value in damage.items() if isinstance(value, str)}
+            save_file(
+                tensors | {key: value for key, value in damage.items() if key in tensors}, tmp_path / "bad", words
+            )
+            with pytest.raises(ConfigError, match=message):
+                llm.restore(tmp_path / "bad")
 
 
 @pytest.mark.parametrize(

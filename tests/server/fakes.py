@@ -139,12 +139,13 @@ class FakeModel:
             close=lambda: None,
         )
         cache = CacheStatus(
-            rows=(RowStatus(valid=40, capacity=48),),
+            rows=(RowStatus(valid=40, capacity=48, state_bytes=64),),
             num_idle=2,
             used_bytes=320,
             idle_bytes=400,
             total_bytes=4096,
             prefix_bytes=256,
+            num_snapshots=3,
         )
         self.engine = SimpleNamespace(running=(), num_waiting=0, cache_status=cache)
         self.scripts: list[Sequence[Chunk | asyncio.Event | Exception] | Exception] = []

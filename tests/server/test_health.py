@@ -75,9 +75,9 @@ async def test_status_and_metrics() -> None:
         status = (await http.get("/v1/status")).json()
         text = (await http.get("/metrics")).text
     assert (status["status"], status["running"], status["waiting"]) == ("ready", 0, 0)
-    assert status["rows"] == [{"valid": 40, "capacity": 48}]
+    assert status["rows"] == [{"valid": 40, "capacity": 48, "state_bytes": 64}]
     assert status["cache"] == {"used_bytes": 320, "idle_rows": 2, "idle_bytes": 400, "total_bytes": 4096}
-    assert status["prefix_cache"] == {"prompt_tokens": 40, "hits": 32, "bytes": 256}
+    assert status["prefix_cache"] == {"prompt_tokens": 40, "hits": 32, "bytes": 256, "snapshots": 3}
     assert status["models"]["fake"]["generated_tokens"] == 1
     assert status["tokens_per_second"] > 0
     assert 'genai_generated_tokens_total{model="fake"} 1.0' in text
