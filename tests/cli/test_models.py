@@ -74,4 +74,5 @@ def test_build_hands_its_options_on(run_genai: Genai, monkeypatch: pytest.Monkey
     outcome = run_genai("build", "w.gguf", "-o", "out", *options)
     assert outcome.out == "out\n"
     expected = {"precision": "int4", "device": "cuda", "max_seq_len": 64, "builder": "mobius"}
-    assert seen == expected | {"source": "w.gguf"}
+    adapters = {"lora_slots": 0, "max_rank": 16, "merge_lora": None}
+    assert seen == expected | adapters | {"source": "w.gguf"}
