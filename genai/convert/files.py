@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from genai.config import Precision
 from genai.convert.options import ConvertOptions, FloatType, Quantization
@@ -20,6 +20,7 @@ FORMS = ("", "fp16", "q4", "q4f16", "int8", "quantized", "uint8", "bnb4")
 """Endings of names; a name without one is that of float32."""
 _BASES = ("model", "decoder_model_merged", "decoder_model", "decoder_with_past_model")
 _FOLDERS = (".", "onnx")
+_CONFIGS = ("config.json", "genai_config.json")
 _BY_PRECISION: dict[Precision, tuple[str, ...]] = {
     "auto": ("q4", "q4f16", "int8", "quantized", "uint8", "", "fp16", "bnb4"),
     "f32": ("",),
@@ -39,6 +40,19 @@ class Graph:
     name: str
     form: str
     rank: tuple[int, int]
+
+
+def graphs_in(folder: Path) -> list[str]:
+    """The ONNX files in a folder and in its `onnx`: paths below it."""
+    found = (*folder.glob("*.onnx"), *folder.glob("onnx/*.onnx"))
+    return [path.relative_to(folder).as_posix() for path in found if path.is_file()]
+
+
+def folder_of(graph: Path) -> Path:
+    """The folder of a graph's configuration and tokenizer: its own, or the one above `onnx`."""
+    folder = graph.parent
+    has_config = any((folder / name).is_file() for name in _CONFIGS)
+    return folder if has_config or folder.name != "onnx" else folder.parent
 
 
 def choose_graph(where: str, names: Collection[str], precision: Precision | None, asked: str | None = None) -> str:

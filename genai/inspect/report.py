@@ -16,7 +16,7 @@ from onnx import helper
 from genai import contract
 from genai.config import CONFIG_FILE, ModelConfig
 from genai.contract import Cache, GraphShape, TensorType
-from genai.convert.files import choose_graph
+from genai.convert.files import choose_graph, graphs_in
 from genai.errors import ContractError, ModelNotFoundError
 from genai.inspect.blocks import Block, blocks_of
 from genai.inspect.experts import Experts, experts_of
@@ -165,7 +165,7 @@ def _graph_file(path: Path) -> Path:
         return path
     if not path.is_dir():
         raise ModelNotFoundError(f"no such file or folder: {path}")
-    names = [file.relative_to(path).as_posix() for file in (*path.glob("*.onnx"), *path.glob("onnx/*.onnx"))]
+    names = graphs_in(path)
     if not names:
         raise ModelNotFoundError(f"{path} holds no .onnx files; give one: a package folder or an .onnx file")
     return path / choose_graph(str(path), names, None)

@@ -6,12 +6,15 @@ from pathlib import Path
 
 from genai.build.open import files_digest
 from genai.config import Precision
-from genai.convert.files import choose_graph, in_precision, weights_of
+from genai.convert.files import choose_graph, folder_of, graphs_in, in_precision, weights_of
 from genai.convert.options import CONVERTER, ConvertOptions
 from genai.extras import require
 from genai.progress import Progress
 
 _WEIGHTS = (".safetensors", ".bin", ".gguf")
+_NO_WEIGHTS = (".md", ".safetensors", ".gguf")
+"""Of files beside a graph: those that it cannot mean."""
+_SETTINGS = (".json", ".jinja", ".model", ".txt")
 GENAI_CONFIG = "genai_config.json"
 
 
@@ -20,7 +23,7 @@ def is_foreign(path: Path) -> bool:
     if path.is_file():
         return path.suffix == ".onnx"
     has_weights = any(any(path.glob(f"*{suffix}")) for suffix in _WEIGHTS)
-    return not has_weights and (bool(_graphs(path)) or (path / GENAI_CONFIG).is_file())
+    return not has_weights and (bool(graphs_in(path)) or (path / GENAI_CONFIG).is_file())
 
 
 def graph_of(path: Path, precision: Precision) -> Path:
@@ -32,19 +35,21 @@ def graph_of(path: Path, precision: Precision) -> Path:
         from genai.convert.sources.onnxruntime_genai.config import read_genai_config
 
         return read_genai_config(path).graph
-    return path / choose_graph(str(path), _graphs(path), precision)
-
-
-def folder_of(graph: Path) -> Path:
-    """The folder of a graph's configuration and tokenizer."""
-    return graph.parent.parent if graph.parent.name == "onnx" else graph.parent
+    return path / choose_graph(str(path), graphs_in(path), precision)
 
 
 def files_of(graph: Path) -> list[Path]:
-    """What a conversion reads: the graph, its weights, configuration and tokenizer."""
-    weights = weights_of(graph.name, [file.name for file in graph.parent.iterdir()])
-    beside = [file for file in folder_of(graph).iterdir() if file.suffix in (".json", ".jinja", ".model", ".txt")]
-    return [graph, *(graph.with_name(name) for name in weights), *(file for file in beside if file.is_file())]
+    """What a conversion may read: the graph, configuration and tokenizer, and whatever may hold weights beside it.
+
+    A graph calls its weights' files as it likes; left out is what belongs to other graphs, or to no graph at all.
+    """
+    here = [file for file in graph.parent.iterdir() if file.is_file() and not file.name.startswith(".")]
+    others = [file.name for file in here if file.suffix == ".onnx" and file.name != graph.name]
+    apart = {weight for other in others for weight in weights_of(other, [file.name for file in here])} | set(others)
+    own = [file for file in here if file.name not in apart and file.suffix not in _NO_WEIGHTS]
+    folder = folder_of(graph)
+    above = [] if folder == graph.parent else [file for file in folder.iterdir() if file.suffix in _SETTINGS]
+    return sorted([*own, *(file for file in above if file.is_file())])
 
 
 def digest_of(graph: Path) -> str:
@@ -70,7 +75,3 @@ def convert_graph(
 
     options = ConvertOptions(max_seq_len=max_seq_len)
     convert(graph, output, in_precision(options, precision, graph.name, is_on_cpu=device == "cpu"), progress)
-
-
-def _graphs(path: Path) -> list[str]:
-    return [file.relative_to(path).as_posix() for file in (*path.glob("*.onnx"), *path.glob("onnx/*.onnx"))]

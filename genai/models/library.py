@@ -13,6 +13,7 @@ from typing import Literal
 from genai import config
 from genai.build.gguf.file_names import parts_of, stem_of
 from genai.config import CONFIG_FILE, DEVICES, MAX_RANK, PRECISIONS, Precision
+from genai.convert.files import folder_of
 from genai.errors import ConfigError, ModelNotFoundError
 from genai.extras import require
 from genai.models import foreign, hub, store, wheels
@@ -243,7 +244,7 @@ def _source(name: str, progress: Progress, precision: Precision = "auto") -> tup
     if path.exists() and foreign.is_foreign(path):
         graph = foreign.graph_of(path, precision)
         graph = graph.parent.resolve() / graph.name  # links to contents in the hub's cache are not followed
-        return graph, foreign.folder_of(graph).name
+        return graph, folder_of(graph).name
     if path.exists():
         if complaint := what_it_is_instead(path):
             raise ModelNotFoundError(complaint)
@@ -256,11 +257,10 @@ def _source(name: str, progress: Progress, precision: Precision = "auto") -> tup
 
 def _pulled(hub_id: hub.HubId, precision: Precision) -> Path | None:
     """What was pulled before; of ONNX files that of this precision, or None."""
-    for key in (f"hub {hub_id} {precision}", f"hub {hub_id}"):
-        here = store.recall(key, "")
-        if here and Path(here).exists() and (key.endswith(precision) or not foreign.is_foreign(Path(here))):
-            return Path(here)
-    return None
+    graph, weights = (store.recall(f"hub {hub_id}{which}", "") for which in (f" {precision}", ""))
+    if graph and Path(graph).exists():
+        return Path(graph)
+    return Path(weights) if weights and Path(weights).exists() and not foreign.is_foreign(Path(weights)) else None
 
 
 def _pull_known(model: KnownModel, progress: Progress) -> Path:

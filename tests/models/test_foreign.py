@@ -8,12 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 
 from genai import models
 from genai.config import ModelConfig
 from genai.errors import ModelNotFoundError
-from tests.convert.layout import of_optimum
+from genai.models import hub
+from tests.convert.layout import OPTIMUM, of_optimum
 from tests.models.loopback import HubServer
 
 RUN = """
@@ -36,6 +39,49 @@ def test_a_folder_is_converted_once_for_each_precision(tmp_path: Path, home: Pat
     (folder / "onnx" / "model.onnx").unlink()
     with pytest.raises(ModelNotFoundError, match=r"no ONNX file for precision f32, only onnx/model_q4\.onnx"):
         models.package(folder, precision="f32", device="cpu")
+
+
+def test_weights_in_a_file_of_any_name(tmp_path: Path, home: Path) -> None:
+    """Changed weights are another model; another graph's files, and what is no weights, are not looked at."""
+    folder = of_optimum("llama", tmp_path / "layout", ["q4"])
+    graph = folder / "onnx" / "model.onnx"
+    whole = onnx.load(OPTIMUM / "llama" / "model.onnx")
+    onnx.save(whole, graph, save_as_external_data=True, location="shared", size_threshold=256)
+    first = models.package(folder, precision="f32", device="cpu")
+    for name in ("model_q4.onnx", "model_q4.onnx_data", "README.md"):
+        (folder / "onnx" / name).write_bytes(b"another")
+    assert models.package(folder, precision="f32", device="cpu") == first
+    weights = graph.with_name("shared")
+    weights.write_bytes((np.frombuffer(weights.read_bytes(), np.float32) * 2).tobytes())
+    assert models.package(folder, precision="f32", device="cpu") != first
+
+
+def test_a_folder_called_onnx_may_be_whole(tmp_path: Path, home: Path) -> None:
+    """With a configuration in it, its settings are its own, not those above."""
+    folder = of_optimum("llama", tmp_path / "layout", [""])
+    for name in ("config.json", "tokenizer.json"):
+        (folder / name).rename(folder / "onnx" / name)
+    first = models.package(folder / "onnx", precision="f32", device="cpu")
+    config = folder / "onnx" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"eos_token_id": 7}))
+    second = models.package(folder / "onnx", precision="f32", device="cpu")
+    assert [ModelConfig.read(package).eos_token_ids == (7,) for package in (first, second)] == [False, True]
+
+
+def test_a_repository_called_after_a_precision(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was pulled in another precision is not taken for this one."""
+    folder = of_optimum("llama", tmp_path / "layout", ["int8", "q4"])
+    pulled: list[str] = []
+
+    def fetch(_: hub.HubId, __: object, precision: str) -> Path:
+        pulled.append(precision)
+        return folder / "onnx" / {"auto": "model_q4.onnx", "int8": "model_int8.onnx"}[precision]
+
+    monkeypatch.setattr(hub, "fetch", fetch)
+    for precision, found in (("auto", "int4"), ("int8", "int8"), ("auto", "int4"), ("int8", "int8")):
+        package = models.package("org/tiny-int8", precision=precision, device="cpu")  # type: ignore[arg-type]
+        assert ModelConfig.read(package).provenance.precision == found
+    assert pulled == ["auto", "int8"]
 
 
 def test_a_hub_id(tmp_path: Path, home: Path) -> None:

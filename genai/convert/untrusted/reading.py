@@ -19,7 +19,7 @@ import onnx_ir as ir
 from google.protobuf.message import Message
 
 from genai.config import Precision
-from genai.convert.files import choose_graph
+from genai.convert.files import choose_graph, folder_of, graphs_in
 from genai.errors import ModelError, ModelNotFoundError, UnsupportedModelError, WeightsError
 
 MAX_GRAPH_BYTES = 2**31 - 1
@@ -44,13 +44,10 @@ def find_onnx(source: Path, precision: Precision | None = None, asked: str | Non
     Raises: ModelNotFoundError that says what is there.
     """
     if source.is_file():
-        folder = source.parent
-        has_config = any((folder / name).is_file() for name in ("config.json", "genai_config.json"))
-        return OnnxFile(path=source, folder=folder if has_config or folder.name != "onnx" else folder.parent)
+        return OnnxFile(path=source, folder=folder_of(source))
     if not source.is_dir():
         raise ModelNotFoundError(f"{source}: no such file or folder")
-    names = [path.relative_to(source).as_posix() for path in (*source.glob("*.onnx"), *source.glob("onnx/*.onnx"))]
-    if names:
+    if names := graphs_in(source):
         return OnnxFile(path=source / choose_graph(str(source), names, precision, asked), folder=source)
     is_checkpoint = any(source.glob("*.safetensors")) or any(source.glob("*.gguf"))
     hint = f"; it is a checkpoint: genai build {source} -o OUT" if is_checkpoint else ""
