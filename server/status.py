@@ -89,6 +89,7 @@ def _model_status(model: ServedModel) -> ModelStatus:
         ),
         max_batch=llm.engine_config.max_batch,
         max_model_len=llm.max_seq_len,
+        same_bits=llm.same_bits.summary,
         prefix_cache=PrefixCacheStatus(
             prompt_tokens=_counted(llm, "genai_prompt_tokens_total", model.name),
             hits=_counted(llm, "genai_prefix_cache_hit_tokens_total", model.name),

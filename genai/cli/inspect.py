@@ -40,6 +40,9 @@ def inspect(
     fusions: Annotated[
         bool, typer.Option("--fusions", help="Also say which decomposed operators could be fused, and why others not.")
     ] = False,
+    bits: Annotated[
+        bool, typer.Option("--bits", help="Also load the package, and say if texts are the same here in any batch.")
+    ] = False,
     json_output: options.Json = False,
 ) -> None:
     """Show what a graph is made of and where its memory goes.
@@ -53,19 +56,24 @@ def inspect(
 
     path = _located(model)
     if is_gguf(path):
-        if html is not None or fusions:
-            raise ConfigError(f"{path} is a GGUF file, weights without a graph: --html and --fusions are about graphs")
+        if html is not None or fusions or bits:
+            raise ConfigError(
+                f"{path} is a GGUF file, weights without a graph: --html, --fusions, --bits are about graphs"
+            )
         show_gguf(path, json_output=json_output)
         return
     report = read(path)
     found = _fusions(report) if fusions else None
+    told = _bits(report) if bits else None
     if html is not None:
         _write(html, page(report, batch=batch, length=length, fusions=found))
     if json_output:
-        added = {} if found is None else {"fusions": found.as_json()}
+        added: dict[str, object] = {} if found is None else {"fusions": found.as_json()}
+        added |= {} if told is None else {"same_bits": told}
         print(json.dumps(_as_json(report, batch, length) | added, indent=2))
         return
     parts = [_head(report), _operators(report), _contract(report), _memory(report, batch, length)]
+    parts += [] if told is None else [f"the same bits in any batch, on this machine: {told}"]
     print("\n\n".join(parts if found is None else [*parts, f"fusions\n{found.as_text()}"]))
 
 
@@ -114,6 +122,17 @@ def _fusions(report: GraphReport) -> FusionReport:
     from genai.convert.fusions.survey import survey_file
 
     return survey_file(report.path)
+
+
+def _bits(report: GraphReport) -> str:
+    """Raises: ConfigError for a graph that is no package; as `load_runner`."""
+    from genai.config import EngineConfig
+    from genai.runtime.load import load_runner
+
+    if report.config is None:
+        raise ConfigError(f"{report.path} lies in no package: --bits runs what genai build and genai convert make")
+    small = EngineConfig(max_seq_len=min(1024, report.config.max_position), max_batch=3, prefix_cache_bytes=0)
+    return load_runner(report.path.parent, report.config, small).same_bits.summary
 
 
 def _head(report: GraphReport) -> str:

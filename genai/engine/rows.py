@@ -27,10 +27,6 @@ from genai.runtime.cache import KVCache
 
 _MAX_IDLE = 32
 """Idle rows: each is looked at for every newcomer."""
-_MIN_RUN = 2
-"""Last tokens of a text that are run although all of it is known: one alone would take the kernels of decoding. Their
-sums differ from a prompt's in the last bits, and in 8 bits another token could come than without what is known.
-"""
 _MIN_GAIN = 16
 """Tokens that a snapshot has to spare beyond what is held already: it takes a copy."""
 _WORTH_A_CUT = 64
@@ -188,7 +184,7 @@ class Rows:
         sequence.num_known = self._find(sequence, self._keys_to_find(sequence)).num_tokens
 
     def give(self, sequence: Sequence) -> int:
-        """A row that holds what is known of a sequence; its last tokens are run.
+        """A row that holds what is known of a sequence; its last token is run.
 
         Returns how many tokens that is. Raises: CapacityError.
         """
@@ -211,8 +207,7 @@ class Rows:
 
     def _find(self, sequence: Sequence, keys: abc.Sequence[bytes]) -> Known:
         """What the prefix cache has of a sequence; keys: of the blocks that it may have."""
-        gave_way = self._cache.has_states and sequence.generated  # its snapshot has all but the token that was not run
-        return self._prefixes.find(keys, sequence.tokens, len(sequence.tokens) - (1 if gave_way else _MIN_RUN))
+        return self._prefixes.find(keys, sequence.tokens, len(sequence.tokens) - 1)
 
     def _checkpoints(self, sequence: Sequence, keys: abc.Sequence[bytes]) -> tuple[int, ...]:
         """Where a sequence's prompt is to be cut for a snapshot, in order; others may wait for some already."""
@@ -235,9 +230,8 @@ class Rows:
         """
         best, most = None, max(known, 1)
         for row in () if sequence.needs_all else self._cache.idle:
-            shared = min(
-                self._idle[row].shared(sequence.tokens, keys, _adapter_of(sequence)), len(sequence.tokens) - _MIN_RUN
-            )
+            shared = self._idle[row].shared(sequence.tokens, keys, _adapter_of(sequence))
+            shared = min(shared, len(sequence.tokens) - 1)
             held = self._cache.valid(row)
             is_its_own = 2 * shared >= held or shared - known >= BLOCK_SIZE
             if shared >= most and is_its_own and (shared == held or not self._cache.has_states):
@@ -360,7 +354,7 @@ class Rows:
         """The keys of the blocks that need not be run where they are known."""
         if sequence.needs_all:
             return []
-        return self._keys(sequence, max(len(sequence.tokens) - _MIN_RUN, 0))
+        return self._keys(sequence, max(len(sequence.tokens) - 1, 0))
 
     def _keys(self, sequence: Sequence, num_tokens: int) -> list[bytes]:
         """The keys of the whole blocks among a sequence's first tokens."""

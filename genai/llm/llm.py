@@ -92,6 +92,7 @@ class LLM:
         self._runner = loaded.runner
         self.cache_shape = loaded.runner.cache.shape
         self.max_seq_len = loaded.max_seq_len
+        self.same_bits = loaded.same_bits
         self.tokenizer = Tokenizer.from_folder(
             self.path,
             bos_token_id=self.config.bos_token_id,

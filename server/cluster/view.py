@@ -118,6 +118,7 @@ def _added(models: Sequence[ModelStatus]) -> ModelStatus:
         cache=summed_cache(model.cache for model in models),
         max_batch=sum(model.max_batch for model in models),
         max_model_len=min(lengths, default=0),
+        same_bits="; ".join(sorted({model.same_bits for model in models if model.same_bits})),
         prefix_cache=summed_prefixes(model.prefix_cache for model in models),
         generated_tokens=sum(model.generated_tokens for model in models),
         tokens_per_second=sum(model.tokens_per_second for model in models),

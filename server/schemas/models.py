@@ -127,6 +127,7 @@ class ModelStatus(Response):
     cache: CacheStatus = CacheStatus()
     max_batch: int = Field(default=0, description="Most sequences that run together.")
     max_model_len: int = Field(default=0, description="Longest sequence in tokens.")
+    same_bits: str = Field(default="", description="Whether a text is the same to the bit whatever runs beside it.")
     prefix_cache: PrefixCacheStatus = PrefixCacheStatus()
     generated_tokens: int = Field(default=0, description="Tokens generated since the server began.")
     tokens_per_second: float = Field(default=0.0, description="Tokens generated a second, lately.")

@@ -18,6 +18,7 @@ from tests.build import tiny
 from tests.cli.conftest import Genai
 from tests.mixed_package import mixed_package
 from tests.random_model import build_random_model
+from tests.tiny_package import tiny_package
 
 NAME = "smollm2-135m-instruct"
 
@@ -242,3 +243,12 @@ def test_experts_are_told(tmp_path: Path, run_genai: Genai) -> None:
     assert f"experts: {experts.summary}" in told
     assert "weights: experts" in told
     assert json.loads(run_genai("inspect", package, "--json").out)["experts"]["active_bytes"] == experts.active_bytes
+
+
+def test_the_same_bits_are_told_where_the_package_runs(tmp_path: Path, run_genai: Genai) -> None:
+    built, written = tiny_package(tmp_path / "built"), mixed_package(tmp_path / "mixed", has_sinks=False)
+    assert "the same bits in any batch, on this machine: kept" in run_genai("inspect", built, "--bits").out
+    assert json.loads(run_genai("inspect", written, "--bits", "--json").out)["same_bits"] == "not kept"
+    (built / "genai.json").unlink()
+    refused = run_genai("inspect", built / "model.onnx", "--bits")
+    assert (refused.code, "lies in no package" in refused.err) == (2, True)

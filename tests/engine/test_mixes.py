@@ -202,8 +202,11 @@ class Mix:
             self.engine.tell_on(self.beside, lambda: None)
         self.cases: list[Case] = []
 
+    def case(self) -> Case:
+        return random_case(self.rng, self.poison)
+
     def submit(self) -> None:
-        case = random_case(self.rng, self.poison)
+        case = self.case()
         case.job = self.engine.submit(replace(case.request, sink=case.witness))
         self.cases.append(case)
         if not case.request.config.is_beam_search and not case.request.is_manual and self.rng.random() < 0.5:
@@ -221,6 +224,9 @@ class Mix:
             assert read_tokens(self.runner.cache, row) == idle[row].tokens
         held = [sequence.row for sequence in self.engine.running]
         assert sorted(self.runner.cache.rows) == sorted(held), "rows are those of what runs"  # type: ignore[type-var]
+        self.tend_all()
+
+    def tend_all(self) -> None:
         for case in self.cases:
             assert case.job is not None
             for sequence in case.job.sequences:

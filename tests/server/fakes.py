@@ -18,6 +18,7 @@ from genai.llm.async_llm import AsyncLLM
 from genai.llm.results import Choice, Chunk, Generation, Timings, Usage
 from genai.metrics import EngineMetrics
 from genai.progress import Progress
+from genai.runtime.same_bits import Padding, SameBits
 from genai.tokenizer.tokenizer import Tokenizer
 from server.app import create_app
 from server.loading import Room
@@ -134,6 +135,7 @@ class FakeModel:
             config=config,
             engine_config=EngineConfig(),
             max_seq_len=64,
+            same_bits=SameBits(padding=Padding()),
             tokenizer=tokenizer,
             metrics=EngineMetrics(name),
             close=lambda: None,

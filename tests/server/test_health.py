@@ -79,6 +79,7 @@ async def test_status_and_metrics() -> None:
     assert status["cache"] == {"used_bytes": 320, "idle_rows": 2, "idle_bytes": 400, "total_bytes": 4096}
     assert status["prefix_cache"] == {"prompt_tokens": 40, "hits": 32, "bytes": 256, "snapshots": 3}
     assert status["models"]["fake"]["generated_tokens"] == 1
+    assert status["models"]["fake"]["same_bits"] == "kept"
     assert status["tokens_per_second"] > 0
     assert 'genai_generated_tokens_total{model="fake"} 1.0' in text
     assert 'genai_http_requests_total{method="GET",route="/v1/status",status="200"} 1.0' in text

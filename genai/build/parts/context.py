@@ -29,6 +29,8 @@ from genai.build.weights import Weights
 F32 = np.dtype(np.float32)
 FLOAT = int(onnx.TensorProto.FLOAT)
 POSITIONS = "model.embed_positions"
+_AT_A_TIME = 16
+"""Numbers that CPU kernels of functions take together, or a multiple of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,11 +202,18 @@ def add_and_norms(ctx: Context, x: str, delta: str | None, names: Sequence[str])
 
 def rotary_angles(weights: Weights, spec: RotarySpec) -> tuple[str, str]:
     """cos and sin [B, T, size / 2] of `position_ids`: once per step for all layers with these frequencies."""
-    graph = weights.graph
+    graph, num = weights.graph, len(spec.inverse_frequencies)
     positions = graph.op("Unsqueeze", contract.POSITION_IDS, graph.constant([2], np.int64))
     positions = graph.op("Cast", positions, to=FLOAT)
-    angles = graph.op("Mul", positions, graph.constant([[spec.inverse_frequencies]], F32))
-    cos, sin = (scaled(graph, graph.op(kind, angles), spec.scale, F32) for kind in ("Cos", "Sin"))
+    # CPU kernels take 16 numbers at a time, and a tensor's last ones in another way, which differs in the last bit.
+    unread = -num % _AT_A_TIME if weights.dtype == F32 else 0
+    frequencies = [*spec.inverse_frequencies, *[0.0] * unread]
+    angles = graph.op("Mul", positions, graph.constant([[frequencies]], F32))
+    cos, sin = (graph.op(kind, angles) for kind in ("Cos", "Sin"))
+    if unread:
+        bounds = [graph.constant(bound, np.int64) for bound in ([0], [num], [2])]
+        cos, sin = (graph.op("Slice", each, *bounds) for each in (cos, sin))
+    cos, sin = (scaled(graph, each, spec.scale, F32) for each in (cos, sin))
     return graph.cast(cos, F32, weights.dtype), graph.cast(sin, F32, weights.dtype)
 
 

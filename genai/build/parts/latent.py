@@ -117,7 +117,12 @@ def _float_products(ctx: Context, latent: LatentSpec, x: str, prefix: str, part:
     matrices = (head.T for head in float_heads(ctx.weights, latent, prefix, part))
     weight = graph.stacked_weight(f"{prefix}.{part}", (latent.num_heads, *sizes[part]), ctx.dtype, matrices)
     by_head = graph.op("Transpose", x, perm=[0, 2, 1, 3])
-    return graph.op("Transpose", graph.op("MatMul", by_head, weight), perm=[0, 2, 1, 3])
+    if ctx.dtype != F32:
+        return graph.op("Transpose", graph.op("MatMul", by_head, weight), perm=[0, 2, 1, 3])
+    # CPU kernels add up one row in another order than several (`attending.py`): it gets a second.
+    padded = graph.op("Pad", by_head, graph.constant([0, 0, 0, 0, 0, 0, 1, 0], np.int64))
+    made = graph.op("Transpose", graph.op("MatMul", padded, weight), perm=[0, 2, 1, 3])
+    return graph.op("Slice", made, *(graph.constant(bound, np.int64) for bound in ([0], [-1], [1])))
 
 
 def _normed(ctx: Context, latent: LatentSpec, x: str, name: str, size: int) -> str:

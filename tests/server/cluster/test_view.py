@@ -58,17 +58,21 @@ async def test_a_status_is_a_sum_and_its_parts(state: ServerState) -> None:
         cache=CacheStatus(used_bytes=5, idle_rows=1, idle_bytes=6, total_bytes=7),
         max_batch=8,
         max_model_len=100,
+        same_bits="kept",
         prefix_cache=PrefixCacheStatus(prompt_tokens=9, hits=4, bytes=10, snapshots=1),
         generated_tokens=11,
         tokens_per_second=1.5,
     )
     one = summed("ready", {"a": model}, num_requests=3)
-    two = summed("draining", {"a": model.model_copy(update={"max_model_len": 50})}, num_requests=1)
+    two = summed(
+        "draining", {"a": model.model_copy(update={"max_model_len": 50, "same_bits": "not kept"})}, num_requests=1
+    )
     both = await together(one, two).status(state)
     assert (both.status, both.running, both.waiting, both.requests) == ("ready", 4, 2, 4)
     assert both.cache == CacheStatus(used_bytes=10, idle_rows=2, idle_bytes=12, total_bytes=14)
     assert both.models["a"].prefix_cache == PrefixCacheStatus(prompt_tokens=18, hits=8, bytes=20, snapshots=2)
     assert (both.models["a"].max_batch, both.models["a"].max_model_len, len(both.rows)) == (16, 50, 2)
+    assert both.models["a"].same_bits == "kept; not kept"
     assert [(each.id, each.status, each.running) for each in both.replicas] == [
         ("r0", "ready", 2),
         ("r1", "draining", 2),

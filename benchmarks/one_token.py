@@ -1,0 +1,118 @@
+"""What it costs that a step of one token has the bits of many: both forms of attention, in decode steps.
+
+    python -m benchmarks.one_token [MODEL] [--precision auto] [--rounds 9]
+
+The package as it is built, where Attention gets the heads of a group as tokens (`genai/build/parts/attending.py`),
+beside a copy of it in which every step takes the other branch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+import onnx
+
+from benchmarks.environments import ROOT
+from benchmarks.measure import ratios
+from benchmarks.results import Cell, markdown_table
+from benchmarks.rounds import Action, quiet_rounds
+from benchmarks.texts import english_tokens, prompts
+from genai import models
+from genai.bench import WARM_UP, Stepper
+from genai.config import MODEL_FILE, EngineConfig
+
+SHAPES = ((1, 64), (1, 1024), (8, 64), (8, 1024))
+"""Rows, and tokens that each holds."""
+STEPS_A_ROUND = 8
+BUILT, OTHER = "heads as tokens", "head by head"
+
+
+def without_choice(package: Path, copy: Path) -> Path:
+    """A copy of a package whose graph takes the branch of several tokens, whatever the step."""
+    shutil.copytree(package, copy)
+    model = onnx.load(copy / MODEL_FILE, load_external_data=False)
+    nodes: list[onnx.NodeProto] = []
+    for node in model.graph.node:
+        branches = {attribute.name: attribute.g for attribute in node.attribute}
+        if node.op_type != "If" or not any(each.op_type == "Attention" for each in branches["else_branch"].node):
+            nodes.append(node)
+            continue
+        inner, result = branches["else_branch"].node, branches["else_branch"].output[0].name
+        for each in inner:
+            each.output[:] = [node.output[0] if name == result else name for name in each.output]
+        nodes.extend(inner)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    onnx.save(model, copy / MODEL_FILE)
+    return copy
+
+
+def compared(packages: dict[str, Path], rounds: int, threads: int | None) -> list[Cell]:
+    """Seconds of decode steps at all shapes, interleaved."""
+    tokens, cells = english_tokens(packages[BUILT]), []
+    limit = max(length for _, length in SHAPES) + WARM_UP + STEPS_A_ROUND + 8
+    config = EngineConfig(device="cpu", max_seq_len=limit, max_batch=8, num_threads=threads)
+    with ExitStack() as stack:
+        steppers = {name: stack.enter_context(Stepper(path, config)) for name, path in packages.items()}
+        for batch, length in SHAPES:
+            given = prompts(tokens, batch, length)
+            actions = {
+                name: Action(run=partial(steps_from, stepper, given), process_id=os.getpid())
+                for name, stepper in steppers.items()
+            }
+            found = quiet_rounds(actions, rounds, patience=2, pause=0.05)
+            title = f"{batch} row{'s' * (batch > 1)} of {length} tokens"
+            cells.append(Cell(title=title, work=1, rounds=found.results, disturbance=found.disturbance))
+    return cells
+
+
+def steps_from(stepper: Stepper, given: Sequence[list[int]]) -> list[float]:
+    """Seconds of the steps that follow prompts."""
+    stepper.start(given)
+    return [stepper.step().seconds for _ in range(WARM_UP + STEPS_A_ROUND)][WARM_UP:]
+
+
+def as_markdown(cells: Sequence[Cell]) -> str:
+    """A line for each shape."""
+    rows = [
+        (
+            cell.title,
+            *(f"{cell.median(name) * 1e3:.2f}, {cell.best(name) * 1e3:.2f}" for name in (BUILT, OTHER)),
+            f"{ratios(cell.medians(), OTHER)[BUILT]:.2f}",
+            f"{cell.disturbance:.0%}",
+        )
+        for cell in cells
+    ]
+    head = ("decode step", f"{BUILT}: ms, best", f"{OTHER}: ms, best", "ratio", "others' share")
+    return markdown_table(head, rows)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Measure, print Markdown, keep JSON in benchmarks/results."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.one_token")
+    parser.add_argument("model", nargs="?", default="smollm2-135m-instruct")
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--threads", type=int)
+    chosen = parser.parse_args(arguments)
+    package = models.package(chosen.model, precision=chosen.precision, device="cpu")
+    with tempfile.TemporaryDirectory() as folder:
+        packages = {BUILT: package, OTHER: without_choice(package, Path(folder) / "other")}
+        cells = compared(packages, chosen.rounds, chosen.threads)
+    (ROOT / "results").mkdir(exist_ok=True)
+    found = {cell.title: {name: cell.median(name) for name in cell.rounds} for cell in cells}
+    (ROOT / "results" / "one_token.json").write_text(json.dumps(found, indent=1))
+    print(as_markdown(cells))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
