@@ -31,7 +31,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 ENGLISH = Path(__file__).parents[2] / "benchmarks" / "data" / "english.txt"
 NUM_SLOTS, MAX_SEQ_LEN = 300, 120
-NUM_MIXES = 3
+SEEDS = (5, 6)
+"""Of mixes in which everything happens that is asked for below."""
 
 
 @pytest.fixture(
@@ -153,7 +154,7 @@ def run_mix(llm: LLM, seed: int) -> Counter[str]:
 
 def test_each_text_has_the_bits_that_it_has_alone(llm: LLM) -> None:
     assert llm.same_bits.padding is not None
-    happened = sum((run_mix(llm, seed) for seed in range(NUM_MIXES)), Counter[str]())
+    happened = sum((run_mix(llm, seed) for seed in SEEDS), Counter[str]())
     assert happened["cut"] == 0
     for what in ("beams", "manual", "preempted", "cached", "drafted"):
         assert happened[what] > 0, f"nothing was {what}: other seeds"
