@@ -12,26 +12,31 @@ import tempfile
 from pathlib import Path
 
 import onnx_ir as ir
-import onnx_ir.passes.common as passes
 
 from genai.config import EngineConfig
 from genai.convert.nodes import Nodes, take_over
+from genai.convert.normalize import inline
 from genai.convert.verify import WITHOUT_ROUNDING
 from genai.errors import UnsupportedModelError
 from genai.runtime.session import Session
 
 _DOMAIN = "ai.onnx.preview"
+_PRECISIONS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE, ir.DataType.BFLOAT16)
 
 
 def write_out(model: ir.Model) -> int:
     """Write out every FlexAttention in place; how many there were. Raises: UnsupportedModelError for a damaged one."""
     if _DOMAIN not in model.opset_imports:
         return 0
-    passes.InlinePass()(model)
+    inline(model)
     found = [node for node in model.graph if node.domain == _DOMAIN and node.op_type == "FlexAttention"]
+    taken = set[str]()
     for number, node in enumerate(found):
-        if not node.name:
-            node.name = f"FlexAttention.{number}"
+        name = node.name or node.op_type
+        while name in taken:  # what is written out is called after the node, each apart
+            name += f".{number}"
+        taken.add(name)
+        node.name = name
         _write_out(model.graph, node)
     if all(node.domain != _DOMAIN for node in model.graph):
         del model.opset_imports[_DOMAIN]
@@ -58,7 +63,7 @@ def _write_out(graph: ir.Graph, node: ir.Node) -> None:
     with nodes.before(node):
         scores = nodes.op("MatMul", q, nodes.op("Transpose", _repeated(nodes, q, k), perm=[0, 1, 3, 2]))
         scores = nodes.op("Mul", scores, _scale(nodes, node, q, dtype))
-        inner = ir.DataType(node.attributes.get_int("softmax_precision", 0) or _default_precision(dtype))
+        inner = _precision(node, dtype)
         scores = _modified(graph, node, "score_mod", _cast(nodes, scores, dtype, inner))
         weights = _modified(graph, node, "prob_mod", nodes.op("Softmax", scores, axis=-1))
         result = nodes.op("MatMul", weights, _cast(nodes, _repeated(nodes, q, v), dtype, inner))
@@ -67,8 +72,13 @@ def _write_out(graph: ir.Graph, node: ir.Node) -> None:
     graph.remove(node, safe=True)
 
 
-def _default_precision(dtype: ir.DataType) -> ir.DataType:
-    return dtype if dtype == ir.DataType.DOUBLE else ir.DataType.FLOAT
+def _precision(node: ir.Node, dtype: ir.DataType) -> ir.DataType:
+    """The type of scores and weights: float32, for doubles theirs, where the node does not say."""
+    default = dtype if dtype == ir.DataType.DOUBLE else ir.DataType.FLOAT
+    told = node.attributes.get_int("softmax_precision", int(default))
+    if told not in map(int, _PRECISIONS):
+        raise UnsupportedModelError(f"{node.name}: softmax_precision={told} is no floating-point type")
+    return ir.DataType(told)
 
 
 def _cast(nodes: Nodes, value: ir.Value, dtype: ir.DataType, to: ir.DataType) -> ir.Value:
@@ -105,14 +115,14 @@ def _modified(graph: ir.Graph, node: ir.Node, name: str, value: ir.Value) -> ir.
         raise UnsupportedModelError(
             f"{node.name}: {name} takes {len(body.inputs)} values and gives {len(body.outputs)}; it must be one each"
         )
-    prefix, (result,) = f"{node.name}/{name}", body.outputs
-    body.inputs[0].replace_all_uses_with(value)
-    result = value if result is body.inputs[0] else result
+    prefix, (given,), (result,) = f"{node.name}/{name}", body.inputs, body.outputs
+    body.outputs.clear()
+    given.replace_all_uses_with(value)
+    result = value if result is given else result
     for weight in list(body.initializers.values()):
         body.initializers.pop(weight.name or "")
         weight.name = f"{prefix}/{weight.name}"
         graph.register_initializer(weight)
-    body.outputs.clear()
     for number, inner in enumerate(list(body)):
         body.remove(inner)
         inner.name = f"{prefix}/{inner.op_type}.{number}"

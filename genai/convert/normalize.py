@@ -31,7 +31,7 @@ def normalize(model: ir.Model) -> None:
     opset = model.opset_imports.get("", 0)
     if not opset >= OLDEST_OPSET:
         raise UnsupportedModelError(f"the model uses opset {opset}; at least {OLDEST_OPSET} is needed: export it again")
-    passes.InlinePass()(model)
+    inline(model)
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     passes.IdentityEliminationPass()(model)
     if opset < 18:
@@ -43,6 +43,21 @@ def normalize(model: ir.Model) -> None:
     _simplify_shapes(model.graph)
     passes.CommonSubexpressionEliminationPass()(model)
     passes.RemoveUnusedNodesPass()(model)
+
+
+def inline(model: ir.Model) -> None:
+    """Put the nodes of a model's functions in place of their calls.
+
+    Raises: UnsupportedModelError for functions of another operator set than the model's.
+    """
+    opset = model.opset_imports.get("", 0)
+    for function in model.functions.values():
+        if min(opset, function.opset_imports.get("", opset)) >= contract.OPSET:  # from there on all mean the same
+            function.opset_imports[""] = opset
+    try:
+        passes.InlinePass()(model)
+    except ValueError as error:
+        raise UnsupportedModelError(f"the model's functions cannot be put in place of their calls: {error}") from None
 
 
 def infer_shapes(model: ir.Model) -> None:

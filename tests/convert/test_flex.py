@@ -224,3 +224,39 @@ def test_refused(tmp_path: Path, score_mod: Modifier, prob_mod: Modifier | None,
     with pytest.raises(UnsupportedModelError, match=match):
         convert(flexible(tmp_path, score_mod, prob_mod), tmp_path / "package")
     assert not (tmp_path / "package").exists()
+
+
+def test_nodes_of_one_name_and_of_none(tmp_path: Path) -> None:
+    """ONNX asks no names of nodes; each modifier keeps its own numbers."""
+    for index, names in enumerate((("x", "x"), ("", "FlexAttention"), ("x", "x.1"))):
+        source = flexible(tmp_path / str(index), alibi)
+        model = onnx.load(source / "model.onnx")
+        nodes = [node for node in model.graph.node if node.op_type == "FlexAttention"]
+        for node, name in zip(nodes, names, strict=True):
+            node.name = name
+        onnx.save(model, source / "model.onnx")
+        assert write_out(ir.load(source / "model.onnx")) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"score_mod": onnx.GraphProto(name="same")}, "hides other keys"),
+        ({"softmax_precision": 7}, "softmax_precision=7 is no floating-point type"),
+    ],
+    ids=["a modifier that gives what it takes", "integers"],
+)
+def test_refused_by_what_it_says(tmp_path: Path, change: dict[str, object], match: str) -> None:
+    source = flexible(tmp_path, causal)
+    if isinstance(body := change.get("score_mod"), onnx.GraphProto):
+        for values in (body.input, body.output):
+            values.append(helper.make_tensor_value_info("x", TensorProto.FLOAT, [None] * 4))
+    model = onnx.load(source / "model.onnx")
+    for node in model.graph.node:
+        if node.op_type == "FlexAttention":
+            kept = [attribute for attribute in node.attribute if attribute.name not in change]
+            del node.attribute[:]
+            node.attribute.extend([*kept, *(helper.make_attribute(*item) for item in change.items())])
+    onnx.save(model, source / "model.onnx")
+    with pytest.raises(UnsupportedModelError, match=match):
+        convert(source, tmp_path / "package")

@@ -14,18 +14,26 @@ from onnx import defs
 
 from genai import contract
 from genai.convert.nodes import Nodes, take_over
+from genai.convert.normalize import inline
 from genai.errors import UnsupportedModelError
 
 NEWEST = 28
 WINDOWS = ("left_window_size", "right_window_size")
 """Attributes of Attention-25 that whoever reads attention understands."""
+_GATES = ("SwiGLU", "Swish")
 _RECURRENT = ("LinearAttention", "CausalConvWithState")
 
 
-def write_out_gates(graph: ir.Graph) -> int:
-    """Write SwiGLU and Swish with Sigmoid and Mul, in place; returns how many were. A runtime need not load them."""
-    nodes, count = Nodes(graph), 0
-    for node in [node for node in graph if node.op_type in ("SwiGLU", "Swish") and node.domain == ""]:
+def write_out_gates(model: ir.Model) -> int:
+    """Write SwiGLU and Swish with Sigmoid and Mul, in place; returns how many were. A runtime need not load them.
+
+    Raises: UnsupportedModelError where functions have them that cannot be inlined.
+    """
+    inner_nodes = (node for body in model.functions.values() for node in body)
+    if any(node.op_type in _GATES and node.domain == "" for node in inner_nodes):
+        inline(model)
+    nodes, count = Nodes(graph := model.graph), 0
+    for node in [node for node in graph if node.op_type in _GATES and node.domain == ""]:
         gate, old = node.inputs[0], node.outputs[0]
         if gate is None:
             continue
@@ -61,7 +69,9 @@ def lower_opset(model: ir.Model) -> int | None:
     for node in [*model.graph.all_nodes(), *(node for body in model.functions.values() for node in body)]:
         if node.domain == "":
             _check(node, opset)
-    model.opset_imports[""] = model.graph.opset_imports[""] = contract.OPSET
+    bodies = (model.graph, *(function.graph for function in model.functions.values()))
+    for imports in (model.opset_imports, *(body.opset_imports for body in bodies)):
+        imports[""] = min(imports.get("", opset), contract.OPSET)
     return opset
 
 

@@ -35,7 +35,7 @@ def make_plain(path: Path, model: ir.Model, *, is_wide: bool) -> Plain:
     if unfold(model.graph):
         notes.append("a merged decoder: its branch with past keys and values was taken")
     original: Callable[[], Session] = lambda: Session(path, EngineConfig(session_options=WITHOUT_ROUNDING))  # noqa: E731
-    changed = (write_out(model), write_out_gates(model.graph), count := dequantize_products(model.graph))
+    changed = (write_out(model), write_out_gates(model), count := dequantize_products(model.graph))
     if count:
         notes.append(
             f"{count} products of integers: weights as they are, activations no longer rounded by one scale for all "

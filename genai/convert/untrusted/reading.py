@@ -26,6 +26,8 @@ MAX_GRAPH_BYTES = 2**31 - 1
 """Protobuf's own limit for the file without its external data."""
 MAX_ELEMENTS = 2**32
 """Elements of the largest tensor that a graph may speak of."""
+_DOMAINS = {"ai.onnx": ""}
+"""Two names of one."""
 _SHAPED_BY_INPUT = {"ConstantOfShape": 0, "Expand": 1, "Tile": 1}
 
 
@@ -62,6 +64,7 @@ def read_onnx(path: Path) -> ir.Model:
     proto = _parsed(path)
     bodies = [_body(function) for function in proto.functions]
     _check_functions(proto)
+    _check_nodes(proto)
     entry = _hub_entry(path.parent)
     for tensor in _tensors(proto):
         _check_tensor(tensor, path.parent, entry)
@@ -238,6 +241,37 @@ def _check_functions(proto: onnx.ModelProto) -> None:
         done.update(ready)
     if stuck := calls.keys() - done:
         raise ModelError(f"the function {min(stuck)[1][:80]!r} calls itself")
+
+
+def _check_nodes(proto: onnx.ModelProto) -> None:
+    """Nodes have the inputs, outputs and kinds of attributes that the standard gives their operators."""
+    for body, opsets in ((proto.graph, proto.opset_import), *((each, each.opset_import) for each in proto.functions)):
+        versions = {_DOMAINS.get(opset.domain, opset.domain): opset.version for opset in opsets}
+        for graph in _graphs([onnx.GraphProto(node=body.node)]):
+            for node in graph.node:
+                domain = _DOMAINS.get(node.domain, node.domain)
+                if onnx.defs.has(node.op_type, domain) and domain in versions:
+                    _check_node(node, domain, versions[domain])
+
+
+def _check_node(node: onnx.NodeProto, domain: str, version: int) -> None:
+    try:
+        schema = onnx.defs.get_schema(node.op_type, version, domain)
+    except onnx.defs.SchemaError:  # newer than the model's operators: whoever needs it says so
+        return
+    name = f"{(node.name or 'a node')[:80]!r} ({node.op_type})"
+    given, made = len(node.input), len(node.output)
+    is_needed = [each.option == onnx.defs.OpSchema.FormalParameterOption.Single for each in schema.inputs]
+    if any(needed and not source for needed, source in zip(is_needed, node.input, strict=False)):
+        raise ModelError(f"{name} leaves out an input that it needs")
+    if not (schema.min_input <= given <= schema.max_input and schema.min_output <= made <= schema.max_output):
+        raise ModelError(f"{name} has {given} inputs and {made} outputs, which is not what its operator has")
+    for attribute in node.attribute:
+        if attribute.name not in schema.attributes or attribute.ref_attr_name:
+            continue
+        kind = str(schema.attributes[attribute.name].type).rpartition(".")[2]
+        if attribute.type != onnx.AttributeProto.AttributeType.Value(kind):
+            raise ModelError(f"{name} has an attribute {attribute.name} of another kind than {kind}")
 
 
 def _check_sizes(graph: onnx.GraphProto) -> None:

@@ -108,7 +108,7 @@ def test_attention_with_windows_and_gates(tmp_path: Path, window: int | None, at
             "is CumProd of opset 28, which opset 24 does",
         ),
         (
-            [helper.make_node("LinearAttention", ["d", "d", "d"], ["e"], q_num_heads=1, kv_num_heads=1)],
+            [helper.make_node("LinearAttention", ["d", "d", "d"], ["e", "state"], q_num_heads=1, kv_num_heads=1)],
             {"is_causal": 1},
             "keeps a state in place of keys and values",
         ),
@@ -120,4 +120,34 @@ def test_what_opset_24_cannot_say(
     model = decoder(28, extra, **attention)
     model.graph.initializer.append(numpy_helper.from_array(np.array(1), "one"))
     with pytest.raises(UnsupportedModelError, match=message):
+        convert(write(model, tmp_path / "source"), tmp_path / "package")
+
+
+@pytest.mark.parametrize("version", [24, 28])
+def test_gates_in_functions(tmp_path: Path, version: int) -> None:
+    """A function that has the gate, of the model's own operator set or of an older one: the same package."""
+    plain = decoder(28, [], is_causal=1)
+    model = onnx.ModelProto.FromString(plain.SerializeToString())
+    gate = next(node for node in model.graph.node if node.op_type == "SwiGLU")
+    body = [helper.make_node("Swish", ["a"], ["c"], alpha=1.5), helper.make_node("Mul", ["c", "b"], ["y"])]
+    opsets = [helper.make_opsetid("", version)]
+    model.functions.append(helper.make_function("mine", "Gate", ["a", "b"], ["y"], body, opsets))
+    model.opset_import.append(helper.make_opsetid("mine", 1))
+    gate.op_type, gate.domain = "Gate", "mine"
+    del gate.attribute[:]
+    logits = []
+    for name, each in (("plain", plain), ("functions", model)):
+        convert(write(each, tmp_path / name), tmp_path / f"{name}.package")
+        with tiny.loaded(tmp_path / f"{name}.package") as llm:
+            logits.append(llm.logits(tiny.tokens(9)))
+    np.testing.assert_array_equal(*logits)
+
+
+def test_functions_of_another_operator_set(tmp_path: Path) -> None:
+    model = decoder(28, [], is_causal=1)
+    body = [helper.make_node("Neg", ["a"], ["y"])]
+    model.functions.append(helper.make_function("mine", "Turn", ["a"], ["y"], body, [helper.make_opsetid("", 13)]))
+    model.opset_import.append(helper.make_opsetid("mine", 1))
+    model.graph.node.insert(1, helper.make_node("Turn", ["x"], ["turned"], domain="mine"))
+    with pytest.raises(UnsupportedModelError, match="functions cannot be put in place of their calls"):
         convert(write(model, tmp_path / "source"), tmp_path / "package")

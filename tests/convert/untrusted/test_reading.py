@@ -49,6 +49,22 @@ def refused(model: onnx.ModelProto, folder: Path, kind: type[GenAIError], match:
         read_onnx(path)
 
 
+@pytest.mark.parametrize(
+    ("node", "match"),
+    [
+        (helper.make_node("MatMul", ["x"], ["y"], name="short"), r"'short' \(MatMul\) has 1 inputs and 1 outputs"),
+        (helper.make_node("MatMul", ["x", ""], ["y"]), r"'a node' \(MatMul\) leaves out an input that it needs"),
+        (helper.make_node("Softmax", ["x"], ["y"], axis=0.5), "an attribute axis of another kind than INT"),
+        (
+            helper.make_node("If", ["x"], ["y"], then_branch=1, else_branch=1),
+            "(then|else)_branch of another kind than GRAPH",
+        ),
+    ],
+)
+def test_nodes_that_are_not_their_operators(tmp_path: Path, node: onnx.NodeProto, match: str) -> None:
+    refused(model_of([node]), tmp_path, ModelError, match)
+
+
 def test_a_sound_file_is_read(tmp_path: Path) -> None:
     (tmp_path / "w.bin").write_bytes(WEIGHT.raw_data)
     (tmp_path / "model.onnx").write_bytes(model_of([ADD], [external()]).SerializeToString())
@@ -328,7 +344,7 @@ def test_loops_are_refused(tmp_path: Path) -> None:
         )
     )
     body = helper.make_graph([helper.make_node("Identity", ["go"], ["goes"])], "body", [counter, flags[0]], [flags[1]])
-    model.graph.node.append(helper.make_node("Loop", ["", ""], [], body=body))
+    model.graph.node.append(helper.make_node("Loop", ["", ""], ["unread"], body=body))
     onnx.save(model, folder / "model.onnx")
     with pytest.raises(UnsupportedModelError, match="Loop"):
         convert(folder, tmp_path / "package")
