@@ -13,8 +13,9 @@ One ONNX graph (opset 24) serves prefill, decoding, verification of drafts and s
     token_counts           [B]              int64    how many of the T tokens are a row's own, 0 if it sits the run out
     conv_state.{i}         [B, …]           float    layer i's last inputs of a short convolution
     recurrent_state.{i}    [B, …]           float32  layer i's recurrent state
-    adapter_rows           [G, M]           int64    which of the batch's rows use each of G adapters
-    adapter_scales         [G, M, 1, 1]     float32  what that adds is multiplied by; 0 where M is more than use it
+    adapter_rows           [G, M]           int64    which of the batch's rows use each of G adapters; any beyond those
+    adapter_places         [B, 2]           int64    where each row stands among these
+    adapter_scales         [B, 1, 1]        float32  what its adapter adds is multiplied by; 0 for a row without one
     lora_a.{product}       [G, 1, K, R]     float    the adapters' first matrices for a product of K inputs
     lora_b.{product}       [G, 1, R, N]     float    and their second, for its N outputs
 
@@ -40,7 +41,7 @@ none. It cannot be cut back to fewer tokens, so a run may change it by a row's o
 *Adapters* (LoRA, arXiv 2106.09685) add `x · A · B · scale` to products, in the rows that use one. A graph has room for
 them or not; R is the largest rank, the same in all products, and smaller ones are filled up with zeros. The G adapters
 are neighbours in the runtime's memory, which is bound where they begin; with G = 0 nothing is added, at no cost but the
-question. A row may use several.
+question. A row uses one at most.
 
 Graphs whose layers all have both caches, all of one width, no reserved slots, no states and no room for adapters, are
 contract 1; others contract 2.
@@ -65,7 +66,7 @@ WRITE_INDICES = "write_indices"
 NONPAD_KV_SEQLEN = "nonpad_kv_seqlen"
 LOGITS_POSITIONS = "logits_positions"
 TOKEN_COUNTS = "token_counts"
-ADAPTER_ROWS, ADAPTER_SCALES = "adapter_rows", "adapter_scales"
+ADAPTER_ROWS, ADAPTER_PLACES, ADAPTER_SCALES = "adapter_rows", "adapter_places", "adapter_scales"
 LOGITS = "logits"
 EMBEDDINGS = "embeddings"
 
@@ -240,7 +241,8 @@ def inputs(
 
 def _adapter_inputs(room: AdapterRoom) -> list[TensorType]:
     rows = TensorType(name=ADAPTER_ROWS, dtype="int64", shape=(ADAPTERS, MEMBERS))
-    scales = TensorType(name=ADAPTER_SCALES, dtype="float32", shape=(ADAPTERS, MEMBERS, 1, 1))
+    places = TensorType(name=ADAPTER_PLACES, dtype="int64", shape=(BATCH, 2))
+    scales = TensorType(name=ADAPTER_SCALES, dtype="float32", shape=(BATCH, 1, 1))
     stacks = (
         TensorType(name=name, dtype=room.dtype, shape=(ADAPTERS, 1, *matrix))
         for each in room.products
@@ -249,7 +251,7 @@ def _adapter_inputs(room: AdapterRoom) -> list[TensorType]:
             lora_b(each.name): (room.rank, each.num_outputs),
         }.items()
     )
-    return [rows, scales, *stacks]
+    return [rows, places, scales, *stacks]
 
 
 def outputs(

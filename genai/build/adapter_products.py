@@ -1,7 +1,7 @@
 """What adapters add to products: `x · A · B · scale`, in the rows of the batch that use one.
 
-    x ──► the product ────────────────────────────► + ──► q, k, v
-    └─► rows of each adapter ─► · A ─► · scale ─► · B ─┘   only where some row uses one (`If`)
+    x ──► the product ─────────────────────────────────────► + ──► q, k, v
+    └─► rows of each adapter ─► · A ─► · B ─► by row ─► · scale ─┘   only where some row uses one (`If`)
 
 Rows are put together by adapter, [G, M, T, K], so that each matrix is read once however many rows use it, and where it
 lies: the products are batches of G × M small ones. Where no row uses any, what the base gives goes on as it is.
@@ -34,7 +34,6 @@ class AdapterProducts:
         with graph.scope("adapters"):
             count = graph.op("Size", contract.ADAPTER_ROWS)
             self._is_used = graph.op("Greater", count, graph.constant(0, np.int64))
-            self._indices = graph.op("Unsqueeze", contract.ADAPTER_ROWS, graph.constant([2], np.int64))
             self._scales = graph.cast(contract.ADAPTER_SCALES, _F32, self._dtype)
 
     @property
@@ -65,10 +64,11 @@ class AdapterProducts:
             first, second = (
                 graph.cast(stack, self._stored, self._dtype) for stack in (contract.lora_a(name), contract.lora_b(name))
             )
-            inner = graph.op("Mul", graph.op("MatMul", rows, first), self._scales)
-            parts.append(graph.op("MatMul", inner, second))
+            parts.append(graph.op("MatMul", graph.op("MatMul", rows, first), second))
         added = parts[0] if len(parts) == 1 else graph.op("Concat", *parts, axis=-1)
-        return graph.op("ScatterND", product, self._indices, added, reduction="add")
+        # Not a ScatterND that adds: where fewer than M rows use an adapter, two updates of one row would race.
+        by_row = graph.op("GatherND", added, contract.ADAPTER_PLACES)  # [B, T, N]
+        return graph.op("Add", product, graph.op("Mul", by_row, self._scales))
 
 
 def split(graph: GraphBuilder, x: str, sizes: Sequence[int]) -> list[str]:

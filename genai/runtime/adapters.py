@@ -25,6 +25,7 @@ from genai.runtime.ort import Binding
 from genai.runtime.providers.base import Buffer, Bytes, Provider
 
 FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int64]
 Matrices = Mapping[str, tuple[FloatArray, FloatArray]]
 """By product: the first matrix [in, rank], and the second [rank, out]."""
 
@@ -64,12 +65,13 @@ class AdapterUse:
         """How many places there are, and how many rows use the one that most do."""
         return len(self.members), max(map(len, self.members), default=0)
 
-    def fill(self, rows: npt.NDArray[np.int64], scales: FloatArray) -> None:
-        """Tell the graph: rows, scales of `shape`; where fewer rows use an adapter, what it adds counts 0 times."""
-        rows[:], scales[:] = 0, 0
+    def fill(self, rows: IntArray, places: IntArray, scales: FloatArray) -> None:
+        """Tell the graph: rows of `shape`, places [B, 2] and scales [B, 1, 1], as the contract has them."""
+        rows[:], places[:], scales[:] = 0, 0, 0
         for place, members in enumerate(self.members):
             rows[place, : len(members)] = members
-            scales[place, : len(members)] = 1
+            for index, row in enumerate(members):
+                places[row], scales[row] = (place, index), 1
 
 
 NOBODY = AdapterUse()

@@ -39,7 +39,7 @@ _MAX_SHAPES = 24
 """Shapes kept bound; the least recently used goes. A conversation needs one per capacity it passes through."""
 _CHANGING = (contract.INPUT_IDS, contract.POSITION_IDS, contract.WRITE_INDICES, contract.NONPAD_KV_SEQLEN)
 """The inputs that are others in every run of a shape."""
-_OF_ADAPTERS = (contract.ADAPTER_ROWS, contract.ADAPTER_SCALES)
+_OF_ADAPTERS = (contract.ADAPTER_ROWS, contract.ADAPTER_PLACES, contract.ADAPTER_SCALES)
 _SCORE_BYTES = 64 * 2**20
 """Largest logits of one scoring run."""
 _ATTENTION_BYTES = 256 * 2**20
@@ -51,8 +51,8 @@ class BoundShape:
     """One shape of run: its buffers and their bindings.
 
     input_ids, position_ids: [B, T]; write_indices, nonpad_kv_seqlen: [B]; logits_positions: [B, P];
-    offsets: [T] from a place in the cache to the positions of the tokens from there on; adapter_rows, adapter_scales:
-    empty where no row uses an adapter; token_counts: [B], of a graph with states.
+    offsets: [T] from a place in the cache to the positions of the tokens from there on; adapter_rows: [G, M], empty
+    where no row uses an adapter; adapter_places: [B, 2]; adapter_scales: [B, 1, 1].
     """
 
     input_ids: IntArray
@@ -62,6 +62,7 @@ class BoundShape:
     logits_positions: IntArray
     offsets: IntArray
     adapter_rows: IntArray
+    adapter_places: IntArray
     adapter_scales: FloatArray
     token_counts: IntArray | None
     binding: Binding
@@ -255,7 +256,7 @@ class Runner:
             if len(self._shapes) > _MAX_SHAPES:
                 self._shapes.popitem(last=False)
         self._shapes.move_to_end(key)
-        use.fill(bound.adapter_rows, bound.adapter_scales)
+        use.fill(bound.adapter_rows, bound.adapter_places, bound.adapter_scales)
         return bound
 
     def _bound(self, view: View, num_tokens: int, num_logits: int, use: AdapterUse) -> BoundShape:
@@ -271,7 +272,8 @@ class Runner:
             logits_positions=np.tile(np.minimum(of_logits, num_tokens - 1), (rows, 1)),
             offsets=of_tokens - self.cache.reserved_slots,
             adapter_rows=np.zeros(use.shape, np.int64),
-            adapter_scales=np.zeros((*use.shape, 1, 1), np.float32),
+            adapter_places=np.zeros((rows, 2), np.int64),
+            adapter_scales=np.zeros((rows, 1, 1), np.float32),
             token_counts=np.zeros(rows, np.int64) if self.cache.has_states else None,
             binding=binding,
         )
@@ -282,6 +284,7 @@ class Runner:
         binding.bind_host_input(contract.LOGITS_POSITIONS, bound.logits_positions)
         if self.adapters is not None:
             binding.bind_host_input(contract.ADAPTER_ROWS, bound.adapter_rows)
+            binding.bind_host_input(contract.ADAPTER_PLACES, bound.adapter_places)
             binding.bind_host_input(contract.ADAPTER_SCALES, bound.adapter_scales)
             self.adapters.bind(binding, use)
         dtype = self.cache.shape.dtype

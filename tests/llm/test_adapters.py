@@ -78,13 +78,13 @@ def _check_batch(llm: LLM, base: Base) -> None:
     runner = llm._runner
     memory, cache = runner.adapters, runner.cache
     assert memory is not None
-    names = ["two", "", "one"]
+    names = ["two", "", "one", "one"]
     rows = [cache.allocate(64) for _ in names]
     for row, name in zip(rows, names, strict=True):
         memory.use(row, llm.adapters.get(name or None))
     (group,) = cache.groups
     assert group.rows == tuple(rows)
-    order = [2, 1, 0]
+    order = [2, 1, 0, 2]
     results: list[list[np.ndarray]] = [[] for _ in names]
     for start, end in ((0, 5), (5, 6), (6, 7), (7, 9)):
         given = [PROMPTS[prompt][start:end] for prompt in order]

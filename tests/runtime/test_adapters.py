@@ -58,10 +58,11 @@ def test_the_graph_is_told_who_uses_what() -> None:
         held.use(row, adapter)
     use = held.use_of([4, 3, 2, 1])
     assert use.shape == (2, 2)
-    rows, scales = np.full((2, 2), 9), np.full((2, 2, 1, 1), 9, np.float32)
-    use.fill(rows, scales)
+    rows, places, scales = np.full((2, 2), 9), np.full((4, 2), 9), np.full((4, 1, 1), 9, np.float32)
+    use.fill(rows, places, scales)
     np.testing.assert_array_equal(rows, [[1, 3], [2, 0]])
-    np.testing.assert_array_equal(scales[:, :, 0, 0], [[1, 1], [1, 0]])
+    np.testing.assert_array_equal(places, [[0, 0], [0, 0], [1, 0], [0, 1]])
+    np.testing.assert_array_equal(scales[:, 0, 0], [0, 1, 1, 1])
 
 
 def test_a_place_is_free_when_nobody_uses_what_has_left() -> None:
