@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from genai.cli import options
+from genai.cli.bars import bars
 from genai.cli.table import table
 from genai.errors import ConfigError
 
@@ -46,7 +47,11 @@ def conformance(
             f"no row {f'has {only!r} in its name' if only else f'is about an operator of {package}'}; "
             "genai conformance without options shows all"
         )
-    matrix = check(cases, provider, timings=timings, unknown=unknown)
+    with bars() as progress:
+        matrix = check(
+            cases, provider, timings=timings, unknown=unknown,
+            done=lambda number: progress("trying", number, len(cases)),
+        )  # fmt: skip
     if html is not None:
         try:
             html.write_text(page(matrix), encoding="utf-8")

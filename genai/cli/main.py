@@ -143,8 +143,14 @@ def _failed(code: int, message: str) -> int:
     if is_debugging():
         traceback.print_exc()
     with contextlib.suppress(OSError):
-        print(f"genai: {' '.join(message.split())}", file=sys.stderr)
+        print(f"genai: {_on_one_line(message)}", file=sys.stderr)
     return code
+
+
+def _on_one_line(message: str) -> str:
+    """A message that steers no terminal: names in it come out of files that somebody else made."""
+    line = " ".join(message.split())
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
 
 
 def _usage_message(error: Exception) -> str:

@@ -208,12 +208,14 @@ def _shapes(case: Case) -> dict[str, Array]:
 def _compared(case: Case, got: Mapping[str, Array], wanted: Mapping[str, Floats]) -> tuple[float, bool]:
     """(the largest difference, whether it is within the tolerance); NaN in what is wanted is not looked at."""
     worst = 0.0
-    for name, right in wanted.items():
-        seen = ~np.isnan(right)
-        difference = np.abs(np.asarray(got[name], np.float64) - right)[seen]
-        difference = np.where(np.isnan(difference), np.inf, difference)
+    for name, whole in wanted.items():
+        seen = ~np.isnan(whole)
+        found, right = np.asarray(got[name], np.float64)[seen], whole[seen]
         with np.errstate(invalid="ignore"):
-            worst = max(worst, float(difference.max(initial=0)) / float(np.abs(right[seen]).max(initial=1e-30)))
+            difference = np.where(found == right, 0, np.abs(found - right))
+        difference = np.where(np.isnan(difference), np.inf, difference)
+        largest = float(np.abs(right[np.isfinite(right)]).max(initial=1e-30))
+        worst = max(worst, float(difference.max(initial=0)) / largest)
     tolerance = case.tolerance if case.tolerance is not None else _TOLERANCE.get(case.dtype, 0)
     return worst, worst <= tolerance
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Iterator
 from itertools import groupby
@@ -95,6 +96,7 @@ def as_json(matrix: Matrix) -> dict[str, object]:
                 "oracle": row.case.oracle,
                 "verdict": row.result.verdict,
                 **dataclasses.asdict(row.result),
+                "error": row.result.error if row.result.error != math.inf else None,  # JSON has no infinity
             }
             for row in matrix.rows
         ],

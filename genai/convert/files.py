@@ -93,12 +93,12 @@ def weights_of(graph: str, names: Collection[str]) -> list[str]:
 
 def in_precision(options: ConvertOptions, precision: Precision, name: str, *, is_on_cpu: bool) -> ConvertOptions:
     """How to convert a file so that it has a precision; on a CPU nothing stays in 16 bits that nobody asked for."""
-    dtype: FloatType | None = "f32" if is_on_cpu else None
+    dtype: FloatType | None = "f32" if is_on_cpu or precision == "f32" else None
     quantize: Quantization | None = None
     match precision:
         case "f16" | "bf16":
             dtype = precision
-        case "int4" | "int8" if form_of(name) in ("", "fp16", None):
+        case "int4" | "int8" if form_of(name) in ("", "fp16", "bnb4", None):
             quantize = precision
         case "auto" if form_of(name) == "bnb4":
             quantize = "int8"

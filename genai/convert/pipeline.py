@@ -39,7 +39,7 @@ from genai.convert.rewritten import Rewritten
 from genai.convert.untrusted.limits import bounded_memory
 from genai.convert.untrusted.reading import read_onnx
 from genai.convert.verify import WITHOUT_ROUNDING, Agreement, Expected, compare, sample_prompts
-from genai.errors import ModelError, RuntimeUnavailableError
+from genai.errors import ConfigError, ModelError, RuntimeUnavailableError
 from genai.progress import Progress, silent
 from genai.runtime.providers import available_providers
 from genai.tokenizer.files import TokenizerFiles
@@ -63,6 +63,7 @@ def convert(
     options = options or ConvertOptions()
     progress("reading", 0, _STEPS)
     file = find_model(Path(source).expanduser(), options.precision, options.file)
+    asked = options.precision
     if options.precision is not None:
         is_on_cpu = available_providers()[0].name == "cpu"
         options = in_precision(options, options.precision, file.path.name, is_on_cpu=is_on_cpu)
@@ -89,6 +90,11 @@ def convert(
     )
     with finished_folder(Path(output), CONFIG_FILE) as folder:
         written = _written(built, options, folder, progress)
+        if asked not in (None, "auto", found_precision := precision_of(model)):
+            raise ConfigError(
+                f"{file.path.name} comes in {found_precision}, not in {asked}, nothing was written: name another file, "
+                "or give no precision"
+            )
         tokenizer.save(folder)
         report = ConversionReport(
             source=str(file.path),

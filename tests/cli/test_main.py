@@ -76,6 +76,7 @@ def raising(error: BaseException) -> Callable[[str], object]:
     ("error", "code", "message"),
     [
         (GenAIError("broken\nin two lines"), 2, "genai: broken in two lines\n"),
+        (GenAIError("a name \x1b[2J of a file"), 2, "genai: a name \\x1b[2J of a file\n"),
         (KeyboardInterrupt(), 130, ""),
         (RuntimeError("a bug"), 1, "genai: unexpected RuntimeError: a bug (GENAI_DEBUG=1 shows where)\n"),
         (PermissionError(13, "Permission denied"), 1, "genai: unexpected PermissionError: [Errno 13] Permission"),

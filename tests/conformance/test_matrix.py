@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from genai.config import EngineConfig
 from genai.conformance import all_cases, oracles, probe
 from genai.conformance.check import Matrix, Row, check
 from genai.conformance.package import cases_of
-from genai.conformance.report import how, markdown, page, result
+from genai.conformance.report import as_json, how, markdown, page, result
 from genai.errors import ModelError, RuntimeUnavailableError
 from genai.runtime.session import Session
 from tests.device_double import registered
@@ -103,6 +104,17 @@ def test_differs(monkeypatch: pytest.MonkeyPatch) -> None:
     told = probe.probe(CASES[RIGHT], "cpu")
     assert (told.verdict, told.loop) == ("differs", "unsafe")
     assert told.error == pytest.approx(1e-3 / max(np.abs(array).max() for array in wanted.values()), rel=0.01)
+
+
+def test_numbers_that_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An infinity where the reference has a number, or the other way round, is no rounding; and JSON stays JSON."""
+    wanted = oracles.expected(CASES[RIGHT])
+    monkeypatch.setattr(probe, "expected", lambda _: {name: array + np.inf for name, array in wanted.items()})
+    told = probe.probe(CASES[RIGHT], "cpu")
+    assert (told.verdict, told.error) == ("differs", np.inf)
+    row = Row(case=CASES[RIGHT], result=told)
+    shown = as_json(Matrix(runtime="", provider="", onnx="", rows=(row,)))
+    assert '"verdict": "differs"' in json.dumps(shown, allow_nan=False)
 
 
 def test_a_crash_takes_one_row(tmp_path: Path) -> None:

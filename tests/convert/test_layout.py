@@ -10,9 +10,9 @@ import numpy as np
 import onnx
 import pytest
 
-from genai.config import ModelConfig
+from genai.config import ModelConfig, Precision
 from genai.convert import ConvertOptions, convert
-from genai.errors import UnsupportedModelError
+from genai.errors import ConfigError, UnsupportedModelError
 from tests.build import tiny
 from tests.convert.layout import OPTIMUM, merged, of_builder, of_optimum, on_grid
 
@@ -132,6 +132,25 @@ def test_a_precision_chooses_the_file_or_rounds_the_float_one(tmp_path: Path) ->
         report = convert(folder, tmp_path / "package", ConvertOptions(**options))
         assert report.source.endswith(f"onnx/{file}")
         assert ModelConfig.read(tmp_path / "package").provenance.precision == precision
+
+
+@pytest.mark.parametrize(("form", "precision"), [("q4", "f32"), ("int8", "int4"), ("q4", "int8")])
+def test_a_file_that_comes_in_another_precision(tmp_path: Path, form: str, precision: Precision) -> None:
+    graph = of_optimum("llama", tmp_path / "layout", [form]) / "onnx" / f"model_{form}.onnx"
+    with pytest.raises(ConfigError, match=f"comes in int[48], not in {precision}, nothing was written"):
+        convert(graph, tmp_path / "package", ConvertOptions(precision=precision))
+    assert not (tmp_path / "package").exists()
+    with pytest.raises(ConfigError, match="is one file, of which 'fp16' cannot be chosen"):
+        convert(graph, tmp_path / "package", ConvertOptions(file="fp16"))
+
+
+def test_bitsandbytes_is_rounded_as_floats_are(tmp_path: Path) -> None:
+    convert(
+        of_optimum("llama", tmp_path / "layout", ["bnb4"]) / "onnx" / "model_bnb4.onnx",
+        tmp_path / "package",
+        ConvertOptions(precision="int8"),
+    )
+    assert ModelConfig.read(tmp_path / "package").provenance.precision == "int8"
 
 
 def _graph(package: Path) -> Any:

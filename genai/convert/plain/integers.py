@@ -41,6 +41,8 @@ def _site(node: ir.Node, fixed: set[ir.Value]) -> tuple[ir.Value, ir.Value, ir.V
     source = node.inputs[0].producer() if node.inputs[0] is not None else None
     if source is None or source.op_type != "DynamicQuantizeLinear" or node.inputs[1] not in fixed:
         return None
+    if len(node.inputs) < 3 or node.inputs[2] is not source.outputs[2]:  # other numbers than x stands for
+        return None
     cast = _only_user(node.outputs[0], "Cast")
     product = None if cast is None else _only_user(cast.outputs[0], "Mul")
     if cast is None or product is None:

@@ -20,7 +20,7 @@ from google.protobuf.message import Message
 
 from genai.config import Precision
 from genai.convert.files import choose_graph, folder_of, graphs_in
-from genai.errors import ModelError, ModelNotFoundError, UnsupportedModelError, WeightsError
+from genai.errors import ConfigError, ModelError, ModelNotFoundError, UnsupportedModelError, WeightsError
 
 MAX_GRAPH_BYTES = 2**31 - 1
 """Protobuf's own limit for the file without its external data."""
@@ -43,9 +43,13 @@ def find_onnx(source: Path, precision: Precision | None = None, asked: str | Non
     """The graph that a path means: a file, or a folder with one, also in its subfolder `onnx`.
 
     precision, asked: choose one of several, see `genai.convert.files`.
-    Raises: ModelNotFoundError that says what is there.
+    Raises: ModelNotFoundError that says what is there; ConfigError for a choice where there is none.
     """
     if source.is_file():
+        if asked is not None:
+            raise ConfigError(
+                f"{source} is one file, of which {asked!r} cannot be chosen: give its folder, or leave it out"
+            )
         return OnnxFile(path=source, folder=folder_of(source))
     if not source.is_dir():
         raise ModelNotFoundError(f"{source}: no such file or folder")
