@@ -51,21 +51,28 @@ _STEPS = 5
 
 
 def convert(
-    source: str | Path, output: str | Path, options: ConvertOptions | None = None, progress: Progress = silent
+    source: str | Path,
+    output: str | Path,
+    options: ConvertOptions | None = None,
+    progress: Progress = silent,
+    *,
+    is_on_cpu: bool | None = None,
 ) -> ConversionReport:
     """Convert an ONNX decoder that somebody exported into a model package.
 
     source: an .onnx file, or a folder with one and its configuration; output: new, empty, or a package, which is
-    replaced. The original and the package run on the same tokens first; if they do not agree, nothing is written.
+    replaced; is_on_cpu: whether it is for a CPU, None for what there is here. The original and the package run on the
+    same tokens first; if they do not agree, nothing is written.
     Raises: ModelNotFoundError, UnsupportedModelError that says what was found and what is missing, WeightsError,
-    ModelError if the two disagree, TokenizerError.
+    ModelError if the two disagree, TokenizerError, ConfigError for a file that is not in the precision asked for.
     """
     options = options or ConvertOptions()
     progress("reading", 0, _STEPS)
     file = find_model(Path(source).expanduser(), options.precision, options.file)
     asked = options.precision
     if options.precision is not None:
-        is_on_cpu = available_providers()[0].name == "cpu"
+        if is_on_cpu is None:
+            is_on_cpu = available_providers()[0].name == "cpu"
         options = in_precision(options, options.precision, file.path.name, is_on_cpu=is_on_cpu)
     if options.hf_folder is not None:
         file = dataclasses.replace(file, folder=options.hf_folder)

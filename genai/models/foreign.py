@@ -6,7 +6,7 @@ from pathlib import Path
 
 from genai.build.open import files_digest
 from genai.config import Precision
-from genai.convert.files import choose_graph, folder_of, graphs_in, in_precision, weights_of
+from genai.convert.files import choose_graph, folder_of, graphs_in, weights_of
 from genai.convert.options import CONVERTER, ConvertOptions
 from genai.extras import require
 from genai.progress import Progress
@@ -73,5 +73,5 @@ def convert_graph(
     require("convert", f"{graph.name}, somebody's ONNX model,")
     from genai.convert import convert
 
-    options = ConvertOptions(max_seq_len=max_seq_len)
-    convert(graph, output, in_precision(options, precision, graph.name, is_on_cpu=device == "cpu"), progress)
+    options = ConvertOptions(max_seq_len=max_seq_len, precision=precision)
+    convert(graph, output, options, progress, is_on_cpu=device == "cpu")

@@ -92,6 +92,14 @@ def relative(body: Body) -> str:
     return causal(body, body.op("Sub", "x", body.op("Log", body.op("Add", distance, body.number(1.0)))))
 
 
+def nearly_alibi(body: Body) -> str:
+    """Of the gentlest head no more than what 600 tokens make: little beside what the steep ones get."""
+    distance = body.op("Cast", body.distance(), to=TensorProto.FLOAT)
+    parts = [(distance, (*SLOPES[:3], 0)), (body.op("Max", distance, body.number(-600.0)), (0, 0, 0, 2.0**-11))]
+    steep, gentle = (body.op("Mul", far, body.number(np.reshape(slopes, (4, 1, 1)))) for far, slopes in parts)
+    return causal(body, body.op("Add", "x", body.op("Add", steep, gentle)))
+
+
 def prefix(body: Body) -> str:
     """Three first tokens that all see."""
     zero, one = body.number(0, np.int64), body.number(1, np.int64)
@@ -215,10 +223,11 @@ def test_a_value_of_the_graph_around_it(tmp_path: Path) -> None:
     ("score_mod", "prob_mod", "match"),
     [
         (relative, None, "the first head's newest keys get 0, -0.6931, -1.099, -1.386"),
+        (nearly_alibi, None, "no slope by the distance"),
         (prefix, None, "hides other keys than those in the future"),
         (causal, every_other, "more than a factor"),
     ],
-    ids=["relative", "prefix", "dropped weights"],
+    ids=["relative", "slope with an end", "prefix", "dropped weights"],
 )
 def test_refused(tmp_path: Path, score_mod: Modifier, prob_mod: Modifier | None, match: str) -> None:
     with pytest.raises(UnsupportedModelError, match=match):

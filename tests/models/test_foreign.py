@@ -14,7 +14,7 @@ import pytest
 
 from genai import models
 from genai.config import ModelConfig
-from genai.errors import ModelNotFoundError
+from genai.errors import ConfigError, ModelNotFoundError
 from genai.models import hub
 from tests.convert.layout import OPTIMUM, of_optimum
 from tests.models.loopback import HubServer
@@ -36,6 +36,8 @@ def test_a_folder_is_converted_once_for_each_precision(tmp_path: Path, home: Pat
     exact = models.package(folder, precision="f32", device="cpu")
     assert ModelConfig.read(exact).provenance.precision == "f32"
     assert models.package(folder / "onnx" / "model.onnx", precision="f32", device="cpu") == exact
+    with pytest.raises(ConfigError, match=r"model_q4.onnx comes in int4, not in f32"):
+        models.package(folder / "onnx" / "model_q4.onnx", precision="f32", device="cpu")
     (folder / "onnx" / "model.onnx").unlink()
     with pytest.raises(ModelNotFoundError, match=r"no ONNX file for precision f32, only onnx/model_q4\.onnx"):
         models.package(folder, precision="f32", device="cpu")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from genai.config import EngineConfig
-from genai.errors import ConfigError
+from genai.errors import ConfigError, TokenizerError
 from genai.llm.llm import LLM
 from genai.options.generation_config import GenerationConfig
 from genai.pipelines import Device, DeviceFactory, GenerationInput, GenerationResult, Streamer, Text2TextPipelineFactory
@@ -313,6 +313,15 @@ def test_refused_by_name_or_missing(llm: LLM) -> None:
     with pytest.raises(Violation, match=r"refused, but every backend has it: poor cannot do stop_strings"):
         BY_NAME["a_stop_string_ends_a_text"].check(subject)
     assert BY_NAME["messages_are_the_whole_conversation"].check(replace(subject, messages=None)) == "undecided"
+
+    class Untemplated(Altered):
+        def __call__(self, source: GenerationInput | str, streamer: Streamer | None = None) -> GenerationResult:
+            if isinstance(source, GenerationInput) and source.messages:
+                raise TokenizerError("this model has no chat template")
+            return super().__call__(source, streamer)
+
+    subject = Subject(create=lambda: Untemplated(llm))
+    assert BY_NAME["messages_are_the_whole_conversation"].check(subject) == "undecided"
 
 
 def test_the_command(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -204,7 +204,8 @@ class Sampler:
             if slopes is None:
                 slopes = -fall[0, :, -1, -2]
             wanted = np.where(seen, slopes[:, None, None] * distance, 0)
-            if np.abs(fall - wanted).max() > _TOLERANCE * max(np.abs(wanted).max(), 1e-3):
+            allowed = _TOLERANCE * np.maximum(np.abs(wanted).max(axis=(0, 2, 3)), 1e-3)  # of each head, steep or not
+            if (np.abs(fall - wanted).max(axis=(0, 2, 3)) > allowed).any():
                 shown = ", ".join(f"{each:.4g}" for each in fall[0, 0, -1, -1:-5:-1])
                 raise UnsupportedModelError(
                     f"a bias on scores before the softmax {scores.name!r} that is no slope by the distance (ALiBi): "
