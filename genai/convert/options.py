@@ -9,7 +9,7 @@ from typing import Literal
 from genai.config import PRECISIONS, Precision
 from genai.errors import ConfigError
 
-CONVERTER = "genai-convert-2"
+CONVERTER = "genai-convert-3"
 """Changes whenever the same source and options would give another graph: cached packages are keyed by it."""
 
 Quantization = Literal["int4", "int8"]
