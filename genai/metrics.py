@@ -49,6 +49,8 @@ class EngineMetrics:
         self._usage = gauge("kv_cache_usage_ratio", "Valid tokens as a share of the KV cache")
         text = "Tokens of ended texts, kept while nobody needs the room, as a share of the KV cache"
         self._idle = gauge("kv_cache_idle_ratio", text)
+        self._states = gauge("state_bytes", "Recurrent states of the rows, of one size each; 0 for models without")
+        self._snapshots = gauge("prefix_cache_snapshots", "Texts whose recurrent states the prefix cache holds")
         ended = Counter(
             "genai_requests", "Requests ended, by reason", ["model", "finish_reason"], registry=self.registry
         )
@@ -101,6 +103,11 @@ class EngineMetrics:
         """What share of the cache valid tokens take, and those of idle rows."""
         self._usage.set(usage)
         self._idle.set(idle)
+
+    def saw_states(self, num_bytes: int, num_snapshots: int) -> None:
+        """What rows' states take, and how many are held for later texts."""
+        self._states.set(num_bytes)
+        self._snapshots.set(num_snapshots)
 
     def saw_step(self, batch_size: int, num_running: int, num_waiting: int) -> None:
         """A step ran."""

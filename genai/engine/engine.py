@@ -184,6 +184,8 @@ class Engine:
         if self._metrics:
             self._metrics.saw_step(len(plan.decoding), len(self._scheduler.running), self.num_waiting)
             self._metrics.saw_cache(self._rows.usage, self._rows.idle_usage)
+            if self._rows.has_states:
+                self._metrics.saw_states(*self._rows.state_usage)
 
     def _check_cache(self) -> None:
         """Raises: GenAIError if rows may hold what is not theirs: nobody is to get a text from that."""

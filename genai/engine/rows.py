@@ -111,6 +111,11 @@ class Rows:
         return sum(self._cache.valid(row) for row in self._cache.idle) / self._cache.num_slots
 
     @property
+    def state_usage(self) -> tuple[int, int]:
+        """Bytes of the rows' states, and how many snapshots the prefix cache holds."""
+        return len(self._cache.rows) * self._cache.shape.bytes_per_row, self._prefixes.num_snapshots
+
+    @property
     def status(self) -> CacheStatus:
         """What the cache holds at this moment. Any thread may ask; a row that comes or goes meanwhile is left out."""
         rows = []

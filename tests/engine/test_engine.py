@@ -171,7 +171,7 @@ def test_the_same_prompt_again_runs_its_last_tokens_only() -> None:
     runs = runner.num_runs
     again = submit(engine, list(range(48)), config(1))
     run(engine)
-    assert again.num_cached == 46, "one token alone would not be run as a prompt is"
+    assert again.num_cached == 47, "its last token gives the logits"
     assert runner.num_runs == runs + 1
     assert again.generated == greedy_continuation(range(48), 1)
 

@@ -314,10 +314,12 @@ class Mirror:
 class Prefixes(RuleBasedStateMachine):
     """Puts and takes in any order within a small budget."""
 
+    num_blocks = 7
+    state_bytes: tuple[int, ...] = ()
+
     def __init__(self) -> None:
         super().__init__()
-        self.num_blocks = 7
-        self.cache = cache_of(self.num_blocks)
+        self.cache = PrefixCache(b"model", SLOT_BYTES, self.num_blocks * BLOCK_BYTES, self.state_bytes)
         self.cache.listener = self.mirror = Mirror()
         self.seen: list[list[int]] = []
 
@@ -325,7 +327,7 @@ class Prefixes(RuleBasedStateMachine):
     def put(self, tokens: list[int]) -> None:
         put(self.cache, tokens)
         self.seen.append(tokens)
-        whole = min(len(tokens) // BLOCK_SIZE, self.num_blocks) * BLOCK_SIZE
+        whole = min(len(tokens), self.cache.max_tokens) // BLOCK_SIZE * BLOCK_SIZE
         assert lookup(self.cache, tokens) == whole, "what was put last is there"
 
     @precondition(lambda self: self.seen)
@@ -345,7 +347,7 @@ class Prefixes(RuleBasedStateMachine):
 
     @invariant()
     def who_listens_knows_what_is_held(self) -> None:
-        assert self.mirror.blocks.keys() == self.cache._places.keys()
+        assert self.mirror.blocks.keys() == self.cache._places.keys() - self.cache._parents.keys()
         for key in self.mirror.blocks:
             text = self.mirror.text(key)
             assert keys_of(self.cache, text)[-1] == key, "its tokens are those that it is the key of"
@@ -356,11 +358,72 @@ class Prefixes(RuleBasedStateMachine):
         for tokens in self.seen:
             keys = keys_of(self.cache, tokens)
             reachable.update(keys[: self.cache.lookup(keys)])
-        assert reachable == set(self.cache._places), "a block that no lookup reaches is lost memory"
+        blocks = self.cache._places.keys() - self.cache._parents.keys()
+        assert reachable == blocks, "a block that no lookup reaches is lost memory"
 
 
-Prefixes.TestCase.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)
-TestPrefixes = Prefixes.TestCase
+class Snapshots(Prefixes):
+    """The same with states, each snapshot of which takes two places or three."""
+
+    num_blocks = 12
+    state_bytes = (400, 36)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lengths: set[tuple[int, ...]] = set()  # texts whose states have been put
+
+    def states_of(self, tokens: Sequence[int]) -> list[np.ndarray]:
+        rng = np.random.default_rng([len(tokens), *tokens])
+        return [rng.integers(0, 256, size, np.uint8) for size in self.state_bytes]
+
+    @rule(tokens=tokens_strategy)
+    def put_states(self, tokens: list[int]) -> None:
+        tokens = tokens[: self.cache.max_tokens]
+        if len(tokens) < BLOCK_SIZE:
+            return
+        self.put(tokens)
+        keys = keys_of(self.cache, tokens)
+        start = len(keys) * BLOCK_SIZE
+        self.cache.put_snapshot(keys, tokens[start:], self.states_of(tokens), rows_of(tokens, start))
+        self.lengths.add(tuple(tokens))
+        assert self.find(tokens) == len(tokens), "what was put last is there"
+
+    def find(self, tokens: list[int]) -> int:
+        """How many tokens can be gone on from; what is found is what was put."""
+        keys = keys_of(self.cache, tokens)
+        known = self.cache.find(keys, tokens, len(tokens))
+        if known.num_tokens:
+            data, states = self.cache.take_known(keys, known)
+            assert_same(list(data), rows_of(tokens[: known.num_tokens]))
+            assert_same(states, self.states_of(tokens[: known.num_tokens]))
+        return known.num_tokens
+
+    @rule(tokens=tokens_strategy, most=st.integers(0, 100))
+    def look(self, tokens: list[int], most: int) -> None:
+        keys = keys_of(self.cache, tokens)
+        assert tuple(tokens[: self.find(tokens)]) in {(), *self.lengths}
+        found = self.cache.find(keys, tokens, most).num_tokens
+        held = [each.num_tokens for tails in self.cache._snapshots.values() for each in tails.values()]
+        assert found <= most
+        assert found == 0 or found in held
+
+    @invariant()
+    def no_snapshot_outlives_its_block(self) -> None:
+        assert {block for block, _ in self.cache._parents.values()} <= self.cache._places.keys()
+        assert self.cache._parents.keys() <= self.cache._places.keys()
+        assert sum(map(len, self.cache._snapshots.values())) == self.cache.num_snapshots
+
+
+TestPrefixes, TestSnapshots = Prefixes.TestCase, Snapshots.TestCase
+for machine in (TestPrefixes, TestSnapshots):
+    machine.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)
+
+
+def test_a_budget_that_holds_no_states_is_off_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    cache = PrefixCache(b"model", SLOT_BYTES, 10 * BLOCK_BYTES, (7 * BLOCK_BYTES,))
+    assert cache.max_tokens == 0
+    assert keys_of(cache, prompt(1, 2)) == []
+    assert "the prefix cache is off" in caplog.text
 
 
 def test_a_models_owner_hears_of_its_blocks() -> None:

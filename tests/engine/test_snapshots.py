@@ -13,6 +13,7 @@ from genai.engine.request import Request
 from genai.engine.sequence import Sequence as Text
 from genai.options.generation_config import GenerationConfig
 from genai.runtime.capacity import CapacityPolicy
+from genai.runtime.states import sizes_of
 from tests import fakes
 from tests.engine.drafting.test_drafts import Oracle
 from tests.engine.test_engine import config, engine_with, run, submit
@@ -99,6 +100,14 @@ def test_who_is_only_read_leaves_no_snapshot() -> None:
     assert engine.cache_status.num_snapshots == 0
     finish(engine, range(60))
     assert engine.cache_status.num_snapshots == 1
+    submit(engine, [1, 2, 3], config(2))
+    engine.step()
+    (row,) = engine.cache_status.rows
+    assert row.state_bytes == sum(sizes_of(fakes.STATES))
+    assert engine._metrics is not None
+    value = engine._metrics.registry.get_sample_value
+    assert value("genai_state_bytes", {"model": "fake"}) == row.state_bytes
+    assert value("genai_prefix_cache_snapshots", {"model": "fake"}) == 1
 
 
 def drafted(wrong: float, count: int = 60) -> Text:

@@ -11,13 +11,13 @@ from genai.config import EngineConfig
 from genai.contract import Cache, uniform_caches
 from genai.errors import NotFiniteError
 from genai.runtime.cache import CacheShape, KVCache
-from genai.runtime.finite import settle_prompt
+from genai.runtime.finite import settle, settle_prompt
 from genai.runtime.providers.base import Provider
 from genai.runtime.providers.cpu import CpuProvider
 from genai.runtime.runner import Runner
 from genai.runtime.session import Session
 from tests.device_double import DeviceDouble, registered
-from tests.fakes import small_cache, write_tokens
+from tests.fakes import change_states, read_tokens, small_cache, write_tokens
 from tests.random_model import build_random_model
 from tests.runtime.test_runner import TOKENS, TOLERANCE, runner_for
 
@@ -168,3 +168,27 @@ def test_clearing_stays_behind_the_valid_part() -> None:
     for row, behind in zip(rows, (5, 0, 5), strict=True):
         data = next(cache.export_row(row, 0, 16)).view(np.float32)
         np.testing.assert_array_equal(data, [5] * 10 + [behind] * 6)
+
+
+def test_a_row_that_loses_its_states_is_as_it_was_kept_or_holds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of five rows in a run: two are spoilt, one of which was kept; one by padding alone; one by none of its own."""
+    monkeypatch.setattr("tests.fakes.has_states", True)
+    cache = small_cache(256)
+    rows = [cache.allocate(16) for _ in range(5)]
+    for row in rows:
+        write_tokens(cache, row, 0, [1, 2, 3])
+        change_states(cache, row, [1, 2, 3])
+        cache.extend(row, 3)
+    kept, spoilt, padded, _, good = rows
+    cache.keep(kept)
+    for row in rows:
+        write_tokens(cache, row, 3, [4, 5])
+    for row in (kept, spoilt, padded):
+        cache._states.write(row, [np.full_like(data, 255) for data in cache.export_states(row)])
+    change_states(cache, good, [4, 5])
+    logits = np.zeros((5, 2, 9), np.float32)
+    logits[:2, 0], logits[2:4, 1] = np.nan, np.nan
+    assert settle(cache, rows, [2, 2, 1, 0, 2], logits) == [False, False, False, True, True]
+    assert [cache.valid(row) for row in rows] == [3, 0, 0, 3, 5]
+    assert cache.lost == {spoilt, padded}
+    assert [read_tokens(cache, row) for row in rows] == [[1, 2, 3], [], [], [1, 2, 3], [1, 2, 3, 4, 5]]
