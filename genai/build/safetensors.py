@@ -20,6 +20,7 @@ from genai.build import towers
 from genai.build.checkpoint_config import CONFIG_FILE, decoder_config, read_json_object
 from genai.build.source import JSON, BlockWeight, FloatArray
 from genai.errors import ModelNotFoundError, UnsupportedModelError, WeightsError
+from genai.runtime.mapped import unmapping
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -59,7 +60,8 @@ class SafetensorsFile:
 
     def close(self) -> None:
         """Let the mapping go."""
-        self._file.__exit__(None, None, None)
+        with unmapping():
+            self._file.__exit__(None, None, None)
 
     def read(self, name: str, rows: slice | None = None) -> FloatArray:
         """A tensor, or these rows of it, as float32, a copy."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Protocol
@@ -17,7 +16,7 @@ from genai.config import EngineConfig
 from genai.contract import TensorType
 from genai.errors import ModelError, RuntimeUnavailableError
 from genai.runtime.host import default_threads
-from genai.runtime.mapped import data_files, given_back
+from genai.runtime.mapped import data_files, give_back
 from genai.runtime.ort import Array, Binding, first_line, import_onnxruntime, wrapped_errors
 from genai.runtime.providers import provider_for
 
@@ -41,11 +40,12 @@ class Session:
         name, options = self.provider.execution_provider, dict(self.provider.options)
         source = str(model) if isinstance(model, Path) else model
         try:
-            with given_back(data_files(model)) if isinstance(model, Path) else nullcontext():
-                self._session = ort.InferenceSession(source, _session_options(ort, config), providers=[(name, options)])
+            self._session = ort.InferenceSession(source, _session_options(ort, config), providers=[(name, options)])
         except Exception as error:
             what = model if isinstance(model, Path) else "the graph"
             raise ModelError(f"ONNX Runtime cannot load {what}: {first_line(error)}") from error
+        if isinstance(model, Path):
+            give_back(data_files(model))
         if name not in self._session.get_providers():
             installed = self.provider.name.upper()
             raise RuntimeUnavailableError(f"ONNX Runtime could not start {name}; is {installed} installed?")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import mmap
 import re
 import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from genai.config import EngineConfig
-from genai.runtime.mapped import data_files, give_back, given_back
+from genai.errors import ModelError
+from genai.runtime import ort
+from genai.runtime.mapped import data_files, give_back, given_back, unmapping
 from genai.runtime.session import Session
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what is mapped")
@@ -47,14 +51,14 @@ def mapped(tmp_path: Path) -> tuple[Path, mmap.mmap]:
 def test_pages_go_and_come_again(mapped: tuple[Path, mmap.mmap]) -> None:
     path, data = mapped
     assert resident_bytes(path) == SIZE
-    assert give_back([str(path)]) == SIZE
+    assert give_back([path]) == SIZE
     assert resident_bytes(path) == 0
     assert np.array_equal(np.frombuffer(data, np.int64), np.arange(SIZE // 8))
 
 
 def test_other_files_keep_theirs(mapped: tuple[Path, mmap.mmap]) -> None:
     path, _data = mapped
-    assert give_back([str(path.with_name("another"))]) == 0
+    assert give_back([path.with_name("another")]) == 0
     assert resident_bytes(path) == SIZE
 
 
@@ -65,6 +69,35 @@ def test_what_lies_beside_a_model_is_given_back_however_loading_ends(mapped: tup
     with pytest.raises(ValueError, match="no model"), given_back(data_files(link / "model.onnx")):
         raise ValueError("no model")
     assert resident_bytes(path) == 0
+
+
+def test_nothing_is_given_back_while_a_mapping_goes(mapped: tuple[Path, mmap.mmap]) -> None:
+    path, _data = mapped
+    thread = threading.Thread(target=give_back, args=([path],))
+    with unmapping():
+        thread.start()
+        thread.join(0.1)
+        assert resident_bytes(path) == SIZE
+    thread.join()
+    assert resident_bytes(path) == 0
+
+
+def test_nothing_is_given_back_while_a_model_is_loaded(
+    mapped: tuple[Path, mmap.mmap], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime unmaps while it packs: what others then get at the same address would be emptied."""
+    path, _data = mapped
+    during = []
+
+    def load(*_: object, **__: object) -> None:
+        time.sleep(0.1)
+        during.append(resident_bytes(path))
+        raise ValueError("no model")
+
+    monkeypatch.setattr(ort.import_onnxruntime(), "InferenceSession", load)
+    with pytest.raises(ModelError):
+        Session(path.with_name("model.onnx"), EngineConfig(num_threads=1, device="cpu"))
+    assert during == [SIZE]
 
 
 def test_a_table_with_two_readers_is_not_resident_after_loading(tmp_path: Path) -> None:

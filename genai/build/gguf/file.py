@@ -32,6 +32,7 @@ from gguf.gguf_reader import GGUFReader
 from genai.build.gguf.file_names import parts_of
 from genai.build.source import FloatArray
 from genai.errors import ModelNotFoundError, UnsupportedModelError, WeightsError
+from genai.runtime.mapped import unmapping
 
 ByteArray: TypeAlias = npt.NDArray[np.uint8]
 NumberArray: TypeAlias = npt.NDArray[np.generic]
@@ -121,7 +122,7 @@ class GgufFile(contextlib.AbstractContextManager["GgufFile"]):
     def close(self) -> None:
         """Let the mappings go; arrays from `raw` that are still in use keep theirs alive. Closing twice is fine."""
         while self._maps:
-            with contextlib.suppress(BufferError):
+            with unmapping(), contextlib.suppress(BufferError):
                 self._maps.pop().close()
 
     def info(self, name: str) -> TensorInfo:
