@@ -66,6 +66,6 @@ def test_files_may_have_some_of_the_biases(tmp_path: Path) -> None:
         gguf_writer.write_vocabulary(writer, tiny.VOCAB_SIZE)
 
     file = gguf_writer.write(case.gguf, tensors, model.config, tmp_path / "m.gguf", change)
-    prompts = [tiny.tokens(20), tiny.tokens(8)]
+    prompts = [tiny.tokens(20), tiny.tokens(9)]
     package = build_package(file, tmp_path / "package", precision="f32")
     oracle.check(package, prompts, [tiny.expected(model, prompt) for prompt in prompts])
