@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from genai.build import towers
 from genai.build.architectures import stored_form_of
 from genai.build.architectures.config import ConfigReader
+from genai.build.architectures.qwen3_5 import TILED
 from genai.build.source import JSON, FloatArray
 from genai.errors import AdapterError
 
@@ -26,6 +27,17 @@ class Base:
         if ours is None or "*" in ours:
             raise AdapterError(f"the adapter changes {module}, which is no product by itself here")
         return ours.removesuffix(".weight")
+
+    def check_tiles(self, product: str, *, is_tiled: bool) -> None:
+        """Whether a recurrence's value heads lie in the adapter as in the base. Raises: AdapterError if they do not."""
+        keys, values = (self.config.get(f"linear_num_{kind}_heads") for kind in ("key", "value"))
+        if ".linear_attn." not in product or bool(self.config.get(TILED)) == is_tiled or (keys and keys == values):
+            return
+        ours, theirs = ("a folder", "a GGUF file") if is_tiled else ("a GGUF file", "a folder")
+        raise AdapterError(
+            f"the adapter changes {product}, whose value heads lie in another order in {theirs} than in the base, "
+            f"which was read from {ours}: take both from GGUF files, or both from folders"
+        )
 
     def in_our_order(self, product: str, b: FloatArray) -> FloatArray:
         """A second matrix [out, rank] as its module's rows lie in ours, with their factors. Raises: AdapterError."""

@@ -56,6 +56,7 @@ def _products(file: GgufFile, base: Base) -> Iterator[tuple[str, LowRank]]:
         ours = names.tensor_name(arch, weight)
         if ours is None:
             raise AdapterError(f"{file.path}: {weight} is no product")
+        base.check_tiles(ours, is_tiled=names.has_tiled_heads(arch))
         heads = names.paired_heads(arch, ours, base.config)
         b = b if heads is None else b[names.unpaired_rows(len(b), heads)]
         yield ours.removesuffix(".weight"), LowRank.of(a, b, alpha / a.shape[0] if alpha else 1.0)

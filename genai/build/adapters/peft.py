@@ -72,6 +72,7 @@ def _products(
         if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1]:
             raise AdapterError(f"{folder}: {module} has lora_A {list(a.shape)} and lora_B {list(b.shape)}")
         product = base.product(module)
+        base.check_tiles(product, is_tiled=False)
         yield product, LowRank.of(a, base.in_our_order(product, b), _scale(folder, config, module, a.shape[0]))
 
 

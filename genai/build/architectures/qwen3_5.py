@@ -15,6 +15,8 @@ from genai.build.spec import DecoderSpec, DeltaSpec, NormSpec, Part
 from genai.build.stored import StoredForm
 from genai.errors import WeightsError
 
+TILED = "linear_value_heads_are_tiled"
+"""A key of ours, for GGUF files."""
 DEFAULTS: dict[str, JSON] = {
     "head_dim": 256,
     "partial_rotary_factor": 0.25,
@@ -58,7 +60,7 @@ def _delta(config: ConfigReader, norm: NormSpec) -> DeltaSpec:
         value_dim=config.size("linear_value_head_dim"),
         kernel=config.kernel("linear_conv_kernel_dim"),
         norm_eps=norm.eps,
-        is_tiled=config.flag("linear_value_heads_are_tiled"),  # in GGUF files
+        is_tiled=config.flag(TILED),
     )
 
 

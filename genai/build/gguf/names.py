@@ -18,6 +18,7 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
+from genai.build.architectures.qwen3_5 import TILED
 from genai.build.architectures.refused import unknown_gguf
 from genai.build.gguf.file import GgufFile
 from genai.build.gguf.metadata import ArchitectureMetadata
@@ -77,6 +78,11 @@ def norm_offset(arch: str, hf_name: str) -> float:
     return architectures()[arch].norm_offset if is_norm else 0.0
 
 
+def has_tiled_heads(arch: str) -> bool:
+    """Whether value heads of recurrences lie in tiles."""
+    return architectures()[arch].has_tiled_heads
+
+
 def paired_heads(arch: str, hf_name: str, config: Mapping[str, JSON]) -> int | None:
     """How many heads' rows are stored in pairs in this tensor; None if its rows are in Hugging Face's order."""
     if architectures()[arch].has_paired_heads:
@@ -112,6 +118,7 @@ def config_from_gguf(file: GgufFile) -> dict[str, JSON]:
         | {"model_type": known.model_type}
         | rotary_config(file, metadata)
         | known.extras(metadata)
+        | ({TILED: True} if known.has_tiled_heads else {})
     )
     partial = config.get("partial_rotary_factor")
     if known.has_paired_heads and partial is not None:

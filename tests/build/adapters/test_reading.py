@@ -81,6 +81,26 @@ def test_factors_of_a_familys_weights_are_the_adapters_too() -> None:
     assert base.in_our_order("model.layers.0.mlp.down_proj", np.ones((3, 1), np.float32)).tolist() == [[7]] * 3
 
 
+def test_value_heads_lie_in_the_adapter_as_in_the_base(tmp_path: Path) -> None:
+    """GGUF files of Qwen3.5 have them in tiles: rows of one order would be added to rows of the other."""
+    sizes = {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "head_dim": 16}
+    folder, name = CONFIG | {"model_type": "qwen3_5_text"} | sizes, "model.layers.0.linear_attn.in_proj_z"
+    from_gguf = folder | {"linear_value_heads_are_tiled": True}
+    for config, is_tiled in ((folder, True), (from_gguf, False)):
+        with pytest.raises(AdapterError, match="value heads lie in another order"):
+            Base(config).check_tiles(name, is_tiled=is_tiled)
+        Base(config).check_tiles("model.layers.0.mlp.up_proj", is_tiled=is_tiled)
+        Base(config).check_tiles(name, is_tiled=not is_tiled)
+        Base(config | {"linear_num_value_heads": 2}).check_tiles(name, is_tiled=is_tiled)
+    matrices = {"A": np.ones((1, 8), np.float32), "B": np.ones((8, 1), np.float32)}
+    tensors = {f"base_model.model.{name}.lora_{matrix}.weight": each for matrix, each in matrices.items()}
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 1, "lora_alpha": 1}))
+    assert [*read_adapter(tmp_path, Base(folder)).products] == [name]
+    with pytest.raises(AdapterError, match="value heads lie in another order"):
+        read_adapter(tmp_path, Base(from_gguf))
+
+
 def test_names_of_other_classes_mean_the_same(folder: Path) -> None:
     """Trained without the head's class, or inside a model that sees, or saved with the adapter's name in its names."""
     stored = load_file(folder / "adapter_model.safetensors")

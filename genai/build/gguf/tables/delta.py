@@ -43,12 +43,8 @@ def _sizes(metadata: ArchitectureMetadata) -> dict[str, JSON]:
     }  # fmt: skip
 
 
-def _qwen35(metadata: ArchitectureMetadata) -> dict[str, JSON]:
-    return _sizes(metadata) | {"linear_value_heads_are_tiled": True}
-
-
 def _qwen35moe(metadata: ArchitectureMetadata) -> dict[str, JSON]:
-    return _qwen35(metadata) | _experts(metadata)
+    return _sizes(metadata) | _experts(metadata)
 
 
 def _qwen3next(metadata: ArchitectureMetadata) -> dict[str, JSON]:
@@ -65,7 +61,8 @@ ARCHITECTURES = {
     "qwen35": Architecture(
         model_type="qwen3_5_text",
         layer=ATTENTION | HEAD_NORMS | MLP | _NORMS | _DELTA,
-        extras=_qwen35,
+        extras=_sizes,
+        has_tiled_heads=True,
         norm_offset=1.0,
         reads=_READS,
     ),
@@ -73,6 +70,7 @@ ARCHITECTURES = {
         model_type="qwen3_5_moe_text",
         layer=ATTENTION | HEAD_NORMS | _NORMS | _DELTA | _EXPERTS,
         extras=_qwen35moe,
+        has_tiled_heads=True,
         norm_offset=1.0,
         reads=_READS | {"expert_count"},
         has_experts=True,

@@ -80,6 +80,7 @@ class Architecture:
     extras: configuration keys beyond the common ones (they replace common ones).
     reads: metadata keys that would change other models, but are handled here; by_layer: keys whose values differ from
     layer to layer in such files: the common configuration has the largest, extras say more.
+    has_tiled_heads: value heads of recurrences lie in tiles, one of each key head, and again.
     norm: whose epsilon files have; norm_offset: what files have added to its weights.
     has_experts: files hold stacks of experts, which get names of their own (`tensors.py`).
     has_latent: keys and values come from one vector; files tell sizes of that, and of heads' matrices hold stacks.
@@ -92,6 +93,7 @@ class Architecture:
     top: Mapping[str, str] = field(default_factory=lambda: TOP)
     extras: Extras = windowless
     has_paired_heads: bool = False
+    has_tiled_heads: bool = False
     norm: Norm = "rms"
     norm_offset: float = 0.0
     reads: frozenset[str] = frozenset()
