@@ -220,7 +220,12 @@ class Engine:
         return self._runner.adapters.load(fitted, {job.first.adapter for job in self._events.jobs})
 
     def score(self, tokens: abc.Sequence[int], adapter: LoadedAdapter | None = None) -> FloatArray:
-        """The logits that follow each token, [len(tokens), V], in a row beside all others. Raises: CapacityError."""
+        """The logits that follow each token, [len(tokens), V], in a row beside all others.
+
+        Raises: CapacityError; ConfigError if another adapter has the place of this one by now.
+        """
+        if adapter is not None and adapter.place is None:
+            raise unloaded(adapter)
         self._events.tell()  # it may take long
         with self._rows.lent(len(tokens), adapter) as row:
             return self._runner.score(row, tokens)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -35,18 +36,35 @@ def read_adapter(path: str | Path, model: ModelConfig) -> Adapter:
     from genai.build.adapters.base import Base
     from genai.build.adapters.open import read_adapter
 
-    return read_adapter(Path(path).expanduser(), Base(cast("Mapping[str, JSON]", model.adapters.base)))
+    with _readable(path) as place:
+        return read_adapter(place, Base(cast("Mapping[str, JSON]", model.adapters.base)))
 
 
 def room_for(paths: Iterable[str | Path], lora_slots: int | None, max_rank: int | None) -> Room:
     """Room for these adapters and a few more: a power of two each, unless it is said. Raises: AdapterError."""
     from genai.build.adapters.open import adapter_rank
 
-    ranks = [adapter_rank(Path(path).expanduser()) for path in paths]
+    ranks = []
+    for path in paths:
+        with _readable(path) as place:
+            ranks.append(adapter_rank(place))
     return Room(
         lora_slots=_power_of_two(max(len(ranks), _FEWEST)) if lora_slots is None else lora_slots,
         max_rank=_power_of_two(max([*ranks, MAX_RANK])) if max_rank is None else max_rank,
     )
+
+
+@contextmanager
+def _readable(path: str | Path) -> Iterator[Path]:
+    """An adapter's path with its `~` told, while it is read. Raises: AdapterError for what the system refuses."""
+    try:
+        place = Path(path).expanduser()
+    except RuntimeError as error:
+        raise AdapterError(f"{path}: {error}; write the folder out") from None
+    try:
+        yield place
+    except OSError as error:
+        raise AdapterError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _power_of_two(least: int) -> int:

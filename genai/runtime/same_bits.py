@@ -4,7 +4,8 @@ What a kernel adds up, and in which order, may depend on how many rows a product
 is. Which do is the processor's business: ONNX Runtime's 4-bit products of AVX2 have an order of their own for one row,
 those of AVX-512 with blocks of 64 for the last of an odd number of rows. So the graph itself is asked when it is
 loaded: the same tokens are run in one piece, one by one, beside others, and in views of two lengths. Where they differ,
-positions that nobody reads are added to runs (`Padding`) until they do not.
+positions that nobody reads are added to runs (`Padding`) until they do not. Adapters are not asked: what one adds to a
+token that is run alone has other bits than among others of its row.
 """
 
 from __future__ import annotations

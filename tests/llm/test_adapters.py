@@ -197,6 +197,34 @@ def test_loading_and_unloading_disturb_nobody(llama: Base) -> None:
         assert list(llm.adapters.paths) == ["two", "three", "four"]
 
 
+def test_logits_are_never_the_bases_because_an_adapter_has_gone(llama: Base) -> None:
+    """Unloaded, and its place taken, between being asked for by name and being used."""
+    with load(llama, "one") as llm:
+        gone = llm.adapters.get("one")
+        llm.unload_adapter("one")
+        for name in ("a", "b", "c"):
+            llm.load_adapter(name, llama.paths["two"])
+        with pytest.raises(ConfigError, match="'one' has been unloaded; load it again"):
+            llm.loop.call(lambda engine: engine.score(PROMPTS[0], gone))
+
+
+def test_a_text_without_an_adapter_has_its_bits_beside_others(llama: Base, tmp_path: Path) -> None:
+    package = build_package(llama.checkpoint, tmp_path, precision="auto", lora_slots=2, max_rank=8)
+    with tiny.loaded(package, max_batch=8, kv_cache_bytes=12_000_000) as llm:
+        assert llm.same_bits.padding is not None
+        for name in ("one", "two"):
+            llm.load_adapter(name, llama.paths[name])
+        runner = llm._runner
+        assert runner.adapters is not None
+        alone = llm.logits(PROMPTS[0])
+        rows = [runner.cache.allocate(64) for _ in range(3)]
+        for row, name in zip(rows, ("one", "two", None), strict=True):
+            runner.adapters.use(row, llm.adapters.get(name))
+        (group,) = runner.cache.groups
+        for token, expected in zip(PROMPTS[0], alone, strict=True):
+            np.testing.assert_array_equal(runner.advance(group, [[token]] * 3)[2, 0], expected)
+
+
 def test_many_loads_leave_memory_as_it_is(llama: Base) -> None:
     with load(llama, "one") as llm:
         process = psutil.Process()
@@ -222,6 +250,8 @@ def test_what_is_wrong_is_said(llama: Base, tmp_path: Path) -> None:
             large: "has rank 12, and this package was built for at most 8; build it with --max-rank 12",
             foreign: "changes model.layers.3.*no room",
             tmp_path / "nothing": "no such adapter",
+            tmp_path / ("x" * 300): "cannot be read: File name too long",
+            Path("~nobody-at-all/x"): "write the folder out",
         }.items():
             with pytest.raises(AdapterError, match=said):
                 llm.load_adapter("new", path)
