@@ -121,6 +121,7 @@ class ModelPool:
         self._released = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_closing = False
+        self._coming: set[str] = set()  # names of adapters that are being loaded
         self._models: dict[str, ServedModel] = {}
         for name, model in settings.models.items():
             self._models[name] = ServedModel(name=name, settings=model)
@@ -176,19 +177,25 @@ class ModelPool:
 
     async def load_adapter(self, name: str, path: str, base: str | None) -> ServedModel:
         """Add an adapter to a model, which is loaded first if need be. Raises: ApiError."""
-        if self.owner_of(name) or name in self._models or self._is_alias(name):
+        if self.owner_of(name) or name in self._models or name in self._coming or self._is_alias(name):
             raise ApiError(409, f"{name!r} is the name of something else here", code="model_exists", param="lora_name")
-        model = await self.get(base)
+        self._coming.add(name)
         try:
+            model = await self.get(base)
             await asyncio.to_thread(model.llm.llm.load_adapter, name, path)
+            model.adapters[name] = path
         except GenAIError as error:
             raise ApiError(400, str(error), code="invalid_adapter", param="lora_path") from None
-        model.adapters[name] = path
+        finally:
+            self._coming.discard(name)
         return model
 
     async def unload_adapter(self, name: str) -> None:
         """Take an adapter away; texts that have it keep it to their end. Raises: ApiError if there is none."""
         model = self.owner_of(name)
+        if model is not None and model.state == "loading":  # with the adapter
+            await model.changed.wait()
+            model = self.owner_of(name)
         if model is None:
             raise ApiError(404, f"no adapter {name[:100]!r} is served here", code="model_not_found", param="lora_name")
         del model.adapters[name]

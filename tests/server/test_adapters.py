@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import openai
 import pytest
 
 from genai.build.package import build_package
 from genai.errors import ConfigError
-from server.settings import Settings, load_settings
+from genai.llm.async_llm import AsyncLLM
+from server.context import request_context
+from server.errors import ApiError
+from server.models import ModelPool, ServedModel
+from server.settings import ModelSettings, Settings, load_settings
 from tests.build import tiny
 from tests.build.adapters import published
 from tests.server.live import LiveServer, live_server
@@ -124,6 +130,42 @@ def test_many_loads_and_unloads_beside_a_stream(live: LiveServer, made: Made) ->
         done.set()
         asking.result()
     assert set(texts) == {made.texts["one"]}
+
+
+class Pool:
+    """Two models whose loading, and that of their adapters, goes on when the test says so; who has which adapters."""
+
+    def __init__(self) -> None:
+        self.may_go_on = threading.Event()
+        self.held: dict[str, list[str]] = {"a": [], "b": []}
+        models = {"a": {"source": "a", "adapters": {"known": "there"}}, "b": {"source": "b"}}
+        self.pool = ModelPool(Settings.model_validate({"models": models, "load": "on_demand"}), self.load)
+
+    def load(self, name: str, model: ModelSettings, *_: object) -> AsyncLLM:
+        assert self.may_go_on.wait(60)
+        held = self.held[name]
+        held += model.adapters
+        llm = SimpleNamespace(load_adapter=lambda adapter, _: held.append(adapter), unload_adapter=held.remove)
+        return cast(AsyncLLM, SimpleNamespace(llm=llm))
+
+
+@pytest.mark.anyio
+async def test_one_name_is_given_once_and_loading_is_waited_for() -> None:
+    made = Pool()
+    with request_context(""):
+        loads = [asyncio.create_task(made.pool.load_adapter("new", "here", base)) for base in "ab"]
+        while made.pool.named("a").state != "loading":
+            await asyncio.sleep(0)
+        unloading = asyncio.create_task(made.pool.unload_adapter("known"))
+        await asyncio.sleep(0)
+        made.may_go_on.set()
+        first, second = await asyncio.gather(*loads, return_exceptions=True)
+        await unloading
+    assert isinstance(first, ServedModel)
+    assert isinstance(second, ApiError)
+    assert second.status == 409
+    assert made.held == {"a": ["new"], "b": []}
+    assert list(made.pool.named("a").adapters) == ["new"]
 
 
 def test_settings(tmp_path: Path) -> None:
