@@ -69,6 +69,7 @@ class ScriptedRunner:
 
     vocab_size = 1024
     score_chunk = 1
+    adapters = None
 
     def __init__(self, num_rows: int, seconds: float) -> None:
         self.cache = KVCache(

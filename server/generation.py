@@ -121,17 +121,12 @@ async def start(model: ServedModel, work: Work, state: ServerState) -> Running:
         raise ApiError(400, message, code="invalid_value", param="n")
     streams: list[Stream[Chunk]] = []
     timeout = max(state.settings.request_timeout - request_info().seconds, 0.0)
+    adapter = request_info().adapter
+    options = work.options if adapter is None else {**work.options, "adapter": adapter}
     running = Running(streams, work)
     try:
         for prompt in work.prompts:
-            stream = await model.llm.submit(
-                prompt,
-                None,
-                timeout=timeout,
-                adapter=request_info().adapter,
-                **work.chat,
-                **work.options,
-            )
+            stream = await model.llm.submit(prompt, None, timeout=timeout, **work.chat, **options)
             streams.append(stream)
     except BaseException as error:
         running.cancel()

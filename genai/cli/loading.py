@@ -34,8 +34,8 @@ class Loading:
             progress(f"loading {name}", 0, 0)
             from genai.llm.llm import load
 
-            adapters = None if adapter is None else dict([adapter_of(adapter)])
-            how = {"precision": self.precision, "device": self.device, "adapters": adapters, **engine}
+            adapters = {} if adapter is None else {"adapters": dict([adapter_of(adapter)])}
+            how = {"precision": self.precision, "device": self.device, **adapters, **engine}
             return load(name, progress=progress, **how)
 
     def open_draft(self, name: str | None) -> AbstractContextManager[LLM | None]:

@@ -97,10 +97,11 @@ class _Loaded:
     def __init__(self, case: Case, device: Literal["cpu", "cuda"]) -> None:
         self._provider = provider_for(EngineConfig(device=device, num_threads=1))
         self.is_partly_on_cpu = False
+        has_fallback = self._provider.kind != "CPU"
         try:
-            self._session, made = self._load(case, is_alone=device != "cpu")
+            self._session, made = self._load(case, is_alone=has_fallback)
         except GraphRunError:
-            if device == "cpu":
+            if not has_fallback:
                 raise
             self._session, made = self._load(case, is_alone=False)
             self.is_partly_on_cpu = True

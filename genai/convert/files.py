@@ -91,9 +91,12 @@ def weights_of(graph: str, names: Collection[str]) -> list[str]:
     return sorted(name for name in names if name.startswith((f"{graph}_data", f"{graph}.data")))
 
 
-def in_precision(options: ConvertOptions, precision: Precision, name: str, *, is_on_cpu: bool) -> ConvertOptions:
-    """How to convert a file so that it has a precision; on a CPU nothing stays in 16 bits that nobody asked for."""
-    dtype: FloatType | None = "f32" if is_on_cpu or precision == "f32" else None
+def in_precision(options: ConvertOptions, precision: Precision, name: str, activations: str) -> ConvertOptions:
+    """How to convert a file so that it has a precision.
+
+    activations: the device's own float type; where it is float32 nothing stays in 16 bits that nobody asked for.
+    """
+    dtype: FloatType | None = "f32" if activations == "float32" or precision == "f32" else None
     quantize: Quantization | None = None
     match precision:
         case "f16" | "bf16":

@@ -41,7 +41,7 @@ from genai.convert.untrusted.reading import read_onnx
 from genai.convert.verify import WITHOUT_ROUNDING, Agreement, Expected, compare, sample_prompts
 from genai.errors import ConfigError, ModelError, RuntimeUnavailableError
 from genai.progress import Progress, silent
-from genai.runtime.providers import available_providers
+from genai.runtime.providers import available_providers, provider_class
 from genai.tokenizer.files import TokenizerFiles
 from genai.tokenizer.hf_tokenizer import tokenizer_from_hf
 
@@ -56,12 +56,12 @@ def convert(
     options: ConvertOptions | None = None,
     progress: Progress = silent,
     *,
-    is_on_cpu: bool | None = None,
+    device: str = "auto",
 ) -> ConversionReport:
     """Convert an ONNX decoder that somebody exported into a model package.
 
     source: an .onnx file, or a folder with one and its configuration; output: new, empty, or a package, which is
-    replaced; is_on_cpu: whether it is for a CPU, None for what there is here. The original and the package run on the
+    replaced; device: what it is for, as in `EngineConfig`. The original and the package run on the
     same tokens first; if they do not agree, nothing is written.
     Raises: ModelNotFoundError, UnsupportedModelError that says what was found and what is missing, WeightsError,
     ModelError if the two disagree, TokenizerError, ConfigError for a file that is not in the precision asked for.
@@ -71,9 +71,8 @@ def convert(
     file = find_model(Path(source).expanduser(), options.precision, options.file)
     asked = options.precision
     if options.precision is not None:
-        if is_on_cpu is None:
-            is_on_cpu = available_providers()[0].name == "cpu"
-        options = in_precision(options, options.precision, file.path.name, is_on_cpu=is_on_cpu)
+        provider = available_providers()[0] if device == "auto" else provider_class(device)
+        options = in_precision(options, options.precision, file.path.name, provider.activations)
     if options.hf_folder is not None:
         file = dataclasses.replace(file, folder=options.hf_folder)
     model = read_onnx(file.path)

@@ -74,4 +74,4 @@ def convert_graph(
     from genai.convert import convert
 
     options = ConvertOptions(max_seq_len=max_seq_len, precision=precision)
-    convert(graph, output, options, progress, is_on_cpu=device == "cpu")
+    convert(graph, output, options, progress, device=device)

@@ -57,6 +57,7 @@ def test_as_json(run_genai: Genai, tmp_path: Path) -> None:
         "attention": 2 * 32 * 34,
         "mlp": sizes["blk.0.ffn_up.weight"],
         "experts": 0,
+        "recurrence": 0,
         "norms": 128,
         "head": sizes["output.weight"],
         "other": 0,

@@ -12,7 +12,7 @@ import pytest
 from server.body import read_json
 from server.errors import ApiError
 from server.receiving import MAX_VALUES
-from server.routes.models import ADMIN_PATHS
+from server.routes import adapters, models
 from tests.server.fakes import FakeModel, app_with, said, serving
 
 pytestmark = pytest.mark.anyio
@@ -103,7 +103,7 @@ def test_every_path_is_there() -> None:
     """What only administrators may do is refused without a look at the body; calling off has none."""
     document = cast(dict[str, dict[str, object]], app_with(FakeModel()).openapi())
     posted = {path for path, methods in document["paths"].items() if "post" in cast(dict[str, object], methods)}
-    assert posted == {*PATHS, *ADMIN_PATHS, "/v1/responses/{response_id}/cancel"}
+    assert posted == {*PATHS, *models.ADMIN_PATHS, *adapters.ADMIN_PATHS, "/v1/responses/{response_id}/cancel"}
 
 
 @pytest.mark.parametrize("name", NOT_JSON)
