@@ -30,7 +30,7 @@ CHUNK = 11
 
 FAMILIES = pytest.mark.parametrize("package", MODEL_TYPES, indirect=True)
 WITH_STATES = {case.model_type for case in hybrid.CASES.values()}
-"""Of which the prefix cache keeps nothing yet."""
+"""Of which nothing is kept that spares as little as parts of these prompts."""
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +94,16 @@ def test_greedy_texts_are_transformers(llm: LLM, made: Made, package: Path, requ
     np.testing.assert_allclose(logprobs(result.choices[0]), scores(logits, result.token_ids), atol=TOLERANCE * 10)
     hint = "a text that repeats itself hides mistakes: give the family's first case a head of its own"
     assert len(set(result.token_ids)) > 3, hint
+
+
+@FAMILIES
+def test_a_chat_goes_on_from_what_is_kept(package: Path, llm: LLM) -> None:
+    with loaded(package) as caching:
+        first = caching.generate(PROMPT, **GREEDY)
+        turn = [*PROMPT, *first.token_ids, 7, 9]
+        second = caching.generate(turn, **GREEDY)
+    assert second.usage.cached_tokens == len(turn) - 3, "all but the last of the first text, which was not run, and two"
+    same(second, plain(llm, turn))
 
 
 @pytest.mark.parametrize("package", [each for each in MODEL_TYPES if each not in WITH_STATES], indirect=True)
