@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fastapi import APIRouter
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, Response
 
 from server.body import StrictRoute
 from server.openapi import GENERATING, KEYED, Responses, errors
@@ -18,14 +18,14 @@ ADMIN_PATHS = (LOAD, UNLOAD)
 _SAID: Responses = {200: {"description": "It is done.", "content": {"text/plain": {"schema": {"type": "string"}}}}}
 
 
-@router.post(LOAD, responses=GENERATING | errors(409) | _SAID, response_class=PlainTextResponse)
+@router.post(LOAD, responses=GENERATING | errors(409) | _SAID, response_class=Response)
 async def load_adapter(body: LoadAdapterRequest, state: State) -> PlainTextResponse:
     """Load a LoRA adapter; from then on its name is a model's, while all other texts go on. For administrators."""
     model = await state.models.load_adapter(body.lora_name, body.lora_path, body.base_model_name)
     return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' added successfully, to {model.name}.")
 
 
-@router.post(UNLOAD, responses=GENERATING | _SAID, response_class=PlainTextResponse)
+@router.post(UNLOAD, responses=GENERATING | _SAID, response_class=Response)
 async def unload_adapter(body: UnloadAdapterRequest, state: State) -> PlainTextResponse:
     """Unload a LoRA adapter; texts that have it go on to their end with it. For administrators."""
     await state.models.unload_adapter(body.lora_name)
