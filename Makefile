@@ -7,6 +7,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 LOCKS := deploy/locks
 UV := .venv-lock/bin/uv
+ON_ALL_CORES := $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-quick test-newest test-oldest lint docs operators lock bench bench-peers clean
@@ -17,11 +18,11 @@ help: ## show this list
 demo: $(VENV)/.cpu ## fetch SmolLM2, build it, stream an answer (PROMPT="..." to ask something else)
 	@$(BIN)/genai run $(MODEL) "$$PROMPT"
 
-test: $(VENV)/.dev ## run every test, those with real weights included
-	$(BIN)/python -m pytest
+test: $(VENV)/.dev ## run every test: on all cores those that need no real weights, then, alone, those that do
+	@status=0; $(ON_ALL_CORES) -m "not slow" || status=1; $(BIN)/python -m pytest -m slow || status=1; exit $$status
 
 test-quick: $(VENV)/.dev ## run the tests that need no real weights, on all cores: for the loop while editing
-	$(BIN)/python -m pytest -m "not slow and not long" -n auto --dist worksteal
+	$(ON_ALL_CORES) -m "not slow and not long"
 
 test-newest: ## run the quick tests on the newest releases that pyproject.toml allows (.venv-newest)
 	rm -rf .venv-newest
