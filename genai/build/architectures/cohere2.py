@@ -21,9 +21,7 @@ def decoder_spec(config: ConfigReader) -> DecoderSpec:
     """Kinds of layers from `layer_types` or, in older checkpoints, every `sliding_window_pattern`-th is a full one."""
     config = config.with_defaults(_DEFAULTS)
     pattern = config.size("sliding_window_pattern")
-    kinds = config.layer_types(
-        ["sliding_attention" if (layer + 1) % pattern else "full_attention" for layer in range(config.num_layers)]
-    )
+    slides = config.sliding_layers(lambda layer: (layer + 1) % pattern)
     nearby = dataclasses.replace(config.attention(interleaved(config.rotary())), sliding_window=config.window)
     everywhere = dataclasses.replace(nearby, rotary=None, sliding_window=None)
-    return parallel_decoder(config, [nearby if kind == "sliding_attention" else everywhere for kind in kinds])
+    return parallel_decoder(config, [nearby if does else everywhere for does in slides])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from genai.build.architectures import rotary
 from genai.build.architectures.blocks import PRE_NORM, FeedForward, NormNames, sequential
@@ -319,6 +319,15 @@ class ConfigReader:
         if "sliding_attention" in types and self._values.get("sliding_window") is None:
             raise WeightsError("the model's configuration has sliding layers but no sliding_window")
         return [str(kind) for kind in types]
+
+    def sliding_layers(self, usual: Callable[[int], object]) -> list[bool]:
+        """Which layers slide: by `layer_types`, else those of whose number `usual` says so."""
+        default = ["sliding_attention" if usual(layer) else "full_attention" for layer in range(self.num_layers)]
+        return [kind == "sliding_attention" for kind in self.layer_types(default)]
+
+    def windows(self, usual: Callable[[int], object]) -> list[int | None]:
+        """Each layer's window, None where it sees everything; usual: as in `sliding_layers`."""
+        return [self.window if slides else None for slides in self.sliding_layers(usual)]
 
     def _rotated_size(self, parameters: Mapping[str, JSON]) -> int:
         if parameters.get("rope_type") == "proportional":

@@ -22,8 +22,4 @@ def decoder_spec(config: ConfigReader) -> DecoderSpec:
     config = config.with_defaults(_DEFAULTS)
     if not config.mapping("rope_parameters"):
         config = config.with_defaults(_ROTARY)
-    kinds = config.layer_types(
-        ["sliding_attention" if layer % 4 else "full_attention" for layer in range(config.num_layers)]
-    )
-    windows = [config.window if kind == "sliding_attention" else None for kind in kinds]
-    return config.decoder(with_windows(config.attention(config.rotary()), windows))
+    return config.decoder(with_windows(config.attention(config.rotary()), config.windows(lambda layer: layer % 4)))

@@ -17,10 +17,7 @@ def decoder_spec(config: ConfigReader) -> DecoderSpec:
     config = config.with_defaults(_DEFAULTS)
     attention = dataclasses.replace(config.attention(config.rotary()), qk_norm="per_head")
     first = config.size("max_window_layers") if config.has("sliding_window") else config.num_layers
-    kinds = config.layer_types(
-        ["sliding_attention" if layer >= first else "full_attention" for layer in range(config.num_layers)]
-    )
-    windows = [config.window if kind == "sliding_attention" else None for kind in kinds]
+    windows = config.windows(lambda layer: layer >= first)
     moe = experts(config, corrected_sigmoid(config))
     everyones = shared(config, moe.size * config.size("n_shared_experts"), "mlp.shared_experts")
     layers = range(config.count("first_k_dense_replace"), config.num_layers)

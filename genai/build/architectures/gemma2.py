@@ -25,16 +25,14 @@ def decoder_spec(config: ConfigReader, norms: NormNames = SANDWICH_NORM) -> Deco
     """Layers 0, 2, 4, … have the window, unless `layer_types` says otherwise; norms: VaultGemma has fewer of them."""
     config = config.with_defaults(_DEFAULTS)
     config.refuse("use_bidirectional_attention")
-    kinds = config.layer_types(
-        ["full_attention" if layer % 2 else "sliding_attention" for layer in range(config.num_layers)]
-    )
     everywhere = dataclasses.replace(
         config.attention(config.rotary()),
         scale=config.positive("query_pre_attn_scalar", 256) ** -0.5,
         softcap=config.optional_positive("attn_logit_softcapping"),
     )
     nearby = dataclasses.replace(everywhere, sliding_window=config.window)
-    return decoder_of(config, [nearby if kind == "sliding_attention" else everywhere for kind in kinds], norms)
+    slides = config.sliding_layers(lambda layer: layer % 2 == 0)
+    return decoder_of(config, [nearby if does else everywhere for does in slides], norms)
 
 
 def decoder_of(

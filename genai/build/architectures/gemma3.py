@@ -13,7 +13,10 @@ from genai.build.spec import DecoderSpec
 
 
 def decoder_spec(config: ConfigReader) -> DecoderSpec:
-    """Sliding layers rotate with a local base, full ones with the global base and its scaling."""
+    """Sliding layers rotate with a local base, full ones with the global base and its scaling.
+
+    Without `layer_types`, as in older checkpoints, every `sliding_window_pattern`-th layer is a full one.
+    """
     config = config.with_defaults({"rope_theta": 1_000_000.0, "sliding_window_pattern": 6})
     config.refuse("use_bidirectional_attention")
     everywhere = dataclasses.replace(
@@ -25,12 +28,6 @@ def decoder_spec(config: ConfigReader) -> DecoderSpec:
     nearby = dataclasses.replace(
         everywhere, rotary=config.rotary("sliding_attention", "rope_local_base_freq"), sliding_window=config.window
     )
-    return decoder_of(config, [nearby if kind == "sliding_attention" else everywhere for kind in _layer_types(config)])
-
-
-def _layer_types(config: ConfigReader) -> list[str]:
-    """From `layer_types` or, in older checkpoints, every `sliding_window_pattern`-th layer is a full one."""
     pattern = config.size("sliding_window_pattern")
-    return config.layer_types(
-        ["sliding_attention" if (layer + 1) % pattern else "full_attention" for layer in range(config.num_layers)]
-    )
+    slides = config.sliding_layers(lambda layer: (layer + 1) % pattern)
+    return decoder_of(config, [nearby if does else everywhere for does in slides])

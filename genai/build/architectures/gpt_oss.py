@@ -32,11 +32,8 @@ def decoder_spec(config: ConfigReader) -> DecoderSpec:
     config = config.with_defaults(_DEFAULTS)
     if not config.mapping("rope_parameters"):
         config = config.with_defaults(_ROTARY)
-    types = config.layer_types(
-        ["full_attention" if layer % 2 else "sliding_attention" for layer in range(config.num_layers)]
-    )
     attention = dataclasses.replace(config.attention(config.rotary()), has_sinks=True)
-    windows = [config.window if kind == "sliding_attention" else None for kind in types]
+    windows = config.windows(lambda layer: layer % 2 == 0)
     moe = dataclasses.replace(
         experts(config, RouterSpec(), size_key="intermediate_size"),
         alpha=config.positive("swiglu_alpha", 1.702),

@@ -9,7 +9,5 @@ from genai.build.spec import DecoderSpec
 def decoder_spec(config: ConfigReader) -> DecoderSpec:
     """Without `layer_types` all layers have the configuration's window, if it has one."""
     config = config.with_defaults({"sliding_window": 4096})
-    usual = "sliding_attention" if config.has("sliding_window") else "full_attention"
-    kinds = config.layer_types([usual] * config.num_layers)
-    windows = [config.window if kind == "sliding_attention" else None for kind in kinds]
+    windows = config.windows(lambda _: config.has("sliding_window"))
     return config.decoder(with_windows(config.attention(config.rotary()), windows))

@@ -13,11 +13,9 @@ def decoder_spec(config: ConfigReader) -> DecoderSpec:
     """Post-norms and whole-width query/key norms; windows where `layer_types` says so, or in all but each fourth."""
     config = config.with_defaults({"rms_norm_eps": 1e-5, "rope_theta": 500_000.0, "sliding_window": 4096})
     config = config.with_defaults({"window_rope_theta": config.number("rope_theta", 500_000.0)})
-    kinds = config.layer_types(
-        ["sliding_attention" if (layer + 1) % 4 else "full_attention" for layer in range(config.num_layers)]
-    )
     everywhere = dataclasses.replace(config.attention(config.rotary("full_attention")), qk_norm="all_heads")
     nearby = dataclasses.replace(
         everywhere, rotary=config.rotary("sliding_attention", "window_rope_theta"), sliding_window=config.window
     )
-    return config.decoder([nearby if kind == "sliding_attention" else everywhere for kind in kinds], norms=POST_NORM)
+    slides = config.sliding_layers(lambda layer: (layer + 1) % 4)
+    return config.decoder([nearby if does else everywhere for does in slides], norms=POST_NORM)

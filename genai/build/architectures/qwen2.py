@@ -21,5 +21,4 @@ def layer_windows(config: ConfigReader) -> list[int | None]:
         return [None] * config.num_layers
     config = config.with_defaults({"sliding_window": 4096, "max_window_layers": 28})
     first = config.size("max_window_layers", 28)
-    kinds = ["sliding_attention" if layer >= first else "full_attention" for layer in range(config.num_layers)]
-    return [config.window if kind == "sliding_attention" else None for kind in config.layer_types(kinds)]
+    return config.windows(lambda layer: layer >= first)

@@ -27,8 +27,4 @@ def _windows(config: ConfigReader) -> list[int | None]:
     if not config.flag("use_sliding_window"):
         return [None] * config.num_layers
     first = config.size("max_window_layers")
-    kinds = [
-        "sliding_attention" if layer % 2 == 0 and layer < first else "full_attention"
-        for layer in range(config.num_layers)
-    ]
-    return [config.window if kind == "sliding_attention" else None for kind in config.layer_types(kinds)]
+    return config.windows(lambda layer: layer % 2 == 0 and layer < first)

@@ -18,17 +18,15 @@ def decoder_spec(config: ConfigReader) -> DecoderSpec:
     default = [int((layer + 1) % interval != 0) for layer in range(config.num_layers)]
     uses_rotary = config.items("no_rope_layers", config.num_layers) or default
     has_window = config.flag("use_sliding_window") and config.optional_size("sliding_window") is not None
-    kinds = config.layer_types(
-        ["sliding_attention" if has_window and not rotates else "full_attention" for rotates in uses_rotary]
-    )
+    windows = config.windows(lambda layer: has_window and not uses_rotary[layer])
     attention = config.attention(config.rotary())
     return config.decoder(
         [
             dataclasses.replace(
                 attention,
                 rotary=attention.rotary if rotates else None,
-                sliding_window=config.window if kind == "sliding_attention" else None,
+                sliding_window=window,
             )
-            for rotates, kind in zip(uses_rotary, kinds, strict=True)
+            for rotates, window in zip(uses_rotary, windows, strict=True)
         ]
     )
