@@ -14,11 +14,12 @@ from genai import contract
 from genai.config import EmbeddingConfig, EngineConfig, ModelConfig, Provenance
 from genai.contract import AdaptedProduct, AdapterRoom, Cache, State, TensorType, uniform_caches
 from genai.errors import CapacityError, ConfigError, ContractError, GraphRunError, ModelError, RuntimeUnavailableError
-from genai.runtime import probe
+from genai.runtime import load, probe
 from genai.runtime.load import load_runner, plan_budget
 from genai.runtime.providers import choose_device
 from genai.runtime.session import Session
 from tests.random_model import build_random_model
+from tests.runtime.test_runner import runner_for, session_of
 
 CPU = EngineConfig(device="cpu", num_threads=1)
 GIB = 2**30
@@ -308,3 +309,17 @@ def test_cuda_without_cuda_says_what_to_install() -> None:
 def test_an_unknown_session_option_is_an_error_not_a_crash(tmp_path: Path) -> None:
     path = build_random_model(tmp_path)
     Session(path, EngineConfig(device="cpu", session_options={"session.intra_op.allow_spinning": "0"}))
+
+
+@pytest.mark.parametrize(("bound", "num_runs"), [(0.0, 2), (1e9, 4)])
+def test_long_steps_are_measured_less_often(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: float, num_runs: int
+) -> None:
+    monkeypatch.setattr(load, "_ENOUGH_SECONDS", bound)
+    runner = runner_for(session_of(build_random_model(tmp_path)))
+    runs = []
+    advance = runner.advance
+    monkeypatch.setattr(runner, "advance", lambda group, tokens: runs.append(len(tokens)) or advance(group, tokens))
+    assert load.measured_cost(runner).weights > 0
+    assert runs == [1] * num_runs + [2] * 2 * num_runs
+    assert runner.cache.rows == ()

@@ -95,6 +95,21 @@ def test_the_least_padding_that_helps_is_found(
     assert runner.cache.policy.spare == (padding or Padding()).most
 
 
+def test_the_longest_run_is_not_repeated_for_each_padding(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.runtime.test_runner.Runner", UnevenRunner)
+    runner = runner_for(session_of(path))
+    assert isinstance(runner, UnevenRunner)
+    lengths = []
+
+    def differs(rows: int) -> bool:
+        lengths.append(rows)
+        return rows == 1
+
+    runner.differs = differs
+    assert find_padding(runner, 512).padding == Padding(least=2)
+    assert lengths.count(17) == 2, "its tokens and its logits, once"
+
+
 def test_a_cache_too_small_to_tell_promises_nothing(path: Path) -> None:
     assert find_padding(runner_for(session_of(path), num_slots=4), 4).padding is None
 
