@@ -11,8 +11,10 @@ import pytest
 
 from benchmarks import quantized, random_model
 from benchmarks.environments import PeerUnavailableError
-from benchmarks.random_model import SHAPES, block_type, main, tensors, write_model
+from benchmarks.random_model import SHAPES, Delta, main, stored_type, tensors, write_model
 from genai.build.gguf.source import GgufSource
+from genai.build.package import build_package
+from tests.build import tiny
 
 TINY = {"num_layers": 3, "hidden_size": 256, "intermediate_size": 512, "num_heads": 4, "num_kv_heads": 2}
 TOKENS = ["a", "b", "ab", "<end>"]
@@ -55,19 +57,41 @@ def test_a_random_model_is_read_as_what_it_is_named_after(tmp_path: Path, name: 
     assert [path.name for path in tmp_path.iterdir()] == ["m.gguf"]
 
 
+@pytest.mark.parametrize("form", ["F16", "Q8_0"])
+def test_a_random_hybrid_runs(tmp_path: Path, form: str) -> None:
+    """Its recurrences forget as those of models do: states neither vanish at once nor stay for ever."""
+    delta = Delta(interval=3, num_key_heads=2, num_value_heads=4, head_dim=32, kernel=4)
+    shape = replace(SHAPES["qwen3.5-0.8b"], **TINY, head_dim=64, vocab_size=300, delta=delta)
+    path = write_model(shape, tmp_path / "m.gguf", form)
+    with GgufSource(path) as source:
+        assert source.config["layer_types"] == ["linear_attention", "linear_attention", "full_attention"]
+        assert source.config["tie_word_embeddings"] is True
+        assert (source.read_blocks("model.layers.0.linear_attn.out_proj.weight") is None) == (form == "F16")
+        assert source.read_blocks("model.layers.0.linear_attn.conv1d.weight") is None
+        rates, times = (source.read(f"model.layers.0.linear_attn.{name}") for name in ("A", "dt_bias"))
+    remembered = np.exp(rates * np.log1p(np.exp(times)))
+    assert ((remembered > 0.15) & (remembered < 1)).all()
+    package = build_package(path, tmp_path / "package", precision="auto")
+    prompt = [*range(3, 20)]
+    logits = tiny.Graph(package).add(prompt)[0]
+    assert np.isfinite(logits).all()
+    assert logits.std() > 0.1
+
+
 def test_published_sizes_have_their_number_of_weights() -> None:
     billions = {name: sum(np.prod(size) for _, size in tensors(shape)) / 1e9 for name, shape in SHAPES.items()}
     assert {name: round(float(count), 2) for name, count in billions.items()} == {
         "llama-3.2-1b": 1.24,
         "qwen3-1.7b": 1.72,
         "qwen3-4b": 4.02,
+        "qwen3.5-0.8b": 0.75,
         "llama-3.1-8b": 8.03,
     }
 
 
 def test_half_of_what_matters_gets_six_bits() -> None:
     shape = SHAPES["llama-3.1-8b"]
-    six = [name for name, size in tensors(shape) if len(size) == 2 and block_type(shape, name).name == "Q6_K"]
+    six = [name for name, size in tensors(shape) if stored_type(shape, name, size, "blocks").name == "Q6_K"]
     assert "output.weight" in six
     assert "token_embd.weight" not in six
     assert sum("ffn_down" in name for name in six) == sum("attn_v" in name for name in six) == 16
