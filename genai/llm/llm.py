@@ -377,11 +377,6 @@ class LLM:
         draft._require_head()
         if draft.loop.is_closed:
             raise ConfigError("the draft model is closed; load it again")
-        if draft.cache_shape.states:
-            raise ConfigError(
-                f"the draft model {draft.path.name} has recurrent states, which cannot be cut back after each wrong "
-                "draft; give one that has attention only, or speculative='prompt_lookup'"
-            )
         if draft not in self._known_drafts:
             if draft.tokenizer.backend.get_vocab() != self.tokenizer.backend.get_vocab():
                 raise ConfigError(f"the draft model {draft.path.name} has another vocabulary than {self.path.name}")

@@ -15,8 +15,10 @@ WITHOUT_STATES = [
 ]
 """For tests of what can be cut back: `parametrize("each_memory", WITHOUT_STATES, indirect=True)`."""
 
+WITH_STATES = [pytest.param((DeviceDouble, True, True), id="states")]
 
-@pytest.fixture(params=[*WITHOUT_STATES, pytest.param((DeviceDouble, True, True), id="states")])
+
+@pytest.fixture(params=[*WITHOUT_STATES, *WITH_STATES])
 def each_memory(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> type[Provider]:
     """In the host's memory, then in a device's with caches of several widths and a reserved slot; then also states."""
     provider: type[Provider]

@@ -31,6 +31,7 @@ CHUNK = 11
 FAMILIES = pytest.mark.parametrize("package", MODEL_TYPES, indirect=True)
 WITH_STATES = {case.model_type for case in hybrid.CASES.values()}
 """Of which nothing is kept that spares as little as parts of these prompts."""
+HYBRIDS = pytest.mark.parametrize("package", sorted(WITH_STATES), indirect=True)
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +118,18 @@ def test_what_prompts_begin_with_is_kept(package: Path, llm: LLM) -> None:
     same(again, first)
 
 
+@HYBRIDS
+def test_chats_share_their_system_prompt(package: Path, llm: LLM) -> None:
+    """The second one finds out where they part, and those that come later go on from there."""
+    system = tiny.tokens(96, seed=1)
+    prompts = [[*system, *tiny.tokens(10, seed)] for seed in (2, 3, 4)]
+    with loaded(package) as caching:
+        results = [caching.generate(prompt, **GREEDY) for prompt in prompts]
+    assert [result.usage.cached_tokens for result in results] == [0, 0, 96]
+    for prompt, result in zip(prompts, results, strict=True):
+        same(result, plain(llm, prompt))
+
+
 @FAMILIES
 def test_texts_of_one_prompt_each_have_their_own(llm: LLM) -> None:
     results = llm.generate(PROMPT, n=3, **DRAWN)
@@ -146,6 +159,19 @@ def test_drafts_change_nothing(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> Non
     same(drafted, plain(llm, **options))
     assert drafted.drafts is not None
     assert 0 < drafted.drafts.num_accepted < drafted.drafts.num_drafted, "some come true, some do not"
+
+
+@HYBRIDS
+def test_a_draft_model_with_states_changes_nothing(package: Path, llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It proposes what the text may not have, and goes on from before that."""
+    monkeypatch.setattr(Pace, "saw_draft", lambda *_: None)
+    never = {"suppress_tokens": (plain(llm).token_ids[5],)}
+    with loaded(package) as draft:
+        drafted = plain(llm, draft=draft, **never)
+        assert draft._runner.cache.rows == ()
+    same(drafted, plain(llm, **never))
+    assert drafted.drafts is not None
+    assert 0 < drafted.drafts.num_accepted < drafted.drafts.num_drafted
 
 
 @FAMILIES

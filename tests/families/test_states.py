@@ -17,7 +17,7 @@ from genai.build.precision import Plan
 from genai.config import Precision
 from tests.build import tiny
 from tests.families import oracle
-from tests.families.cases import CASES
+from tests.families.cases import CASES, hybrid
 from tests.families.made import Made, write_gguf
 
 KINDS = {"delta": "qwen3_5", "tiled delta": "qwen3_5", "Mamba-2": "granitemoehybrid dense", "short convolution": "lfm2"}
@@ -73,6 +73,16 @@ def test_the_reference_evaluator_agrees(made: Made, kind: str, tmp_path: Path) -
         np.testing.assert_allclose(ours, reference, atol=1e-4, rtol=0)
     for name, state in graphs[0].states.items():
         np.testing.assert_allclose(state, graphs[1].states[name], atol=5e-5, rtol=1e-5)  # most: 1.1e-5, of 83 5e-5
+
+
+@pytest.mark.parametrize("name", hybrid.CASES)
+def test_prompts_may_be_cut_into_pieces_of_any_size(made: Made, name: str) -> None:
+    package, checkpoint = made.package(CASES[name], "safetensors"), made.checkpoint(CASES[name])
+    run = tiny.in_onnxruntime(package)
+    for size in range(1, len(checkpoint.prompts[0])):
+        graph = tiny.Graph(package, run=run)
+        pieces = [graph.add(piece)[0] for piece in tiny.chunks(checkpoint.prompts[0], size)]
+        oracle.close([np.concatenate(pieces)], checkpoint.logits)
 
 
 @pytest.mark.parametrize("kind", ["delta", "Mamba-2"])

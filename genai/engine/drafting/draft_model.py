@@ -4,6 +4,8 @@ Its cache is its own engine's, whose scheduler knows nothing of rows for drafts.
 such rows away, and while there are any nothing is drafted. Nobody waits for it either: two models that draft for each
 other would wait for ever. A draft that is not made costs time and changes no text. A long text is run in pieces, with
 what other prompts leave of each step's tokens.
+
+States cannot be cut back: they are kept before each draft, and what came true of it is run again if not all of it did.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import numpy as np
 from genai.decoding.processors import FloatArray
 from genai.engine.drafting.drafts import Allowance
 from genai.errors import CapacityError
+from genai.runtime.cache import KVCache
 from genai.runtime.runner import Runner
 
 _FEW = 32
@@ -83,6 +86,8 @@ class ModelProposer:
             self._model.free_ended(runner)
             try:
                 row, logits = self._catch_up(runner, tokens, max_tokens)
+                if not self._is_kept(runner.cache, row):
+                    return draft
                 while True:
                     draft.append(int(logits.argmax()))
                     if len(draft) == max_tokens:
@@ -120,6 +125,24 @@ class ModelProposer:
         limit = min(len(self._held), len(tokens) - 1)
         differs = np.not_equal(self._held[:limit], tokens[:limit])
         shared = int(differs.argmax()) if differs.any() else limit
-        runner.cache.truncate(self._row, shared)
+        shared = self._cut(runner.cache, self._row, shared)
         self._held = self._held[:shared]
         return self._row, shared
+
+    def _is_kept(self, cache: KVCache, row: int) -> bool:
+        """Keep the row's states, if it has any, for when the draft is wrong; False if no slot is left for that."""
+        cache.drop(row)
+        if cache.has_states and cache.num_spare < 2:  # a run alone needs one, too
+            return False
+        cache.keep(row)
+        return True
+
+    def _cut(self, cache: KVCache, row: int, num_tokens: int) -> int:
+        """Let the row hold no more than so many tokens; returns how many it holds, with states maybe fewer."""
+        if cache.has_states and num_tokens < cache.valid(row):
+            kept = cache.num_kept(row)
+            if kept is not None and kept <= num_tokens:
+                return cache.go_back(row)
+            num_tokens = 0
+        cache.truncate(row, num_tokens)
+        return num_tokens

@@ -17,7 +17,7 @@ from genai.engine.request import Request
 from genai.engine.sequence import Sequence
 from genai.errors import GraphRunError
 from genai.options.generation_config import GenerationConfig
-from tests.engine.conftest import WITHOUT_STATES
+from tests.engine.conftest import WITH_STATES
 from tests.engine.test_engine import config, engine_with, prompts, run, submit
 from tests.fakes import POISON, VOCAB_SIZE, FakeRunner, greedy_continuation, next_logits, num_reserved, read_tokens
 
@@ -139,7 +139,6 @@ def draft_model(runner: FakeRunner | None, is_free: abc.Callable[[], bool] = lam
     return DraftModel(lambda: contextlib.nullcontext(runner if is_free() else None))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("each_memory", WITHOUT_STATES, indirect=True)
 @pytest.mark.parametrize("num_slots", [4096, 70])
 def test_a_draft_model_gives_the_same_text(num_slots: int) -> None:
     engine, runner = engine_with()
@@ -152,6 +151,30 @@ def test_a_draft_model_gives_the_same_text(num_slots: int) -> None:
     if num_slots == 4096:
         assert runner.num_runs < 5 * 30 / 2
     assert all(text.drafter is not None for text in texts)
+
+
+@pytest.mark.parametrize("each_memory", WITH_STATES, indirect=True)
+def test_a_wrong_draft_costs_what_came_true_of_it() -> None:
+    """Not the whole text: its states go back to those before the draft."""
+    runner = FakeRunner(400)
+    proposer = ModelProposer(draft_model(runner))
+    text = [1] * 50
+    right = proposer.propose(text, 5)
+    wrong = [*text, *right[:3], 7]
+    runner.num_runs = runner.longest_run = 0
+    assert proposer.propose(wrong, 1) == greedy_continuation(wrong, 1)
+    assert (runner.num_runs, runner.longest_run) == (1, 4)
+
+
+@pytest.mark.parametrize("each_memory", WITH_STATES, indirect=True)
+def test_who_finds_no_slot_for_states_drafts_nothing() -> None:
+    runner = FakeRunner(400, max_batch=2)
+    model = draft_model(runner)
+    first, second = ModelProposer(model), ModelProposer(model)
+    assert first.propose([1, 2, 3], 2) == greedy_continuation([1, 2, 3], 2)
+    assert second.propose([4, 5], 2) == []
+    first.close()
+    assert second.propose([4, 5, 6], 2) == greedy_continuation([4, 5, 6], 2)
 
 
 def test_a_draft_model_that_fails_costs_drafts_only() -> None:
@@ -179,13 +202,13 @@ def test_a_draft_that_overflows_is_not_the_texts_fault() -> None:
     assert runner.longest_run > 1
 
 
-@pytest.mark.parametrize("each_memory", WITHOUT_STATES, indirect=True)
 def test_a_proposer_drops_what_did_not_come_true() -> None:
     runner = FakeRunner(400)
     proposer = ModelProposer(draft_model(runner))
-    assert proposer.propose([1, 2, 3], 4) == greedy_continuation([1, 2, 3], 4)
-    assert proposer.propose([1, 2, 3, 50, 51], 3) == greedy_continuation([1, 2, 3, 50, 51], 3)
-    assert proposer.propose([9], 2) == greedy_continuation([9], 2)
+    right = greedy_continuation([1, 2, 3], 4)
+    assert proposer.propose([1, 2, 3], 4) == right
+    for text in ([1, 2, 3, right[0], 51], [1, 2, 3, right[0], 51, 52], [1, 2, 3, 50, 51], [9]):
+        assert proposer.propose(text, 3) == greedy_continuation(text, 3)
     proposer.close()
     assert runner.cache.rows == ()
 
