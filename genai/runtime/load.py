@@ -164,7 +164,7 @@ def _decode_seconds(runner: Runner, num_rows: int, capacity: int) -> float:
     cache = runner.cache
     capacity -= cache.reserved_slots + cache.policy.spare
     rows = [cache.allocate(capacity) for _ in range(num_rows)]
-    seconds = []
+    seconds: list[float] = []
     while len(seconds) < (_MOST_RUNS if sum(seconds) < _ENOUGH_SECONDS else _FEWEST_RUNS):
         started = time.perf_counter()
         runner.advance(cache.groups[0], [[0]] * num_rows)

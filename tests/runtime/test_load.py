@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from genai.config import EmbeddingConfig, EngineConfig, ModelConfig, Provenance
 from genai.contract import AdaptedProduct, AdapterRoom, Cache, State, TensorType, uniform_caches
 from genai.errors import CapacityError, ConfigError, ContractError, GraphRunError, ModelError, RuntimeUnavailableError
 from genai.runtime import load, probe
+from genai.runtime.layout import Group
 from genai.runtime.load import load_runner, plan_budget
 from genai.runtime.providers import choose_device
 from genai.runtime.session import Session
@@ -317,9 +319,13 @@ def test_long_steps_are_measured_less_often(
 ) -> None:
     monkeypatch.setattr(load, "_ENOUGH_SECONDS", bound)
     runner = runner_for(session_of(build_random_model(tmp_path)))
-    runs = []
-    advance = runner.advance
-    monkeypatch.setattr(runner, "advance", lambda group, tokens: runs.append(len(tokens)) or advance(group, tokens))
+    runs, advance = [], runner.advance
+
+    def counted(group: Group, tokens: Sequence[Sequence[int]]) -> np.ndarray:
+        runs.append(len(tokens))
+        return advance(group, tokens)
+
+    monkeypatch.setattr(runner, "advance", counted)
     assert load.measured_cost(runner).weights > 0
     assert runs == [1] * num_runs + [2] * 2 * num_runs
     assert runner.cache.rows == ()
