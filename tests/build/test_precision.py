@@ -16,7 +16,7 @@ from genai.build.architectures import spec_of
 from genai.build.architectures.config import ConfigReader
 from genai.build.decoder import build_decoder
 from genai.build.graph import ExternalData, GraphBuilder
-from genai.build.precision import Plan
+from genai.build.precision import Plan, read_quantized
 from genai.build.quantize import quantize, quantize_with_offsets, with_offset_columns
 from genai.build.safetensors import SafetensorsSource
 from genai.build.source import JSON, BlockWeight, FloatArray
@@ -291,6 +291,18 @@ def test_offsets_are_further_columns(tmp_path: Path, monkeypatch: pytest.MonkeyP
     inside = [(given["bits"], given["K"]) for given in products[:-1]]
     assert {bits for bits, _ in inside} == {4}
     assert {size for _, size in inside} == {64 + 2 * 32, 64 + 2 * 16, 96 + 2 * 32, 96 + 2 * 16}
+
+
+@pytest.mark.parametrize(("form", "block_size"), [((8, 32, False), 32), ((8, 32, True), 32), ((8, 16, False), 64)])
+def test_blocks_of_what_has_8_bits(tmp_path: Path, form: tuple[int, int, bool], block_size: int) -> None:
+    """Those of a file's own that have offsets keep their length when they are rounded anew."""
+    with SafetensorsSource(tiny.save(tiny.make_model("llama"), tmp_path)) as checkpoint:
+        source = BlockSource(checkpoint, [form])
+        name = "model.layers.0.self_attn.q_proj.weight"
+        block = read_quantized(source, name, "exact", may_have_offsets=True)
+        wanted = source.read(name)
+    assert (block.bits, block.block_size, block.offsets) == (8, block_size, None)
+    assert error(block.dequantize(), wanted) < 0.01
 
 
 def test_other_blocks_are_rounded_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
