@@ -70,6 +70,10 @@ class StoredForm:
         """The order in which the stored rows of a tensor of ours become ours, None where they lie so already."""
         return self.rows.get(_module(name))
 
+    def is_multiplied(self, name: str) -> bool:
+        """Whether rows of a tensor of ours have factors."""
+        return _module(name) in self.factors
+
     def multiplied(self, name: str, array: FloatArray) -> FloatArray:
         """Rows of a tensor of ours with their factors."""
         factors = self.factors.get(_module(name))
@@ -167,7 +171,7 @@ class StoredSource:
     def read_blocks(self, name: str, rows: slice | None = None) -> BlockWeight | None:
         """The own integer blocks of a tensor, or of these rows, in our layout, None where it has none."""
         place = self._place(name)
-        if self._is_transposed(name) or _module(name) in self._form.factors:
+        if self._is_transposed(name) or self._form.is_multiplied(name):
             return None
         if rows is not None and self._is_as_stored(name, place):
             return self._source.read_blocks(place.tensor, rows)
@@ -178,9 +182,8 @@ class StoredSource:
         return blocks if blocks is None or rows is None else blocks.take_rows(rows)
 
     def _is_as_stored(self, name: str, place: _Place) -> bool:
-        module = _module(name)
-        is_changed = self._is_transposed(name) or module in self._form.rows or module in self._form.factors
-        return place.item is None and not is_changed
+        is_moved = self._is_transposed(name) or self._form.rows_of(name) is not None
+        return place.item is None and not is_moved and not self._form.is_multiplied(name)
 
     def _put(self, name: str, place: _Place) -> None:
         if name in self._places:

@@ -97,8 +97,7 @@ def text_tensors(names: Collection[str], source: object) -> dict[str, str]:
     kept: dict[str, str] = {}
     left_out: list[str] = []
     for stored in names:
-        part = stored.removeprefix("model.").split(".", 1)[0]
-        if part in _OTHER_PARTS:
+        if (part := other_part(stored)) is not None:
             left_out.append(part)
             continue
         name = text_name(stored)
@@ -109,6 +108,12 @@ def text_tensors(names: Collection[str], source: object) -> dict[str, str]:
         parts = ", ".join(dict.fromkeys(left_out))
         _log.warning("%s: only its text decoder is built; left out: %s (%d tensors)", source, parts, len(left_out))
     return kept
+
+
+def other_part(stored: str) -> str | None:
+    """Which part a tensor or a module belongs to that is none of the text decoder; None for the decoder's own."""
+    part = stored.removeprefix("model.").split(".", 1)[0]
+    return part if part in _OTHER_PARTS else None
 
 
 def text_name(stored: str) -> str:

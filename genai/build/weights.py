@@ -115,7 +115,8 @@ class Weights:
         """`x @ weight.T + bias` with the weight as floats, whatever the plan says: for small products that decide."""
         product = self.graph.op("MatMul", x, self._transposed(name, [name], [num_outputs], num_inputs))
         bias = self._fused_bias([name], [num_outputs], name)
-        return product if bias is None else self.graph.op("Add", product, bias)
+        product = product if bias is None else self.graph.op("Add", product, bias)
+        return self._parts(x, product, [name], [num_outputs], num_inputs)[0]
 
     def products(self, values: Sequence[str], matrices: Iterable[tuple[str, BlockWeight]]) -> list[str]:
         """`x @ weight.T` of each value with its own matrix, in blocks under the name that it gets in the graph."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from genai.build import towers
 from genai.build.architectures import stored_form_of
 from genai.build.architectures.config import ConfigReader
+from genai.build.architectures.falcon_h1 import FOLDED
 from genai.build.architectures.qwen3_5 import TILED
 from genai.build.source import JSON, FloatArray
 from genai.errors import AdapterError
@@ -41,6 +42,11 @@ class Base:
 
     def in_our_order(self, product: str, b: FloatArray) -> FloatArray:
         """A second matrix [out, rank] as its module's rows lie in ours, with their factors. Raises: AdapterError."""
+        if self.config.get(FOLDED) and self._form.is_multiplied(f"{product}.weight"):
+            raise AdapterError(
+                f"the adapter changes {product}, which in the base's GGUF file is multiplied by numbers that the file "
+                "does not tell: take the base from its folder, or the adapter from a GGUF file, too"
+            )
         rows = self._form.rows_of(f"{product}.weight")
         if rows is not None and len(rows) != len(b):
             raise AdapterError(f"the adapter's matrix for {product} has {len(b)} rows, the base {len(rows)}")

@@ -8,17 +8,21 @@ by PEFT's patterns. What is not LoRA alone is refused by name: it would be anoth
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from genai.build import towers
 from genai.build.adapters.adapter import Adapter, LowRank, checked
 from genai.build.adapters.base import Base
 from genai.build.checkpoint_config import read_json_object
 from genai.build.safetensors import SafetensorsFile
 from genai.build.source import JSON
 from genai.errors import AdapterError, WeightsError
+
+_log = logging.getLogger(__name__)
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 _TENSOR = re.compile(r"(?:base_model\.model\.)?(?P<module>.+?)\.lora_(?P<matrix>[AB])(?:\.[^.]+)?\.weight")
@@ -61,10 +65,17 @@ def _products(
     folder: Path, config: Mapping[str, JSON], file: SafetensorsFile, base: Base
 ) -> Iterator[tuple[str, LowRank]]:
     pairs: dict[str, dict[str, str]] = {}
+    left_out: list[str] = []
     for name in file.shapes:
         if (match := _TENSOR.fullmatch(name)) is None:
             raise AdapterError(f"{folder}: tensor {name!r} is no LoRA matrix; only those are read")
+        if (part := towers.other_part(match["module"])) is not None:  # as of the base
+            left_out.append(part)
+            continue
         pairs.setdefault(match["module"], {})[match["matrix"]] = name
+    if left_out:
+        parts = ", ".join(dict.fromkeys(left_out))
+        _log.warning("%s: only what it changes of the text decoder is read; left out: %s", folder, parts)
     for module, pair in pairs.items():
         if pair.keys() != {"A", "B"}:
             raise AdapterError(f"{folder}: {module} has only one of lora_A and lora_B")

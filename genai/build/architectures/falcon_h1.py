@@ -14,6 +14,8 @@ from genai.build.spec import BlockSpec, DecoderSpec, Mamba2Spec, NormSpec
 from genai.build.stored import StoredForm
 from genai.errors import UnsupportedModelError
 
+FOLDED = "multipliers_are_folded"
+"""A key of configurations made of GGUF files, whose weights are multiplied by what no key tells."""
 _DEFAULTS: dict[str, JSON] = {"rms_norm_eps": 1e-5, "mamba_norm_before_gate": True, "mamba_d_head": "auto"}
 
 

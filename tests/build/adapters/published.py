@@ -20,7 +20,8 @@ def adapted(model: Any, *, seed: int, rank: int = 4, targets: Any = EVERYWHERE, 
     import peft
     import torch
 
-    config = peft.LoraConfig(r=rank, target_modules=targets, task_type="CAUSAL_LM", **({"lora_alpha": 6} | options))
+    usual = {"lora_alpha": 6, "task_type": "CAUSAL_LM"}
+    config = peft.LoraConfig(r=rank, target_modules=targets, **(usual | options))
     wrapped = peft.get_peft_model(copy.deepcopy(model), config).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

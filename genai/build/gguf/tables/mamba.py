@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from genai.build.architectures.falcon_h1 import FOLDED
 from genai.build.gguf.metadata import ArchitectureMetadata
 from genai.build.gguf.tables.llama import GRANITE_MULTIPLIERS, granite_scales
 from genai.build.gguf.tables.table import (
@@ -68,6 +69,7 @@ def _falcon_h1(metadata: ArchitectureMetadata) -> dict[str, JSON]:
         "mamba_d_ssm": metadata.size("ssm.inner_size"),
         "mamba_rms_norm": metadata.has_tensor("blk.0.ssm_norm.weight"),
         "mamba_norm_before_gate": False,
+        FOLDED: True,
     }
 
 
