@@ -25,7 +25,7 @@ from benchmarks.rounds import Action, quiet_rounds
 from genai import models
 from genai.config import PRECISIONS, EngineConfig, ModelConfig
 from genai.models.adapters import Room
-from genai.runtime.adapters import LoadedAdapter
+from genai.runtime.adapters import ScaledAdapter
 from genai.runtime.load import load_runner
 
 PLAIN, UNUSED, USED = "no room for adapters", "room, none in use", "in use"
@@ -48,7 +48,7 @@ class Rows:
             self._runner.prefill(row, prompt)
         self._adapters = [self._random(number) for number in range(num_adapters)]
 
-    def _random(self, seed: int) -> LoadedAdapter:
+    def _random(self, seed: int) -> ScaledAdapter:
         memory, rng = self._runner.adapters, np.random.default_rng(seed)
         assert memory is not None, "a package with room"
         matrices = {
@@ -58,7 +58,7 @@ class Rows:
             )
             for each in memory.room.products
         }
-        return memory.load(memory.fitted(str(seed), b"", matrices), ())
+        return ScaledAdapter(memory.load(memory.fitted(str(seed), b"", matrices), ()))
 
     def steps(self, *, has_adapters: bool) -> list[float]:
         """Seconds of decode steps, which are forgotten again."""

@@ -22,6 +22,8 @@ Device = Literal["auto", "cpu", "cuda"]
 DEVICES: tuple[Device, ...] = ("auto", "cpu", "cuda")
 MAX_RANK = 16
 """The largest rank that graphs with room for adapters are built for if nobody says; it is what most adapters have."""
+MAX_ADAPTER_SCALE = 1000
+"""What a text may have its adapter multiplied by at most, and the same below 0."""
 
 MODEL_FILE, CONFIG_FILE, ROW_START_FILE = "model.onnx", "genai.json", "row_start.bin"
 """A package's graph, what this module reads of it, and the bytes with which each row begins, if it has any."""

@@ -7,9 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from genai import contract
 from genai.config import EngineConfig
-from genai.contract import Cache, State, uniform_caches
+from genai.contract import AdaptedProduct, AdapterRoom, Cache, State, uniform_caches
 from genai.errors import GraphRunError, NotFiniteError
+from genai.runtime.adapters import AdapterMemory, FittedAdapter
 from genai.runtime.cache import CacheShape, KVCache
 from genai.runtime.capacity import CapacityPolicy
 from genai.runtime.finite import settle, settle_prompt
@@ -27,7 +29,9 @@ BY_LAYER = CacheShape(
 )
 STATES = (State("conv_state.1", (3, 1), "float32"), State("recurrent_state.1", (2,), "float32"))
 ROW_START = [np.arange(1, cache.width + 1, dtype=np.float32).view(np.uint8) for cache in BY_LAYER.caches]
-
+ADAPTER_ROOM = AdapterRoom(products=(AdaptedProduct("p", 1, 1),), rank=1, dtype="float32")
+ADAPTER_SHIFT = 100
+"""So much times its number an adapter adds to what rows hold of a token: no text reads what another has written."""
 
 provider: type[Provider] = CpuProvider
 """Whose memory caches are in; the fixture `each_memory` changes it."""
@@ -133,7 +137,6 @@ class FakeRunner:
     """
 
     vocab_size = VOCAB_SIZE
-    adapters = None
 
     def __init__(
         self,
@@ -141,8 +144,10 @@ class FakeRunner:
         fails: Callable[[int], bool] = lambda run: False,
         poison: Sequence[int] = (),
         max_batch: int = 32,
+        num_adapters: int = 0,
     ) -> None:
         self.cache = small_cache(num_slots, max_batch)
+        self.adapters = AdapterMemory(ADAPTER_ROOM, num_adapters, provider(EngineConfig())) if num_adapters else None
         self.num_runs = 0
         self.longest_run = 0
         self.fails = fails
@@ -219,9 +224,10 @@ class FakeRunner:
         check_start(self.cache, row)
         check_states(self.cache, row)
         written = [*tokens, *[0] * (num_positions - len(tokens))]
-        write_tokens(self.cache, row, valid, [np.inf if token in self.poison else token for token in written])
+        shift = ADAPTER_SHIFT * self._adapter(row)
+        write_tokens(self.cache, row, valid, [np.inf if token in self.poison else token + shift for token in written])
         if self.cache.has_states:
-            change_states(self.cache, row, tokens)
+            change_states(self.cache, row, [token + shift for token in tokens])
             if self.poison & {*written}:  # in padding, too: 0 × infinity
                 self.cache._states.write(row, [np.full_like(data, 255) for data in self.cache.export_states(row)])
         logits = np.zeros((num_positions, VOCAB_SIZE), np.float32)
@@ -232,11 +238,24 @@ class FakeRunner:
             logits[: len(tokens)] = [next_logits(held[:end]) for end in range(valid + 1, len(held) + 1)]
         return logits
 
+    def _adapter(self, row: int) -> int:
+        """The number that the graph would read where the row's adapter lies; 0 for a row without one."""
+        if self.adapters is None or not (use := self.adapters.use_of([row])).members:
+            return 0
+        data = self.adapters._buffers[contract.lora_a("p")].read(4 * use.first, 4)
+        return int(data.view(np.float32)[0])
+
     def _count(self, num_tokens: int) -> None:
         self.num_runs += 1
         if self.fails(self.num_runs - 1):
             raise GraphRunError("injected failure")
         self.longest_run = max(self.longest_run, num_tokens)
+
+
+def fitted_adapter(memory: AdapterMemory, number: int) -> FittedAdapter:
+    """The fake model's adapter of a number, from 1, which is its identity, too."""
+    matrix = np.full((1, 1), number, np.float32)
+    return memory.fitted(str(number), bytes([number]), {"p": (matrix, matrix)})
 
 
 class ExactCapacities(CapacityPolicy):

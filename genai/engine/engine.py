@@ -31,7 +31,7 @@ from genai.engine.scheduler import SHORT_TOKENS, Limits, Pace, Plan, Scheduler
 from genai.engine.sequence import FinishReason, Job, Sequence, State, TokenEvent
 from genai.errors import AdapterError, CapacityError, ConfigError, GenAIError, QueueFullError
 from genai.metrics import EngineMetrics
-from genai.runtime.adapters import NO_ROOM, FittedAdapter, LoadedAdapter
+from genai.runtime.adapters import NO_ROOM, FittedAdapter, LoadedAdapter, ScaledAdapter
 from genai.runtime.runner import Runner
 
 
@@ -217,15 +217,16 @@ class Engine:
         if self._runner.adapters is None:
             raise AdapterError(NO_ROOM)
         self._read_inbox()  # those are in use, too
-        return self._runner.adapters.load(fitted, {job.first.adapter for job in self._events.jobs})
+        in_use = {job.first.adapter for job in self._events.jobs}
+        return self._runner.adapters.load(fitted, {each.loaded for each in in_use if each is not None})
 
-    def score(self, tokens: abc.Sequence[int], adapter: LoadedAdapter | None = None) -> FloatArray:
+    def score(self, tokens: abc.Sequence[int], adapter: ScaledAdapter | None = None) -> FloatArray:
         """The logits that follow each token, [len(tokens), V], in a row beside all others.
 
         Raises: CapacityError; ConfigError if another adapter has the place of this one by now.
         """
-        if adapter is not None and adapter.place is None:
-            raise unloaded(adapter)
+        if adapter is not None and adapter.loaded.place is None:
+            raise unloaded(adapter.loaded)
         self._events.tell()  # it may take long
         with self._rows.lent(len(tokens), adapter) as row:
             return self._runner.score(row, tokens)
@@ -305,8 +306,8 @@ class Engine:
                 self._scheduler.add(what)
                 if what.job is not None:
                     self._events.jobs.add(what.job)
-                    if what.adapter is not None and what.adapter.place is None:
-                        self._events.end_job(what.job, "error", unloaded(what.adapter))
+                    if what.adapter is not None and what.adapter.loaded.place is None:
+                        self._events.end_job(what.job, "error", unloaded(what.adapter.loaded))
 
     def _apply(self, plan: Plan) -> None:
         """Take and give rows as planned."""

@@ -65,12 +65,13 @@ class BlocksStored:
     """Blocks that are held from now on, each behind the one before.
 
     parent: the key of the block before the first one, which is held; None if it begins a text. tokens: `BLOCK_SIZE` of
-    each block.
+    each block. adapter: the name of the one that they were computed with; its contents are in the keys.
     """
 
     keys: tuple[bytes, ...]
     parent: bytes | None
     tokens: tuple[int, ...]
+    adapter: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,11 +201,18 @@ class PrefixCache:
         states, tails = parts[: len(self._state_bytes)], parts[len(self._state_bytes) :]
         return (np.concatenate(pair) for pair in zip(self.take(keys), tails, strict=True)), states
 
-    def put(self, keys: Sequence[bytes], known: int, data: Iterable[Bytes], tokens: Sequence[int]) -> None:
+    def put(
+        self,
+        keys: Sequence[bytes],
+        known: int,
+        data: Iterable[Bytes],
+        tokens: Sequence[int],
+        adapter: str | None = None,
+    ) -> None:
         """Keep a text's blocks after the first `known`, which are held.
 
         keys: of the whole text, no more than `max_tokens` of it; data: what `KVCache.export_row` gives for the rest;
-        tokens: those of the rest.
+        tokens: those of the rest; adapter: the name of the one that computed them, for the listener.
         """
         self._touch(keys)
         num_new = len(keys) - known
@@ -215,7 +223,8 @@ class PrefixCache:
         self._touch(keys)
         if self.listener is not None:
             parent = keys[known - 1] if known else None
-            self.listener(BlocksStored(keys=tuple(keys[known:]), parent=parent, tokens=tuple(tokens)))
+            stored = BlocksStored(keys=tuple(keys[known:]), parent=parent, tokens=tuple(tokens), adapter=adapter)
+            self.listener(stored)
 
     def put_snapshot(
         self, keys: Sequence[bytes], tail: Sequence[int], states: Iterable[Bytes], data: Iterable[Bytes]

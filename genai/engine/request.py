@@ -18,7 +18,7 @@ from genai.engine.drafting.speculative import PromptLookup
 from genai.engine.sequence import Job, Sequence, Sink, State
 from genai.errors import CapacityError, ConfigError, PromptTooLongError, TextTooLongError
 from genai.options.generation_config import GenerationConfig, SamplingConfig, replaced
-from genai.runtime.adapters import LoadedAdapter
+from genai.runtime.adapters import LoadedAdapter, ScaledAdapter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +45,7 @@ class Request:
     draft_model: DraftModel | None = None
     is_manual: bool = False
     reader: Consumer | None = None
-    adapter: LoadedAdapter | None = None
+    adapter: ScaledAdapter | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.priority, int | np.integer):
@@ -72,8 +72,8 @@ def check(request: Request, model: ModelLimits) -> None:
     prompt, config, limit = request.prompt, request.config, model.max_seq_len
     if not len(prompt):
         raise ConfigError("the prompt has no tokens; give at least one")
-    if request.adapter is not None and request.adapter.is_leaving:
-        raise unloaded(request.adapter)
+    if request.adapter is not None and request.adapter.loaded.is_leaving:
+        raise unloaded(request.adapter.loaded)
     sampling = config.sampling_config
     for what, tokens in {
         "token id": prompt,

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from genai.engine.prefix_cache import BLOCK_SIZE, Bytes, Known, Listener, PrefixCache
 from genai.engine.sequence import Sequence
 from genai.errors import CapacityError
-from genai.runtime.adapters import AdapterMemory, LoadedAdapter
+from genai.runtime.adapters import AdapterMemory, ScaledAdapter
 from genai.runtime.cache import KVCache
 
 _MAX_IDLE = 32
@@ -250,7 +250,7 @@ class Rows:
         fork.num_computed = source.num_computed
 
     @contextlib.contextmanager
-    def lent(self, num_tokens: int, adapter: LoadedAdapter | None) -> Iterator[int]:
+    def lent(self, num_tokens: int, adapter: ScaledAdapter | None) -> Iterator[int]:
         """A row beside those of sequences, for so many tokens, free again afterwards. Raises: CapacityError."""
         try:
             row = self._cache.allocate(num_tokens)
@@ -353,7 +353,8 @@ class Rows:
         if known < len(keys):
             start, end = known * BLOCK_SIZE, len(keys) * BLOCK_SIZE
             data = self._cache.export_row(row_of(sequence), start, end)
-            self._prefixes.put(keys, known, data, sequence.tokens[start:end])
+            adapter = None if sequence.adapter is None else sequence.adapter.loaded.name
+            self._prefixes.put(keys, known, data, sequence.tokens[start:end], adapter)
 
     def _keys_to_find(self, sequence: Sequence) -> list[bytes]:
         """The keys of the blocks that need not be run where they are known."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from genai.engine.beams import BeamRun
     from genai.engine.consumers import Consumer
     from genai.engine.drafting.drafts import Drafter
-    from genai.runtime.adapters import LoadedAdapter
+    from genai.runtime.adapters import ScaledAdapter
 
 FinishReason = Literal["stop", "length", "cancelled", "timeout", "error"]
 """stop: an end-of-sequence token or the sink's word; length: a limit; timeout: its deadline; error: a failed run."""
@@ -120,7 +120,7 @@ class Sequence:
     job: Job | None = None
     forks: list[Sequence] = field(default_factory=list)
     drafter: Drafter | None = None
-    adapter: LoadedAdapter | None = None
+    adapter: ScaledAdapter | None = None
     search: BeamRun | None = None
     state: State = State.WAITING
     row: int | None = None

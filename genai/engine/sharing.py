@@ -187,7 +187,7 @@ class Sharing:
         for each in self._scheduler.running:
             end = num_known + (_MIN_SHARED if self._rows.has_states else max(each.num_left, _MIN_SHARED))
             has_more = each.is_prefilling and not each.is_paused and end < len(newcomer.tokens)
-            is_same = has_more and newcomer.adapter is each.adapter and newcomer.tokens[:end] == each.tokens[:end]
+            is_same = has_more and newcomer.adapter == each.adapter and newcomer.tokens[:end] == each.tokens[:end]
             if is_same and self._rows.will_know(newcomer, each):
                 return True
         return False

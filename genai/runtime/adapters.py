@@ -12,7 +12,7 @@ use is brought forward, into the place of one that is not in use, and those in u
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import ml_dtypes
 import numpy as np
@@ -44,6 +44,19 @@ class LoadedAdapter:
     is_leaving: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class ScaledAdapter:
+    """An adapter as a text has it: what it adds is multiplied by a scale, which float32 holds."""
+
+    loaded: LoadedAdapter
+    scale: float = 1.0
+
+    @property
+    def identity(self) -> bytes:
+        """What tells it from others, and from itself with another scale."""
+        return self.loaded.identity + (b"" if self.scale == 1 else np.float32(self.scale).tobytes())
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FittedAdapter:
     """An adapter as it will lie in memory: raw bytes for each of the graph's inputs that it is not zero in."""
@@ -55,10 +68,14 @@ class FittedAdapter:
 
 @dataclass(frozen=True, slots=True)
 class AdapterUse:
-    """Which of a run's rows use which adapters: by place, from the first one on; none if nobody uses any."""
+    """Which of a run's rows use which adapters: by place, from the first one on; none if nobody uses any.
+
+    scales: what each of these rows has what is added multiplied by.
+    """
 
     first: int = 0
     members: tuple[tuple[int, ...], ...] = ()
+    scales: Mapping[int, float] = field(default_factory=dict)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -71,7 +88,7 @@ class AdapterUse:
         for place, members in enumerate(self.members):
             rows[place, : len(members)] = members
             for index, row in enumerate(members):
-                places[row], scales[row] = (place, index), 1
+                places[row], scales[row] = (place, index), self.scales[row]
 
 
 NOBODY = AdapterUse()
@@ -93,7 +110,7 @@ class AdapterMemory:
             name: provider.allocate(num_places * self._item_bytes(name)) for name in self._shapes
         }
         self._places: list[LoadedAdapter | None] = [None] * num_places
-        self._of_row: dict[int, LoadedAdapter] = {}
+        self._of_row: dict[int, ScaledAdapter] = {}
 
     @staticmethod
     def num_bytes(room: AdapterRoom, num_places: int) -> int:
@@ -156,13 +173,13 @@ class AdapterMemory:
         adapter = self._places[place] = LoadedAdapter(name=fitted.name, identity=fitted.identity, place=place)
         return adapter
 
-    def use(self, row: int, adapter: LoadedAdapter | None) -> None:
+    def use(self, row: int, adapter: ScaledAdapter | None) -> None:
         """Have a row use an adapter from now on, or none."""
         if adapter is None:
             self._of_row.pop(row, None)
             return
-        if all(other is not adapter for other in self._of_row.values()):
-            self._bring_forward(adapter)
+        if all(other.loaded is not adapter.loaded for other in self._of_row.values()):
+            self._bring_forward(adapter.loaded)
         self._of_row[row] = adapter
 
     def use_of(self, rows: Sequence[int]) -> AdapterUse:
@@ -170,14 +187,16 @@ class AdapterMemory:
         if not self._of_row:
             return NOBODY
         by_place: dict[int, list[int]] = {}
+        scales: dict[int, float] = {}
         for index, row in enumerate(rows):
             adapter = self._of_row.get(row)
-            if adapter is not None and adapter.place is not None:
-                by_place.setdefault(adapter.place, []).append(index)
+            if adapter is not None and adapter.loaded.place is not None:
+                by_place.setdefault(adapter.loaded.place, []).append(index)
+                scales[index] = adapter.scale
         if not by_place:
             return NOBODY
         first, last = min(by_place), max(by_place)
-        return AdapterUse(first, tuple(tuple(by_place.get(place, ())) for place in range(first, last + 1)))
+        return AdapterUse(first, tuple(tuple(by_place.get(place, ())) for place in range(first, last + 1)), scales)
 
     def bind(self, binding: Binding, use: AdapterUse) -> None:
         """Bind the places that a run uses."""
@@ -199,7 +218,7 @@ class AdapterMemory:
 
     def _bring_forward(self, adapter: LoadedAdapter) -> None:
         """Move an adapter that comes into use to the first place of none in use; what lies there gets its own."""
-        taken = {each.place for each in self._of_row.values()}
+        taken = {each.loaded.place for each in self._of_row.values()}
         here = adapter.place
         target = next(place for place in range(self.num_places) if place not in taken)
         if here is None or target >= here:

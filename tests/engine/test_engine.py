@@ -36,8 +36,9 @@ def engine_with(
     prefix_bytes: int = 0,
     max_waiting: int | None = None,
     poison: tuple[int, ...] = (),
+    num_adapters: int = 0,
 ) -> tuple[Engine, FakeRunner]:
-    runner = FakeRunner(num_slots, fails, poison, max_batch=max_batch)
+    runner = FakeRunner(num_slots, fails, poison, max_batch=max_batch, num_adapters=num_adapters)
     limits = Limits(max_batch=max_batch, max_seq_len=max_seq_len, prefill_chunk=chunk, max_waiting=max_waiting)
     prefixes = PrefixCache(b"fake", shape().slot_bytes, prefix_bytes, shape().state_bytes)
     return Engine(runner, limits, (EOS,), prefixes, EngineMetrics("fake")), runner  # type: ignore[arg-type]

@@ -19,15 +19,18 @@ from genai.engine.request import Request
 from genai.engine.sequence import FinishReason, Job, Sequence, State, TokenEvent
 from genai.errors import NotFiniteError
 from genai.options.generation_config import GenerationConfig
+from genai.runtime.adapters import ScaledAdapter
 from genai.runtime.capacity import CapacityPolicy, StepCost
 from tests.engine.drafting.test_drafts import Oracle
 from tests.engine.test_engine import config, engine_with, run
 from tests.fakes import (
+    ADAPTER_SHIFT,
     POISON,
     VOCAB_SIZE,
     ExactCapacities,
     FakeRunner,
     OneGroup,
+    fitted_adapter,
     greedy_continuation,
     read_tokens,
 )
@@ -159,19 +162,25 @@ def overflowed(*texts: Sequence) -> bool:
     return all(isinstance(text.error, NotFiniteError) for text in texts)
 
 
-def alone(request: Request, stop: int | None, poison: tuple[int, ...]) -> Job:
-    engine, runner = engine_with(max_seq_len=MAX_SEQ_LEN, poison=poison)
-    job = engine.submit(replace(request, is_manual=False, sink=Witness(stop)))
+def alone(request: Request, stop: int | None, poison: tuple[int, ...], adapter: int) -> Job:
+    engine, runner = engine_with(max_seq_len=MAX_SEQ_LEN, poison=poison, num_adapters=1)
+    assert runner.adapters is not None
+    loaded = ScaledAdapter(engine.load_adapter(fitted_adapter(runner.adapters, adapter))) if adapter else None
+    job = engine.submit(replace(request, is_manual=False, sink=Witness(stop), adapter=loaded))
     run(engine)
     assert runner.cache.rows == ()
     return job
 
 
 def random_case(rng: random.Random, poison: tuple[int, ...]) -> Case:
-    request = random_request(rng)
+    return case_of(random_request(rng), rng, poison)
+
+
+def case_of(request: Request, rng: random.Random, poison: tuple[int, ...], adapter: int = 0) -> Case:
+    """adapter: the number of the one that its texts have alone, 0 for none."""
     stop = 11 if rng.random() < 0.3 and not request.config.is_beam_search and not request.is_manual else None
     witness = Witness(stop, None if request.is_manual else rng)
-    return Case(request=request, stop=stop, alone=alone(request, stop, poison), witness=witness)
+    return Case(request=request, stop=stop, alone=alone(request, stop, poison, adapter), witness=witness)
 
 
 def assert_clean(runner: FakeRunner) -> None:
@@ -185,7 +194,9 @@ def assert_clean(runner: FakeRunner) -> None:
 class Mix:
     """Submits, steps and interferes, all by chance. is_beside: sinks are told on a thread beside the graph's runs."""
 
-    def __init__(self, rng: random.Random, failing: float = 0.0, *, is_beside: bool = False) -> None:
+    def __init__(
+        self, rng: random.Random, failing: float = 0.0, *, is_beside: bool = False, num_adapters: int = 0
+    ) -> None:
         self.rng = rng
         self.beside = Beside()
         self.poison = rng.choice([(), (), (POISON,), (0, 50)])
@@ -197,6 +208,7 @@ class Mix:
             prefix_bytes=rng.choice([0, 2000, 10**5]),
             fails=lambda run: rng.random() < failing,
             poison=self.poison,
+            num_adapters=num_adapters,
         )
         if is_beside:
             self.engine.tell_on(self.beside, lambda: None)
@@ -221,7 +233,8 @@ class Mix:
         assert_clean(self.runner)
         idle = self.engine._rows._idle
         for row in self.runner.cache.idle:
-            assert read_tokens(self.runner.cache, row) == idle[row].tokens
+            shift = ADAPTER_SHIFT * sum(idle[row].adapter)
+            assert read_tokens(self.runner.cache, row) == [token + shift for token in idle[row].tokens]
         held = [sequence.row for sequence in self.engine.running]
         assert sorted(self.runner.cache.rows) == sorted(held), "rows are those of what runs"  # type: ignore[type-var]
         self.tend_all()

@@ -230,10 +230,17 @@ class Weighing(PrefixCache):
 
     num_brought = 0
 
-    def put(self, keys: Sequence[bytes], known: int, data: Iterable[np.ndarray], tokens: Sequence[int]) -> None:
+    def put(
+        self,
+        keys: Sequence[bytes],
+        known: int,
+        data: Iterable[np.ndarray],
+        tokens: Sequence[int],
+        adapter: str | None = None,
+    ) -> None:
         brought = list(data)
         self.num_brought += sum(part.nbytes for part in brought)
-        super().put(keys, known, brought, tokens)
+        super().put(keys, known, brought, tokens, adapter)
 
 
 @pytest.mark.parametrize("num_blocks", [0, 1, 3])

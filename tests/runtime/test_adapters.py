@@ -9,7 +9,7 @@ from genai import contract
 from genai.config import EngineConfig
 from genai.contract import AdaptedProduct, AdapterRoom
 from genai.errors import AdapterError
-from genai.runtime.adapters import AdapterMemory, LoadedAdapter
+from genai.runtime.adapters import AdapterMemory, LoadedAdapter, ScaledAdapter
 from genai.runtime.providers import provider_for
 
 ROOM = AdapterRoom(products=(AdaptedProduct("p", 3, 5), AdaptedProduct("q", 2, 2)), rank=2, dtype="float32")
@@ -35,8 +35,8 @@ def first_matrix(held: AdapterMemory, adapter: LoadedAdapter, product: str = "p"
 def test_what_comes_into_use_lies_beside_what_is() -> None:
     held = memory()
     a, b, c, d = (loaded(held, name, value) for value, name in enumerate("abcd", start=1))
-    held.use(7, d)
-    held.use(3, b)
+    held.use(7, ScaledAdapter(d))
+    held.use(3, ScaledAdapter(b))
     assert (d.place, b.place) == (0, 1)
     assert {each.name for each in held.loaded} == set("abcd")
     assert len({a.place, b.place, c.place, d.place}) == 4
@@ -46,7 +46,7 @@ def test_what_comes_into_use_lies_beside_what_is() -> None:
     use = held.use_of([3, 5, 7])
     assert (use.first, use.members) == (0, ((2,), (0,)))
     held.use(7, None)
-    held.use(8, c)  # into the place that is free among those in use
+    held.use(8, ScaledAdapter(c))  # into the place that is free among those in use
     assert (c.place, b.place) == (0, 1)
     assert held.use_of([5]).members == ()
 
@@ -54,15 +54,17 @@ def test_what_comes_into_use_lies_beside_what_is() -> None:
 def test_the_graph_is_told_who_uses_what() -> None:
     held = memory()
     a, b = loaded(held, "a", 1), loaded(held, "b", 2)
-    for row, adapter in ((1, a), (2, b), (3, a), (4, None)):
-        held.use(row, adapter)
+    held.use(1, ScaledAdapter(a))
+    held.use(2, ScaledAdapter(b, -2.0))
+    held.use(3, ScaledAdapter(a, 0.5))
+    held.use(4, None)
     use = held.use_of([4, 3, 2, 1])
     assert use.shape == (2, 2)
     rows, places, scales = np.full((2, 2), 9), np.full((4, 2), 9), np.full((4, 1, 1), 9, np.float32)
     use.fill(rows, places, scales)
     np.testing.assert_array_equal(rows, [[1, 3], [2, 0]])
     np.testing.assert_array_equal(places, [[0, 0], [0, 0], [1, 0], [0, 1]])
-    np.testing.assert_array_equal(scales[:, 0, 0], [0, 1, 1, 1])
+    np.testing.assert_array_equal(scales[:, 0, 0], [0, 0.5, -2, 1])
 
 
 def test_a_place_is_free_when_nobody_uses_what_has_left() -> None:
