@@ -29,6 +29,7 @@ from genai.errors import CapacityError, ConfigError
 from genai.llm.llm import LLM
 from genai.options.generation_config import GenerationConfig
 from genai.progress import Progress, silent
+from genai.runtime.adapters import ScaledAdapter
 from genai.runtime.host import default_threads
 from genai.runtime.providers import choose_device
 
@@ -108,9 +109,13 @@ class DecodeResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """Everything measured; sizes in bytes, times in seconds; machine: what it was measured on."""
+    """Everything measured; sizes in bytes, times in seconds.
+
+    machine: what it was measured on; adapter: the name of the one that all rows had.
+    """
 
     path: Path
+    adapter: str | None
     precision: str
     machine: dict[str, str | int]
     plan: Plan
@@ -139,14 +144,16 @@ class _Detokenized:
 class Stepper(contextlib.AbstractContextManager["Stepper"]):
     """A model package driven one decode step at a time, as `generate` drives it, without the cache of earlier prompts.
 
-    Use as a context manager, or call `close`. Raises: as `LLM`.
+    adapter: the name and the path of one that all rows have. Use as a context manager, or call `close`.
+    Raises: as `LLM`, and AdapterError.
     """
 
-    def __init__(self, path: Path, config: EngineConfig) -> None:
+    def __init__(self, path: Path, config: EngineConfig, adapter: tuple[str, str] | None = None) -> None:
         started = time.perf_counter()
         self.llm = LLM(path, replace(config, prefix_cache_bytes=0))
         self.load_seconds = time.perf_counter() - started
         self._runner = self.llm._runner
+        self.adapter = None if adapter is None else self._loaded(*adapter)
         self._texts: list[Text] = []
 
     def __exit__(self, *_: object) -> None:
@@ -205,18 +212,33 @@ class Stepper(contextlib.AbstractContextManager["Stepper"]):
 
     def _submitted(self, prompt: Sequence[int], settings: GenerationConfig) -> Text:
         sink = _Detokenized(self.llm.tokenizer.detokenizer().push)
-        return self.llm.engine.submit(Request(prompt=prompt, config=settings, sink=sink)).first
+        request = Request(prompt=prompt, config=settings, sink=sink, adapter=self.adapter)
+        return self.llm.engine.submit(request).first
+
+    def _loaded(self, name: str, path: str) -> ScaledAdapter:
+        """An adapter in the memory of an engine that is stepped here, and not by its loop."""
+        return ScaledAdapter(self.llm.engine.load_adapter(self.llm.adapters.fitted(name, path)))
 
 
-def measure(path: Path, plan: Plan, config: EngineConfig, *, progress: Progress = silent) -> Report:
-    """Measure a model package. A `max_seq_len` of None becomes what the plan needs. Raises: as `LLM`, ConfigError."""
+def measure(
+    path: Path,
+    plan: Plan,
+    config: EngineConfig,
+    *,
+    adapter: tuple[str, str] | None = None,
+    progress: Progress = silent,
+) -> Report:
+    """Measure a model package. A `max_seq_len` of None becomes what the plan needs.
+
+    adapter: as `Stepper`'s. Raises: as that, ConfigError.
+    """
     config = replace(config, max_seq_len=config.max_seq_len or plan.max_seq_len, max_batch=max(plan.batches))
     prefill: dict[int, list[float]] = {length: [] for length in plan.lengths}
     decode: dict[tuple[int, int], list[StepTime]] = {
         (length, batch): [] for length in plan.lengths for batch in plan.batches
     }
     _forget_peak()
-    with Stepper(path, config) as stepper:
+    with Stepper(path, config, adapter) as stepper:
         stepper.check_fits(max(plan.batches), plan.max_seq_len)
         prompts = partial(_prompts, np.random.default_rng(0), stepper.llm.config.vocab_size)
         stepper.start(prompts(1, min(plan.lengths)))  # the first run of all warms up threads and memory
@@ -230,6 +252,7 @@ def measure(path: Path, plan: Plan, config: EngineConfig, *, progress: Progress 
                     progress("measuring", done, total)
         return Report(
             path=path,
+            adapter=None if stepper.adapter is None else stepper.adapter.loaded.name,
             precision=stepper.llm.config.provenance.precision,
             machine=machine(config),
             plan=plan,

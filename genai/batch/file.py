@@ -102,9 +102,11 @@ class BatchFile:
     def run(self, llm: LLM, models: tuple[str, ...], settings: Settings, progress: Progress = silent) -> Summary:
         """Answer what is not answered yet.
 
-        models: the names that lines may call it by.
-        Raises: ConfigError if a setting is wrong, or OUT cannot be written.
+        models: the names that lines may call it by; those of its adapters ask for these.
+        Raises: ConfigError if a setting is wrong, an adapter is called as the model is, or OUT cannot be written.
         """
+        if twice := llm.adapters.paths.keys() & {*models}:
+            raise ConfigError(f"adapter {min(twice)!r} is called as the model is: give it another name")
         defaults = llm.generation_config.updated(**settings.options)
         summary = Summary(skipped=self.num_done)
         run = _Run(llm=llm, models=models, settings=settings, defaults=defaults, summary=summary)
@@ -255,7 +257,7 @@ class _Run:
     def _submit(self, line: _Line) -> list[bytes]:
         if line.error is not None:
             raise line.error
-        request = request_of(line.data, self.models)
+        request = request_of(line.data, (*self.models, *self.llm.adapters.paths))
         if isinstance(request, BatchEmbedding):
             return self._embed(line, request)
         self._generate(line, request)
@@ -266,7 +268,7 @@ class _Run:
         body = request.body
         asked = self.llm.embedder.ask(
             body.texts, dimensions=body.dimensions, prompt_name=body.prompt_name, truncate=bool(body.truncate)
-        )
+        ).with_adapter(self.llm.adapters.get(self._adapter(request)))
 
         def told(readings: Sequence[Reading]) -> _Body:
             outcome = asked.outcome(readings)
@@ -284,7 +286,7 @@ class _Run:
         if request.kind == "chat" and self.settings.template_options:
             chat |= {"template_options": {**self.settings.template_options, **(chat.get("template_options") or {})}}
         arguments: dict[str, Any] = {**chat, **request.options, "draft": self.settings.draft}
-        prepared = self.llm.prepare(request.prompt, self.defaults, **arguments)
+        prepared = self.llm.prepare(request.prompt, self.defaults, adapter=self._adapter(request), **arguments)
 
         def told(job: Job) -> _Body:
             result = prepared.writer.result(job)
@@ -296,6 +298,10 @@ class _Run:
             )
 
         self._enter(line, prepared, told)
+
+    def _adapter(self, request: BatchRequest | BatchEmbedding) -> str | None:
+        """The adapter that a line asks for by its name, as its model."""
+        return None if request.model in self.models else request.model
 
     def _enter(self, line: _Line, ready: Ready[object], body: Callable[[Job], _Body]) -> None:
         follower = Follower(ready.writer, partial(self.ended.put, line.number))

@@ -168,8 +168,9 @@ def status_of(error: GenAIError) -> int:
 def _model(body: Mapping[str, JSON], models: tuple[str, ...]) -> str:
     model = body.get("model", models[0])
     if not isinstance(model, str) or model not in models:
+        others = "".join(f", or {name!r}" for name in dict.fromkeys(models[1:]) if name != models[0])
         message = (
-            f"model {_shown(model)}: this file is answered by {models[0]!r}; leave the field out, or name that one"
+            f"model {_shown(model)}: this file is answered by {models[0]!r}{others}; leave the field out, or name one"
         )
         raise RequestError(message, param="model", code="model_not_found")
     return model

@@ -28,6 +28,7 @@ def bench(
     repeats: Annotated[int, typer.Option(min=1, metavar="N", help="Rounds over everything.")] = 3,
     precision: options.PrecisionOption = "auto",
     device: options.DeviceOption = "auto",
+    adapter: options.Adapter = None,
     threads: options.Threads = None,
     max_seq_len: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="The cache's limit. [default: as long as needed]")
@@ -36,7 +37,8 @@ def bench(
 ) -> None:
     """Measure prefill and decoding: over prompt lengths, and over context lengths and batch sizes.
 
-    Medians over interleaved rounds. "outside" is the share of a decode step spent outside the graph run.
+    Medians over interleaved rounds. "outside" is the share of a decode step spent outside the graph run. An adapter
+    is in use by all rows.
     """
     from genai import models
     from genai.bench import Plan, measure
@@ -49,9 +51,11 @@ def bench(
         repeats=repeats,
     )
     config = EngineConfig(device=device, num_threads=threads, max_seq_len=max_seq_len)
+    chosen = None if adapter is None else options.adapter_of(adapter)
+    room = None if chosen is None else models.room_for([chosen[1]], None, None)
     with bars() as progress:
-        path = models.package(model, precision=precision, device=choose_device(device), progress=progress)
-        report = measure(path, plan, config, progress=progress)
+        path = models.package(model, precision=precision, device=choose_device(device), room=room, progress=progress)
+        report = measure(path, plan, config, adapter=chosen, progress=progress)
     if json_output:
         print(json.dumps(_as_json(model, report), indent=2))
     else:
@@ -71,8 +75,9 @@ def _numbers(name: str, text: str) -> tuple[int, ...]:
 
 def _head(model: str, report: Report) -> str:
     machine = report.machine
+    adapter = "" if report.adapter is None else f" with {report.adapter}"
     return (
-        f"{model}, precision {report.precision}, on {machine['device']}\n"
+        f"{model}{adapter}, precision {report.precision}, on {machine['device']}\n"
         f"{machine['cpu']}, {machine['threads']} threads\n"
         f"loaded in {report.load_seconds:.2f} s; peak memory {megabytes(report.peak_memory)}"
     )
@@ -100,6 +105,7 @@ def _decode(report: Report) -> str:
 def _as_json(model: str, report: Report) -> dict[str, JSON]:
     return {
         "model": model,
+        "adapter": report.adapter,
         "precision": report.precision,
         "machine": {**report.machine},
         "plan": dataclasses.asdict(report.plan),

@@ -44,7 +44,7 @@ def chat(
     """
     loading = Loading(precision=precision, device=device, threads=threads, max_seq_len=max_seq_len)
     with loading.open(model, adapter) as llm, loading.open_draft(draft) as drafting:
-        generation |= options.given(draft=drafting, timeout=timeout, adapter=adapter and options.adapter_of(adapter)[0])
+        generation |= options.given(draft=drafting, timeout=timeout, adapter=options.name_of(adapter))
         if not llm.tokenizer.has_chat_template:
             raise ConfigError(f"{model} has no chat template; continue plain text with `genai run {model} --raw`")
         conversation = Conversation(llm, system, generation)

@@ -34,6 +34,7 @@ def embed(
         str | None, typer.Option(metavar="TEXT", help="The words that stand in front of each text.")
     ] = None,
     truncate: Annotated[bool, typer.Option("--truncate", help="Cut texts that are too long.")] = False,
+    adapter: options.Adapter = None,
     precision: options.PrecisionOption = "auto",
     device: options.DeviceOption = "auto",
     threads: options.Threads = None,
@@ -47,8 +48,15 @@ def embed(
     if output is not None and output.suffix != ".npy":
         raise ConfigError(f"--output {output}: must be called *.npy")
     loading = Loading(precision=precision, device=device, threads=threads, max_seq_len=max_seq_len)
-    with loading.open(model) as llm:
-        vectors = llm.embed(given, dimensions=dimensions, prompt_name=prompt_name, prompt=prompt, truncate=truncate)
+    with loading.open(model, adapter) as llm:
+        vectors = llm.embed(
+            given,
+            dimensions=dimensions,
+            prompt_name=prompt_name,
+            prompt=prompt,
+            truncate=truncate,
+            **options.given(adapter=options.name_of(adapter)),
+        )
     if output is None:
         for vector in vectors:
             print(json.dumps(vector.tolist()))

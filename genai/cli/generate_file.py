@@ -29,6 +29,7 @@ def generate_file(
     ],
     generation: options.Keywords,
     draft: options.Draft = None,
+    adapters: options.Adapters = None,
     precision: options.PrecisionOption = "auto",
     device: options.DeviceOption = "auto",
     threads: options.Threads = None,
@@ -39,7 +40,8 @@ def generate_file(
     """Answer a file of requests in OpenAI's batch format, many at a time.
 
     A batch that was interrupted goes on where it was when the same command is given again. A request that cannot be
-    answered gets an answer that says why. Options of generation are for requests that do not say.
+    answered gets an answer that says why. Options of generation are for requests that do not say. A request whose
+    `model` is an adapter's name is answered with that adapter.
     """
     from genai.batch.file import BatchFile, Settings, Summary
 
@@ -48,7 +50,7 @@ def generate_file(
     started = time.perf_counter()
     with BatchFile(source, target) as batch:
         if batch.num_done < batch.num_requests:
-            with loading.open(model) as llm, loading.open_draft(draft) as drafting, bars() as progress:
+            with loading.open(model, *adapters or ()) as llm, loading.open_draft(draft) as drafting, bars() as progress:
                 settings = Settings(options=generation, template_options=template_options, draft=drafting)
                 started = time.perf_counter()
                 summary = batch.run(llm, (model, Path(model).name), settings, progress)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from genai.cli.bars import bars
-from genai.cli.options import adapter_of, given
+from genai.cli.options import adapters_of, given
 from genai.config import Device, Precision
 
 if TYPE_CHECKING:
@@ -27,15 +27,15 @@ class Loading:
     max_seq_len: int | None = None
     max_batch: int | None = None
 
-    def open(self, name: str, adapter: str | None = None) -> LLM:
-        """Load a model; adapter: NAME=PATH of one to be loaded with it. The caller closes it."""
+    def open(self, name: str, *adapters: str | None) -> LLM:
+        """Load a model; adapters: NAME=PATH of those to be loaded with it, None for none. The caller closes it."""
         engine = given(num_threads=self.threads, max_seq_len=self.max_seq_len, max_batch=self.max_batch)
         with bars() as progress:
             progress(f"loading {name}", 0, 0)
             from genai.llm.llm import load
 
-            adapters = {} if adapter is None else {"adapters": dict([adapter_of(adapter)])}
-            how = {"precision": self.precision, "device": self.device, **adapters, **engine}
+            named = adapters_of(filter(None, adapters))
+            how = {"precision": self.precision, "device": self.device, **given(adapters=named or None), **engine}
             return load(name, progress=progress, **how)
 
     def open_draft(self, name: str | None) -> AbstractContextManager[LLM | None]:

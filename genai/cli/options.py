@@ -43,6 +43,12 @@ Adapter = Annotated[
     str | None,
     typer.Option("--adapter", metavar="NAME=PATH", help="A LoRA adapter to answer with: a PEFT folder, a .gguf file."),
 ]
+Adapters = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--adapter", metavar="NAME=PATH", help="A LoRA adapter that requests may name; may be given several times."
+    ),
+]
 Timeout = Annotated[float | None, typer.Option(min=0, metavar="SECONDS", help="End the text after so long.")]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Replace the model that lies where this one is to be.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -179,6 +185,21 @@ def adapter_of(text: str) -> tuple[str, str]:
     if not (equals and name and path):
         raise ConfigError(f"--adapter {text}: must be NAME=PATH")
     return name, path
+
+
+def name_of(adapter: str | None) -> str | None:
+    """What an adapter that is given as NAME=PATH is called. Raises: ConfigError."""
+    return None if adapter is None else adapter_of(adapter)[0]
+
+
+def adapters_of(texts: Iterable[str]) -> dict[str, str]:
+    """Paths by name. Raises: ConfigError, also for a name that is given twice."""
+    paths: dict[str, str] = {}
+    for name, path in map(adapter_of, texts):
+        if name in paths:
+            raise ConfigError(f"--adapter {name}=…: the name is given twice")
+        paths[name] = path
+    return paths
 
 
 def check_output(output: Path, *, force: bool) -> None:

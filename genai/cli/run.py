@@ -46,7 +46,7 @@ def run(
     loading = Loading(precision=precision, device=device, threads=threads, max_seq_len=max_seq_len)
     with loading.open(model, adapter) as llm, loading.open_draft(draft) as drafting:
         request = _request(llm, text, system=system, raw=raw)
-        generation |= options.given(draft=drafting, timeout=timeout, adapter=adapter and options.adapter_of(adapter)[0])
+        generation |= options.given(draft=drafting, timeout=timeout, adapter=options.name_of(adapter))
         if json_output:
             result = llm.generate(request, None, **generation)
             print(json.dumps({"model": model, **results.as_json(result, llm.tokenizer)}, ensure_ascii=False))

@@ -23,6 +23,7 @@ def score(
     instruction: Annotated[
         str | None, typer.Option(metavar="TEXT", help="Which documents are wanted, in the model's prompt.")
     ] = None,
+    adapter: options.Adapter = None,
     precision: options.PrecisionOption = "auto",
     device: options.DeviceOption = "auto",
     threads: options.Threads = None,
@@ -35,8 +36,9 @@ def score(
     """
     texts = given_texts(documents, "document")
     loading = Loading(precision=precision, device=device, threads=threads, max_seq_len=max_seq_len)
-    with loading.open(model) as llm:
-        scores = llm.score(query, texts, instruction=instruction).tolist()
+    with loading.open(model, adapter) as llm:
+        chosen = options.given(adapter=options.name_of(adapter))
+        scores = llm.score(query, texts, instruction=instruction, **chosen).tolist()
     if json_output:
         print(json.dumps({"model": model, "scores": scores}))
         return

@@ -22,6 +22,7 @@ from genai.engine.engine import Engine
 from genai.engine.request import Request
 from genai.engine.streams import Stream, Streams
 from genai.errors import QueueFullError
+from genai.llm.adapters import AdapterChoice
 from genai.llm.embedding import Texts
 from genai.llm.llm import LLM
 from genai.llm.prepare import Preparation, Prepared, Prompt
@@ -67,26 +68,30 @@ class AsyncLLM:
         request = _without(prepared.request, time.perf_counter() - started)
         return self._streams.submit(request, prepared.writer, keeps=(self, options.get("draft")))
 
-    async def embed(self, texts: Texts, **options: object) -> FloatArray:
+    async def embed(self, texts: Texts, *, adapter: AdapterChoice | None = None, **options: object) -> FloatArray:
         """`LLM.embed`: [N, H] float32. Raises: as that."""
         ask = functools.partial(self.llm.embedder.ask, texts, **options)  # type: ignore[arg-type]  # checked there
-        return (await self.read(ask)).values
+        return (await self.read(ask, adapter)).values
 
-    async def score(self, query: str, documents: abc.Sequence[str], **options: object) -> FloatArray:
+    async def score(
+        self, query: str, documents: abc.Sequence[str], *, adapter: AdapterChoice | None = None, **options: object
+    ) -> FloatArray:
         """`LLM.score`: [N] float32. Raises: as that."""
         ask = functools.partial(self.llm.scorer.ask, query, documents, **options)  # type: ignore[arg-type]  # checked there
-        return (await self.read(ask)).values
+        return (await self.read(ask, adapter)).values
 
-    async def read(self, ask: Callable[[], Asked]) -> Outcome:
+    async def read(self, ask: Callable[[], Asked], adapter: AdapterChoice | None = None) -> Outcome:
         """Have prompts read that `ask`, called on another thread, prepares; no more are queued than keep all rows busy.
 
-        Who gives up ends those that are left. Raises: as `LLM.score`; QueueFullError after `close`.
+        adapter: as `LLM.score` has it. Who gives up ends those that are left. Raises: as `LLM.score`; QueueFullError
+        after `close`.
         """
         if self._streams.is_closed:
             raise QueueFullError("this AsyncLLM is closed and takes no new requests; make another one")
         started = time.perf_counter()
+        loaded = self.llm.adapters.get(adapter)
         with self.engine.preparing():
-            asked = await self._run(self._encoding, lambda: self._checked(ask()))
+            asked = await self._run(self._encoding, lambda: self._checked(ask().with_adapter(loaded)))
         readings = await self._readings(asked.requests, started)
         return await self._run(self._encoding, lambda: asked.outcome(readings))
 

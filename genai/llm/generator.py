@@ -18,7 +18,7 @@ from genai.errors import ConfigError
 from genai.llm.prepare import Preparer, are_tokens
 from genai.llm.session_file import SessionFile
 from genai.options.generation_config import GenerationConfig
-from genai.runtime.adapters import LoadedAdapter
+from genai.runtime.adapters import ScaledAdapter
 
 if TYPE_CHECKING:
     from genai.llm.llm import LLM
@@ -40,7 +40,7 @@ class Generator:
     """
 
     def __init__(
-        self, llm: LLM, preparer: Preparer, config: GenerationConfig, adapter: LoadedAdapter | None = None
+        self, llm: LLM, preparer: Preparer, config: GenerationConfig, adapter: ScaledAdapter | None = None
     ) -> None:
         for name, (is_set, why) in {
             "n": (config.n > 1, "a generator makes one text; use generate for several"),

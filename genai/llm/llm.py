@@ -24,7 +24,7 @@ from genai.engine.prefix_cache import BLOCK_SIZE, PrefixCache
 from genai.engine.scheduler import Limits
 from genai.engine.streams import Feed
 from genai.errors import CapacityError, ConfigError, TaskError
-from genai.llm.adapters import Adapters
+from genai.llm.adapters import AdapterChoice, Adapters
 from genai.llm.embedding import Embedder, Texts
 from genai.llm.generator import Generator
 from genai.llm.prepare import ChatOptions, Preparation, Prepared, Preparer, Prompt, are_tokens, as_list
@@ -36,7 +36,7 @@ from genai.llm.together import Together
 from genai.metrics import EngineMetrics
 from genai.options.generation_config import GenerationConfig, replaced
 from genai.progress import Progress, silent
-from genai.runtime.adapters import LoadedAdapter
+from genai.runtime.adapters import ScaledAdapter
 from genai.runtime.host import default_threads
 from genai.runtime.load import load_runner
 from genai.tokenizer.tokenizer import Tokenizer
@@ -63,7 +63,7 @@ def load(
 
     config = replaced(EngineConfig(), **engine_options)
     given = dict(adapters or {})
-    room = models.room_for(given.values(), lora_slots, max_rank) if given or lora_slots else None
+    room = models.room_for(given.values(), lora_slots, max_rank)
     device = choose_device(config.device)
     llm = LLM(models.package(str(model), precision=precision, device=device, room=room, progress=progress), config)
     try:
@@ -177,7 +177,7 @@ class LLM:
         template_options: Mapping[str, object] | None = None,
         continue_final_message: bool = False,
         draft: LLM | None = None,
-        adapter: str | None = None,
+        adapter: AdapterChoice | None = None,
         priority: int = 0,
         timeout: float | None = None,
         **options: object,
@@ -187,9 +187,9 @@ class LLM:
         With messages: tools that the model may call, tool_choice and parallel_tool_calls (all in OpenAI's form),
         template_options (variables for the chat template), continue_final_message (the answer goes on where the last
         message, an assistant's, ends). draft: a smaller model with the same vocabulary that foresees tokens; adapter:
-        the name of one that is loaded, which changes the model for this text; priority: lower runs first; timeout:
-        seconds after which each text ends as it is; options: `GenerationConfig.updated`'s, set on top of `config`.
-        Raises: ConfigError, TokenizerError.
+        the name of one that is loaded, which changes the model for this text, or (name, scale); priority: lower runs
+        first; timeout: seconds after which each text ends as it is; options: `GenerationConfig.updated`'s, set on top
+        of `config`. Raises: ConfigError, TokenizerError.
         """
         self._require_head()
         settings = (config or self.generation_config).updated(**options)
@@ -235,14 +235,14 @@ class LLM:
         self.adapters.unload(name)
 
     def generator(
-        self, config: GenerationConfig | None = None, *, adapter: str | None = None, **options: object
+        self, config: GenerationConfig | None = None, *, adapter: AdapterChoice | None = None, **options: object
     ) -> Generator:
-        """Generate step by step, with the logits at hand; adapter: the name of a loaded one. Raises: ConfigError."""
+        """Generate step by step, with the logits at hand; adapter: as for `begin`. Raises: ConfigError."""
         self._require_head()
         settings = (config or self.generation_config).updated(**options)
         return Generator(self, self._preparer, settings, self.adapters.get(adapter))
 
-    def restore(self, path: str | Path, *, adapter: str | None = None) -> Generator:
+    def restore(self, path: str | Path, *, adapter: AdapterChoice | None = None) -> Generator:
         """Go on where `Generator.save` was called, without running anything of it again; adapter: which it had.
 
         Raises: ConfigError if the file is damaged, or of another model, adapter, precision or version; CapacityError.
@@ -254,10 +254,10 @@ class LLM:
         generator.restore(saved)
         return generator
 
-    def logits(self, token_ids: abc.Sequence[int], *, adapter: str | None = None) -> FloatArray:
+    def logits(self, token_ids: abc.Sequence[int], *, adapter: AdapterChoice | None = None) -> FloatArray:
         """The logits that follow each token, teacher-forced: [T, V] float32; texts that run wait for them.
 
-        adapter: the name of a loaded one. Raises: ConfigError; CapacityError if there is no room beside those texts.
+        adapter: as for `begin`. Raises: ConfigError; CapacityError if there is no room beside those texts.
         """
         self._require_head()
         if not are_tokens(token_ids):
@@ -292,6 +292,7 @@ class LLM:
         prompt_name: str | None = None,
         prompt: str | None = None,
         truncate: bool = False,
+        adapter: AdapterChoice | None = None,
         priority: int = 0,
         timeout: float | None = None,
     ) -> FloatArray:
@@ -300,9 +301,9 @@ class LLM:
         texts: a string (N is 1), strings, or lists of token ids, which are taken as they are. dimensions: only so many
         first numbers of each, made one long again; for models that were trained for it (Matryoshka). prompt_name: one
         of the model's own texts that stand in front (`config.embedding.prompts`), such as "query"; prompt: the words
-        themselves, as "Instruct: …\nQuery: ". truncate: cut texts that are too long, instead of refusing them.
-        Raises: TaskError for a model that writes text; ConfigError, CapacityError, TokenizerError, GraphRunError,
-        QueueFullError, DeadlineError after `timeout` seconds.
+        themselves, as "Instruct: …\nQuery: ". truncate: cut texts that are too long, instead of refusing them. adapter:
+        as for `begin`. Raises: TaskError for a model that writes text; ConfigError, CapacityError, TokenizerError,
+        GraphRunError, QueueFullError, DeadlineError after `timeout` seconds.
         """
         asked = self.embedder.ask(
             texts,
@@ -313,7 +314,7 @@ class LLM:
             priority=priority,
             timeout=timeout,
         )
-        return self._read(asked)
+        return self._read(asked, adapter)
 
     def score(
         self,
@@ -321,6 +322,7 @@ class LLM:
         documents: abc.Sequence[str],
         *,
         instruction: str | None = None,
+        adapter: AdapterChoice | None = None,
         priority: int = 0,
         timeout: float | None = None,
     ) -> FloatArray:
@@ -328,11 +330,11 @@ class LLM:
 
         It is the share of "yes" in the probability of "yes" and "no" after Qwen3-Reranker's prompt, in the model's own
         chat template; other models that write both words can be asked so, too. instruction: what is looked for; None:
-        passages that answer a web search query. Raises: ConfigError, CapacityError, TokenizerError, GraphRunError,
-        QueueFullError, DeadlineError after `timeout` seconds.
+        passages that answer a web search query. adapter: as for `begin`. Raises: ConfigError, CapacityError,
+        TokenizerError, GraphRunError, QueueFullError, DeadlineError after `timeout` seconds.
         """
         asked = self.scorer.ask(query, documents, instruction=instruction, priority=priority, timeout=timeout)
-        return self._read(asked)
+        return self._read(asked, adapter)
 
     def close(self) -> None:
         """Free the graph, its cache and its thread; who waits for a text meanwhile gets a ConfigError.
@@ -366,7 +368,7 @@ class LLM:
         """What keys and values depend on: the package they were computed with."""
         return f"{self.config.provenance!r} {self.config.cache_dtype} contract {self.config.contract_version}"
 
-    def identity_with(self, adapter: LoadedAdapter | None) -> str:
+    def identity_with(self, adapter: ScaledAdapter | None) -> str:
         """The same for what was computed with an adapter."""
         return self.identity if adapter is None else f"{self.identity} adapter {adapter.identity.hex()}"
 
@@ -391,7 +393,8 @@ class LLM:
         if self.config.embedding is not None:
             raise TaskError(NO_HEAD)
 
-    def _read(self, asked: Asked) -> FloatArray:
+    def _read(self, asked: Asked, adapter: AdapterChoice | None) -> FloatArray:
+        asked = asked.with_adapter(self.adapters.get(adapter))
         return asked.outcome(Together(self.loop, asked.requests, self.engine_config.max_batch).results()).values
 
     def _streamed(self, prepared: Prepared, draft: object) -> abc.Generator[Chunk, None, None]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import abc
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from genai.decoding.processors import FloatArray
 from genai.engine.consumers import Consumer
@@ -15,6 +15,7 @@ from genai.engine.request import Request
 from genai.engine.sequence import Job, TokenEvent
 from genai.errors import CapacityError, ConfigError, DeadlineError, QueueFullError
 from genai.options.generation_config import GenerationConfig
+from genai.runtime.adapters import ScaledAdapter
 
 NO_HEAD = "this model makes embeddings and has no head to write with: call embed(), or POST /v1/embeddings"
 NO_EMBEDDINGS = "this model writes text and gives no embeddings: load an embedding model, such as Qwen3-Embedding"
@@ -88,6 +89,11 @@ class Asked:
 
     requests: abc.Sequence[ReadRequest]
     shaped: Callable[[abc.Sequence[FloatArray]], FloatArray]
+
+    def with_adapter(self, adapter: ScaledAdapter | None) -> Asked:
+        """The same of the model with an adapter."""
+        changed = [replace(each, request=replace(each.request, adapter=adapter)) for each in self.requests]
+        return replace(self, requests=changed)
 
     def outcome(self, readings: abc.Sequence[Reading]) -> Outcome:
         """What all readings come to."""

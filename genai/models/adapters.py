@@ -40,10 +40,16 @@ def read_adapter(path: str | Path, model: ModelConfig) -> Adapter:
         return read_adapter(place, Base(cast("Mapping[str, JSON]", model.adapters.base)))
 
 
-def room_for(paths: Iterable[str | Path], lora_slots: int | None, max_rank: int | None) -> Room:
-    """Room for these adapters and a few more: a power of two each, unless it is said. Raises: AdapterError."""
+def room_for(paths: Iterable[str | Path], lora_slots: int | None, max_rank: int | None) -> Room | None:
+    """Room for these adapters and a few more: a power of two each, unless it is said; None if none is asked for.
+
+    Raises: AdapterError.
+    """
     from genai.build.adapters.open import adapter_rank
 
+    paths = [*paths]
+    if not paths and (lora_slots == 0 or (lora_slots is None and max_rank is None)):
+        return None
     ranks = []
     for path in paths:
         with _readable(path) as place:

@@ -58,9 +58,11 @@ class Refused:
 
 _SAMPLING = "this way of sampling is not known here"
 _CONSTRAINT = "give response_format, regex, choices or grammar"
+_ADAPTER = "give an adapter's name as the model"
 _ELSEWHERE = "this API does not have it: ask /v1/chat/completions or /v1/completions"
 
 REFUSED: Mapping[str, Refused] = {
+    "adapter_id": Refused(why=_ADAPTER),
     "allowed_token_ids": Refused(why=_ELSEWHERE, is_of_text=True),
     "audio": Refused(why="models here write text only"),
     "background": Refused(why="the answer comes with the request"),
@@ -86,6 +88,8 @@ REFUSED: Mapping[str, Refused] = {
     "length_penalty": Refused(why="texts are not compared here", off=(1,)),
     "logit_bias": Refused(why=_ELSEWHERE, is_of_text=True),
     "logits_processors": Refused(why="nobody's code is run here"),
+    "lora": Refused(why=f"{_ADAPTER}, or ask /completion"),
+    "lora_path": Refused(why=_ADAPTER),
     "max_tokens": Refused(why="give max_output_tokens"),
     "mcp_servers": Refused(why="no tools are run here"),
     "min_tokens": Refused(why=_ELSEWHERE, is_of_text=True),

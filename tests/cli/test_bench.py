@@ -74,6 +74,26 @@ def test_a_report_has_every_cell(package: Path) -> None:
     assert {"cpu", "threads", "onnxruntime", "python", "device"} <= report.machine.keys()
 
 
+def test_all_rows_have_the_adapter(tmp_path: Path, run_genai: Genai) -> None:
+    pytest.importorskip("peft")
+    from tests.build.adapters import published
+
+    model = tiny.make_model("llama")
+    package = tiny.build(model, tmp_path, lora_slots=1, max_rank=4)
+    path = published.save(published.adapted(model, seed=1), tmp_path / "adapter")
+    with Stepper(package, config(max_seq_len=64, max_batch=2), ("mine", str(path))) as stepper:
+        stepper.start([tiny.tokens(20, 1), tiny.tokens(20, 2)])
+        texts = stepper.llm.engine.running
+        stepper.step()
+        for text in texts:
+            logits = published.logits(published.adapted(model, seed=1), [text.tokens])[0]
+            assert text.generated == [int(line.argmax()) for line in logits[19:21]]
+    plan = ("--lengths", "8", "--batches", "1", "--new-tokens", "2", "--repeats", "1", "--device", "cpu")
+    command = ("bench", package, *plan, "--adapter", f"mine={path}")
+    assert f"{package} with mine, precision f32" in run_genai(*command).out
+    assert json.loads(run_genai(*command, "--json").out)["adapter"] == "mine"
+
+
 def test_plans_are_checked() -> None:
     with pytest.raises(ConfigError, match="lengths"):
         Plan(lengths=())
