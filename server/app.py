@@ -60,6 +60,8 @@ from server.unknown import IGNORED_HEADER, UnknownFields
 
 _log = logging.getLogger(__name__)
 
+_IS_OFF = "this needs an administrator's key, and the server has none: GENAI_ADMIN_KEYS, admin_keys_file"
+_IS_OFF_IN_REPLICAS = "replicas serve the models and adapters of their settings: change those, and deploy them anew"
 ROUTERS = (
     chat.router,
     completions.router,
@@ -158,6 +160,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 def _middleware(state: ServerState, keys: ApiKeys, admins: ApiKeys) -> list[Middleware]:
     """From the outermost to the innermost."""
     settings = state.settings
+    is_off = _IS_OFF_IN_REPLICAS if state.mark else _IS_OFF
     hosts = allowed_hosts(settings.allowed_hosts, is_on_loopback=settings.is_on_loopback, has_keys=bool(len(keys)))
     return [
         Middleware(RequestMiddleware, state.metrics),
@@ -175,7 +178,7 @@ def _middleware(state: ServerState, keys: ApiKeys, admins: ApiKeys) -> list[Midd
             partial(connection_limit, settings.max_connections, state.lifecycle),
             partial(known_host, hosts),
             partial(authenticated, keys + admins if len(keys) else keys, settings.open_paths),
-            partial(administered, admins, (*model_routes.ADMIN_PATHS, *adapters.ADMIN_PATHS)),
+            partial(administered, admins, (*model_routes.ADMIN_PATHS, *adapters.ADMIN_PATHS), is_off),
             state.lifecycle.counted,
             KeyLimit(settings.max_concurrent_per_key),
         ),

@@ -17,6 +17,8 @@ from server.errors import ApiError
 
 KEYS_VARIABLE = "GENAI_API_KEYS"
 ADMIN_KEYS_VARIABLE = "GENAI_ADMIN_KEYS"
+_LOOKING = ("GET", "HEAD", "OPTIONS")
+"""Methods that change nothing."""
 
 
 class ApiKeys:
@@ -83,12 +85,14 @@ def authenticated(keys: ApiKeys, open_paths: Sequence[str], scope: Scope) -> Ite
 
 
 @contextmanager
-def administered(admins: ApiKeys, paths: Sequence[str], scope: Scope) -> Iterator[None]:
-    """A gate to paths that change what is served, for who gives an administrator's key; without any it is shut."""
-    if scope["path"] in paths:
+def administered(admins: ApiKeys, paths: Sequence[str], is_off: str, scope: Scope) -> Iterator[None]:
+    """A gate to paths that change what is served, for who gives an administrator's key.
+
+    is_off: what is said of them by a server that has no such keys.
+    """
+    if scope["path"] in paths and scope["method"] not in _LOOKING:
         if not len(admins):
-            message = "this needs an administrator's key, and the server has none: GENAI_ADMIN_KEYS, admin_keys_file"
-            raise ApiError(403, message, code="administration_off")
+            raise ApiError(403, is_off, code="administration_off")
         given = _given_key(scope)
         if given is None or admins.number_of(given) is None:
             raise _refusal(given)

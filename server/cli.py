@@ -80,7 +80,7 @@ def serve(
 
     settings = load_settings(config, {**_settings(setting or []), **flags})
     if adapter:
-        settings = settings.with_adapters(dict(map(options.adapter_of, adapter)))
+        settings = settings.with_adapters(options.adapters_of(adapter))
     if print_config:
         typer.echo(to_toml(settings), nl=False)
         return

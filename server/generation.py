@@ -121,8 +121,8 @@ async def start(model: ServedModel, work: Work, state: ServerState) -> Running:
         raise ApiError(400, message, code="invalid_value", param="n")
     streams: list[Stream[Chunk]] = []
     timeout = max(state.settings.request_timeout - request_info().seconds, 0.0)
-    adapter = request_info().adapter
-    options = work.options if adapter is None else {**work.options, "adapter": adapter}
+    adapter = model.asked_adapter
+    options = work.options if adapter is None else {"adapter": adapter, **work.options}
     running = Running(streams, work)
     try:
         for prompt in work.prompts:

@@ -1,10 +1,12 @@
 """What prefix caches store and remove, published for routers in the form that vLLM's are: msgpack over ZeroMQ.
 
     topic | number of the message, 8 bytes | [seconds since 1970, [event, …], rank]
-    event: ["BlockStored", [hash, …], hash of the parent or nil, [token, …], tokens of a block]
-           ["BlockRemoved", [hash, …]]     ["AllBlocksCleared"]
+    event: ["BlockStored", [hash, …], parent's hash or nil, [token, …], tokens of a block, nil, nil, adapter or nil]
+           ["BlockRemoved", [hash, …], nil]     ["AllBlocksCleared"]
 
-A hash is the first 64 bits of a block's key. Who loses messages, as their numbers tell, forgets what is known.
+A hash is the first 64 bits of a block's key, in which an adapter's contents are; the adapter's name is vLLM's
+`lora_name`. The nils are its `lora_id`, which it has given up, and `medium`: there is one memory. Who loses messages,
+as their numbers tell, forgets what is known.
 """
 
 from __future__ import annotations
@@ -79,10 +81,11 @@ class KvEvents:
         """Called by engines, between two steps."""
         hashes = [_hash(key) for key in event.keys]
         if isinstance(event, BlocksRemoved):
-            self._waiting.put((name, ["BlockRemoved", hashes]))
+            self._waiting.put((name, ["BlockRemoved", hashes, None]))
         else:
             parent = None if event.parent is None else _hash(event.parent)
-            self._waiting.put((name, ["BlockStored", hashes, parent, list(event.tokens), BLOCK_SIZE]))
+            told: list[object] = [hashes, parent, list(event.tokens), BLOCK_SIZE, None, None, event.adapter]
+            self._waiting.put((name, ["BlockStored", *told]))
 
     def _publish(self) -> None:
         import msgpack

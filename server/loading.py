@@ -38,9 +38,7 @@ def load_model(name: str, model: ModelSettings, settings: Settings, progress: Pr
 
     config = settings.engine_config(model)
     precision = model.precision or settings.precision
-    wanted = None
-    if model.adapters or model.lora_slots:
-        wanted = models.room_for(model.adapters.values(), model.lora_slots, model.max_rank)
+    wanted = models.room_for(model.adapters.values(), model.lora_slots, model.max_rank)
     path = models.package(model.source, precision=precision, device=config.device, room=wanted, progress=progress)
     room(tree_bytes(path) + (config.kv_cache_bytes or 0) + (config.prefix_cache_bytes or 0))
     llm = LLM(path, config, name=name)

@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import partial
@@ -28,6 +28,7 @@ from server.metrics import TokenMeter
 from server.settings import ModelSettings, Settings
 
 if TYPE_CHECKING:
+    from genai.llm.adapters import AdapterChoice
     from genai.llm.async_llm import AsyncLLM
 
 _log = logging.getLogger(__name__)
@@ -43,7 +44,8 @@ _RETRY_SECONDS = 10.0
 class ServedModel:
     """One model.
 
-    error: why it failed; adapters: those that it has, or will have once it is loaded, by name: where each lies;
+    error: why it failed; adapters: those that it has, or will have once it is loaded, by name: where each lies; usual:
+    the one that requests get, with its scale, that name the model and no adapter;
     changed: set while it is not loading; meter: its tokens a second; num_users: requests that need it; used: when
     the last one ended, or loading failed; num_bytes: what it takes while it is loaded, where that is counted.
     """
@@ -58,6 +60,7 @@ class ServedModel:
     meter: TokenMeter = field(default_factory=TokenMeter)
     num_users: int = 0
     adapters: dict[str, str] = field(default_factory=dict)
+    usual: tuple[str, float] | None = None
     used: float = field(default_factory=time.monotonic)
     num_bytes: int = 0
 
@@ -68,6 +71,11 @@ class ServedModel:
     def asked_name(self) -> str:
         """What the request that is being served calls it: its own name, or an adapter's."""
         return request_info().adapter or self.name
+
+    @property
+    def asked_adapter(self) -> AdapterChoice | None:
+        """The adapter that the request that is being served is to have."""
+        return request_info().adapter or self.usual
 
     @property
     def llm(self) -> AsyncLLM:
@@ -90,6 +98,11 @@ class ServedModel:
     def is_idle(self) -> bool:
         """Whether it is loaded and nobody needs it."""
         return self.state == "ready" and not self.num_users
+
+    def forget_usual(self) -> None:
+        """Give requests the base again, if the adapter that they got has gone."""
+        if self.usual is not None and self.usual[0] not in self.adapters:
+            self.usual = None
 
     def enter(self, state: State, error: str | None = None) -> None:
         """Be in a state; whoever waits for the end of loading is told."""
@@ -122,9 +135,12 @@ class ModelPool:
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_closing = False
         self._coming: set[str] = set()  # names of adapters that are being loaded
+        self._numbers: dict[str, int] = {}  # of all adapters that there have been
         self._models: dict[str, ServedModel] = {}
         for name, model in settings.models.items():
             self._models[name] = ServedModel(name=name, settings=model)
+            for adapter in model.adapters:
+                self._numbers[adapter] = len(self._numbers)
             if self._is_on_demand(model):
                 self._models[name].enter("unloaded")
 
@@ -160,11 +176,14 @@ class ModelPool:
             raise ApiError(409, f"another model is called {name!r} here", code="model_exists", param="name")
 
     def named(self, name: str | None) -> ServedModel:
-        """A model by one of its names, the first one without. Raises: ApiError."""
+        """A model by one of its names or an adapter's, the first one without. Raises: ApiError."""
+        if name is not None and self.owner_of(name) is None and self.owner_of(plain := name.removesuffix(":latest")):
+            name = plain
         owner = None if name is None else self.owner_of(name)
         model = owner or (next(iter(self._models.values())) if name is None else self._found(name))
         if model is None:
-            known = ", ".join([*self._models, *self._elsewhere])
+            adapters = [adapter for each in self.models for adapter in each.adapters]
+            known = ", ".join([*self._models, *adapters, *self._elsewhere])
             message = f"no model {str(name)[:100]!r} is served here; there are: {known}"
             raise ApiError(404, message, code="model_not_found", param="model")
         request_info().model = model.name
@@ -175,6 +194,11 @@ class ModelPool:
         """The model that has an adapter of this name, if any."""
         return next((model for model in self.models if adapter in model.adapters), None)
 
+    @property
+    def adapter_numbers(self) -> Mapping[str, int]:
+        """The number of each adapter that there is, which no other gets."""
+        return {name: number for name, number in self._numbers.items() if self.owner_of(name)}
+
     async def load_adapter(self, name: str, path: str, base: str | None) -> ServedModel:
         """Add an adapter to a model, which is loaded first if need be. Raises: ApiError."""
         if self.owner_of(name) or name in self._models or name in self._coming or self._is_alias(name):
@@ -184,6 +208,7 @@ class ModelPool:
             model = await self.get(base)
             await asyncio.to_thread(model.llm.llm.load_adapter, name, path)
             model.adapters[name] = path
+            self._numbers.setdefault(name, len(self._numbers))
         except GenAIError as error:
             raise ApiError(400, str(error), code="invalid_adapter", param="lora_path") from None
         finally:
@@ -199,6 +224,7 @@ class ModelPool:
         if model is None:
             raise ApiError(404, f"no adapter {name[:100]!r} is served here", code="model_not_found", param="lora_name")
         del model.adapters[name]
+        model.forget_usual()
         if model.state == "ready":
             await asyncio.to_thread(model.llm.llm.unload_adapter, name)
 
@@ -364,6 +390,7 @@ class ModelPool:
     async def _unload(self, model: ServedModel) -> None:
         llm, model.loaded = model.llm, None
         model.adapters = dict(model.settings.adapters)
+        model.forget_usual()
         model.enter("unloaded")
         _log.info("unloading %s", model.name)
         if self._events is not None:

@@ -10,7 +10,7 @@ from starlette.requests import Request
 
 from genai.errors import ConfigError, QueueFullError, TaskError, TokenizerError
 from server.context import request_info
-from server.errors import ApiError, api_error, unless_gone
+from server.errors import api_error, unless_gone
 from server.lifecycle import draining
 from server.state import ServerState
 
@@ -33,12 +33,9 @@ async def read(
     Raises: ApiError, GenAIError.
     """
     info = request_info()
-    if info.adapter is not None:
-        message = f"{info.adapter!r} is an adapter, and those are for texts that are written; give the model itself"
-        raise ApiError(400, message, code="unsupported_parameter", param="model")
     timeout = max(state.settings.request_timeout - info.seconds, 0.0)
     try:
-        outcome = await unless_gone(request.receive, model.llm.read(lambda: ask(timeout)))
+        outcome = await unless_gone(request.receive, model.llm.read(lambda: ask(timeout), model.asked_adapter))
     except QueueFullError:
         if state.lifecycle.is_draining:
             raise draining() from None

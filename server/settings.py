@@ -214,8 +214,6 @@ class Settings(_Model):
             for adapter in model.adapters:
                 if (owner := owners.setdefault(adapter, f"{name}.adapters")) != f"{name}.adapters":
                     raise ConfigError(f"models.{name}.adapters: {adapter!r} is a name of {owner!r} already")
-            if model.adapters and self.is_clustered:
-                raise ConfigError(f"models.{name}.adapters: replicas do not serve adapters yet; leave one of them out")
         for name, model in self.models.items():
             for alias in model.aliases:
                 if (owner := owners.setdefault(alias, name)) != name:

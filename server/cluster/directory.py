@@ -26,7 +26,10 @@ _EMPTY_SECONDS = 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One application. route: what its paths begin with, "/" for none; models: its models and their other names."""
+    """One application.
+
+    route: what its paths begin with, "/" for none; models: its models, with their other names and their adapters'.
+    """
 
     app: str
     route: str
@@ -36,7 +39,7 @@ class Entry:
     @classmethod
     def of(cls, app: str, route: str, settings: Settings) -> Entry:
         """An application that has all models of its settings."""
-        models = {name: list(model.aliases) for name, model in settings.models.items()}
+        models = {name: [*model.aliases, *model.adapters] for name, model in settings.models.items()}
         return cls(app=app, route=route, models=models, fallback=settings.fallback_model)
 
     def to_json(self) -> bytes:

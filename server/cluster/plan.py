@@ -26,7 +26,7 @@ _CANNOT = {
     "unload_after": (None, "a replica keeps its models; their number follows the load by max_replicas"),
     "max_models_bytes": (None, "a replica keeps its models"),
     "kv_events_endpoint": (None, "all replicas of a machine would listen there, and Ray routes by itself"),
-    "admin_keys_file": (None, "models would come and go in one replica alone"),
+    "admin_keys_file": (None, "models and adapters would come and go in one replica alone"),
 }
 
 
@@ -103,7 +103,7 @@ def plans(settings: Settings, processors: int | None = None) -> list[Plan]:
     for number, (name, model) in enumerate(settings.models.items()):
         own = settings.model_copy(
             update={
-                "models": {name: model.model_copy(update={"source": _absolute(model.source)})},
+                "models": {name: _from_anywhere(model)},
                 "fallback_model": _fallback(settings, name),
                 "api_keys_file": settings.api_keys_file and settings.api_keys_file.absolute(),
             }
@@ -144,8 +144,14 @@ def check(settings: Settings) -> None:
         raise ConfigError("port=0 cannot be had with replicas: the proxies of all machines listen on the same port")
 
 
+def _from_anywhere(model: ModelSettings) -> ModelSettings:
+    """A model whose paths are those of this machine's folder, wherever a replica runs."""
+    adapters = {name: _absolute(path) for name, path in model.adapters.items()}
+    return model.model_copy(update={"source": _absolute(model.source), "adapters": adapters})
+
+
 def _absolute(source: str) -> str:
-    """A model's folder or file from wherever a replica runs; names are what they are."""
+    """A folder or file from wherever a replica runs; names are what they are."""
     path = Path(source)
     return str(path.absolute()) if path.exists() else source
 

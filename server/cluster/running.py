@@ -62,7 +62,8 @@ def _fetch(settings: Settings, progress: Progress) -> None:
     for model in settings.models.values():
         device = settings.engine_config(model).device
         precision = model.precision or settings.precision
-        models.package(model.source, precision=precision, device=device, progress=progress)
+        room = models.room_for(model.adapters.values(), model.lora_slots, model.max_rank)
+        models.package(model.source, precision=precision, device=device, room=room, progress=progress)
 
 
 class Signals:

@@ -5,16 +5,17 @@ from __future__ import annotations
 from fastapi import APIRouter
 from starlette.responses import PlainTextResponse, Response
 
+from server import scales
 from server.body import StrictRoute
 from server.openapi import GENERATING, KEYED, Responses, errors
-from server.schemas.adapters import LlamaAdapter, LoadAdapterRequest, UnloadAdapterRequest
+from server.schemas.adapters import Done, LlamaAdapter, LoadAdapterRequest, UnloadAdapterRequest, UsualScales
 from server.state import State
 
 router = APIRouter(tags=["models"], route_class=StrictRoute)
 
-LOAD, UNLOAD = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
-ADMIN_PATHS = (LOAD, UNLOAD)
-"""What only administrators may do."""
+LOAD, UNLOAD, SCALES = "/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/lora-adapters"
+ADMIN_PATHS = (LOAD, UNLOAD, SCALES)
+"""What only administrators may do, but for looking."""
 _SAID: Responses = {200: {"description": "It is done.", "content": {"text/plain": {"schema": {"type": "string"}}}}}
 
 
@@ -32,8 +33,20 @@ async def unload_adapter(body: UnloadAdapterRequest, state: State) -> PlainTextR
     return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' removed successfully.")
 
 
-@router.get("/lora-adapters", responses=KEYED)
+@router.get(SCALES, responses=KEYED)
 async def list_adapters(state: State) -> list[LlamaAdapter]:
-    """The adapters of all models."""
-    paths = [path for model in state.models.models for path in model.adapters.values()]
-    return [LlamaAdapter(id=number, path=path, scale=0.0) for number, path in enumerate(paths)]
+    """The adapters of all models, by number."""
+    listed = []
+    for model in state.models.models:
+        usual, scale = model.usual or (None, 0.0)
+        for name, path in model.adapters.items():
+            number = state.models.adapter_numbers[name]
+            listed.append(LlamaAdapter(id=number, path=path, scale=scale if name == usual else 0.0))
+    return sorted(listed, key=lambda each: each.id)
+
+
+@router.post(SCALES, responses=GENERATING)
+async def scale_adapters(body: UsualScales, state: State) -> Done:
+    """Say which adapters requests get that name a model and no adapter, as llama.cpp does. For administrators."""
+    scales.make_usual(state.models, body.root)
+    return Done()

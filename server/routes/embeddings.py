@@ -56,7 +56,7 @@ async def llama_embedding(body: LlamaEmbeddingRequest, request: Request, state: 
 
 
 def _reply(outcome: Outcome, model: ServedModel, *, is_base64: bool) -> str:
-    return json.dumps(embeddings_reply(outcome, model.name, is_base64=is_base64), allow_nan=False)
+    return json.dumps(embeddings_reply(outcome, model.asked_name, is_base64=is_base64), allow_nan=False)
 
 
 def _rows(outcome: Outcome) -> str:

@@ -18,6 +18,7 @@ from genai.requests.completions import completion_options, prompts_of
 from genai.requests.generation import options_of
 from genai.requests.messages import template_messages
 from genai.tokenizer.infill import OtherFile, infill_ends, infill_prompt
+from server import scales
 from server.body import StrictRoute
 from server.errors import unless_gone
 from server.generation import Work, start
@@ -113,6 +114,8 @@ async def _answered(
     state: ServerState,
     **options: object,
 ) -> Response:
+    if body.lora:
+        options["adapter"] = scales.asked(state.models, model, body.lora)
     work = Work(prompts=prompts, options=_options(body, state) | options, param="prompt")
     running = await start(model, work, state)
     if body.stream:

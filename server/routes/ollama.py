@@ -146,7 +146,7 @@ async def embed_texts(body: OllamaEmbedRequest, request: Request, state: State) 
     """Embed one or several texts."""
     model = await state.models.get(body.model)
     if not body.input:
-        return await _json(lambda: OllamaEmbeddings(model=model.name, embeddings=[]))
+        return await _json(lambda: OllamaEmbeddings(model=model.asked_name, embeddings=[]))
     truncate = body.truncate is not False
     outcome = await embed(
         model, body.input, request, state, param="input", dimensions=body.dimensions, truncate=truncate
@@ -154,7 +154,7 @@ async def embed_texts(body: OllamaEmbedRequest, request: Request, state: State) 
     seconds = request_info().seconds
     return await _json(
         lambda: OllamaEmbeddings(
-            model=model.name,
+            model=model.asked_name,
             embeddings=outcome.values.tolist(),
             total_duration=int(seconds * 1e9),
             prompt_eval_count=outcome.prompt_tokens,

@@ -36,7 +36,7 @@ async def rerank(body: RerankRequest, request: Request, state: State) -> Reranke
     order = sorted(range(len(texts)), key=lambda index: -scores[index])[: body.top_n]
     return Reranked(
         id=f"rerank-{uuid.uuid4().hex}",
-        model=model.name,
+        model=model.asked_name,
         results=[
             RerankResult(
                 index=index,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, RootModel, StringConstraints
 
+from genai.config import MAX_ADAPTER_SCALE
 from genai.requests.base import Request
 from server.schemas.common import Response
 
@@ -29,9 +30,29 @@ class UnloadAdapterRequest(Request):
     lora_int_id: int | None = Field(None, description="vLLM's number of it; not needed here.")
 
 
+class LlamaScale(Request):
+    """An adapter by its number, and what it is multiplied by."""
+
+    id: int = Field(ge=0, description="Its number, as `GET /lora-adapters` tells it.")
+    scale: float = Field(ge=-MAX_ADAPTER_SCALE, le=MAX_ADAPTER_SCALE, description="0: as if it were not there.")
+
+
+LlamaScales = Annotated[list[LlamaScale], Field(max_length=1000)]
+
+
+class UsualScales(RootModel[LlamaScales]):
+    """What requests get that ask for no adapter; 0 of those that are not named."""
+
+
 class LlamaAdapter(Response):
-    """An adapter as llama.cpp lists it. Here a request takes one by its name, as its model."""
+    """An adapter as llama.cpp lists it."""
 
     id: int
     path: str
-    scale: float = Field(description="What it is multiplied by for requests that do not ask for it: 0.")
+    scale: float = Field(description="What it is multiplied by for requests that name its model and no adapter.")
+
+
+class Done(Response):
+    """It is done."""
+
+    success: bool = True

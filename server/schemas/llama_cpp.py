@@ -11,6 +11,7 @@ from genai.requests.chat import Tools
 from genai.requests.completions import CompletionRequest, Texts, TokenLists, Tokens
 from genai.requests.generation import ChatTemplateOptions
 from genai.requests.messages import Messages
+from server.schemas.adapters import LlamaScales
 from server.schemas.common import Response
 
 
@@ -21,6 +22,7 @@ class LlamaCompletionRequest(CompletionRequest):
     json_schema: JsonObject | None = Field(None, description="The text is JSON that follows this schema.")
     grammar: str | None = Field(None, description="The text follows this grammar (GBNF).")
     return_tokens: bool | None = Field(None, description="Tell the token ids too.")
+    lora: LlamaScales | None = Field(None, description="The adapter that is to be used: one at most above 0.")
 
 
 class InputFile(Request):

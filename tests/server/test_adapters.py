@@ -48,7 +48,9 @@ class Made:
                 name or "base": llm.generate(PROMPT, adapter=name, temperature=0, max_new_tokens=20).text
                 for name in (None, "one", "two")
             }
-        assert len(set(self.texts.values())) == 3
+            half = llm.generate(PROMPT, adapter=("two", 0.5), temperature=0, max_new_tokens=20).text
+        assert len({*self.texts.values(), half}) == 4
+        self.half = half
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +92,7 @@ def test_two_adapters_and_the_base_at_once_loaded_while_one_streams(live: LiveSe
         names = ["base", "one", "two"] * 2
         assert list(threads.map(lambda name: ask(live, name), names)) == [made.texts[name] for name in names]
     assert unload(live, "one").status_code == 200
-    with pytest.raises(openai.NotFoundError):
+    with pytest.raises(openai.NotFoundError, match="there are: base, two"):
         ask(live, "one")
     pieces += [chunk.choices[0].text for chunk in stream if chunk.choices]
     assert "".join(pieces).startswith(made.texts["one"])
@@ -99,9 +101,62 @@ def test_two_adapters_and_the_base_at_once_loaded_while_one_streams(live: LiveSe
     assert (listed["two"]["parent"], listed["two"]["root"]) == ("base", str(made.paths["two"]))
     assert "parent" not in listed["base"] or listed["base"]["parent"] is None
     assert live.openai.models.retrieve("two").id == "two"
-    assert live.http.get("/lora-adapters").json() == [{"id": 0, "path": str(made.paths["two"]), "scale": 0.0}]
-    chat = live.http.post("/v1/embeddings", json={"model": "two", "input": "t5"}).json()
-    assert chat["error"]["param"] == "model"
+    assert live.http.get("/lora-adapters").json() == [{"id": 1, "path": str(made.paths["two"]), "scale": 0.0}]
+    embedding = live.http.post("/v1/embeddings", json={"model": "two", "input": "t5"}).json()
+    assert embedding["error"]["param"] == "model"  # it writes
+
+
+def test_scales_are_llama_cpps(live: LiveServer, made: Made) -> None:
+    """By number and scale, for a request or for all that name no adapter; numbers are never another adapter's."""
+
+    def complete(**more: object) -> Any:
+        body = {"prompt": PROMPT, "n_predict": 20, "temperature": 0, **more}
+        return live.http.post("/completion", json=body)
+
+    def make_usual(*scales: tuple[int, float]) -> Any:
+        body = [{"id": number, "scale": scale} for number, scale in scales]
+        return live.http.post("/lora-adapters", json=body, headers=ADMIN)
+
+    assert load(live, "two", made.paths["two"]).status_code == 200
+    assert complete(lora=[{"id": 1, "scale": 1.0}]).json()["content"] == made.texts["two"]
+    half = complete(lora=[{"id": 1, "scale": 0.5}, {"id": 0, "scale": 0}]).json()["content"]
+    assert half == made.half
+    assert (
+        complete(lora=[{"id": 1, "scale": 0}]).json()["content"] == complete().json()["content"] == made.texts["base"]
+    )
+    assert make_usual((1, 0.5)).json() == {"success": True}
+    assert [each["scale"] for each in live.http.get("/lora-adapters").json()] == [0.0, 0.5]
+    assert ask(live, "base") == complete().json()["content"] == half
+    assert ask(live, "one") == made.texts["one"]
+    assert complete(lora=[{"id": 0, "scale": 0}]).json()["content"] == made.texts["base"]
+    assert unload(live, "one").status_code == 200
+    assert [each["id"] for each in live.http.get("/lora-adapters").json()] == [1]
+    assert unload(live, "two").status_code == 200
+    assert complete().json()["content"] == made.texts["base"], "what has gone is not usual any more"
+    assert load(live, "two", made.paths["two"]).status_code == 200
+    assert complete(lora=[{"id": 1, "scale": 1}]).json()["content"] == made.texts["two"]
+
+
+def test_scales_that_cannot_be_had(live: LiveServer, made: Made) -> None:
+    load(live, "two", made.paths["two"])
+    both = [{"id": 0, "scale": 1}, {"id": 1, "scale": 1}]
+    for lora, said in (
+        (both, "lora: only one adapter changes a text: merge them"),
+        ([{"id": 7, "scale": 1}], "no adapter has the number 7; there are: 0 (one), 1 (two)"),
+        ([{"id": 0, "scale": 1e6}], "lora[0].scale"),
+        ([{"id": 0}], "lora[0].scale"),
+    ):
+        reply = live.http.post("/completion", json={"prompt": "t5", "lora": lora})
+        assert reply.status_code == 400
+        assert said in reply.json()["error"]["message"]
+    named = live.http.post("/completion", json={"model": "one", "prompt": "t5", "lora": both[1:]})
+    assert "'one', an adapter already: name 'base'" in named.json()["error"]["message"]
+    chat = live.http.post("/v1/completions", json={"prompt": "t5", "lora": both[:1]})
+    assert "give an adapter's name as the model, or ask /completion" in chat.json()["error"]["message"]
+    assert live.http.post("/lora-adapters", json=both).status_code == 401
+    assert live.http.post("/lora-adapters", json=both, headers=ADMIN).status_code == 400
+    assert live.http.post("/lora-adapters", json={"id": 0, "scale": 1}, headers=ADMIN).status_code == 400
+    assert [each["scale"] for each in live.http.get("/lora-adapters").json()] == [0.0, 0.0]
 
 
 def test_what_is_wrong_is_said(live: LiveServer, made: Made, tmp_path: Path) -> None:
@@ -177,8 +232,3 @@ def test_settings(tmp_path: Path) -> None:
     assert both.models["a"].adapters == {"french": "there", "legal": "here"}
     with pytest.raises(ConfigError, match=r"models\.a\.adapters: 'a' is a name of 'a' already"):
         settings.with_adapters({"a": "here"})
-    clustered = Settings.model_validate(
-        {"models": {"a": {"source": "x", "adapters": {"b": "c"}}}, "cluster": {"replicas": 2}}
-    )
-    with pytest.raises(ConfigError, match="replicas do not serve adapters yet"):
-        clustered.check_names()

@@ -11,7 +11,7 @@ import msgpack
 import pytest
 import zmq
 
-from genai.engine.prefix_cache import BLOCK_SIZE, BlocksRemoved
+from genai.engine.prefix_cache import BLOCK_SIZE, BlocksRemoved, BlocksStored
 from genai.errors import ConfigError
 from server.kv_events import KvEvents, events_of
 from server.settings import Settings
@@ -58,9 +58,9 @@ def test_a_router_hears_of_prompts(tmp_path: Path) -> None:
     assert [number for _, number, _ in events] == [before + 1, before + 2]
     assert (last, cleared) == (before + 3, ["AllBlocksCleared"])
     (first, second) = (event for _, _, event in events)
-    kind, hashes, parent, tokens, block_size = first
-    assert (kind, parent, tokens, block_size) == ("BlockStored", None, list(b"a" * 32), BLOCK_SIZE)
-    assert [kind, *second] == ["BlockStored", "BlockStored", second[1], hashes[0], list(b"b" * 16), BLOCK_SIZE]  # type: ignore[index]
+    kind, hashes, parent, *stored = first
+    assert (kind, parent, stored) == ("BlockStored", None, [list(b"a" * 32), BLOCK_SIZE, None, None, None])
+    assert second == ["BlockStored", second[1], hashes[0], list(b"b" * 16), BLOCK_SIZE, None, None, None]  # type: ignore[index]
 
 
 def test_an_address_that_cannot_be_had() -> None:
@@ -78,5 +78,7 @@ def test_removed_blocks_are_told_by_their_hashes(tmp_path: Path) -> None:
         events._put("m", BlocksRemoved(keys=(bytes(range(16)),)))
         while (event := received(socket)[2]) == ["AllBlocksCleared"]:
             pass
-        assert event == ["BlockRemoved", [0x0001020304050607]]
+        assert event == ["BlockRemoved", [0x0001020304050607], None]
+        events._put("m", BlocksStored(keys=(bytes(16),), parent=None, tokens=(1, 2), adapter="french"))
+        assert received(socket)[2] == ["BlockStored", [0], None, [1, 2], BLOCK_SIZE, None, None, "french"]
         events.close()

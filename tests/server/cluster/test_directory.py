@@ -15,9 +15,9 @@ BIG = Entry(app="genai-org/big", route="/~org~big", models={"org/big": ["claude-
 
 
 def test_entries_are_what_settings_say_and_travel_as_json() -> None:
-    settings = Settings.model_validate({"models": {"a": {"source": "x", "aliases": ["b"]}}, "fallback_model": "a"})
-    entry = Entry.of("genai", "/", settings)
-    assert entry == Entry(app="genai", route="/", models={"a": ["b"]}, fallback="a")
+    model = {"source": "x", "aliases": ["b"], "adapters": {"mine": "there"}}
+    entry = Entry.of("genai", "/", Settings.model_validate({"models": {"a": model}, "fallback_model": "a"}))
+    assert entry == Entry(app="genai", route="/", models={"a": ["b", "mine"]}, fallback="a")
     assert Entry.from_json(entry.to_json()) == entry
     assert len({ROOT.mark, BIG.mark}) == 2
 

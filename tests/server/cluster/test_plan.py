@@ -64,6 +64,13 @@ def test_files_are_found_from_wherever_a_replica_runs(tmp_path: Path, monkeypatc
     package, named = plans(asked)
     assert package.settings.models["package"].source == str(tmp_path / "package")
     assert named.settings.models["name"].source == "org/name"
+    (adapted,) = plans(
+        settings(
+            models={"package": {"source": "x", "adapters": {"mine": "package", "other": "y"}}},
+            **{"engine.num_threads": 1},
+        )
+    )
+    assert adapted.settings.models["package"].adapters == {"mine": str(tmp_path / "package"), "other": "y"}
     assert package.settings.api_keys_file == tmp_path / "keys"
     assert package.most == named.most == 2, "the machine's memory is for all of them"
 
@@ -79,7 +86,7 @@ def test_processors_of_one_machine_are_shared() -> None:
         ({"load": "on_demand"}, "load='on_demand' cannot be had with replicas: a replica is ready when its models are"),
         ({"unload_after": 5}, "unload_after=5.0 cannot be had"),
         ({"models": {"a": {"source": "x", "load": "on_demand"}}}, "models.a.load='on_demand' cannot be had"),
-        ({"admin_keys_file": "keys"}, "models would come and go in one replica alone"),
+        ({"admin_keys_file": "keys"}, "models and adapters would come and go in one replica alone"),
         ({"port": 0}, "port=0 cannot be had with replicas"),
         (
             {"cluster.replicas": 3, "engine.num_threads": 2},
