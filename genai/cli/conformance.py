@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -15,6 +17,7 @@ from genai.errors import ConfigError
 
 if TYPE_CHECKING:
     from genai.conformance.check import Matrix
+    from genai.conformance.report import Line
 
 
 def conformance(
@@ -61,13 +64,10 @@ def conformance(
 
 
 def _shown(matrix: Matrix) -> str:
-    from genai.conformance.report import HEADER, facts, lines
+    from genai.conformance.report import facts, lines
 
-    header = (*HEADER, *(("8 × capacity", "32 × valid") if matrix.has_timings else ()))
     parts = ["\n".join(f"{name}: {value}" for name, value in facts(matrix).items())]
-    for name, rows in lines(matrix):
-        cut = [(*row[:4], row[4] if len(row[4]) <= _WIDTH else f"{row[4][: _WIDTH - 1]}…", *row[5:]) for row in rows]
-        parts.append(f"{name}\n{table(header, cut)}")
+    parts += [f"{name}\n{_operator(its, has_timings=matrix.has_timings)}" for name, its in lines(matrix)]
     if matrix.unknown:
         parts.append(f"no rows for: {', '.join(matrix.unknown)}")
     if matrix.has_timings:
@@ -75,5 +75,33 @@ def _shown(matrix: Matrix) -> str:
     return "\n\n".join(parts)
 
 
-_WIDTH = 70
-"""Of what the runtime said; all of it is in the JSON and on the page."""
+def _operator(lines: Sequence[Line], *, has_timings: bool) -> str:
+    """One operator's lines, below what they have in common, as wide as the terminal. All of what the runtime said is in
+    the JSON and on the page.
+    """
+    from genai.conformance.report import HEADER
+
+    has_caches = any(line.result.loop for line in lines)
+    grown = ("capacity", "valid") if has_timings and any(line.result.growth for line in lines) else ()
+    header = [*HEADER[1 : 6 if has_caches else 5], *(f"{8 if name == 'capacity' else 32} × {name}" for name in grown)]
+    rows = [
+        [*line.cells[1 : 6 if has_caches else 5], *(_ratio(line.result.growth.get(name)) for name in grown)]
+        for line in lines
+    ]
+    # What a runtime says is as long as it likes: it is kept out of the widths of what stands behind it.
+    for row, line in zip(rows, lines, strict=True):
+        if line.result.error is None:
+            row[3:] = ["", *([""] * (len(row) - 4))]
+    first, *rest = table(header, rows).split("\n")
+    shown, before = [f"  {first}"], ""
+    for text, line in zip(rest, lines, strict=True):
+        if line.what != before:
+            shown.append(line.what)
+            before = line.what
+        shown.append(f"  {text}" if line.result.error is not None else f"  {text}  {line.result.message}")
+    width = shutil.get_terminal_size().columns
+    return "\n".join(text if len(text) <= width else f"{text[: width - 1]}…" for text in shown)
+
+
+def _ratio(growth: float | None) -> str:
+    return "" if growth is None else f"{growth:.1f} ×"

@@ -1,7 +1,6 @@
 """One row of the operator matrix: an operator with given inputs and attributes, at one opset, in one type.
 
-Rows are data (`table.py`, `contrib.py`). This file makes of a row its values, the same every time, and a model of one
-node.
+Rows are data (`rows/`). This file makes of a row its values, the same every time, and a model of one node.
 """
 
 from __future__ import annotations
@@ -16,13 +15,15 @@ from typing import Literal, TypeAlias, TypedDict, Unpack
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import helper
+from onnx import helper, numpy_helper
 
 Array: TypeAlias = npt.NDArray[np.generic]
 Attributes: TypeAlias = Mapping[str, int | float | str | onnx.GraphProto]
 Domain: TypeAlias = Literal["ai.onnx", "com.microsoft", "ai.onnx.preview"]
-Kind: TypeAlias = Literal["normal", "small", "scale", "table", "values", "bits", "bool"]
+Kind: TypeAlias = Literal["normal", "small", "minus", "scale", "table", "values", "bits", "bool"]
 
+HALF = ("float32", "float16", "bfloat16")
+"""The types that decoders are run in."""
 _IR_VERSIONS = ((23, 11), (25, 12), (99, 13))
 """The format's version by the highest opset that it is written with here."""
 _OPEN = (1, 3, 5, 7, 11)
@@ -34,9 +35,9 @@ class Given:
     """An input of the node.
 
     name: as the operator's schema has it; shape: () for a number; dtype: None for the row's own type; kind: how it is
-    filled: "normal", "small" (gates) and "scale" at random, "table" with cosines or sines, "bits" with random bytes,
-    "bool" with three of four true, "values" with `values`; is_weight: part of the model, not fed; is_fixed: declared
-    with all of its sizes; same_as: another input's value, given a second time.
+    filled: "normal", "small" and "minus" (gates, and their logarithms) and "scale" at random, "table" with cosines or
+    sines, "bits" with random bytes, "bool" with three of four true, "values" with `values`; is_weight: part of the
+    model, not fed; is_fixed: declared with all of its sizes; same_as: another input's value, given a second time.
     """
 
     name: str
@@ -66,9 +67,9 @@ class Case:
     """A row of the matrix.
 
     what: how it differs from the operator's other rows; inputs: in the schema's order, None for one that is left out;
-    outputs: names, "" for one that is left out; loops: outputs that may be written over an input, a cache; oracle:
-    "onnx.reference" (of the standard's operator of that name), or the name of a function in `oracles.py`; tolerance:
-    None for the type's own; growth: None for what is not measured.
+    outputs: names, "" for one that is left out; loops: outputs that may be written over an input, a cache; types_of:
+    outputs of another type than that or the row's; oracle: "onnx.reference" (of the standard's operator of that name),
+    or the name of a function in `oracles/`; tolerance: None for the type's own; growth: None for what is not measured.
     """
 
     operator: str
@@ -80,6 +81,7 @@ class Case:
     attributes: Attributes = field(default_factory=dict)
     outputs: tuple[str, ...] = ("output",)
     loops: Mapping[str, str] = field(default_factory=dict)
+    types_of: Mapping[str, str] = field(default_factory=dict)
     oracle: str = "onnx.reference"
     tolerance: float | None = None
     growth: Growth | None = None
@@ -94,7 +96,9 @@ class Case:
         return (each for each in self.inputs if each is not None)
 
     def output_dtype(self, output: str) -> str:
-        """An output's type: its cache's, or the row's own."""
+        """An output's type: its own, its cache's, or the row's."""
+        if output in self.types_of:
+            return self.types_of[output]
         cache = self.loops.get(output)
         return next((each.dtype for each in self.given() if each.name == cache and each.dtype), self.dtype)
 
@@ -119,15 +123,20 @@ class Case:
             if each.same_as is not None:
                 continue
             if each.is_weight:
-                array = values[each.name].astype(np_dtype(each.dtype or used))
-                weights.append(helper.make_tensor(each.name, kind, array.shape, array.tobytes(), raw=True))
+                weights.append(
+                    numpy_helper.from_array(values[each.name].astype(np_dtype(each.dtype or used)), each.name)
+                )
             else:
                 inputs.append(
                     helper.make_tensor_value_info(
                         each.name, kind, each.shape if each.is_fixed else _declared(each.shape)
                     )
                 )
-        outputs = [onnx.ValueInfoProto(name=name) for name in self.outputs if name]
+        outputs = [
+            helper.make_tensor_value_info(name, onnx_dtype(dtype or self.output_dtype(name)), None)
+            for name in self.outputs
+            if name
+        ]
         graph = helper.make_graph([node], "row", inputs, outputs, weights)
         opsets = [helper.make_opsetid("", self.opset)]
         if self._domain:
@@ -146,6 +155,22 @@ class Case:
         return "" if self.domain == "ai.onnx" else self.domain
 
 
+def tensor(name: str, *shape: int) -> Given:
+    """An input of the row's type, at random."""
+    return Given(name=name, shape=shape)
+
+
+def weight(name: str, *shape: int, kind: Kind = "small") -> Given:
+    """A part of the model, of the row's type."""
+    return Given(name=name, shape=shape, kind=kind, is_weight=True)
+
+
+def numbers(name: str, *values: float, dtype: str = "int64", shape: tuple[int, ...] | None = None) -> Given:
+    """An input with these numbers: [n], or of another shape."""
+    shape = (len(values),) if shape is None else shape
+    return Given(name=name, shape=shape, dtype=dtype, kind="values", values=values)
+
+
 class More(TypedDict, total=False):
     """What a row may have beyond its inputs: fields of `Case`."""
 
@@ -153,6 +178,7 @@ class More(TypedDict, total=False):
     attributes: Attributes
     outputs: tuple[str, ...]
     loops: Mapping[str, str]
+    types_of: Mapping[str, str]
     oracle: str
     tolerance: float | None
     growth: Growth | None
@@ -199,6 +225,8 @@ def _filled(given: Given, rng: np.random.Generator) -> Array:
         return rng.random(given.shape) < 0.75
     if given.kind == "small":
         return rng.uniform(0.05, 0.5, given.shape)
+    if given.kind == "minus":
+        return -rng.uniform(0.05, 2.0, given.shape)
     if given.kind == "scale":
         return rng.uniform(0.001, 0.01, given.shape)
     if given.kind == "table":
@@ -207,6 +235,8 @@ def _filled(given: Given, rng: np.random.Generator) -> Array:
         return np.cos(angles) if given.name.startswith("cos") else np.sin(angles)
     if given.dtype in ("int8", "uint8"):
         return rng.integers(0, 100, given.shape)
+    if given.dtype == "uint4":
+        return rng.integers(0, 16, given.shape)
     return rng.standard_normal(given.shape)
 
 
