@@ -16,6 +16,7 @@ from onnx import TensorProto, helper
 from docs.operators import PAGE
 from genai.config import EngineConfig
 from genai.conformance import all_cases, oracles, probe
+from genai.conformance import check as check_module
 from genai.conformance.check import Matrix, Row, check
 from genai.conformance.package import cases_of
 from genai.conformance.report import as_json, how, lines, markdown, page, told
@@ -132,6 +133,28 @@ def test_a_crash_takes_one_row(tmp_path: Path) -> None:
     found = check([CASES[name] for name in (RIGHT, INLINED, FAILING)], worker=[sys.executable, str(worker)])
     assert [row.result.how for row in found.rows] == ["kernel", "failing", "kernel"]
     assert found.rows[1].result.message == "the process died with SIGABRT: the last words"
+
+
+@pytest.mark.parametrize(("times", "found"), [(1, "kernel"), (2, "failing")])
+def test_a_row_that_is_late_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int, found: str
+) -> None:
+    """A busy machine is no failing row; what is late twice is one."""
+    monkeypatch.setattr(check_module, "_PATIENCE", 0.5)
+    worker = tmp_path / "worker.py"
+    worker.write_text(
+        "import pathlib, sys, time\n"
+        "for line in sys.stdin:\n"
+        f"    log = pathlib.Path({str(tmp_path / 'log')!r})\n"
+        "    log.write_text(log.read_text() + line if log.exists() else line)\n"
+        f"    if line.strip() == {INLINED!r} and log.read_text().count(line) <= {times}:\n"
+        "        time.sleep(60)\n"
+        '    print(\'{"how": "kernel", "num_nodes": 1}\', flush=True)\n'
+    )
+    cases = [CASES[name] for name in (RIGHT, INLINED, FAILING)]
+    rows = check(cases, worker=[sys.executable, str(worker)]).rows
+    assert [row.result.how for row in rows] == ["kernel", found, "kernel"]
+    assert rows[1].result.message.startswith("took longer") == (found == "failing")
 
 
 def test_a_worker_that_never_starts(tmp_path: Path) -> None:
