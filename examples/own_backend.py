@@ -16,8 +16,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, StoppingCriteria, StoppingCriteriaList
 
 from genai.errors import CapacityError, ConfigError, TokenizerError
-from genai.pipelines import Device, GenerationConfig, GenerationInput, GenerationResult, Streamer
-from genai.pipelines.backends.options import in_force, refuse_others, refuse_streaming_several
+from genai.pipelines import GenerationConfig, GenerationInput, GenerationResult, Streamer
+from genai.pipelines.backends.options import in_force, refusal, refuse_others, refuse_streaming_several
 from genai.pipelines.conformance import Subject, check
 
 SAMPLING = ("temperature", "top_k", "top_p", "repetition_penalty")
@@ -30,12 +30,12 @@ KNOWN = {
 class TransformersPipeline:
     """A pipeline over one of its models, greedy until another configuration is set."""
 
-    def __init__(self, models_path: Path, devices: Sequence[Device] = ()) -> None:
+    def __init__(self, models_path: Path) -> None:
         self._model = AutoModelForCausalLM.from_pretrained(models_path, dtype=torch.float32).eval()
         self._tokenizer = AutoTokenizer.from_pretrained(models_path)
         own = self._model.generation_config.eos_token_id
         self._ends = own if isinstance(own, list) else [] if own is None else [own]
-        self._config = GenerationConfig().updated(rng_seed=0)
+        self._config = GenerationConfig().updated(do_sample=False, rng_seed=0)
 
     def __call__(self, source: GenerationInput | str, streamer: Streamer | None = None) -> GenerationResult:
         """Continue one input."""
@@ -44,10 +44,10 @@ class TransformersPipeline:
         config = in_force(self._config)
         refuse_streaming_several(config, streamer)
         prompt = self._encode(GenerationInput.of(source))
-        limits = [config.max_new_tokens, config.max_length and config.max_length - len(prompt)]
-        limit = min((each for each in limits if each is not None), default=256)
-        if limit < 1:
-            raise CapacityError(f"max_length={config.max_length} leaves nothing: the prompt has {len(prompt)} tokens")
+        most = min(config.max_length or sys.maxsize, self._model.config.max_position_embeddings)
+        if len(prompt) >= most:
+            raise CapacityError(f"{most} tokens leave nothing: the prompt has {len(prompt)}")
+        limit = min(config.max_new_tokens or most, most - len(prompt))
         sampling, ends = config.sampling_config, list(config.eos_token_ids or self._ends)
         torch.manual_seed(secrets.randbits(32) if sampling.rng_seed is None else sampling.rng_seed)
         follower = Follower(self._tokenizer, len(prompt), ends, config.stop_strings, streamer)
@@ -57,6 +57,7 @@ class TransformersPipeline:
             stopping_criteria=StoppingCriteriaList([follower]),
             **({name: getattr(sampling, name) for name in SAMPLING} if sampling.do_sample else {}),
         )  # fmt: skip
+        follower.finish()
         tokens = tuple(found[0, len(prompt) :].tolist())
         is_over = tokens[-1] in ends or follower.is_stopped
         reason = "cancelled" if follower.had_enough else "stop" if is_over else "length"
@@ -69,6 +70,8 @@ class TransformersPipeline:
     def set_generation_config(self, config: GenerationConfig) -> None:
         """Use another from now on."""
         refuse_others("transformers", config, KNOWN)
+        if config.max_new_tokens == 0:
+            raise refusal("transformers", "max_new_tokens", 0)
         self._config = config
 
     def generator(self) -> None:  # type: ignore[override]
@@ -109,16 +112,24 @@ class Follower(StoppingCriteria):
         places = [place for stop in self._stops if (place := whole.find(stop)) >= 0]
         self.is_stopped = bool(places)
         self.text = whole[: min(places)] if places else whole
-        self._tell()
+        self._tell(self.text[: len(self.text) - self._num_held()])
         return torch.tensor([self.is_stopped or self.had_enough])
 
-    def _tell(self) -> None:
-        """The streamer gets what cannot change any more: no half of a letter."""
-        piece = self.text[self._num_told :]
-        if self._streamer is None or not piece or piece.endswith("\ufffd"):
-            return
-        self._num_told = len(self.text)
-        self.had_enough = self._streamer(piece) is True
+    def finish(self) -> None:
+        """Tell what was held back."""
+        self._tell(self.text)
+
+    def _num_held(self) -> int:
+        """How much of the text's end may become something else: half a letter, or the beginning of a stop string."""
+        begun = [size for stop in self._stops for size in range(1, len(stop)) if self.text.endswith(stop[:size])]
+        return 0 if self.is_stopped else max([*begun, int(self.text.endswith("\ufffd"))])
+
+    def _tell(self, text: str) -> None:
+        piece = text[self._num_told :]
+        if self._streamer is not None and piece and not self.had_enough:
+            self._num_told = len(text)
+            self.had_enough = self._streamer(piece) is True
+            self.text = text if self.had_enough else self.text
 
 
 def main(arguments: list[str]) -> int:
