@@ -40,20 +40,27 @@ def without_choice(package: Path, copy: Path) -> Path:
     """A copy of a package whose graph takes the branch of several tokens, whatever the step."""
     shutil.copytree(package, copy)
     model = onnx.load(copy / MODEL_FILE, load_external_data=False)
+    _take_branches(model.graph)
+    onnx.save(model, copy / MODEL_FILE)
+    return copy
+
+
+def _take_branches(graph: onnx.GraphProto) -> None:
+    """Put what attends over several tokens in the place of each choice, inside of choices between parts, too."""
     nodes: list[onnx.NodeProto] = []
-    for node in model.graph.node:
+    for node in graph.node:
         branches = {attribute.name: attribute.g for attribute in node.attribute}
         if node.op_type != "If" or not any(each.op_type == "Attention" for each in branches["else_branch"].node):
+            for branch in branches.values() if node.op_type == "If" else ():
+                _take_branches(branch)
             nodes.append(node)
             continue
         inner, result = branches["else_branch"].node, branches["else_branch"].output[0].name
         for each in inner:
             each.output[:] = [node.output[0] if name == result else name for name in each.output]
         nodes.extend(inner)
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-    onnx.save(model, copy / MODEL_FILE)
-    return copy
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def compared(packages: dict[str, Path], rounds: int, threads: int | None) -> list[Cell]:
@@ -81,18 +88,18 @@ def steps_from(stepper: Stepper, given: Sequence[list[int]]) -> list[float]:
     return [stepper.step().seconds for _ in range(WARM_UP + STEPS_A_ROUND)][WARM_UP:]
 
 
-def as_markdown(cells: Sequence[Cell]) -> str:
-    """A line for each shape."""
+def as_markdown(cells: Sequence[Cell], built: str = BUILT, other: str = OTHER) -> str:
+    """A line for each shape: two ways, and the first one's time over the second's."""
     rows = [
         (
             cell.title,
-            *(f"{cell.median(name) * 1e3:.2f}, {cell.best(name) * 1e3:.2f}" for name in (BUILT, OTHER)),
-            f"{ratios(cell.medians(), OTHER)[BUILT]:.2f}",
+            *(f"{cell.median(name) * 1e3:.2f}, {cell.best(name) * 1e3:.2f}" for name in (built, other)),
+            f"{ratios(cell.medians(), other)[built]:.2f}",
             f"{cell.disturbance:.0%}",
         )
         for cell in cells
     ]
-    head = ("decode step", f"{BUILT}: ms, best", f"{OTHER}: ms, best", "ratio", "others' share")
+    head = ("step", f"{built}: ms, best", f"{other}: ms, best", "ratio", "others' share")
     return markdown_table(head, rows)
 
 

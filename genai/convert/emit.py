@@ -19,7 +19,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from genai import contract
-from genai.build.masks import distance_mask, window_mask
+from genai.build.masks import all_slots, distance_mask, window_mask
 from genai.build.source import FloatArray
 from genai.contract import Cache
 from genai.convert import sinks
@@ -168,7 +168,8 @@ class ContractGraph:
     def _mask(self, heads: Heads) -> ir.Value:
         key = heads.window, heads.slopes
         if key not in self._masks:
-            given = self.input_ids, self.write_indices, self._inputs[self.caches[0].name]  # any: of one capacity
+            keys = all_slots(self.nodes, self._inputs[self.caches[0].name])  # any: of one capacity
+            given = self.input_ids, self.write_indices, keys
             masks = []
             if heads.window is not None:
                 masks.append(window_mask(self.nodes, *given, heads.window, reserved_slots=self._reserved_slots))

@@ -101,7 +101,7 @@ def load_runner(folder: Path, model: ModelConfig, config: EngineConfig) -> Loade
         prefill_chunk=config.prefill_chunk,
         adapters=adapters,
     )
-    same_bits = find_padding(runner, max_seq_len)
+    same_bits = find_padding(runner, max_seq_len, model.sliding_window)
     if config.max_batch > 1:
         cache.policy = replace(cache.policy, cost=measured_cost(runner))
     return LoadedRunner(

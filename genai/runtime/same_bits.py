@@ -3,7 +3,8 @@
 What a kernel adds up, and in which order, may depend on how many rows a product has and on how long the cache's view
 is. Which do is the processor's business: ONNX Runtime's 4-bit products of AVX2 have an order of their own for one row,
 those of AVX-512 with blocks of 64 for the last of an odd number of rows. So the graph itself is asked when it is
-loaded: the same tokens are run in one piece, one by one, beside others, and in views of two lengths. Where they differ,
+loaded: the same tokens are run in one piece, one by one, beside others, and in views of two lengths; of a model with
+windows also far from the beginning, where parts of the cache are read (`build/parts/reach.py`). Where they differ,
 positions that nobody reads are added to runs (`Padding`) until they do not. Adapters are not asked: what one adds to a
 token that is run alone has other bits than among others of its row.
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,9 @@ _NUM_TOKENS = 17
 """Of the longest run: sixteen and one, since kernels take rows by two, four, six, eight, twelve or sixteen."""
 _LONG = 300
 """Tokens that rows which run together have room for: far from the 17 of those that run alone."""
+_PIECES = (4, 1, 2, 3)
+_MOST_BLOCK = 1024
+"""Parts of caches begin at multiples of it, or of a half, a quarter or an eighth of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,42 +81,71 @@ class SameBits:
                 return f"kept by a multiple of {multiple} positions a run"
 
 
-def find_padding(runner: Runner, max_seq_len: int) -> SameBits:
+def find_padding(runner: Runner, max_seq_len: int, window: int | None = None) -> SameBits:
     """Have an empty runner pad its runs as little as keeps the bits, or not at all if nothing does; tells which.
 
-    Where the cache is too small to tell, nothing is promised. Raises: GraphRunError.
+    window: how many keys a query sees in layers with a window. Where the cache is too small to tell, nothing is
+    promised. Raises: GraphRunError.
     """
-    whole: dict[int, list[FloatArray]] = {}
-    found = next((padding for padding in PADDINGS if _keeps(runner, padding, max_seq_len, whole)), None)
+    probe = _Probe(runner, max_seq_len, window)
+    found = next((padding for padding in PADDINGS if probe.keeps(padding)), None)
     runner.pad(found or Padding())
     result = SameBits(padding=found)
     _log.info("the same bits whatever runs beside: %s", result.summary)
     return result
 
 
-def _keeps(runner: Runner, padding: Padding, max_seq_len: int, whole: dict[int, list[FloatArray]]) -> bool:
+class _Probe:
     """Whether tokens have the same logits in all kinds of runs.
 
-    whole: those of one run, by its positions: the longest run is not repeated for a padding that leaves it as it was.
+    The longest run is not repeated for a padding that leaves it as it was.
     """
-    runner.pad(padding)
-    num_tokens = min(_NUM_TOKENS, max_seq_len - padding.most)
-    tokens = [(1 + 7919 * index) % runner.vocab_size for index in range(num_tokens)]
-    num_positions = padding.positions(1, num_tokens)
-    try:
-        if num_positions not in whole:
-            whole[num_positions] = [logits for _, logits in _alone(runner, tokens, [num_tokens])]
-        expected = whole[num_positions]
-        others = itertools.chain(_alone(runner, tokens, [4, 1, 2, 3]), _together(runner, tokens, max_seq_len))
-        return num_tokens > 4 and all(expected[place].tobytes() == logits.tobytes() for place, logits in others)
-    except (CapacityError, NotFiniteError):
-        return False
+
+    def __init__(self, runner: Runner, max_seq_len: int, window: int | None) -> None:
+        self._runner, self._max_seq_len = runner, max_seq_len
+        self._far = 0 if window is None else _far(window)
+        self._whole: dict[int, list[FloatArray]] = {}  # those of one run, by its positions
+
+    def keeps(self, padding: Padding) -> bool:
+        """Whether they have with this padding."""
+        runner, longest = self._runner, self._max_seq_len - padding.most
+        runner.pad(padding)
+        tokens = [(1 + 7919 * index) % runner.vocab_size for index in range(min(_NUM_TOKENS, longest))]
+        try:
+            together = _together(runner, tokens, self._max_seq_len)
+            if len(tokens) <= _PIECES[0] or not self._agree(tokens, 0, together):
+                return False
+            end = self._far + len(tokens)
+            is_there = bool(self._far) and end <= longest and runner.cache.would_hold([end])
+            return not is_there or self._agree(tokens, self._far, ())
+        except (CapacityError, NotFiniteError):
+            return False
+
+    def _agree(self, tokens: Sequence[int], held: int, others: Iterable[tuple[int, FloatArray]]) -> bool:
+        """Whether logits behind so many tokens are those of a run of all, in pieces, and in other places."""
+        count = self._runner.padding.positions(1, len(tokens))
+        whole = None if held else self._whole.get(count)  # what others have left before a row may be other bytes by now
+        if whole is None:
+            whole = [logits for _, logits in _alone(self._runner, tokens, [len(tokens)], held)]
+        if not held:
+            self._whole[count] = whole
+        pairs = itertools.chain(_alone(self._runner, tokens, _PIECES, held), others)
+        return all(whole[place].tobytes() == logits.tobytes() for place, logits in pairs)
 
 
-def _alone(runner: Runner, tokens: Sequence[int], pieces: Sequence[int]) -> Iterator[tuple[int, FloatArray]]:
-    """Each place and its logits, from a row that is given tokens in pieces of these lengths."""
-    row, start = runner.cache.allocate(sum(pieces)), 0
+def _far(window: int) -> int:
+    """Tokens of a row of whose cache parts are read, and begin elsewhere after the first piece."""
+    return (4 + window // _MOST_BLOCK) * _MOST_BLOCK + window - 1 - _PIECES[0]
+
+
+def _alone(runner: Runner, tokens: Sequence[int], pieces: Sequence[int], held: int) -> Iterator[tuple[int, FloatArray]]:
+    """Each place and its logits, from a row that is given tokens in pieces of these lengths.
+
+    held: as many are taken for written before, which are zeros or what others have left.
+    """
+    row, start = runner.cache.allocate(held + sum(pieces)), 0
     try:
+        runner.cache.extend(row, held)
         for length in pieces:
             part = tokens[start : start + length]
             if part:

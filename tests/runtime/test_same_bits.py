@@ -123,3 +123,29 @@ def test_a_row_has_room_for_its_padding(path: Path) -> None:
     assert runner.cache.capacity(row) == runner.cache.valid(row) == 31
     with pytest.raises(CapacityError):
         runner.run_row(row, [1], 1)
+
+
+class FarRunner(Runner):
+    """Gives other logits to a single token behind so many others."""
+
+    from_place = 3000
+
+    def _run(self, bound: BoundShape, num_logits: int) -> np.ndarray:
+        logits = super()._run(bound, num_logits)
+        if bound.input_ids.size == 1 and bound.write_indices.max() > self.from_place:
+            logits += np.float32(1e-5)
+        return logits
+
+
+@pytest.mark.parametrize("kind", [Runner, FarRunner])
+def test_parts_of_long_caches_are_asked_for_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Runner]
+) -> None:
+    monkeypatch.setattr("tests.runtime.test_runner.Runner", kind)
+    path = build_random_model(tmp_path, sliding_window=40, max_position_embeddings=8192)
+    runner = runner_for(session_of(path), num_slots=6000)
+    assert find_padding(runner, 6000).summary == "kept", "no window is known"
+    assert find_padding(runner, 3000, window=40).summary == "kept", "no text is as long"
+    told = find_padding(runner, 6000, window=40).summary
+    assert told == ("kept" if kind is Runner else "kept by at least 2 positions a run")
+    assert runner.cache.rows == ()

@@ -42,6 +42,7 @@ def mix(ctx: Context, heads: AttentionSpec, x: str, layer: int) -> str:
     what = Attending(
         queries=q, keys=keys, values=values, num_heads=heads.num_heads, num_kv_heads=heads.num_kv_heads,
         scale=heads.scale, softcap=heads.softcap, mask=mask, is_per_head=bool(key) and key == heads.alibi,
+        reach=ctx.reaches.get(heads.sliding_window or heads.chunk or 0),
     )  # fmt: skip
     result = attended(ctx, what)
     return result if gate is None else graph.op("Mul", result, gate)

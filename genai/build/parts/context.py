@@ -5,7 +5,7 @@ Functions take and return names of graph values; shapes are in the docstrings.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -13,7 +13,8 @@ import onnx
 
 from genai import contract
 from genai.build.graph import CONTRIB, GraphBuilder
-from genai.build.masks import chunk_mask, distance_mask, mask_of_chosen, window_mask
+from genai.build.masks import all_slots, chunk_mask, distance_mask, mask_of_chosen, window_mask
+from genai.build.parts.reach import Reach, is_worthwhile
 from genai.build.spec import (
     AttentionSpec,
     BlockSpec,
@@ -38,13 +39,13 @@ class Context:
     """What the parts of one decoder are written with.
 
     graph: where to write; dtype, residual: the types of activations and of the residual stream; angles: (cos, sin) by
-    frequencies, masks by window or slopes and factors of queries by temperature, which layers share; per_layer: the
-    layers' own embeddings [B, T, layers, size], if they have some; has_one_token: whether parts read one token of each
-    row, where the graph tells this apart (`attending.py`); is_own: which tokens are a row's own, no padding, [B, T, 1],
-    if the graph has states; tails: where a row's last inputs lie when a step is done, [B, kernel - 1, 1], by the
-    convolution's kernel, counted from the first that its state held before; is_narrowed: all of these, and what parts
-    read, are of the P tokens that get logits alone. Masks then hide what comes after each token, too, and there is one
-    for ().
+    frequencies, masks by window or slopes, what windows reach (others reach whole caches) and factors of queries by
+    temperature, which layers share; per_layer: the layers' own embeddings [B, T, layers, size], if they have some;
+    has_one_token: whether parts read one token of each row, where the graph tells this apart (`attending.py`); is_own:
+    which tokens are a row's own, no padding, [B, T, 1], if the graph has states; tails: where a row's last inputs lie
+    when a step is done, [B, kernel - 1, 1], by the convolution's kernel, counted from the first that its state held
+    before; is_narrowed: all of these, and what parts read, are of the P tokens that get logits alone. Masks then hide
+    what comes after each token, too, and there is one for ().
     """
 
     weights: Weights
@@ -55,6 +56,7 @@ class Context:
     angles: dict[RotarySpec, tuple[str, ...]]
     masks: dict[int | ChunkSpec | tuple[float, ...], str]
     temperatures: dict[TemperatureSpec, str]
+    reaches: dict[int | ChunkSpec, Reach] = field(default_factory=dict)
     per_layer: str | None = None
     has_one_token: str | None = None
     is_own: str | None = None
@@ -70,6 +72,7 @@ class Context:
         masks = dict.fromkeys(each.sliding_window or each.chunk or each.alibi for each in attentions)
         temperatures = dict.fromkeys(each.temperature for each in attentions if each.temperature)
         tells_one = bool(spec.attentions or spec.latents) and weights.dtype == F32
+        reaches = _reaches(weights, spec)
         return cls(
             weights=weights,
             graph=weights.graph,
@@ -77,7 +80,8 @@ class Context:
             dtype=weights.dtype,
             residual=F32 if spec.has_wide_residual and weights.dtype == np.float16 else weights.dtype,
             angles={rotary: rotary_angles(weights, rotary) for rotary in rotaries},
-            masks={key: _mask(weights, spec, key) for key in masks if key},
+            masks={key: _mask(weights, spec, key, reaches) for key in masks if key},
+            reaches=reaches,
             temperatures={temperature: _query_factors(weights, temperature) for temperature in temperatures},
             has_one_token=_is_one(weights.graph, contract.INPUT_IDS) if tells_one else None,
             is_own=_is_own(weights.graph) if spec.kernels else None,
@@ -95,7 +99,7 @@ class Context:
         return replace(
             self,
             angles={each: tuple(at_logits_positions(self.graph, x) for x in self.angles[each]) for each in rotaries},
-            masks={window: _mask_of_chosen(self.weights, self.spec, window) for window in windows},
+            masks={window: _mask_of_chosen(self.weights, self.spec, window, self.reaches) for window in windows},
             temperatures={each: at_logits_positions(self.graph, self.temperatures[each]) for each in temperatures},
             per_layer=per_layer and at_logits_positions(self.graph, per_layer),
             has_one_token=_is_one(self.graph, contract.LOGITS_POSITIONS) if attentions and self.has_one_token else None,
@@ -257,10 +261,31 @@ def at_logits_positions(graph: GraphBuilder, x: str) -> str:
     return graph.op("GatherND", x, indices, batch_dims=1)
 
 
-def _mask(weights: Weights, spec: DecoderSpec, key: int | ChunkSpec | tuple[float, ...]) -> str:
+def _reaches(weights: Weights, spec: DecoderSpec) -> dict[int | ChunkSpec, Reach]:
+    """What each window and each chunk reaches, where CPU kernels run, which take time for what is out of it."""
+    sizes: dict[int | ChunkSpec, int] = {}
+    for each in spec.attentions.values() if weights.dtype == F32 else ():
+        if key := each.sliding_window or each.chunk:
+            sizes[key] = min(each.head_dim, sizes.get(key, each.head_dim))
+    windows = {key: key if isinstance(key, int) else key.size for key in sizes}
+    return {
+        key: Reach.build(
+            weights.graph, contract.key_cache(min(spec.attentions)), windows[key], head_dim, spec.reserved_slots
+        )
+        for key, head_dim in sizes.items()
+        if is_worthwhile(spec.max_position, windows[key], head_dim)
+    }
+
+
+def _mask(
+    weights: Weights,
+    spec: DecoderSpec,
+    key: int | ChunkSpec | tuple[float, ...],
+    reaches: Mapping[int | ChunkSpec, Reach],
+) -> str:
     """The mask of a window, of chunks, or of heads with these slopes."""
-    graph, cache = weights.graph, contract.key_cache(min(spec.attentions))
-    inputs = (graph, contract.INPUT_IDS, contract.WRITE_INDICES, cache)
+    graph = weights.graph
+    inputs = (graph, contract.INPUT_IDS, contract.WRITE_INDICES, _keys(graph, spec, key, reaches))
     if isinstance(key, int):
         mask = window_mask(*inputs, key, reserved_slots=spec.reserved_slots)
     elif isinstance(key, ChunkSpec):
@@ -270,8 +295,22 @@ def _mask(weights: Weights, spec: DecoderSpec, key: int | ChunkSpec | tuple[floa
     return graph.cast(mask, F32, weights.dtype)
 
 
-def _mask_of_chosen(weights: Weights, spec: DecoderSpec, window: int | tuple[()]) -> str:
-    graph, cache = weights.graph, contract.key_cache(min(spec.attentions))
-    inputs = (graph, contract.LOGITS_POSITIONS, contract.WRITE_INDICES, cache)
+def _mask_of_chosen(
+    weights: Weights, spec: DecoderSpec, window: int | tuple[()], reaches: Mapping[int | ChunkSpec, Reach]
+) -> str:
+    graph = weights.graph
+    inputs = (graph, contract.LOGITS_POSITIONS, contract.WRITE_INDICES, _keys(graph, spec, window, reaches))
     mask = mask_of_chosen(*inputs, window=window or None, reserved_slots=spec.reserved_slots)
     return graph.cast(mask, F32, weights.dtype)
+
+
+def _keys(
+    graph: GraphBuilder,
+    spec: DecoderSpec,
+    key: int | ChunkSpec | tuple[float, ...],
+    reaches: Mapping[int | ChunkSpec, Reach],
+) -> str:
+    """The slots that a mask is for."""
+    if not isinstance(key, tuple) and key in reaches:
+        return reaches[key].keys
+    return all_slots(graph, contract.key_cache(min(spec.attentions)))
