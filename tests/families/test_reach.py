@@ -1,4 +1,4 @@
-"""Windows and chunks that read a part of a long cache: transformers' logits, every way of running, and the bits of the whole."""
+"""Parts of long caches that windows and chunks reach: transformers' logits, in any run, and the bits of the whole."""
 
 from __future__ import annotations
 
