@@ -8,12 +8,9 @@ beside a copy of it in which every step takes the other branch.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -21,12 +18,10 @@ from pathlib import Path
 
 import onnx
 
-from benchmarks.environments import ROOT
-from benchmarks.measure import ratios
-from benchmarks.results import Cell, markdown_table
+from benchmarks.results import Cell
 from benchmarks.rounds import Action, quiet_rounds
 from benchmarks.texts import english_tokens, prompts
-from genai import models
+from benchmarks.two_ways import run
 from genai.bench import WARM_UP, Stepper
 from genai.config import MODEL_FILE, EngineConfig
 
@@ -88,37 +83,16 @@ def steps_from(stepper: Stepper, given: Sequence[list[int]]) -> list[float]:
     return [stepper.step().seconds for _ in range(WARM_UP + STEPS_A_ROUND)][WARM_UP:]
 
 
-def as_markdown(cells: Sequence[Cell], built: str = BUILT, other: str = OTHER) -> str:
-    """A line for each shape: two ways, and the first one's time over the second's."""
-    rows = [
-        (
-            cell.title,
-            *(f"{cell.median(name) * 1e3:.2f}, {cell.best(name) * 1e3:.2f}" for name in (built, other)),
-            f"{ratios(cell.medians(), other)[built]:.2f}",
-            f"{cell.disturbance:.0%}",
-        )
-        for cell in cells
-    ]
-    head = ("step", f"{built}: ms, best", f"{other}: ms, best", "ratio", "others' share")
-    return markdown_table(head, rows)
-
-
 def main(arguments: Sequence[str]) -> None:
     """Measure, print Markdown, keep JSON in benchmarks/results."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.one_token")
-    parser.add_argument("model", nargs="?", default="smollm2-135m-instruct")
-    parser.add_argument("--precision", default="auto")
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--threads", type=int)
-    chosen = parser.parse_args(arguments)
-    package = models.package(chosen.model, precision=chosen.precision, device="cpu")
-    with tempfile.TemporaryDirectory() as folder:
-        packages = {BUILT: package, OTHER: without_choice(package, Path(folder) / "other")}
-        cells = compared(packages, chosen.rounds, chosen.threads)
-    (ROOT / "results").mkdir(exist_ok=True)
-    found = {cell.title: {name: cell.median(name) for name in cell.rounds} for cell in cells}
-    (ROOT / "results" / "one_token.json").write_text(json.dumps(found, indent=1))
-    print(as_markdown(cells))
+    run(
+        "one_token",
+        arguments,
+        model="smollm2-135m-instruct",
+        names=(BUILT, OTHER),
+        changed=without_choice,
+        compared=compared,
+    )
 
 
 if __name__ == "__main__":

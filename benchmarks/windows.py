@@ -8,12 +8,9 @@ taken for written, which costs no prefill of thousands of tokens: attention over
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -23,11 +20,9 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from benchmarks.environments import ROOT
-from benchmarks.one_token import as_markdown
 from benchmarks.results import Cell
 from benchmarks.rounds import Action, quiet_rounds
-from genai import models
+from benchmarks.two_ways import run
 from genai.bench import WARM_UP
 from genai.config import MODEL_FILE, EngineConfig, ModelConfig
 from genai.runtime.load import load_runner
@@ -98,20 +93,7 @@ def steps_of(runner: Runner, batch: int, length: int, new: int) -> list[float]:
 
 def main(arguments: Sequence[str]) -> None:
     """Measure, print Markdown, keep JSON in benchmarks/results."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.windows")
-    parser.add_argument("model", nargs="?", default="gemma-3-270m")
-    parser.add_argument("--precision", default="auto")
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--threads", type=int)
-    chosen = parser.parse_args(arguments)
-    package = models.package(chosen.model, precision=chosen.precision, device="cpu")
-    with tempfile.TemporaryDirectory() as folder:
-        packages = {BUILT: package, OTHER: without_parts(package, Path(folder) / "other")}
-        cells = compared(packages, chosen.rounds, chosen.threads)
-    (ROOT / "results").mkdir(exist_ok=True)
-    found = {cell.title: {name: cell.median(name) for name in cell.rounds} for cell in cells}
-    (ROOT / "results" / "windows.json").write_text(json.dumps(found, indent=1))
-    print(as_markdown(cells, BUILT, OTHER))
+    run("windows", arguments, model="gemma-3-270m", names=(BUILT, OTHER), changed=without_parts, compared=compared)
 
 
 if __name__ == "__main__":
