@@ -26,7 +26,7 @@ from genai.runtime.probe import check_kernels, check_layers
 from genai.runtime.probe_states import check_states
 from genai.runtime.row_start import read_row_start
 from genai.runtime.runner import Runner
-from genai.runtime.same_bits import SameBits, find_padding
+from genai.runtime.same_bits import PADDINGS, SameBits, find_padding
 from genai.runtime.session import Session
 from genai.runtime.states import num_state_slots
 
@@ -83,6 +83,7 @@ def load_runner(folder: Path, model: ModelConfig, config: EngineConfig) -> Loade
         least=least,
         bytes_per_row=shape.bytes_per_row,
         reserved_slots=model.reserved_slots,
+        spare=max(padding.most for padding in PADDINGS),
     )
     cache = KVCache(shape, num_slots, session.provider, row_start, max_batch=config.max_batch)
     cache.policy = CapacityPolicy(least=min(least, num_slots))
@@ -186,16 +187,18 @@ def plan_budget(
     least: int = 1,
     bytes_per_row: int = 0,
     reserved_slots: int = 0,
+    spare: int = 0,
 ) -> tuple[int, int]:
     """(slots in the arena, longest sequence), of what states leave of the budget.
 
     free_bytes: None where the device does not tell; least: of each row; bytes_per_row: its states; reserved_slots: of
-    each row, beside its tokens. Raises: CapacityError with the arithmetic.
+    each row, beside its tokens; spare: those behind the last row's tokens that padded runs need, where there is memory
+    for them. Raises: CapacityError with the arithmetic.
     """
     wanted = config.max_seq_len
     if wanted is not None and wanted > max_position:
         raise CapacityError(f"max_seq_len={wanted}: the model was built for at most {max_position} tokens")
-    useful = CapacityPolicy(least=least).capacity((wanted or max_position) + reserved_slots) * config.max_batch
+    useful = CapacityPolicy(least=least).capacity((wanted or max_position) + reserved_slots) * config.max_batch + spare
     if config.kv_cache_bytes is not None:
         budget, origin = config.kv_cache_bytes, f"kv_cache_bytes={config.kv_cache_bytes:,}"
     elif free_bytes is None:

@@ -230,7 +230,7 @@ def test_no_token_beyond_a_limit(llm: LLM) -> None:
 def test_a_full_text_fits_a_cache_of_its_length(folder: Path, device: Device) -> None:
     config = EngineConfig(device=device, num_threads=1, max_batch=1, max_seq_len=64)
     with LLM(folder, config) as llm:
-        assert llm._runner.cache.num_slots == 64
+        assert llm._runner.cache.num_slots == 64 + 1, "and what padding may take"
         first, second = llm.generator(max_new_tokens=None), llm.generator(max_new_tokens=None)
         first.append_input_tokens([65] * 62)
         first.generate_next_token()

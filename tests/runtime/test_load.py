@@ -19,6 +19,7 @@ from genai.runtime import load, probe
 from genai.runtime.layout import Group
 from genai.runtime.load import load_runner, plan_budget
 from genai.runtime.providers import choose_device
+from genai.runtime.same_bits import PADDINGS, Padding
 from genai.runtime.session import Session
 from tests.random_model import build_random_model
 from tests.runtime.test_runner import runner_for, session_of
@@ -33,6 +34,18 @@ def test_the_default_budget_is_half_of_free_memory_and_no_more_than_useful() -> 
     slots, longest = plan_budget(100_000, 1000, EngineConfig(), GIB)
     assert slots == GIB // 2 // 1000
     assert longest == 100_000
+
+
+@pytest.mark.parametrize("padding", PADDINGS)
+def test_one_row_is_as_long_as_was_asked_for_though_runs_are_padded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, padding: Padding
+) -> None:
+    monkeypatch.setattr("genai.runtime.same_bits.PADDINGS", (padding,))
+    loaded = load_runner(tmp_path, package(tmp_path), dataclasses.replace(CPU, max_batch=1, max_seq_len=64))
+    assert (loaded.same_bits.padding, loaded.max_seq_len) == (padding, 64)
+    row = loaded.runner.cache.allocate(64)
+    assert loaded.runner.score(row, [*range(63)]).shape[0] == 63
+    assert loaded.runner.run_row(row, [1], 1).shape[0] == 1, "the last token, by itself"
 
 
 def test_a_small_budget_shortens_the_longest_sequence() -> None:
@@ -107,7 +120,7 @@ def package(folder: Path) -> ModelConfig:
 def test_a_package_loads(tmp_path: Path) -> None:
     loaded = load_runner(tmp_path, package(tmp_path), CPU)
     assert loaded.max_seq_len == 4096
-    assert loaded.runner.cache.num_slots == 4096 * 8
+    assert loaded.runner.cache.num_slots == 4096 * 8 + 1
 
 
 def test_a_folder_without_a_graph_is_refused(tmp_path: Path) -> None:
