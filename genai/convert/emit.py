@@ -11,6 +11,7 @@ Nodes are added at the graph's end; `finish` sorts them and removes what nothing
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -19,9 +20,10 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from genai import contract
-from genai.build.masks import all_slots, distance_mask, window_mask
+from genai.build.masks import all_slots, chunk_mask, distance_mask, window_mask
 from genai.build.source import FloatArray
-from genai.contract import Cache
+from genai.build.steps import own_tokens, tail
+from genai.contract import Cache, State
 from genai.convert import sinks
 from genai.convert.logits import at_logits_positions
 from genai.convert.nodes import Nodes
@@ -34,9 +36,9 @@ class Heads:
     """What one layer's attention computes.
 
     scale: of the products of queries and keys, None for 1/sqrt(head_dim); softcap: `cap * tanh(score / cap)`;
-    window: a query sees that many of the newest keys, its own included; slopes: how much a score falls with each token
-    between query and key, one for each head (ALiBi); sinks: a score of each head that takes its part of the softmax and
-    gives nothing.
+    window: a query sees that many of the newest keys, its own included; chunk: it sees those of its own chunk of so
+    many positions; slopes: how much a score falls with each token between query and key, one for each head (ALiBi);
+    sinks: a score of each head that takes its part of the softmax and gives nothing.
     """
 
     num_heads: int
@@ -45,6 +47,7 @@ class Heads:
     scale: float | None = None
     softcap: float | None = None
     window: int | None = None
+    chunk: int | None = None
     slopes: tuple[float, ...] | None = None
     sinks: tuple[float, ...] | None = None
 
@@ -63,9 +66,10 @@ class Heads:
 class ContractGraph:
     """A graph that is being rewritten in place.
 
-    input_ids, position_ids: the graph's own inputs where it has them; they become the contract's. caches: all that it
-    is to have; reserved_slots: 1 if rows begin with a slot that is no token: then every layer has sinks.
-    row_start: with what each row of a cache begins, by the cache's name.
+    input_ids, position_ids: the graph's own inputs where it has them; they become the contract's, and position_streams
+    is what has taken the second one's place, [B, T] or [3, B, T]. caches: all that it
+    is to have, and states the same; reserved_slots: 1 if rows begin with a slot that is no token: then every layer has
+    sinks. row_start: with what each row of a cache begins, by the cache's name.
     """
 
     def __init__(
@@ -76,25 +80,30 @@ class ContractGraph:
         position_ids: ir.Value | None,
         caches: Sequence[Cache],
         cache_dtype: ir.DataType,
+        states: Sequence[State] = (),
         reserved_slots: int = 0,
     ) -> None:
         self.model = model
         self.graph = model.graph
         self.nodes = Nodes(model.graph)
         self.caches, self.cache_dtype = contract.in_order(caches), cache_dtype
+        self._states = contract.states_in_order(states)
         self._dims = [contract.BATCH, contract.TOKENS] if input_ids.shape is None else list(input_ids.shape)
-        declared = contract.inputs(caches, CACHE_TYPES[cache_dtype])
+        declared = contract.inputs(caches, CACHE_TYPES[cache_dtype], states)
         _free_names(self.graph, declared)
         self._inputs = {tensor.name: _declared(tensor) for tensor in declared}
         self.input_ids = self._taken_over(contract.INPUT_IDS, input_ids)
-        self.position_ids = self._taken_over(contract.POSITION_IDS, position_ids)
+        self.position_ids = self._inputs[contract.POSITION_IDS]
+        self.position_streams = self._streams(position_ids)
         self.write_indices = self._inputs[contract.WRITE_INDICES]
         self.nonpad_kv_seqlen = self._inputs[contract.NONPAD_KV_SEQLEN]
         self.logits_positions = self._inputs[contract.LOGITS_POSITIONS]
         self.row_start: dict[str, FloatArray] = {}
         self._reserved_slots = reserved_slots
         self._updated: dict[str, ir.Value] = {}
-        self._masks: dict[tuple[int | None, tuple[float, ...] | None], ir.Value] = {}
+        self._masks: dict[tuple[int | None, int | None, tuple[float, ...] | None], ir.Value] = {}
+        self._own: ir.Value | None = None
+        self._tails: dict[int, ir.Value] = {}
 
     def cached_attention(self, layer: int, q: ir.Value, k: ir.Value, v: ir.Value, heads: Heads) -> ir.Value:
         """Write new keys and values into a layer's caches, and attend over them.
@@ -110,7 +119,7 @@ class ContractGraph:
             self.row_start[contract.key_cache(layer)] = start
         keys = self._written(contract.key_cache(layer), k)
         values = self._written(contract.value_cache(layer), v)
-        mask = None if heads.window is None and heads.slopes is None else self._mask(heads)
+        mask = self._mask(heads)
         return self.nodes.typed(
             "Attention", q, keys, values, mask, None, None, self.nonpad_kv_seqlen,
             is_causal=1, q_num_heads=heads.num_heads, kv_num_heads=heads.num_kv_heads, scale=scale,
@@ -120,11 +129,23 @@ class ContractGraph:
         )  # fmt: skip
 
     def cache(self, name: str) -> ir.Value:
-        """A cache input by its contract name, for graphs that write their caches themselves."""
+        """A cache or state input by its contract name, for whoever writes it himself."""
         return self._inputs[name]
 
+    def own_tokens(self) -> ir.Value:
+        """Which of a step's tokens are a row's own and no padding, [B, T, 1] bool; of graphs with states."""
+        if self._own is None:
+            self._own = own_tokens(self.nodes, self.input_ids, self._inputs[contract.TOKEN_COUNTS])
+        return self._own
+
+    def tail(self, kernel: int) -> ir.Value:
+        """Where a convolution's last inputs lie when a step is done, [B, kernel - 1, 1] (`genai.build.steps.tail`)."""
+        if kernel not in self._tails:
+            self._tails[kernel] = tail(self.nodes, self._inputs[contract.TOKEN_COUNTS], kernel)
+        return self._tails[kernel]
+
     def set_updated(self, name: str, value: ir.Value) -> None:
-        """Say which value is a cache after the write."""
+        """Say which value is a cache or state after the run."""
         self._updated[contract.updated(name)] = value
 
     def finish(self, logits: ir.Value) -> None:
@@ -143,6 +164,11 @@ class ContractGraph:
             value.name, value.dtype = contract.updated(cache.name), self.cache_dtype
             value.shape = ir.Shape([contract.BATCH, contract.CAPACITY, cache.width])
             outputs.append(value)
+        for state in self._states:
+            value = self._updated[contract.updated(state.name)]
+            value.name, value.dtype = contract.updated(state.name), ir.DataType.FLOAT
+            value.shape = ir.Shape([contract.BATCH, *state.shape])
+            outputs.append(value)
         self.graph.outputs[:] = outputs
         self.graph.sort()
         for clean in (passes.IdentityEliminationPass(), passes.RemoveUnusedNodesPass(), passes.NameFixPass()):
@@ -159,22 +185,37 @@ class ContractGraph:
             old.replace_all_uses_with(value)
         return new
 
+    def _streams(self, old: ir.Value | None) -> ir.Value:
+        """Positions as the graph has them: [B, T], or the same for each of three streams (text among pictures)."""
+        num_streams = None if old is None or old.shape is None or len(old.shape) < 3 else old.shape[0]
+        if old is None or not isinstance(num_streams, int):
+            return self._taken_over(contract.POSITION_IDS, old)
+        one = self.nodes.op("Unsqueeze", self.position_ids, self.nodes.integers([0]))
+        streams = self.nodes.typed("Expand", one, self.nodes.integers([num_streams, 1, 1]), dtype=ir.DataType.INT64)
+        value = self.nodes.cast(streams, old.dtype or ir.DataType.INT64)
+        old.replace_all_uses_with(value)
+        return value
+
     def _written(self, cache: str, new: ir.Value) -> ir.Value:
         new = self.nodes.cast(new, self.cache_dtype)
         value = self.nodes.op("TensorScatter", self._inputs[cache], new, self.write_indices, axis=1, mode="linear")
         self.set_updated(cache, value)
         return value
 
-    def _mask(self, heads: Heads) -> ir.Value:
-        key = heads.window, heads.slopes
+    def _mask(self, heads: Heads) -> ir.Value | None:
+        """What hides more than the future, or lowers scores; None for nothing."""
+        key = heads.window, heads.chunk, heads.slopes
+        if key == (None, None, None):
+            return None
         if key not in self._masks:
             keys = all_slots(self.nodes, self._inputs[self.caches[0].name])  # any: of one capacity
             given = self.input_ids, self.write_indices, keys
             masks = []
             if heads.window is not None:
                 masks.append(window_mask(self.nodes, *given, heads.window, reserved_slots=self._reserved_slots))
+            masks += [] if heads.chunk is None else [chunk_mask(self.nodes, *given, heads.chunk)]
             masks += [] if heads.slopes is None else [distance_mask(self.nodes, *given, heads.slopes)]
-            mask = masks[0] if len(masks) == 1 else self.nodes.op("Add", *masks)
+            mask = functools.reduce(lambda left, right: self.nodes.op("Add", left, right), masks)
             mask.dtype = ir.DataType.FLOAT
             self._masks[key] = self.nodes.cast(mask, self.cache_dtype)
         return self._masks[key]

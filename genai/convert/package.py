@@ -26,23 +26,34 @@ from genai.errors import ModelError, UnsupportedModelError
 from genai.tokenizer.files import TokenizerFiles
 
 _PAGE = 4096
+_SMALL = 256
+"""Bytes of weights that lie in the graph's own file, at most: `onnx_ir`'s own limit."""
 
 
 def write_graph(model: ir.Model, folder: Path) -> None:
     """Write the graph; weights are copied into its external data one after another."""
+    _take_small_weights(model.graph)
     model.producer_name = "onnx-kv-runtime"
     ir.save(model, folder / MODEL_FILE, external_data=f"{MODEL_FILE}.data", alignment=_PAGE, align_threshold=_PAGE)
 
 
+def _take_small_weights(graph: ir.Graph) -> None:
+    """Small weights of files into memory: `onnx_ir` would take them when it writes, and close files that are in use."""
+    for value in graph.initializers.values():
+        tensor = value.const_value
+        if isinstance(tensor, ir.ExternalTensor) and tensor.nbytes <= _SMALL:
+            value.const_value = ir.tensor(tensor.numpy().copy(), dtype=tensor.dtype, name=value.name)
+
+
 def model_config(model: ir.Model, facts: ModelFacts, tokenizer: TokenizerFiles, provenance: Provenance) -> ModelConfig:
     """What `genai.json` says of a contract graph."""
-    caches = _caches(model)
+    caches, layers = _caches(model), _recurrent_layers(model)
     cache_dtype = _cache_type(model)
     ends = facts.eos_token_ids + tokenizer.eos_token_ids
     return ModelConfig(
-        contract_version=CONTRACT_VERSION if contract.is_uniform(caches) else CONTRACT_BY_LAYER,
+        contract_version=CONTRACT_VERSION if contract.is_uniform(caches) and not layers else CONTRACT_BY_LAYER,
         model_type=facts.model_type,
-        num_layers=len({cache.layer for cache in caches}),
+        num_layers=len({cache.layer for cache in caches} | layers),
         hidden_size=facts.hidden_size,
         vocab_size=vocab_size(model),
         num_heads=facts.num_heads,
@@ -83,6 +94,12 @@ def _caches(model: ir.Model) -> tuple[contract.Cache, ...]:
         for value in model.graph.inputs
         if contract.is_cache(value.name or "")
     )
+
+
+def _recurrent_layers(model: ir.Model) -> set[int]:
+    """The layers of a contract graph that have states."""
+    names = (value.name or "" for value in model.graph.inputs)
+    return {int(name.rpartition(".")[2]) for name in names if contract.is_state(name)}
 
 
 def vocab_size(model: ir.Model) -> int:

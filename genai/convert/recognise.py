@@ -66,10 +66,11 @@ def _check_window(facts: ModelFacts, window: int | None) -> None:
     """
     if window is None or window >= facts.max_position:
         return
-    if facts.sliding_window is None or abs(facts.sliding_window - window) > 1:
+    found = facts.chunk if facts.sliding_window is None else facts.sliding_window
+    if found is None or abs(found - window) > 1:
         raise UnsupportedModelError(
-            f"config.json says a window of {window} tokens, the graph has {facts.sliding_window or 'none'}: give "
-            f"max_seq_len={min(window, facts.sliding_window or window)} or less, where both are the same"
+            f"config.json says a window of {window} tokens, the graph has {found or 'none'}: give "
+            f"max_seq_len={min(window, found or window)} or less, where both are the same"
         )
 
 
@@ -119,12 +120,15 @@ def _past_present(file: OnnxFile, model: ir.Model, load: Callable[[], Session], 
     heads = [layer.heads for layer in decoder.layers]
     facts = read_facts(file.folder, heads[0], max_seq_len)
     windows = [layer.window for layer in heads if layer.window is not None]
+    chunks = [layer.chunk for layer in heads if layer.chunk is not None]
     is_decomposed = any(layer.site.raw is not None for layer in decoder.layers)
     sites = [replace(site_at(PATTERN, layer.site.node), is_present=layer.site.raw is None) for layer in decoder.layers]
     past_present.rewrite(model, decoder, pristine)
     return Rewritten(
-        kind="past and present caches, " + ("decomposed attention" if is_decomposed else "Attention operators"),
-        facts=replace(facts, sliding_window=min(windows, default=None)),
+        kind="past and present caches, "
+        + ("decomposed attention" if is_decomposed else "Attention operators")
+        + (", recurrent layers" if decoder.recurrences else ""),
+        facts=replace(facts, sliding_window=min(windows, default=None), chunk=min(chunks, default=None)),
         original=lambda: PastPresentModel(interface, load()),
         notes=(f"masks were looked at up to {decoder.longest:,} past tokens",),
         fusions=fusions.with_sites(PATTERN, sites),

@@ -24,7 +24,10 @@ class Original(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFacts:
-    """What a package has to say of a model beside its graph; see `ModelConfig`."""
+    """What a package has to say of a model beside its graph; see `ModelConfig`.
+
+    chunk: the fewest positions of a chunk that some layer does not see beyond, None without such layers.
+    """
 
     model_type: str
     hidden_size: int
@@ -33,6 +36,7 @@ class ModelFacts:
     head_dim: int
     max_position: int
     sliding_window: int | None = None
+    chunk: int | None = None
     eos_token_ids: tuple[int, ...] = ()
     bos_token_id: int | None = None
     pad_token_id: int | None = None

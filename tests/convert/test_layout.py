@@ -18,7 +18,8 @@ from tests.convert.layout import OPTIMUM, merged, of_builder, of_optimum, on_gri
 
 SMALL: dict[str, Any] = {"num_hidden_layers": 2}
 OPTIONS: dict[str, dict[str, Any]] = {
-    "gemma3_text": {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"], "head_dim": 16}
+    "gemma3_text": {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"], "head_dim": 16},
+    "lfm2": {"layer_types": ["conv", "full_attention"]},
 }
 CHANGES: dict[str, dict[str, Any]] = {"phi3": {"original_max_position_embeddings": 256}}  # the builder asks for it
 NEAR = 0.15
@@ -30,6 +31,7 @@ logits by that much (measured: 0.105 at most, of texts of 12 tokens; what is wro
     ("model_type", "form", "precision"),
     [
         ("llama", "", "f32"),
+        ("lfm2", "", "f32"),
         ("llama", "int8", "int8"),
         ("qwen2", "quantized", "int8"),
         ("qwen3", "q4", "int4"),

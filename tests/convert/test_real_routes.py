@@ -1,4 +1,4 @@
-"""SmolLM2's weights through other projects' builders and back: the texts of our own builder."""
+"""SmolLM2's weights through other projects' builders and back: transformers' texts, and those of our own builder."""
 
 from __future__ import annotations
 
@@ -45,7 +45,33 @@ def through_static_cache(checkpoint: Path, place: Path) -> Path:
     return place / "package"
 
 
-@pytest.mark.parametrize("route", [through_genai, through_static_cache])
+def through_layout(checkpoint: Path, place: Path) -> Path:
+    """As transformers.js has models: the builder's graph in `onnx`, links to the configuration beside it."""
+    pytest.importorskip("onnxruntime_genai")
+    folder, layout = genai_folder(checkpoint, place / "folder"), place / "layout"
+    (layout / "onnx").mkdir(parents=True)
+    for name in ("model.onnx", "model.onnx.data"):
+        (folder / name).rename(layout / "onnx" / name)
+    for file in checkpoint.glob("*.json"):
+        (layout / file.name).symlink_to(file)
+    report = convert(layout, place / "package")
+    assert report.kind == "past and present caches, attention operators of ONNX Runtime"
+    return place / "package"
+
+
+def test_our_own_texts_are_those_of_transformers(checkpoint: Path, wanted: list[list[int]]) -> None:
+    import torch
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint)
+    model = transformers.AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+    for prompt, text in zip(PROMPTS, wanted, strict=True):
+        given = tokenizer(prompt, return_tensors="pt")
+        made = model.generate(**given, max_new_tokens=len(text), min_new_tokens=len(text), do_sample=False)
+        assert made[0, given.input_ids.shape[1] :].tolist() == text
+
+
+@pytest.mark.parametrize("route", [through_genai, through_static_cache, through_layout])
 def test_texts(checkpoint: Path, wanted: list[list[int]], route: Callable[[Path, Path], Path]) -> None:
     with tempfile.TemporaryDirectory() as place:
         assert texts(route(checkpoint, Path(place))) == wanted

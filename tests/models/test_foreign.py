@@ -27,6 +27,39 @@ with genai.load(sys.argv[1], precision=sys.argv[2], max_batch=1) as llm:
 """
 
 
+TEXTS = """
+import json, sys
+import genai
+texts = {}
+for name, prompts in json.loads(sys.argv[1]).items():
+    with genai.load(name, max_batch=2) as llm:
+        texts[name] = [list(text.token_ids) for text in llm.generate(prompts, max_new_tokens=12, ignore_eos=True)]
+print(json.dumps(texts))
+"""
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """A folder as a repository's files."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def hub_environment(server: HubServer, place: Path, home: Path) -> dict[str, str]:
+    """That of a process for which the loopback server is the Hub."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("HF_")} | {
+        "HF_ENDPOINT": server.url,
+        "HF_HOME": str(place / "hf"),
+        "HF_HUB_DISABLE_XET": "1",
+        "GENAI_HOME": str(home),
+    }
+
+
+def said(command: list[str], environment: dict[str, str]) -> str:
+    """What a process printed."""
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def test_a_folder_is_converted_once_for_each_precision(tmp_path: Path, home: Path) -> None:
     folder = of_optimum("llama", tmp_path / "layout", ["", "q4"])
     first = models.package(folder, device="cpu")
@@ -90,27 +123,11 @@ def test_a_hub_id(tmp_path: Path, home: Path) -> None:
     """Only the file that is meant is fetched, with its weights; what was fetched is used without asking again."""
     folder = of_optimum("llama", tmp_path / "layout", ["", "q4", "int8"])
     server = HubServer()
-    server.repos["org/tiny-ONNX"] = {
-        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
-    } | {"README.md": b"read me", "onnx/other.txt": b""}
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")} | {
-        "HF_ENDPOINT": server.url,
-        "HF_HOME": str(tmp_path / "hf"),
-        "HF_HUB_DISABLE_XET": "1",
-        "GENAI_HOME": str(home),
-    }
+    server.repos["org/tiny-ONNX"] = files_of(folder) | {"README.md": b"read me", "onnx/other.txt": b""}
+    environment = hub_environment(server, tmp_path, home)
 
     def run(name: str, precision: str, **added: str) -> list[int]:
-        done = subprocess.run(
-            [sys.executable, "-c", RUN, name, precision],
-            env=environment | added,
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        tokens: list[int] = json.loads(done.stdout)
+        tokens: list[int] = json.loads(said([sys.executable, "-c", RUN, name, precision], environment | added))
         return tokens
 
     try:
@@ -125,3 +142,40 @@ def test_a_hub_id(tmp_path: Path, home: Path) -> None:
     finally:
         server.close()
     assert run("org/tiny-ONNX", "auto", HF_HUB_OFFLINE="1") == text
+
+
+@pytest.mark.long
+def test_hub_ids_of_four_architectures(tmp_path: Path, home: Path) -> None:
+    """Exports of optimum-onnx by id: float files say what transformers says, rounded ones what they say as folders."""
+    forms = {"llama": "", "gemma3": "", "gpt2": "q4", "qwen3": "int8"}
+    folders = {name: of_optimum(name, tmp_path / name, [form]) for name, form in forms.items()}
+    expected = {name: json.loads((OPTIMUM / name / "expected.json").read_text()) for name in forms}
+    server = HubServer()
+    server.repos |= {f"org/{name}-ONNX": files_of(folder) for name, folder in folders.items()}
+    environment = hub_environment(server, tmp_path, home)
+
+    def texts(names: dict[str, str]) -> dict[str, list[list[int]]]:
+        prompts = json.dumps({name: expected[each]["prompts"] for each, name in names.items()})
+        found = json.loads(said([sys.executable, "-c", TEXTS, prompts], environment))
+        return {each: found[name] for each, name in names.items()}
+
+    try:
+        by_id = texts({name: f"org/{name}-ONNX" for name in forms})
+        spoken = said(
+            [
+                sys.executable,
+                "-c",
+                "from genai.cli.main import main; main()",
+                "run",
+                "org/gpt2-ONNX",
+                "t5 t6",
+                "--max-new-tokens",
+                "3",
+            ],
+            environment,
+        )
+    finally:
+        server.close()
+    rounded = {name: str(folder) for name, folder in folders.items() if forms[name]}
+    assert by_id == {name: each["texts"] for name, each in expected.items()} | texts(rounded)
+    assert spoken.strip()

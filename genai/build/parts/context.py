@@ -25,6 +25,7 @@ from genai.build.spec import (
     RotarySpec,
     TemperatureSpec,
 )
+from genai.build.steps import own_tokens, tail
 from genai.build.weights import Weights
 
 F32 = np.dtype(np.float32)
@@ -84,8 +85,8 @@ class Context:
             reaches=reaches,
             temperatures={temperature: _query_factors(weights, temperature) for temperature in temperatures},
             has_one_token=_is_one(weights.graph, contract.INPUT_IDS) if tells_one else None,
-            is_own=_is_own(weights.graph) if spec.kernels else None,
-            tails={kernel: _tail(weights.graph, kernel) for kernel in sorted(spec.kernels)},
+            is_own=own_tokens(weights.graph, contract.INPUT_IDS, contract.TOKEN_COUNTS) if spec.kernels else None,
+            tails={kernel: tail(weights.graph, contract.TOKEN_COUNTS, kernel) for kernel in sorted(spec.kernels)},
         )
 
     def narrowed(self, blocks: Sequence[BlockSpec]) -> Context:
@@ -225,21 +226,6 @@ def _is_one(graph: GraphBuilder, of_tokens: str) -> str:
     """Whether a value [B, T] is of one token a row."""
     count = graph.op("Squeeze", graph.op("Shape", of_tokens, start=1, end=2))
     return graph.op("Equal", count, graph.constant(1, np.int64))
-
-
-def _is_own(graph: GraphBuilder) -> str:
-    """Which of a step's tokens are a row's own, [B, T, 1]: the others pad it, on the right."""
-    zero, one = graph.constant(0, np.int64), graph.constant(1, np.int64)
-    count = graph.op("Squeeze", graph.op("Shape", contract.INPUT_IDS, start=1, end=2))
-    counts = graph.op("Unsqueeze", contract.TOKEN_COUNTS, graph.constant([1], np.int64))
-    is_own = graph.op("Less", graph.op("Range", zero, count, one), counts)
-    return graph.op("Unsqueeze", is_own, graph.constant([2], np.int64))
-
-
-def _tail(graph: GraphBuilder, kernel: int) -> str:
-    """The last `kernel - 1` of the inputs that a convolution's state and a row's own tokens are, [B, kernel - 1, 1]."""
-    counts = graph.op("Unsqueeze", contract.TOKEN_COUNTS, graph.constant([1, 2], np.int64))
-    return graph.op("Add", counts, graph.constant(np.arange(kernel - 1).reshape(1, -1, 1), np.int64))
 
 
 def _query_factors(weights: Weights, spec: TemperatureSpec) -> str:

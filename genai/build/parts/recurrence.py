@@ -19,6 +19,7 @@ import numpy as np
 from genai import contract
 from genai.build.graph import CONTRIB
 from genai.build.parts.context import F32, Context
+from genai.build.steps import convolved
 from genai.contract import State
 
 
@@ -87,17 +88,14 @@ def states(layer: int, kernel: int, channels: int, heads: Heads | None = None) -
 def causal_conv(ctx: Context, conv: Conv, x: str) -> str:
     """Each channel's weighted sum of its last inputs, and a bias where the checkpoint has one.
 
-    x, and the result: [B, T, channels] float32. Products of shifted inputs: 15 times as fast as the operator there is.
+    x, and the result: [B, T, channels] float32.
     """
-    graph, state, axis = ctx.graph, contract.conv_state(conv.layer), ctx.graph.constant([1], np.int64)
+    graph, state = ctx.graph, contract.conv_state(conv.layer)
     weights = ctx.weights.read(f"{conv.name}.weight", (conv.channels, 1, conv.kernel))[:, 0]
     factors = [graph.weight(f"{conv.name}.{place}", weights[:, place]) for place in range(conv.kernel)]
     inputs = graph.op("Concat", state, x, axis=1)
     graph.op_into(contract.updated(state), "GatherND", inputs, ctx.tails[conv.kernel], batch_dims=1)
-    total = graph.op("Mul", x, factors[-1])
-    for place, factor in enumerate(factors[:-1]):
-        bounds = (graph.constant([bound], np.int64) for bound in (place, place + 1 - conv.kernel))
-        total = graph.op("Add", total, graph.op("Mul", graph.op("Slice", inputs, *bounds, axis), factor))
+    total = convolved(graph, inputs, x, factors)
     if not ctx.weights.has(f"{conv.name}.bias"):
         return total
     return graph.op("Add", total, ctx.weights.vector(f"{conv.name}.bias", conv.channels, F32))

@@ -1,7 +1,7 @@
 """A float32 graph in 16 bits, with what needs more precision left in float32.
 
     in 16 bits   weights, products, residual stream, caches, attention (its softmax in float32: `softmax_precision`)
-    in float32   powers, roots, means, softmaxes, caps, angles of positions, logits, and norms inside (`stash_type`)
+    in float32   powers, roots, means, softmaxes, caps, angles of positions, logits, norms inside (`stash_type`), states
 
 Bookkeeping (masks, angles) is computed as it was, and rounded where hidden states meet it.
 """
@@ -21,7 +21,7 @@ from genai.errors import ConfigError
 
 _WIDE = {
     "Pow", "Sqrt", "Reciprocal", "ReduceMean", "ReduceSum", "ReduceMax", "ReduceSumSquare", "ReduceL2", "Exp", "Log",
-    "Erf", "Softmax", "LogSoftmax", "Softplus", "Tanh",
+    "Erf", "Softmax", "LogSoftmax", "Softplus", "Tanh", "LinearAttention",
 }  # fmt: skip
 _WITHOUT_BF16_KERNELS = {"Sigmoid", "Gelu", "FastGelu", "QuickGelu", "BiasGelu", "Relu"}
 _LARGEST = 65504.0
@@ -37,12 +37,12 @@ def narrow(model: ir.Model, dtype: ir.DataType) -> None:
     graph = model.graph
     pass_ = _Narrowing(graph, dtype)
     for value in graph.inputs:
-        if value.dtype == _FLOAT:
+        if value.dtype == _FLOAT and not contract.is_state(value.name or ""):
             value.dtype = dtype
             pass_.narrowed.add(value)
     for node in list(graph):
         pass_.visit(node)
-    pass_.widen_logits()
+    pass_.widen_outputs()
     graph.sort()
     passes.RemoveUnusedNodesPass()(model)
 
@@ -73,13 +73,16 @@ class _Narrowing:
         if is_narrow:
             self._narrow_outputs(node)
 
-    def widen_logits(self) -> None:
-        """Logits are float32 whatever the rest is."""
-        logits = self._graph.outputs[0]
-        if logits in self.narrowed:
-            logits.name = f"{contract.LOGITS}.narrow"
-            self._graph.outputs[0] = wide = self._nodes.cast(logits, _FLOAT)
-            wide.name = contract.LOGITS
+    def widen_outputs(self) -> None:
+        """Logits and states are float32 whatever the rest is."""
+        names = (value.name or "" for value in self._graph.inputs)
+        states = {contract.updated(name) for name in names if contract.is_state(name)}
+        for place, value in enumerate(self._graph.outputs):
+            name = value.name
+            if value in self.narrowed and name in (contract.LOGITS, *states):
+                value.name = f"{name}.narrow"
+                self._graph.outputs[place] = wide = self._nodes.cast(value, _FLOAT)
+                wide.name = name
 
     def _narrow_outputs(self, node: ir.Node) -> None:
         if node.op_type == "Attention":

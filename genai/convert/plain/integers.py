@@ -53,7 +53,15 @@ def _site(node: ir.Node, fixed: set[ir.Value]) -> tuple[ir.Value, ir.Value, ir.V
         return None
     scale = next((value for value in both.inputs if value is not source.outputs[1]), None)
     x = source.inputs[0]
-    return None if scale not in fixed or scale is None or x is None else (x, scale, product.outputs[0])
+    if scale not in fixed or scale is None or x is None or not _is_of_one_form(node, scale):
+        return None
+    return x, scale, product.outputs[0]
+
+
+def _is_of_one_form(node: ir.Node, scale: ir.Value) -> bool:
+    """Whether scale and zero point are both of each column, or both of all: DequantizeLinear takes no others."""
+    zero = node.inputs[3] if len(node.inputs) > 3 else None
+    return zero is None or (zero.shape is not None and zero.shape == scale.shape)
 
 
 def _only_user(value: ir.Value, kind: str) -> ir.Node | None:

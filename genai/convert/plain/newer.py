@@ -2,6 +2,7 @@
 
     SwiGLU(a, b)                  ─►  Mul(a · sigmoid(alpha · a), b)      also Swish, at any opset
     Attention(left_window_size)   stays, and its window is read as one of `config.json` is
+    LinearAttention               stays, as CausalConvWithState does, for `recurrent.py`
 
 Attributes and operators that opset 24 has not are refused; what changed otherwise are types that operators take.
 """
@@ -13,15 +14,15 @@ import onnx_ir as ir
 from onnx import defs
 
 from genai import contract
+from genai.convert import recurrent
 from genai.convert.nodes import Nodes, take_over
-from genai.convert.normalize import inline
+from genai.convert.normalize import infer_shapes, inline
 from genai.errors import UnsupportedModelError
 
 NEWEST = 28
 WINDOWS = ("left_window_size", "right_window_size")
 """Attributes of Attention-25 that whoever reads attention understands."""
 _GATES = ("SwiGLU", "Swish")
-_RECURRENT = ("LinearAttention", "CausalConvWithState")
 
 
 def write_out_gates(model: ir.Model) -> int:
@@ -66,6 +67,8 @@ def lower_opset(model: ir.Model) -> int | None:
             f"the model uses opset {opset}; opsets up to {NEWEST} are known: export it with "
             f"opset_version={contract.OPSET}"
         )
+    if any(map(recurrent.is_recurrent, model.graph)):
+        infer_shapes(model)  # later they are operators of no opset, of which nothing is known
     for node in [*model.graph.all_nodes(), *(node for body in model.functions.values() for node in body)]:
         if node.domain == "":
             _check(node, opset)
@@ -77,11 +80,8 @@ def lower_opset(model: ir.Model) -> int | None:
 
 def _check(node: ir.Node, opset: int) -> None:
     """Whether opset 24 has an operator and its attributes."""
-    if node.op_type in _RECURRENT:
-        raise UnsupportedModelError(
-            f"{node.name} is {node.op_type}, which keeps a state in place of keys and values: ONNX models with such "
-            "layers are not converted; build from the checkpoint: genai build ORGANISATION/NAME -o OUT"
-        )
+    if node.op_type in recurrent.OPERATORS:
+        return
     try:
         known = defs.get_schema(node.op_type, contract.OPSET, "").attributes
     except onnx.defs.SchemaError:

@@ -107,11 +107,6 @@ def test_attention_with_windows_and_gates(tmp_path: Path, window: int | None, at
             {"is_causal": 1},
             "is CumProd of opset 28, which opset 24 does",
         ),
-        (
-            [helper.make_node("LinearAttention", ["d", "d", "d"], ["e", "state"], q_num_heads=1, kv_num_heads=1)],
-            {"is_causal": 1},
-            "keeps a state in place of keys and values",
-        ),
     ],
 )
 def test_what_opset_24_cannot_say(

@@ -42,9 +42,18 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "phi3": LAYERS,
     "gemma2": GEMMA,
     "gemma3_text": GEMMA,
+    "qwen3_5_text": tiny.HYBRID
+    | {
+        "tie_word_embeddings": False,
+        "rope_parameters": tiny.HYBRID["rope_parameters"] | {"mrope_section": [2, 1, 1], "mrope_interleaved": True},
+    },
+    "lfm2": {"num_hidden_layers": 4, "layer_types": ["conv", "full_attention"] * 2, "conv_L_cache": 3},
 }
-"""Biases, norms of heads, part of each head turned, windows beside full layers, capped scores."""
-CHANGES: dict[str, dict[str, Any]] = {"phi3": {"original_max_position_embeddings": 256}}
+"""Biases, norms of heads, part of each head turned, windows beside full layers, capped scores, recurrent layers."""
+CHANGES: dict[str, dict[str, Any]] = {
+    "phi3": {"original_max_position_embeddings": 256},
+    "qwen3_5_text": {"architectures": ["Qwen3_5ForConditionalGeneration"]},
+}
 QUANTIZED = {
     "int4": ("int4", "cpu", ()),
     "int4 with offsets, blocks of 16, embedding shared": (
@@ -77,6 +86,15 @@ class Converted:
 
 
 Make = Callable[[str], Converted]
+
+
+def operator_attributes(name: str) -> dict[str, type]:
+    """The attributes that the installed ONNX Runtime knows of one of its operators, and what they are."""
+    from onnxruntime.capi.onnxruntime_pybind11_state import get_all_operator_schema
+
+    schema = next(each for each in get_all_operator_schema() if (each.domain, each.name) == ("com.microsoft", name))
+    types = {"INT": int, "FLOAT": float, "STRING": str}
+    return {key: types[each.type.name] for key, each in schema.attributes.items()}
 
 
 @pytest.fixture(scope="module")
@@ -228,7 +246,7 @@ def test_refused_by_name(llama: Path, tmp_path: Path, target: tuple[str, str], o
     ("change", "said"),
     [
         ({"qk_output": 1}, "qk_output=1"),
-        ({"k_quant_type": "PER_TENSOR"}, "quantized cache"),
+        ({"k_quant_type": "PER_TENSOR"}, "k_quant_type=PER_TENSOR"),
         ({"sparse": 1}, "attribute sparse"),
         ({"num_heads": 5}, "elements"),
     ],
@@ -238,6 +256,24 @@ def test_an_attention_that_does_more(converted: Make, tmp_path: Path, change: di
     edit(folder, lambda node: node.attribute.extend([onnx.helper.make_attribute(*item) for item in change.items()]))
     with pytest.raises(UnsupportedModelError, match=said):
         convert(folder, tmp_path / "package")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "name", sorted(operator_attributes("GroupQueryAttention").keys() - {"num_heads", "kv_num_heads"})
+)
+def test_every_attribute_is_honoured_or_refused(converted: Make, tmp_path: Path, name: str) -> None:
+    """Whatever the runtime's operator takes: what is converted agrees with it, and what is not is named."""
+    values = {str: ("PER_TENSOR",), int: (1, 3), float: (0.25, 3.0)}[operator_attributes("GroupQueryAttention")[name]]
+    for number, value in enumerate(values):
+        folder = Path(shutil.copytree(converted("llama").folder, tmp_path / f"folder{number}"))
+        edit(folder, lambda node, value=value: node.attribute.append(onnx.helper.make_attribute(name, value)))
+        try:
+            report = convert(folder, tmp_path / f"package{number}")
+        except UnsupportedModelError as error:
+            assert f"{name}={value}" in str(error)  # noqa: PT017
+        else:
+            assert report.agreement.is_exact
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -74,6 +75,16 @@ def with_prefix(graph: ir.Graph, mask: ir.Value) -> ir.Value:
     return op(graph, "Where", op(graph, "Less", places, number(graph, 3)), number(graph, 0.0), mask)
 
 
+def in_chunks(graph: ir.Graph, mask: ir.Value) -> ir.Value:
+    """Nothing is seen of what lies before a query's own chunk of six positions."""
+    zero, one, size = number(graph, 0), number(graph, 1), number(graph, 6)
+    length, count = (op(graph, "Squeeze", op(graph, "Shape", mask, start=axis, end=axis + 1)) for axis in (3, 2))
+    keys = op(graph, "Div", op(graph, "Range", zero, length, one), size)
+    queries = op(graph, "Range", op(graph, "Sub", length, count), length, one)
+    chunks = op(graph, "Unsqueeze", op(graph, "Div", queries, size), number(graph, [1]))
+    return op(graph, "Where", op(graph, "Less", keys, chunks), number(graph, -3e38), mask)
+
+
 def with_sink(graph: ir.Graph, scores: ir.Value) -> ir.Value:
     """A further column that takes part in the softmax."""
     column = op(graph, "Slice", scores, number(graph, [0]), number(graph, [1]), number(graph, [3]))
@@ -120,6 +131,19 @@ def test_slopes_and_a_factor_on_weights(tmp_path: Path) -> None:
     report = convert(changed(tmp_path, raw=sloped, after=halved), tmp_path / "package")
     assert report.agreement.is_good
     assert report.agreement.is_exact
+
+
+def test_chunks_of_positions(tmp_path: Path) -> None:
+    """As Llama 4 has them; the prompts that are compared are longer than several."""
+    folder = changed(tmp_path, mask=in_chunks)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"attention_chunk_size": 5 + 2}))
+    report = convert(folder, tmp_path / "package")
+    assert report.agreement.is_exact
+    assert report.agreement.num_tokens > 100
+    (folder / "config.json").write_text(json.dumps(config | {"attention_chunk_size": 32}))
+    with pytest.raises(UnsupportedModelError, match="says a window of 32 tokens, the graph has 6"):
+        convert(folder, tmp_path / "package")
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,13 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
+from genai.convert.attributes import Allowed, check_attributes
 from genai.convert.emit import ContractGraph, Heads
 from genai.convert.flat import as_flat
 from genai.convert.sources.onnxruntime_genai.config import GenaiConfig
 from genai.convert.sources.onnxruntime_genai.rotary import CONTRIB, RotaryTables
 from genai.convert.sources.past_present.rewrite import find_joints
+from genai.convert.sources.past_present.scores import ALL, Reach
 from genai.convert.values import constant, size_of
 from genai.errors import UnsupportedModelError
 
@@ -39,25 +41,34 @@ _UNSUPPORTED_INPUTS = {
     "past_sequence_length": "a shared past buffer of MultiHeadAttention",
     "cache_indirection": "beams within MultiHeadAttention",
 }
-_GROUP_QUERY_NEUTRAL = {"smooth_softmax": (0, -1, 1), "qk_output": (0,), "kv_cache_bit_width": (0,)}
+_GROUP_QUERY_ALLOWED: Allowed = {
+    "smooth_softmax": (0, -1, 1), "qk_output": (0,), "kv_cache_bit_width": (0,), "k_quant_type": ("NONE",),
+    "v_quant_type": ("NONE",),
+}  # fmt: skip
 _GROUP_QUERY_ATTRIBUTES = {
     "num_heads", "kv_num_heads", "scale", "softcap", "local_window_size", "do_rotary", "rotary_interleaved",
-    "qk_norm_epsilon", "sliding_window_cache", "k_quant_type", "v_quant_type", *_GROUP_QUERY_NEUTRAL,
+    "qk_norm_epsilon", "sliding_window_cache",
 }  # fmt: skip
+_MULTI_HEAD_ATTRIBUTES = {"num_heads", "scale", "mask_filter_value"}  # the last one is that of padding masks
+_ROTARY_ATTRIBUTES = {"interleaved", "num_heads", "rotary_embedding_dim"}  # the last two say what the tables say
+_ROTARY = {
+    "RotaryEmbedding": _ROTARY_ATTRIBUTES,
+    "MRotaryEmbedding": {*_ROTARY_ATTRIBUTES, "mrope_section", "mrope_layout"},
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layer:
     """One layer's attention: the operator and its past inputs.
 
-    mask_window: what a MultiHeadAttention's mask hides besides the future, None for nothing.
+    reach: what a MultiHeadAttention's mask leaves of the past.
     """
 
     index: int
     node: ir.Node
     past_key: ir.Value
     past_value: ir.Value
-    mask_window: int | None = None
+    reach: Reach = ALL
 
     @property
     def is_multi_head(self) -> bool:
@@ -145,13 +156,15 @@ class AttentionRewriter:
         node = layer.node
         inputs = _inputs(node, _MULTI_HEAD_INPUTS)
         _refuse_inputs(node, inputs)
+        check_attributes(node, _MULTI_HEAD_ATTRIBUTES, {"unidirectional": (0, 1)})
         num_heads = node.attributes.get_int("num_heads", 0)
         heads = Heads(
             num_heads=num_heads,
             num_kv_heads=size_of(layer.past_key, 1) or num_heads,
             head_dim=self._config.facts.head_dim,
             scale=node.attributes.get_float("scale", 0.0) or None,
-            window=layer.mask_window,
+            window=layer.reach.window,
+            chunk=layer.reach.chunk,
         )
         q, k, v = inputs["query"], inputs["key"], inputs["value"]
         if q is None or k is None or v is None:
@@ -224,16 +237,16 @@ class AttentionRewriter:
         layer.node.outputs[0].replace_all_uses_with(result)
 
 
-def rewrite_rotary_operators(graph: ir.Graph, tables: RotaryTables, position_ids: ir.Value, head_dim: int) -> None:
-    """Replace the RotaryEmbedding operators that stand before an attention by the standard one."""
-    for node in list(graph):
-        if node.domain != CONTRIB or node.op_type != "RotaryEmbedding":
-            continue
+def rewrite_rotary_operators(target: ContractGraph, tables: RotaryTables, head_dim: int) -> None:
+    """Replace the rotary operators that stand before an attention by the standard one.
+
+    MRotaryEmbedding turns by three positions, of pictures' parts; a text's are all the same.
+    """
+    for node in [node for node in target.graph if node.domain == CONTRIB and node.op_type in _ROTARY]:
         x, positions, cos, sin = (*node.inputs, None, None, None, None)[:4]
-        if x is None or cos is None or sin is None or positions is not position_ids:
+        if x is None or cos is None or sin is None or positions is not target.position_streams:
             raise UnsupportedModelError(f"{node.name} does not turn by position_ids: not supported")
-        if node.attributes.get_float("scale", 1.0) != 1.0 or node.attributes.get_int("is_packed_batching", 0) != 0:
-            raise UnsupportedModelError(f"{node.name} scales, or packs its batch: not supported")
+        check_attributes(node, _ROTARY[node.op_type], {"scale": (1.0,), "is_packed_batching": (0,)})
         size = size_of(x, -1)
         if size is None or size % head_dim:
             raise UnsupportedModelError(f"{node.name} turns values of shape {x.shape}: heads have {head_dim} elements")
@@ -256,14 +269,7 @@ def _check_group_query(node: ir.Node, inputs: dict[str, ir.Value | None]) -> Non
     _refuse_inputs(node, inputs)
     if inputs["attention_bias"] is not None:
         raise UnsupportedModelError(f"{node.name} has an attention_bias: not supported")
-    if unknown := sorted(node.attributes.keys() - _GROUP_QUERY_ATTRIBUTES):
-        raise UnsupportedModelError(f"{node.name} has the attribute {unknown[0]}: not supported")
-    for name, neutral in _GROUP_QUERY_NEUTRAL.items():
-        if node.attributes.get_int(name, neutral[0]) not in neutral:
-            raise UnsupportedModelError(f"{node.name} has {name}={node.attributes.get_int(name, 0)}: not supported")
-    for name in ("k_quant_type", "v_quant_type"):
-        if node.attributes.get_string(name, "NONE") != "NONE":
-            raise UnsupportedModelError(f"{node.name} has a quantized cache ({name}): not supported")
+    check_attributes(node, _GROUP_QUERY_ATTRIBUTES, _GROUP_QUERY_ALLOWED)
 
 
 def _refuse_inputs(node: ir.Node, inputs: dict[str, ir.Value | None]) -> None:

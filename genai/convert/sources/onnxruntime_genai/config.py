@@ -22,6 +22,7 @@ CONFIG_FILE = "genai_config.json"
 
 _MAX_NUMBER = 2**31
 _TOKENS = ("input_ids", "attention_mask", "position_ids")
+_PASTS = ("past_key_names", "past_value_names", "past_conv_names", "past_recurrent_names")
 _PARTS = ("encoder", "embedding", "vision", "speech", "audio")
 _SAMPLING = ("do_sample", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "no_repeat_ngram_size")
 _NEUTRAL: Mapping[str, JSON] = {
@@ -91,7 +92,7 @@ def read_genai_config(folder: Path) -> GenaiConfig:
 
 
 def check_inputs(config: GenaiConfig) -> None:
-    """Whether the decoder takes tokens, and keeps keys and values only.
+    """Whether the decoder takes tokens, and keeps keys and values, and states of recurrent layers, only.
 
     Raises: UnsupportedModelError that names what it asks for besides.
     """
@@ -103,7 +104,7 @@ def check_inputs(config: GenaiConfig) -> None:
         raise UnsupportedModelError(
             "the model reads inputs_embeds, embeddings that another graph computes: build it without exclude_embeds"
         )
-    if unknown := sorted(set(config.inputs) - {*_TOKENS, "past_key_names", "past_value_names"}):
+    if unknown := sorted(set(config.inputs) - {*_TOKENS, *_PASTS}):
         raise UnsupportedModelError(f"the decoder has the inputs {', '.join(unknown)}: not supported")
 
 

@@ -14,6 +14,7 @@ from genai.build.checkpoint_config import CONFIG_FILE as HF_CONFIG
 from genai.build.checkpoint_config import read_json_object
 from genai.convert.emit import Heads
 from genai.convert.package import read_facts
+from genai.convert.recurrent import find_recurrences
 from genai.convert.sources.onnxruntime_genai.attention import OPERATORS
 from genai.convert.sources.onnxruntime_genai.config import GenaiConfig, TensorNames
 from genai.convert.untrusted.reading import OnnxFile
@@ -31,13 +32,16 @@ def has_operators(model: ir.Model) -> bool:
 def config_of_graph(file: OnnxFile, model: ir.Model, max_seq_len: int | None) -> GenaiConfig:
     """The configuration of a graph that has none. Raises: UnsupportedModelError, ModelError for a missing length."""
     graph = model.graph
-    pasts = [value for value in graph.inputs if value.shape is not None and len(value.shape) == 4]
+    states = {value for each in find_recurrences(graph) for value in (each.past, each.present)}
+    pasts = [
+        value for value in graph.inputs if value.shape is not None and len(value.shape) == 4 and value not in states
+    ]
     node = next(node for node in graph if node.op_type in OPERATORS)
     if not pasts:
         raise UnsupportedModelError(f"{file.path.name} has {node.op_type} nodes but no past keys and values as inputs")
-    names = [value.name or "" for value in graph.inputs if value not in pasts]
+    names = [value.name or "" for value in graph.inputs if value not in pasts and value not in states]
     past_key, past_value = _patterns([value.name or "" for value in pasts], "inputs")
-    presents = [value.name or "" for value in graph.outputs if _NUMBER.search(value.name or "")]
+    presents = [value.name or "" for value in graph.outputs if _NUMBER.search(value.name or "") and value not in states]
     present_key, present_value = _patterns(presents, "outputs")
     heads = _heads(file, node, pasts[0])
     return GenaiConfig(
@@ -51,7 +55,7 @@ def config_of_graph(file: OnnxFile, model: ir.Model, max_seq_len: int | None) ->
             present_key=present_key,
             present_value=present_value,
         ),
-        num_layers=len(pasts) // 2,
+        num_layers=1 + max(int(_NUMBER.findall(value.name or "")[0]) for value in pasts),
     )
 
 

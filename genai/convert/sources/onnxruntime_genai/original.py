@@ -26,7 +26,7 @@ class SharedBufferModel:
     def logits(self, chunks: Sequence[Sequence[int]]) -> FloatArray:
         """The logits [T, V] after each token, the tokens given in parts that continue each other."""
         capacity = max(self._min_capacity, sum(map(len, chunks)))
-        caches = {
+        caches: dict[str, Array] = {
             cache.past: np.zeros((1, cache.num_heads, capacity, cache.size), self._interface.dtypes[cache.past])
             for cache in self._interface.caches
         }
@@ -39,7 +39,7 @@ class SharedBufferModel:
             if len(logits) < len(chunk):  # a graph that keeps the last position only
                 todo[:0] = [[token] for token in chunk]
                 continue
-            caches = {cache.past: outputs[cache.present] for cache in self._interface.caches}
+            caches = self._interface.continued(outputs)
             results.append(logits)
             past += len(chunk)
         return np.concatenate(results)

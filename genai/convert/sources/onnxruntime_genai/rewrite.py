@@ -9,7 +9,7 @@ the mask are put onto the contract.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import onnx_ir as ir
 
 from genai import contract
 from genai.convert.emit import ContractGraph, Heads
+from genai.convert.recurrent import Recurrence, find_recurrences, numbered, write_recurrence
 from genai.convert.rewritten import Original, Rewritten
 from genai.convert.sources.onnxruntime_genai.attention import (
     OPERATORS,
@@ -28,7 +29,7 @@ from genai.convert.sources.onnxruntime_genai.config import CONFIG_FILE, GenaiCon
 from genai.convert.sources.onnxruntime_genai.original import SharedBufferModel, WholePromptModel
 from genai.convert.sources.onnxruntime_genai.rotary import CONTRIB, RotaryTables
 from genai.convert.sources.past_present.interface import PastPresent, interface_of
-from genai.convert.sources.past_present.scores import Sampler
+from genai.convert.sources.past_present.scores import ALL, Reach, Sampler
 from genai.convert.values import scalar
 from genai.errors import UnsupportedModelError
 from genai.runtime.session import Session
@@ -41,11 +42,12 @@ _MASK_SHAPES = ((1, 1, 7), (1, 6, 0))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenaiFolder:
-    """A folder that was recognised: its configuration, its graph's interface, and its layers' attentions."""
+    """A folder that was recognised: its configuration, its graph's interface, its attentions and recurrences."""
 
     config: GenaiConfig
     interface: PastPresent
     layers: tuple[Layer, ...]
+    recurrences: tuple[Recurrence, ...]
 
 
 def is_genai_folder(folder: Path) -> bool:
@@ -60,15 +62,16 @@ def understand(model: ir.Model, config: GenaiConfig) -> GenaiFolder:
     """
     check_inputs(config)
     _check_interface(model, config)
-    layers = tuple(_layers(model, config))
+    recurrences = find_recurrences(model.graph)
+    layers = tuple(_layers(model, config, has_states=bool(recurrences)))
     for layer in layers:
         for past in (layer.past_key, layer.past_value):
             batch, heads, length = list(past.shape or [None] * 4)[:3]
             past.shape = ir.Shape([batch, heads, length, config.facts.head_dim])
-    interface = interface_of(model, _presents(config))
+    interface = interface_of(model, _presents(config, layers), [each.as_input for each in recurrences])
     sampler = Sampler(model, interface, config.facts.max_position - 1, _MASK_SHAPES)
-    layers = tuple(replace(layer, mask_window=_mask_window(layer, sampler)) for layer in layers)
-    return GenaiFolder(config=config, interface=interface, layers=layers)
+    layers = tuple(replace(layer, reach=_reach(layer, sampler)) for layer in layers)
+    return GenaiFolder(config=config, interface=interface, layers=layers, recurrences=recurrences)
 
 
 def convert_genai(
@@ -88,20 +91,24 @@ def convert_genai(
     ring = max((layer.ring for layer in found.layers), default=0)
     inputs, outputs = list(graph.inputs), [value.name or "" for value in graph.outputs]
     by_name = {value.name: value for value in (*graph.inputs, *graph.outputs)}
+    numbers = numbered(graph, [layer.node for layer in found.layers], found.recurrences)
     target = ContractGraph(
         model,
         input_ids=by_name[names.input_ids],
         position_ids=by_name.get(names.position_ids),
-        caches=_caches(found),
+        caches=_caches(found, numbers),
         cache_dtype=found.layers[0].past_key.dtype or ir.DataType.FLOAT,
+        states=[each.state(numbers[each.node]) for each in found.recurrences],
         reserved_slots=0 if found.layers[0].sinks is None else 1,
     )
     tables = RotaryTables(target.nodes, target.position_ids, facts.max_position)
-    rewrite_rotary_operators(graph, tables, target.position_ids, facts.head_dim)
+    rewrite_rotary_operators(target, tables, facts.head_dim)
     rewriter = AttentionRewriter(target, tables, config)
     for layer in found.layers:
-        with target.nodes.layer(layer.index):
-            rewriter.rewrite(layer)
+        with target.nodes.layer(numbers[layer.node]):
+            rewriter.rewrite(replace(layer, index=numbers[layer.node]))
+    for each in found.recurrences:
+        write_recurrence(target, numbers[each.node], each)
     _standard_norms(graph)
     _all_positions(graph, by_name[names.logits])
     target.finish(by_name[names.logits])
@@ -114,7 +121,7 @@ def convert_genai(
             sliding_window=min(rewriter.windows, default=None),
         ),
         original=lambda: _original(found, load(), max(tables.min_capacity, ring), has_norms),
-        notes=(*tables.notes, *_left_behind(config, outputs)),
+        notes=(*tables.notes, *_left_behind(found, outputs)),
         row_start=target.row_start,
     )
 
@@ -130,7 +137,7 @@ def _original(found: GenaiFolder, session: Session, min_capacity: int, has_norms
     return SharedBufferModel(found.interface, session, min_capacity)
 
 
-def _caches(found: GenaiFolder) -> list[contract.Cache]:
+def _caches(found: GenaiFolder, numbers: Mapping[ir.Node, int]) -> list[contract.Cache]:
     """What the layers keep. Raises: UnsupportedModelError where some have sinks and some have not."""
     facts, has_sinks = found.config.facts, [layer.sinks is not None for layer in found.layers]
     if len(set(has_sinks)) > 1:
@@ -141,7 +148,7 @@ def _caches(found: GenaiFolder) -> list[contract.Cache]:
         head_dim=facts.head_dim,
         sinks=found.layers[0].sinks,
     )
-    return [cache for layer in found.layers for cache in heads.caches(layer.index)]
+    return [cache for layer in found.layers for cache in heads.caches(numbers[layer.node])]
 
 
 def _check_interface(model: ir.Model, config: GenaiConfig) -> None:
@@ -158,13 +165,15 @@ def _check_interface(model: ir.Model, config: GenaiConfig) -> None:
         )
 
 
-def _layers(model: ir.Model, config: GenaiConfig) -> Iterator[Layer]:
-    """Each layer's attention, found from its cache inputs."""
+def _layers(model: ir.Model, config: GenaiConfig, *, has_states: bool) -> Iterator[Layer]:
+    """Each layer's attention, found from its cache inputs. has_states: layers without caches may be recurrent ones."""
     names = config.names
     inputs = {value.name: value for value in model.graph.inputs}
     outputs = {value.name for value in model.graph.outputs}
     for index in range(config.num_layers):
         keys, values = (inputs.get(name % index) for name in (names.past_key, names.past_value))
+        if has_states and keys is None and values is None:
+            continue
         if keys is None or values is None:
             raise UnsupportedModelError(
                 f"layer {index} of {config.num_layers} has no cache inputs {names.past_key % index!r} and "
@@ -197,21 +206,21 @@ def _readers(value: ir.Value) -> list[ir.Node]:
     return [node for node in value.consumers() if node.op_type != "Shape"]
 
 
-def _presents(config: GenaiConfig) -> dict[str, str]:
+def _presents(config: GenaiConfig, layers: Sequence[Layer]) -> dict[str, str]:
     """The output that continues each cache input."""
     names = config.names
     pairs = ((names.past_key, names.present_key), (names.past_value, names.present_value))
-    return {past % index: present % index for index in range(config.num_layers) for past, present in pairs}
+    return {past % index: present % index for index in (layer.index for layer in layers) for past, present in pairs}
 
 
-def _mask_window(layer: Layer, sampler: Sampler) -> int | None:
-    """What the mask of a MultiHeadAttention hides besides the future, told by its values."""
+def _reach(layer: Layer, sampler: Sampler) -> Reach:
+    """What the mask of a MultiHeadAttention leaves of the past, told by its values."""
     if not layer.is_multi_head:
-        return None
+        return ALL
     mask = layer.node.inputs[5] if len(layer.node.inputs) > 5 else None
     if mask is None and not layer.node.attributes.get_int("unidirectional", 0):
         raise UnsupportedModelError(f"{layer.node.name} sees tokens of the future: it has no mask")
-    return None if mask is None else sampler.mask(mask, is_causal=False)
+    return ALL if mask is None else sampler.mask(mask, is_causal=False)
 
 
 def _standard_norms(graph: ir.Graph) -> None:
@@ -234,12 +243,12 @@ def _all_positions(graph: ir.Graph, logits: ir.Value) -> None:
             node.outputs[0].replace_all_uses_with(hidden)
 
 
-def _left_behind(config: GenaiConfig, outputs: Sequence[str]) -> list[str]:
+def _left_behind(found: GenaiFolder, outputs: Sequence[str]) -> list[str]:
     """What conversion does not take over, as notes."""
-    known = {config.names.logits, *_presents(config).values()}
+    known = {found.config.names.logits, *found.interface.memory.values()}
     return [
         *(f"the output {name} is left behind" for name in outputs if name not in known),
-        *(f"{CONFIG_FILE}: {entry} is not used" for entry in config.unused),
+        *(f"{CONFIG_FILE}: {entry} is not used" for entry in found.config.unused),
     ]
 
 

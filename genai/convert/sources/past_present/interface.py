@@ -1,14 +1,15 @@
 """The interface of a decoder that takes past keys and values and returns longer ones, as most exporters write it.
 
-    input_ids [B, T], attention_mask [B, P+T], position_ids [B, T], cache_position [T],
+    input_ids [B, T], attention_mask [B, P+T], position_ids [B, T] or [3, B, T], cache_position [T],
     past_key_values.i.key, .value [B, Hkv, P, D]  ─►  logits [B, T, V], present.i.key, .value [B, Hkv, P+T, D]
+    states of recurrent layers [B, …]                 the same [B, …]
 
 Inputs that a model does not have are left out of what it is fed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,7 @@ import onnx_ir as ir
 
 from genai.convert.plain.merged import USE_CACHE
 from genai.convert.probing import Array, Part, try_call
-from genai.convert.values import size_of
+from genai.convert.values import rank, size_of
 from genai.errors import UnsupportedModelError
 from genai.runtime.session import Session
 
@@ -39,8 +40,20 @@ class CacheInput:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StateInput:
+    """A state's past input and the present output that takes its place: [B, *shape]."""
+
+    past: str
+    present: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PastPresent:
-    """Names of a model's inputs and outputs by what they mean; caches in the graph's order."""
+    """Names of a model's inputs and outputs by what they mean; caches in the graph's order; states of some layers.
+
+    num_streams: how often it asks for positions, each time for all rows; 0 if they have no dimension for that.
+    """
 
     input_ids: str
     attention_mask: str | None
@@ -49,18 +62,26 @@ class PastPresent:
     caches: tuple[CacheInput, ...]
     logits: str
     dtypes: dict[str, np.dtype[np.generic]]
+    states: tuple[StateInput, ...] = ()
+    num_streams: int = 0
+
+    @property
+    def memory(self) -> dict[str, str]:
+        """The output that continues each past input, be it a cache or a state."""
+        caches = {cache.past: cache.present for cache in self.caches}
+        return caches | {state.past: state.present for state in self.states}
 
     def samples(self, shape: tuple[int, int, int]) -> dict[str, Array]:
         """Inputs for (rows, new tokens, past), and presents: parts of a graph may start from them.
 
-        Tokens, keys and values are zero; the latter take no memory until they are used.
+        Tokens, states, keys and values are zero; the latter take no memory until they are used.
         """
         batch, num_tokens, past = shape
         positions = np.arange(past, past + num_tokens)
         arrays: dict[str | None, Array] = {
             self.input_ids: np.zeros((batch, num_tokens), np.int64),
             self.attention_mask: np.ones((batch, past + num_tokens), np.int64),
-            self.position_ids: np.tile(positions, (batch, 1)),
+            self.position_ids: np.tile(positions, (*([self.num_streams] if self.num_streams else []), batch, 1)),
             self.cache_position: positions,
         }
         found = {name: array.astype(self.dtypes[name]) for name, array in arrays.items() if name is not None}
@@ -68,7 +89,13 @@ class PastPresent:
             zero = np.zeros((), self.dtypes[cache.past])
             for name, length in ((cache.past, past), (cache.present, past + num_tokens)):
                 found[name] = np.broadcast_to(zero, (batch, cache.num_heads, length, cache.size))
+        for state in self.states:
+            found[state.past] = np.zeros((batch, *state.shape), self.dtypes[state.past])
         return found
+
+    def continued(self, outputs: Mapping[str, Array]) -> dict[str, Array]:
+        """What a run gave of caches and states, as the next one's inputs."""
+        return {past: outputs[present] for past, present in self.memory.items()}
 
     def on_samples(
         self, model: ir.Model, value: ir.Value, shapes: Sequence[tuple[int, int, int]]
@@ -107,7 +134,7 @@ class PastPresentModel:
         for chunk in chunks:
             feeds = interface.feeds(np.array([chunk], np.int64), past) | caches
             outputs = self._session.call(as_taken(self._session, feeds, past))
-            caches = {cache.past: outputs[cache.present] for cache in interface.caches}
+            caches = interface.continued(outputs)
             results.append(np.asarray(outputs[interface.logits][0], np.float32))
             past += len(chunk)
         return np.concatenate(results)
@@ -120,21 +147,22 @@ def as_taken(session: Session, feeds: dict[str, Array], past: int) -> dict[str, 
     return found | ({USE_CACHE: np.array([past > 0])} if USE_CACHE in types else {})
 
 
-def interface_of(model: ir.Model, presents: dict[str, str]) -> PastPresent:
-    """Read a model's interface; presents: the output that continues each past input.
+def interface_of(model: ir.Model, presents: dict[str, str], states: Sequence[StateInput] = ()) -> PastPresent:
+    """Read a model's interface; presents: the output that continues each past input that is a cache.
 
     Raises: UnsupportedModelError that names an input nobody knows how to fill.
     """
     inputs = {value.name or "": value for value in model.graph.inputs}
     caches = tuple(_cache_input(inputs[past], present) for past, present in presents.items())
-    roles = {name: _role(value) for name, value in inputs.items() if name not in presents}
+    continued = presents | {state.past: state.present for state in states}
+    roles = {name: _role(value) for name, value in inputs.items() if name not in continued}
     unknown = [name for name, role in roles.items() if role is None]
     if unknown:
         raise UnsupportedModelError(f"the model has an input {unknown[0]!r}; {_ADVICE}")
     by_role = {role: name for name, role in roles.items()}
     if "input_ids" not in by_role:
         raise UnsupportedModelError(f"the model has no input for token ids, only {', '.join(inputs)}")
-    outputs = [value for value in model.graph.outputs if value.name not in presents.values()]
+    outputs = [value for value in model.graph.outputs if value.name not in continued.values()]
     logits = next((value for value in outputs if value.name == "logits"), outputs[0] if len(outputs) == 1 else None)
     if logits is None:
         names = ", ".join(value.name or "" for value in model.graph.outputs)
@@ -146,6 +174,8 @@ def interface_of(model: ir.Model, presents: dict[str, str]) -> PastPresent:
         cache_position=by_role.get("cache_position"),
         caches=caches,
         logits=logits.name or "",
+        states=tuple(states),
+        num_streams=_num_streams(inputs.get(by_role.get("position_ids", ""))),
         dtypes={name: value.dtype.numpy() for name, value in inputs.items() if value.dtype is not None},
     )
 
@@ -165,6 +195,12 @@ def _role(value: ir.Value) -> str | None:
         if name == role or name.endswith((f".{role}", f"/{role}")):
             return role
     return None
+
+
+def _num_streams(position_ids: ir.Value | None) -> int:
+    """The first of three dimensions of positions, where it is fixed."""
+    size = None if position_ids is None or rank(position_ids) != 3 else size_of(position_ids, 0)
+    return size or 0
 
 
 def _cache_input(value: ir.Value, present: str) -> CacheInput:

@@ -24,6 +24,7 @@ from genai.convert.nodes import Nodes
 from genai.convert.normalize import infer_shapes, normalize
 from genai.convert.plain.newer import WINDOWS
 from genai.convert.probing import Array, ancestors
+from genai.convert.recurrent import Recurrence, find_recurrences, numbered, write_recurrence
 from genai.convert.sources.past_present.interface import PastPresent, interface_of
 from genai.convert.sources.past_present.leftovers import SAMPLE_SHAPES, replace_leftovers
 from genai.convert.sources.past_present.scores import Sampler
@@ -61,6 +62,7 @@ class Decoder:
 
     interface: PastPresent
     layers: tuple[Layer, ...]
+    recurrences: tuple[Recurrence, ...]
     longest: int
 
 
@@ -93,7 +95,8 @@ def understand(model: ir.Model, longest: int = LONGEST) -> Decoder:
     }
     if unused:
         raise UnsupportedModelError(f"the cache {min(map(str, unused))!r} is read by no attention")
-    return Decoder(interface=interface, layers=layers, longest=sampler.longest)
+    recurrences = find_recurrences(model.graph)
+    return Decoder(interface=interface, layers=layers, recurrences=recurrences, longest=sampler.longest)
 
 
 def rewrite(model: ir.Model, decoder: Decoder, pristine: ir.Model) -> None:
@@ -102,20 +105,25 @@ def rewrite(model: ir.Model, decoder: Decoder, pristine: ir.Model) -> None:
     inputs = {value.name: value for value in graph.inputs}
     outputs = {value.name: value for value in graph.outputs}
     first = decoder.layers[0]
+    numbers = numbered(graph, [layer.site.node for layer in decoder.layers], decoder.recurrences)
     target = ContractGraph(
         model,
         input_ids=inputs[interface.input_ids],
         position_ids=inputs.get(interface.position_ids),
         caches=[
-            contract.Cache(name(index), layer.heads.kv_size)
-            for index, layer in enumerate(decoder.layers)
+            contract.Cache(name(numbers[layer.site.node]), layer.heads.kv_size)
+            for layer in decoder.layers
             for name in (contract.key_cache, contract.value_cache)
         ],
         cache_dtype=first.key.past.dtype or ir.DataType.FLOAT,
+        states=[each.state(numbers[each.node]) for each in decoder.recurrences],
     )
-    for index, layer in enumerate(decoder.layers):
+    for layer in decoder.layers:
+        index = numbers[layer.site.node]
         with target.nodes.layer(index):
             _write_layer(target, index, layer)
+    for each in decoder.recurrences:
+        write_recurrence(target, numbers[each.node], each)
     logits = outputs[interface.logits]
     graph.outputs[:] = [logits]
     graph.sort()
@@ -148,7 +156,12 @@ def _joint(past: ir.Value, node: ir.Node, index: int) -> Joint | None:
 
 def _layer(site: AttentionSite, joints: Sequence[Joint], interface: PastPresent, sampler: Sampler) -> Layer:
     key, value = _origin(site, site.k, 1, joints), _origin(site, site.v, 2, joints)
-    info = next(cache for cache in interface.caches if cache.past == key.past.name)
+    info, other = (next(cache for cache in interface.caches if cache.past == joint.past.name) for joint in (key, value))
+    if (info.num_heads, info.size) != (other.num_heads, other.size):
+        raise UnsupportedModelError(
+            f"{site.name} keeps {info.num_heads} heads of {info.size} elements as keys and {other.num_heads} of "
+            f"{other.size} as values: keys and values of different sizes are not supported"
+        )
     if site.raw is None or site.scores is None:
         return _operator_layer(site, key, value, sampler)
     num_heads, key_factor = sampler.heads(key.present, site.k, is_transposed=True)
@@ -164,7 +177,8 @@ def _layer(site: AttentionSite, joints: Sequence[Joint], interface: PastPresent,
         head_dim=info.size,
         scale=scores.scale * key_factor * q_factor,
         softcap=scores.softcap,
-        window=scores.window,
+        window=scores.reach.window,
+        chunk=scores.reach.chunk,
         slopes=scores.slopes,
     )
     return Layer(site=site, key=key, value=value, heads=heads, value_factor=value_factor)
@@ -197,14 +211,15 @@ def _operator_layer(site: AttentionSite, key: Joint, value: Joint, sampler: Samp
         num_heads = attributes.get_int("q_num_heads", 0) or _static(site.q, 1)
     scale = attributes.get_float("scale", 0.0) or size**-0.5
     left, right = (attributes.get_int(name, -1) for name in WINDOWS)
-    window = sampler.mask(site.mask, is_causal=attributes.get_int("is_causal", 0) == 1 or right == 0)
+    reach = sampler.mask(site.mask, is_causal=attributes.get_int("is_causal", 0) == 1 or right == 0)
     heads = Heads(
         num_heads=num_heads,
         num_kv_heads=kv_heads,
         head_dim=size,
         scale=scale * key_factor,
         softcap=attributes.get_float("softcap", 0.0) or None,
-        window=min((size for size in (window, left + 1) if size), default=None),
+        window=min((size for size in (reach.window, left + 1) if size), default=None),
+        chunk=reach.chunk,
     )
     return Layer(site=site, key=key, value=value, heads=heads, value_factor=value_factor)
 
@@ -270,7 +285,8 @@ def _interface(model: ir.Model) -> PastPresent:
         raise UnsupportedModelError(
             f"no past input [B, heads, P, size] is continued by Concat or Attention into an output; inputs: {listed}"
         )
-    return interface_of(model, {joint.past.name or "": joint.present.name or "" for joint in joints})
+    states = [each.as_input for each in find_recurrences(model.graph)]
+    return interface_of(model, {joint.past.name or "": joint.present.name or "" for joint in joints}, states)
 
 
 def _settle_sizes(model: ir.Model, interface: PastPresent) -> bool:

@@ -2,8 +2,8 @@
 
 Between a cache and an operand: heads repeated, perhaps scaled and transposed. Between the products of queries and keys
 and the softmax: a scale, perhaps a cap, a slope by distance for each head (ALiBi), and a mask that hides the future,
-perhaps also what is older than a window. Between the softmax and the values: perhaps a factor. Anything else has no
-equivalent here and is refused with what it does.
+perhaps also what is older than a window or lies in other chunks. Between the softmax and the values: perhaps a factor.
+Anything else has no equivalent here and is refused with what it does.
 """
 
 from __future__ import annotations
@@ -32,12 +32,23 @@ _SHORTEST = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Reach:
+    """Which keys of the past a query sees: all, those of a window, or those in its own chunk of so many positions."""
+
+    window: int | None = None
+    chunk: int | None = None
+
+
+ALL = Reach()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
     """How products of queries and keys become what the softmax reads."""
 
     scale: float
     softcap: float | None
-    window: int | None
+    reach: Reach
     slopes: tuple[float, ...] | None = None
 
 
@@ -60,7 +71,7 @@ class Sampler:
         self.longest = longest
         self._shapes = shapes
         self._rng = np.random.default_rng(0)
-        self._masks: dict[tuple[str | None, bool], int | None] = {}
+        self._masks: dict[tuple[str | None, bool], Reach] = {}
 
     def heads(self, cache: ir.Value, operand: ir.Value, *, is_transposed: bool) -> tuple[int, float]:
         """How an attention's operand comes of a present cache [B, Hkv, S, D]: (its heads, the factor on it).
@@ -116,10 +127,10 @@ class Sampler:
             zero = added(shape)
             return apply(values, shape) - np.where(zero < _HIDDEN, 0, zero)
 
-        window = self._window(lambda shape: added(shape) < _HIDDEN, scores)
+        reach = self._reach(lambda shape: added(shape) < _HIDDEN, scores)
         slopes = self._slopes(added, scores)
         scale, softcap = self._curve(apply if slopes is None else centred, num_heads, scores)
-        return Scores(scale=scale, softcap=softcap, window=window, slopes=slopes)
+        return Scores(scale=scale, softcap=softcap, reach=reach, slopes=slopes)
 
     def weights(self, softmax: ir.Value, used: ir.Value, num_heads: int) -> float:
         """The factor between a softmax and what the values are multiplied by. Raises: UnsupportedModelError."""
@@ -141,12 +152,12 @@ class Sampler:
             factors.append(factor)
         return factors[0]
 
-    def mask(self, mask: ir.Value | None, *, is_causal: bool) -> int | None:
-        """The window of an operator's mask [B|1, H|1, T, S], None without one. Raises: UnsupportedModelError."""
+    def mask(self, mask: ir.Value | None, *, is_causal: bool) -> Reach:
+        """What an operator's mask [B|1, H|1, T, S] leaves of the past. Raises: UnsupportedModelError."""
         key = (None if mask is None else mask.name, is_causal)
         if key not in self._masks:
             part = None if mask is None else self._part([], mask)
-            self._masks[key] = self._window(lambda shape: self._hidden(part, shape, is_causal), mask)
+            self._masks[key] = self._reach(lambda shape: self._hidden(part, shape, is_causal), mask)
         return self._masks[key]
 
     def _hidden(self, part: Part | None, shape: tuple[int, int, int], is_causal: bool) -> BoolArray:
@@ -213,22 +224,28 @@ class Sampler:
                 )
         return None if slopes is None or not slopes.any() else tuple(map(float, slopes))
 
-    def _window(self, hidden: Callable[[tuple[int, int, int]], BoolArray], mask: ir.Value | None) -> int | None:
-        """The window of a mask: looked for at the longest past, then held against every sample shape."""
+    def _reach(self, hidden: Callable[[tuple[int, int, int]], BoolArray], mask: ir.Value | None) -> Reach:
+        """What a mask leaves of the past: looked for at the longest one, then held against every sample shape."""
         num_tokens, past, longest = self._longest(hidden)
+        last = past + num_tokens - 1
         seen = int((~longest[0, 0, -1]).sum())
-        window = None if seen == past + num_tokens else seen
-        for shape in (*self._shapes, (1, num_tokens, past)):
+        shapes = [*self._shapes, (1, num_tokens, past), (1, num_tokens, past - 1)]
+        reach = ALL if seen > last else Reach(window=seen)
+        shape = _first_other(hidden, reach, shapes)
+        first = last + 1 - seen
+        if shape is not None and 0 < first <= last:  # a chunk may begin there: how long is the one before?
+            before = hidden((1, 1, first - 1))[0, 0, -1]
+            reach = Reach(chunk=max(int((~before).sum()), 1))
+            shape = _first_other(hidden, reach, [*shapes, (1, num_tokens, max(first - 2, 0))])
+        if shape is not None:
             _, num_tokens, past = shape
-            wanted = ~causal(num_tokens, past, window)
-            actual = hidden(shape)
-            if not np.array_equal(np.broadcast_to(wanted, actual.shape), actual):
-                name = "no mask" if mask is None else f"the mask {mask.name!r}"
-                raise UnsupportedModelError(
-                    f"{name} hides other keys than those in the future or outside of a window, for {num_tokens} tokens "
-                    f"after {past}: bidirectional, prefix and chunked attention are not supported"
-                )
-        return window
+            name = "no mask" if mask is None else f"the mask {mask.name!r}"
+            raise UnsupportedModelError(
+                f"{name} hides other keys than those in the future or outside of a window or chunk, for {num_tokens} "
+                f"tokens after {past}: not supported. Bidirectional and prefix masks show tokens their future, so that "
+                "what they compute depends on how a prompt is cut into runs"
+            )
+        return reach
 
     def _longest(self, hidden: Callable[[tuple[int, int, int]], BoolArray]) -> tuple[int, int, BoolArray]:
         """(new tokens, past, the mask there): shorter where the model has no positions for that many."""
@@ -246,12 +263,28 @@ class Sampler:
         return Part(self._model, [*given, *self._interface.presents(self._model.graph)], [wanted])
 
 
-def causal(num_tokens: int, past: int, window: int | None = None) -> BoolArray:
+def causal(num_tokens: int, past: int, reach: Reach | None = None) -> BoolArray:
     """[T, S]: which keys a query sees."""
     queries = np.arange(past, past + num_tokens)[:, None]
     keys = np.arange(past + num_tokens)
     seen: BoolArray = keys <= queries
-    return seen if window is None else seen & (keys > queries - window)
+    if reach is not None and reach.window is not None:
+        seen &= keys > queries - reach.window
+    if reach is not None and reach.chunk is not None:
+        seen &= keys >= queries // reach.chunk * reach.chunk
+    return seen
+
+
+def _first_other(
+    hidden: Callable[[tuple[int, int, int]], BoolArray], reach: Reach, shapes: Sequence[tuple[int, int, int]]
+) -> tuple[int, int, int] | None:
+    """The first shape for which a mask leaves other keys than these."""
+    for shape in shapes:
+        actual = hidden(shape)
+        wanted = ~causal(*shape[1:], reach)
+        if not np.array_equal(np.broadcast_to(wanted, actual.shape), actual):
+            return shape
+    return None
 
 
 def _factor(wanted: FloatArray, result: FloatArray) -> float | None:
