@@ -43,14 +43,14 @@ _UNSUPPORTED_INPUTS = {
 }
 _GROUP_QUERY_ALLOWED: Allowed = {
     "smooth_softmax": (0, -1, 1), "qk_output": (0,), "kv_cache_bit_width": (0,), "k_quant_type": ("NONE",),
-    "v_quant_type": ("NONE",),
+    "v_quant_type": ("NONE",), "do_rotary": (0, 1), "rotary_interleaved": (0, 1), "sliding_window_cache": (0, 1),
 }  # fmt: skip
 _GROUP_QUERY_ATTRIBUTES = {
-    "num_heads", "kv_num_heads", "scale", "softcap", "local_window_size", "do_rotary", "rotary_interleaved",
-    "qk_norm_epsilon", "sliding_window_cache",
+    "num_heads", "kv_num_heads", "scale", "softcap", "local_window_size", "qk_norm_epsilon",
 }  # fmt: skip
 _MULTI_HEAD_ATTRIBUTES = {"num_heads", "scale", "mask_filter_value"}  # the last one is that of padding masks
-_ROTARY_ATTRIBUTES = {"interleaved", "num_heads", "rotary_embedding_dim"}  # the last two say what the tables say
+_ROTARY_ATTRIBUTES = {"num_heads", "rotary_embedding_dim"}  # they say what the tables say
+_ROTARY_ALLOWED: Allowed = {"interleaved": (0, 1), "scale": (1.0,), "is_packed_batching": (0,)}
 _ROTARY = {
     "RotaryEmbedding": _ROTARY_ATTRIBUTES,
     "MRotaryEmbedding": {*_ROTARY_ATTRIBUTES, "mrope_section", "mrope_layout"},
@@ -246,7 +246,7 @@ def rewrite_rotary_operators(target: ContractGraph, tables: RotaryTables, head_d
         x, positions, cos, sin = (*node.inputs, None, None, None, None)[:4]
         if x is None or cos is None or sin is None or positions is not target.position_streams:
             raise UnsupportedModelError(f"{node.name} does not turn by position_ids: not supported")
-        check_attributes(node, _ROTARY[node.op_type], {"scale": (1.0,), "is_packed_batching": (0,)})
+        check_attributes(node, _ROTARY[node.op_type], _ROTARY_ALLOWED)
         size = size_of(x, -1)
         if size is None or size % head_dim:
             raise UnsupportedModelError(f"{node.name} turns values of shape {x.shape}: heads have {head_dim} elements")
