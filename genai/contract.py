@@ -16,8 +16,9 @@ One ONNX graph (opset 24) serves prefill, decoding, verification of drafts and s
     adapter_rows           [G, M]           int64    which of the batch's rows use each of G adapters; any beyond those
     adapter_places         [B, 2]           int64    where each row stands among these
     adapter_scales         [B, 1, 1]        float32  what its adapter adds is multiplied by; 0 for a row without one
-    lora_a.{product}       [G, 1, K, R]     float    the adapters' first matrices for a product of K inputs
-    lora_b.{product}       [G, 1, R, N]     float    and their second, for its N outputs
+    lora_a.{products}      [G, K, n·R]      number   the adapters' first matrices, of n products that read one value [K]
+    lora_b.{product}       [G, R, N]        number   and their second, for each one's N outputs
+    lora_scales.{product}  [G, 1, N]        float32  the factors of these columns, where the numbers are bytes
 
     output                 shape            type
     logits                 [B, P, V]        float32  or, of a model without a head, embeddings [B, P, H]
@@ -41,7 +42,8 @@ none. It cannot be cut back to fewer tokens, so a run may change it by a row's o
 *Adapters* (LoRA, arXiv 2106.09685) add `x · A · B · scale` to products, in the rows that use one. A graph has room for
 them or not; R is the largest rank, the same in all products, and smaller ones are filled up with zeros. The G adapters
 are neighbours in the runtime's memory, which is bound where they begin; with G = 0 nothing is added, at no cost but the
-question. A row uses one at most.
+question, and their matrices need not be bound: empty ones are their defaults. A row uses one at most. Their numbers are
+floats, or bytes of which 128 stands for 0; `{products}` are joined by "+".
 
 Graphs whose layers all have both caches, all of one width, no reserved slots, no states and no room for adapters, are
 contract 1; others contract 2.
@@ -50,6 +52,7 @@ Nothing else in the project spells these names.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -74,10 +77,12 @@ BATCH, TOKENS, POSITIONS, CAPACITY = "B", "T", "P", "S"
 ADAPTERS, MEMBERS = "G", "M"
 
 CACHE_DTYPES = ("float32", "float16", "bfloat16")
+ADAPTER_BYTES, ADAPTER_ZERO = "uint8", 128
+ADAPTER_DTYPES = (*CACHE_DTYPES, ADAPTER_BYTES)
 
 _CACHE_NAME = re.compile(r"(key|value)_cache\.(0|[1-9][0-9]*)")
 _STATE_NAME = re.compile(r"(conv|recurrent)_state\.(0|[1-9][0-9]*)")
-_FIRST, _SECOND = "lora_a.", "lora_b."
+_FIRST, _SECOND, _SCALES = "lora_a.", "lora_b.", "lora_scales."
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +128,16 @@ class AdaptedProduct:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterRoom:
-    """What a graph has room for: the products in order, the largest rank, and the adapters' NumPy type name."""
+    """What a graph has room for: products, together those that read one value; the largest rank; NumPy type name."""
 
-    products: tuple[AdaptedProduct, ...]
+    groups: tuple[tuple[AdaptedProduct, ...], ...]
     rank: int
     dtype: str
+
+    @property
+    def products(self) -> tuple[AdaptedProduct, ...]:
+        """All of them, in order."""
+        return tuple(itertools.chain(*self.groups))
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,14 +168,19 @@ def recurrent_state(layer: int) -> str:
     return f"recurrent_state.{layer}"
 
 
-def lora_a(product: str) -> str:
-    """Name of the input that holds adapters' first matrices for a product."""
-    return _FIRST + product
+def lora_a(products: Iterable[str]) -> str:
+    """Name of the input that holds adapters' first matrices for products that read one value."""
+    return _FIRST + "+".join(products)
 
 
 def lora_b(product: str) -> str:
     """Name of the input that holds adapters' second matrices for a product."""
     return _SECOND + product
+
+
+def lora_scales(product: str) -> str:
+    """Name of the input that holds what a product's second matrices of bytes are multiplied by."""
+    return _SCALES + product
 
 
 def updated(name: str) -> str:
@@ -235,23 +250,31 @@ def inputs(
             TensorType(name=state.name, dtype=state.dtype, shape=(BATCH, *state.shape))
             for state in states_in_order(states)
         ),
-        *([] if adapters is None else _adapter_inputs(adapters)),
+        *([] if adapters is None else adapter_inputs(adapters)),
     ]
 
 
-def _adapter_inputs(room: AdapterRoom) -> list[TensorType]:
+def adapter_inputs(room: AdapterRoom) -> list[TensorType]:
+    """The inputs of a graph with this room: who uses which, and the adapters themselves."""
     rows = TensorType(name=ADAPTER_ROWS, dtype="int64", shape=(ADAPTERS, MEMBERS))
     places = TensorType(name=ADAPTER_PLACES, dtype="int64", shape=(BATCH, 2))
     scales = TensorType(name=ADAPTER_SCALES, dtype="float32", shape=(BATCH, 1, 1))
-    stacks = (
-        TensorType(name=name, dtype=room.dtype, shape=(ADAPTERS, 1, *matrix))
-        for each in room.products
-        for name, matrix in {
-            lora_a(each.name): (each.num_inputs, room.rank),
-            lora_b(each.name): (room.rank, each.num_outputs),
-        }.items()
-    )
-    return [rows, places, scales, *stacks]
+    return [rows, places, scales, *adapter_stacks(room)]
+
+
+def adapter_stacks(room: AdapterRoom) -> list[TensorType]:
+    """The inputs that hold the adapters themselves: [G, …], one after the other in memory."""
+    stacks = []
+    for group in room.groups:
+        wide = (ADAPTERS, group[0].num_inputs, len(group) * room.rank)
+        stacks.append(TensorType(name=lora_a(each.name for each in group), dtype=room.dtype, shape=wide))
+        for each in group:
+            tall = (ADAPTERS, room.rank, each.num_outputs)
+            stacks.append(TensorType(name=lora_b(each.name), dtype=room.dtype, shape=tall))
+            if room.dtype == ADAPTER_BYTES:
+                flat = (ADAPTERS, 1, each.num_outputs)
+                stacks.append(TensorType(name=lora_scales(each.name), dtype="float32", shape=flat))
+    return stacks
 
 
 def outputs(
@@ -302,17 +325,17 @@ def states_of(graph_inputs: Iterable[TensorType]) -> tuple[State, ...]:
 def adapters_of(graph_inputs: Iterable[TensorType]) -> AdapterRoom | None:
     """The room for adapters that a graph's inputs tell of; what does not fit the first product's rank is left out."""
     matrices = {tensor.name: tensor for tensor in graph_inputs if tensor.name.startswith((_FIRST, _SECOND))}
-    products: list[AdaptedProduct] = []
-    rank = 0
-    for name in (each.removeprefix(_FIRST) for each in matrices if each.startswith(_FIRST)):
-        one, two = (_matrix(matrices.get(each)) for each in (lora_a(name), lora_b(name)))
-        if one is not None and two is not None:
-            rank = rank or one[1]
-            if one[1] == two[0] == rank:
-                products.append(AdaptedProduct(name, one[0], two[1]))
-    if not products:
-        return None
-    return AdapterRoom(products=tuple(products), rank=rank, dtype=matrices[lora_a(products[0].name)].dtype)
+    groups: list[tuple[AdaptedProduct, ...]] = []
+    rank, dtype = 0, ""
+    for first in (each for each in matrices if each.startswith(_FIRST)):
+        names = first.removeprefix(_FIRST).split("+")
+        one, others = _matrix(matrices[first]), [_matrix(matrices.get(lora_b(name))) for name in names]
+        heights = {other and other[0] for other in others}
+        rank, dtype = rank or next(iter(heights)) or 0, dtype or matrices[first].dtype
+        if one is not None and one[1] == len(names) * rank and heights == {rank}:
+            sizes = [other[1] for other in others if other is not None]
+            groups.append(tuple(AdaptedProduct(name, one[0], size) for name, size in zip(names, sizes, strict=True)))
+    return AdapterRoom(groups=tuple(groups), rank=rank, dtype=dtype) if groups else None
 
 
 def check_signature(graph_inputs: Iterable[TensorType], graph_outputs: Iterable[TensorType]) -> GraphShape:
@@ -353,8 +376,8 @@ def check_signature(graph_inputs: Iterable[TensorType], graph_outputs: Iterable[
         *(f"input {name!r} has shape {list(have_in[name].shape)}, not [B, S, a fixed width]" for name in sorted(free)),
         *(f"input {cache.name!r} is there without {key_cache(cache.layer)!r}" for cache in alone),
     ]
-    if adapters is not None and adapters.dtype not in CACHE_DTYPES:
-        differences.append(f"the adapters are {adapters.dtype}, allowed: {', '.join(CACHE_DTYPES)}")
+    if adapters is not None and adapters.dtype not in ADAPTER_DTYPES:
+        differences.append(f"the adapters are {adapters.dtype}, allowed: {', '.join(ADAPTER_DTYPES)}")
     if dtype not in CACHE_DTYPES:
         differences.append(f"the caches are {dtype}, allowed: {', '.join(CACHE_DTYPES)}")
     if differences:
@@ -382,11 +405,10 @@ def _row_shape(tensor: TensorType) -> tuple[int, ...] | None:
 
 
 def _matrix(tensor: TensorType | None) -> tuple[int, int] | None:
-    """The last two of four dimensions, None if they are not fixed, or hold nothing."""
-    if tensor is None:
+    """The last two of three dimensions, None if they are not fixed, or hold nothing."""
+    if tensor is None or (sizes := _row_shape(tensor)) is None:
         return None
-    sizes = tuple(size for size in tensor.shape[2:] if isinstance(size, int) and size > 0)
-    return (sizes[0], sizes[1]) if len(tensor.shape) == 4 and len(sizes) == 2 else None
+    return (sizes[0], sizes[1]) if len(sizes) == 2 else None
 
 
 def _state_dtypes(state: State, cache_dtype: str) -> tuple[str, ...]:

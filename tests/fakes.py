@@ -11,7 +11,8 @@ from genai import contract
 from genai.config import EngineConfig
 from genai.contract import AdaptedProduct, AdapterRoom, Cache, State, uniform_caches
 from genai.errors import GraphRunError, NotFiniteError
-from genai.runtime.adapters import AdapterMemory, FittedAdapter
+from genai.runtime.adapter_matrices import FittedAdapter
+from genai.runtime.adapters import AdapterMemory
 from genai.runtime.cache import CacheShape, KVCache
 from genai.runtime.capacity import CapacityPolicy
 from genai.runtime.finite import settle, settle_prompt
@@ -29,7 +30,7 @@ BY_LAYER = CacheShape(
 )
 STATES = (State("conv_state.1", (3, 1), "float32"), State("recurrent_state.1", (2,), "float32"))
 ROW_START = [np.arange(1, cache.width + 1, dtype=np.float32).view(np.uint8) for cache in BY_LAYER.caches]
-ADAPTER_ROOM = AdapterRoom(products=(AdaptedProduct("p", 1, 1),), rank=1, dtype="float32")
+ADAPTER_ROOM = AdapterRoom(groups=((AdaptedProduct("p", 1, 1),),), rank=1, dtype="float32")
 ADAPTER_SHIFT = 100
 """So much times its number an adapter adds to what rows hold of a token: no text reads what another has written."""
 
@@ -242,7 +243,7 @@ class FakeRunner:
         """The number that the graph would read where the row's adapter lies; 0 for a row without one."""
         if self.adapters is None or not (use := self.adapters.use_of([row])).members:
             return 0
-        data = self.adapters._buffers[contract.lora_a("p")].read(4 * use.first, 4)
+        data = self.adapters._buffers[contract.lora_a(["p"])].read(4 * use.first, 4)
         return int(data.view(np.float32)[0])
 
     def _count(self, num_tokens: int) -> None:

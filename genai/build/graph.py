@@ -191,6 +191,15 @@ class GraphBuilder:
         self._initializers[name] = self._data.write_stack(name, shape, dtype, items)
         return name
 
+    def optional_input(self, tensor: TensorType) -> None:
+        """Let an input whose first dimension is free be left out of runs: it is empty then."""
+        self._initializers[tensor.name] = onnx.TensorProto(
+            name=tensor.name,
+            data_type=helper.np_dtype_to_tensor_dtype(numpy_dtype(tensor.dtype)),
+            dims=[0, *(size for size in tensor.shape[1:] if isinstance(size, int))],
+            raw_data=b"",
+        )
+
     def alias(self, name: str, other: str, shape: Sequence[int]) -> str:
         """The same bytes as another weight under another shape: stored once."""
         tensor = onnx.TensorProto()

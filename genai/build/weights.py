@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
 
-from genai.build.adapter_products import AdapterProducts, split
+from genai.build.adapter_products import AdapterProducts, Fused, split
 from genai.build.graph import CONTRIB, GraphBuilder, numpy_dtype
 from genai.build.precision import IntegerForm, Plan, read_quantized
 from genai.build.quantize import ByteArray, num_offset_columns, pack, with_offset_columns
@@ -97,12 +97,13 @@ class Weights:
 
         Those that are held in the same form are one product: none is widened for another's sake.
         """
-        values: dict[str, str] = {}
+        outputs = dict(zip(names, num_outputs, strict=True))
+        products = []
         for members, blocks in self._alike(names, num_outputs, num_inputs):
-            sizes = [num_outputs[names.index(name)] for name in members]
-            fused = self._product(x, members, sizes, num_inputs, blocks)
-            values |= zip(members, self._parts(x, fused, members, sizes, num_inputs), strict=True)
-        return [values[name] for name in names]
+            sizes = {name: outputs[name] for name in members}
+            products.append(Fused(self._product(x, sizes, num_inputs, blocks), sizes))
+        parts = self._parts(x, products, num_inputs)
+        return [parts[name] for name in names]
 
     def linear(self, x: str, name: str, num_outputs: int, num_inputs: int) -> str:
         """`x @ weight.T + bias` of one checkpoint matrix, whose bias is used where the checkpoint has one.
@@ -116,7 +117,7 @@ class Weights:
         product = self.graph.op("MatMul", x, self._transposed(name, [name], [num_outputs], num_inputs))
         bias = self._fused_bias([name], [num_outputs], name)
         product = product if bias is None else self.graph.op("Add", product, bias)
-        return self._parts(x, product, [name], [num_outputs], num_inputs)[0]
+        return self._parts(x, [Fused(product, {name: num_outputs})], num_inputs)[name]
 
     def products(self, values: Sequence[str], matrices: Iterable[tuple[str, BlockWeight]]) -> list[str]:
         """`x @ weight.T` of each value with its own matrix, in blocks under the name that it gets in the graph."""
@@ -251,22 +252,24 @@ class Weights:
             blocks.append(block)
         return [*groups.values()]
 
-    def _product(
-        self, x: str, names: Sequence[str], sizes: Sequence[int], num_inputs: int, blocks: Sequence[BlockWeight]
-    ) -> str:
+    def _product(self, x: str, sizes: Mapping[str, int], num_inputs: int, blocks: Sequence[BlockWeight]) -> str:
         """Several matrices of one form as one product; blocks: none where they are floats."""
+        names, outputs = [*sizes], [*sizes.values()]
         label = "+".join(names)
-        bias = self._fused_bias(names, sizes, label)
+        bias = self._fused_bias(names, outputs, label)
         if blocks:
-            return self._block_product(x, self._store(label, [_concatenated(blocks)], sum(sizes)), bias)
-        product = self.graph.op("MatMul", x, self._transposed(label, names, sizes, num_inputs))
+            return self._block_product(x, self._store(label, [_concatenated(blocks)], sum(outputs)), bias)
+        product = self.graph.op("MatMul", x, self._transposed(label, names, outputs, num_inputs))
         return product if bias is None else self.graph.op("Add", product, bias)
 
-    def _parts(self, x: str, fused: str, names: Sequence[str], sizes: Sequence[int], num_inputs: int) -> list[str]:
-        """Each matrix's part of a product, with what adapters add to it."""
-        if self.adapters is None:
-            return split(self.graph, fused, sizes)
-        return self.adapters.adapted(x, fused, names, sizes, num_inputs)
+    def _parts(self, x: str, products: Sequence[Fused], num_inputs: int) -> dict[str, str]:
+        """Each matrix's part of products that read x, with what adapters add to it, by name."""
+        if self.adapters is not None:
+            return self.adapters.adapted(x, products, num_inputs)
+        parts: dict[str, str] = {}
+        for each in products:
+            parts |= zip(each.sizes, split(self.graph, each.value, [*each.sizes.values()]), strict=True)
+        return parts
 
     def _block_product(self, x: str, stored: _StoredBlocks, bias: str | None) -> str:
         num_inputs = stored.shape[1]

@@ -31,7 +31,8 @@ from genai.engine.scheduler import SHORT_TOKENS, Limits, Pace, Plan, Scheduler
 from genai.engine.sequence import FinishReason, Job, Sequence, State, TokenEvent
 from genai.errors import AdapterError, CapacityError, ConfigError, GenAIError, QueueFullError
 from genai.metrics import EngineMetrics
-from genai.runtime.adapters import NO_ROOM, FittedAdapter, LoadedAdapter, ScaledAdapter
+from genai.runtime.adapter_matrices import FittedAdapter
+from genai.runtime.adapters import NO_ROOM, LoadedAdapter, ScaledAdapter
 from genai.runtime.runner import Runner
 
 

@@ -13,7 +13,8 @@ from genai import models
 from genai.config import MAX_ADAPTER_SCALE, ModelConfig
 from genai.engine.loop import EngineLoop
 from genai.errors import AdapterError, ConfigError
-from genai.runtime.adapters import NO_ROOM, AdapterMemory, FittedAdapter, LoadedAdapter, ScaledAdapter
+from genai.runtime.adapter_matrices import FittedAdapter
+from genai.runtime.adapters import NO_ROOM, AdapterMemory, LoadedAdapter, ScaledAdapter
 
 _LONGEST_NAME = 300
 AdapterChoice: TypeAlias = str | tuple[str, float]

@@ -11,23 +11,23 @@ use is brought forward, into the place of one that is not in use, and those in u
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping, Sequence
+import math
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
 from genai import contract
-from genai.contract import AdaptedProduct, AdapterRoom
+from genai.contract import AdapterRoom, TensorType
 from genai.errors import AdapterError
+from genai.runtime.adapter_matrices import FittedAdapter, Matrices, fit
+from genai.runtime.floats import ITEM_SIZE
 from genai.runtime.ort import Binding
-from genai.runtime.providers.base import Buffer, Bytes, Provider
+from genai.runtime.providers.base import Buffer, Provider
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
-Matrices = Mapping[str, tuple[FloatArray, FloatArray]]
-"""By product: the first matrix [in, rank], and the second [rank, out]."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -55,15 +55,6 @@ class ScaledAdapter:
     def identity(self) -> bytes:
         """What tells it from others, and from itself with another scale."""
         return self.loaded.identity + (b"" if self.scale == 1 else np.float32(self.scale).tobytes())
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FittedAdapter:
-    """An adapter as it will lie in memory: raw bytes for each of the graph's inputs that it is not zero in."""
-
-    name: str
-    identity: bytes
-    data: Mapping[str, Bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +94,9 @@ class AdapterMemory:
 
     def __init__(self, room: AdapterRoom, num_places: int, provider: Provider) -> None:
         self.room = room
-        self._dtype = np.dtype(ml_dtypes.bfloat16 if room.dtype == "bfloat16" else room.dtype)
-        self._products = {each.name: each for each in room.products}
-        self._shapes = dict(self._inputs())
+        self._stacks = contract.adapter_stacks(room)
         self._buffers: dict[str, Buffer] = {
-            name: provider.allocate(num_places * self._item_bytes(name)) for name in self._shapes
+            stack.name: provider.allocate(num_places * _item_bytes(stack)) for stack in self._stacks
         }
         self._places: list[LoadedAdapter | None] = [None] * num_places
         self._of_row: dict[int, ScaledAdapter] = {}
@@ -115,8 +104,7 @@ class AdapterMemory:
     @staticmethod
     def num_bytes(room: AdapterRoom, num_places: int) -> int:
         """What so many adapters take."""
-        numbers = sum(room.rank * (each.num_inputs + each.num_outputs) for each in room.products)
-        return num_places * numbers * (4 if room.dtype == "float32" else 2)
+        return num_places * sum(map(_item_bytes, contract.adapter_stacks(room)))
 
     @property
     def loaded(self) -> tuple[LoadedAdapter, ...]:
@@ -130,25 +118,7 @@ class AdapterMemory:
 
     def fitted(self, name: str, identity: bytes, matrices: Matrices) -> FittedAdapter:
         """An adapter as it will lie in memory; any thread may. Raises: AdapterError if it is not for this graph."""
-        data: dict[str, Bytes] = {}
-        for product, (first, second) in matrices.items():
-            known = self._products.get(product)
-            if known is None:
-                raise AdapterError(
-                    f"adapter {name!r} changes {product}, for which this package has no room (experts and heads of "
-                    "latent attention have none); if the base has no such module, it belongs to another model"
-                )
-            self._check(name, known, first, second)
-            rank = first.shape[1]
-            wide = np.zeros((known.num_inputs, self.room.rank), self._dtype)
-            tall = np.zeros((self.room.rank, known.num_outputs), self._dtype)
-            with np.errstate(over="ignore"):
-                wide[:, :rank], tall[:rank] = first, second
-            if not all(np.isfinite(each.astype(np.float32)).all() for each in (wide, tall)):
-                raise AdapterError(f"adapter {name!r}: its numbers for {product} are too large for {self.room.dtype}")
-            data[contract.lora_a(product)] = wide.reshape(-1).view(np.uint8)
-            data[contract.lora_b(product)] = tall.reshape(-1).view(np.uint8)
-        return FittedAdapter(name=name, identity=identity, data=data)
+        return fit(self.room, name, identity, matrices)
 
     def load(self, fitted: FittedAdapter, in_use: Container[LoadedAdapter | None]) -> LoadedAdapter:
         """Write an adapter into a place that is free; in_use: by texts that have not ended. Raises: AdapterError."""
@@ -163,13 +133,8 @@ class AdapterMemory:
                 f"adapter {fitted.name!r} finds no room: {self.num_places} are loaded ({names}), the most that this "
                 "package was built for (--lora-slots); unload one first"
             )
-        for name, buffer in self._buffers.items():
-            size = self._item_bytes(name)
-            content = fitted.data.get(name)
-            if content is None:
-                buffer.clear(place * size, size)
-            else:
-                buffer.write(place * size, content)
+        for name, content in fitted.data.items():
+            self._buffers[name].write(place * content.size, content)
         adapter = self._places[place] = LoadedAdapter(name=fitted.name, identity=fitted.identity, place=place)
         return adapter
 
@@ -199,22 +164,12 @@ class AdapterMemory:
         return AdapterUse(first, tuple(tuple(by_place.get(place, ())) for place in range(first, last + 1)), scales)
 
     def bind(self, binding: Binding, use: AdapterUse) -> None:
-        """Bind the places that a run uses."""
-        for name, matrix in self._shapes.items():
-            pointer = self._buffers[name].pointer + use.first * self._item_bytes(name)
-            binding.bind_input(name, self.room.dtype, (use.shape[0], 1, *matrix), pointer)
-
-    def _check(self, name: str, known: AdaptedProduct, first: FloatArray, second: FloatArray) -> None:
-        if first.shape[0] != known.num_inputs or second.shape[1] != known.num_outputs:
-            raise AdapterError(
-                f"adapter {name!r} changes {known.name} of {first.shape[0]} inputs and {second.shape[1]} outputs, "
-                f"which here has {known.num_inputs} and {known.num_outputs}: it belongs to another model"
-            )
-        if (rank := first.shape[1]) > self.room.rank:
-            raise AdapterError(
-                f"adapter {name!r} has rank {rank}, and this package was built for at most {self.room.rank}; build it "
-                f"with --max-rank {rank}"
-            )
+        """Bind the places that a run uses; where nobody uses any the graph has defaults."""
+        if not use.members:
+            return
+        for stack in self._stacks:
+            pointer = self._buffers[stack.name].pointer + use.first * _item_bytes(stack)
+            binding.bind_input(stack.name, stack.dtype, (use.shape[0], *_sizes(stack)), pointer)
 
     def _bring_forward(self, adapter: LoadedAdapter) -> None:
         """Move an adapter that comes into use to the first place of none in use; what lies there gets its own."""
@@ -224,8 +179,8 @@ class AdapterMemory:
         if here is None or target >= here:
             return
         other = self._places[target]
-        for name, buffer in self._buffers.items():
-            size = self._item_bytes(name)
+        for stack in self._stacks:
+            buffer, size = self._buffers[stack.name], _item_bytes(stack)
             aside = None if other is None else buffer.read(target * size, size)
             buffer.copy(target * size, here * size, size)
             if aside is not None:
@@ -235,12 +190,12 @@ class AdapterMemory:
         if other is not None:
             other.place = here
 
-    def _inputs(self) -> Iterator[tuple[str, tuple[int, int]]]:
-        """Each of the graph's inputs that are adapters' matrices, and one adapter's shape in it."""
-        for each in self.room.products:
-            yield contract.lora_a(each.name), (each.num_inputs, self.room.rank)
-            yield contract.lora_b(each.name), (self.room.rank, each.num_outputs)
 
-    def _item_bytes(self, name: str) -> int:
-        rows, columns = self._shapes[name]
-        return rows * columns * self._dtype.itemsize
+def _sizes(stack: TensorType) -> tuple[int, ...]:
+    """One adapter's shape in a stack."""
+    return tuple(size for size in stack.shape[1:] if isinstance(size, int))
+
+
+def _item_bytes(stack: TensorType) -> int:
+    """One adapter's bytes in a stack."""
+    return math.prod(_sizes(stack)) * (1 if stack.dtype == contract.ADAPTER_BYTES else ITEM_SIZE[stack.dtype])

@@ -61,7 +61,7 @@ def load_runner(folder: Path, model: ModelConfig, config: EngineConfig) -> Loade
         raise ContractError(f"{folder} is not a model package: it has no {MODEL_FILE}")
     check_kernels(config, model.cache_dtype)  # first: of a type without kernels the graph would not even load
     session = Session(path, config)
-    graph = contract.check_signature(session.inputs, session.outputs)
+    graph = contract.check_signature([*session.inputs, *session.optional_inputs], session.outputs)
     _check_agreement(folder, model, graph)
     check_layers(config, graph.cache_dtype, graph.caches)
     check_states(config, () if model.provenance.precision == "f32" else graph.states)

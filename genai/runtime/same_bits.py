@@ -5,8 +5,9 @@ is. Which do is the processor's business: ONNX Runtime's 4-bit products of AVX2 
 those of AVX-512 with blocks of 64 for the last of an odd number of rows. So the graph itself is asked when it is
 loaded: the same tokens are run in one piece, one by one, beside others, and in views of two lengths; of a model with
 windows also far from the beginning, where parts of the cache are read (`build/parts/reach.py`). Where they differ,
-positions that nobody reads are added to runs (`Padding`) until they do not. Adapters are not asked: what one adds to a
-token that is run alone has other bits than among others of its row.
+positions that nobody reads are added to runs (`Padding`) until they do not. Adapters are not asked: what those of bytes
+add has the same bits in any run, since their sums are exact; what those of floats add has other bits for a token that
+is run alone than for one among others of its row.
 """
 
 from __future__ import annotations

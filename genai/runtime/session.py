@@ -50,6 +50,7 @@ class Session:
             installed = self.provider.name.upper()
             raise RuntimeUnavailableError(f"ONNX Runtime could not start {name}; is {installed} installed?")
         self.inputs = [_tensor_type(arg) for arg in self._session.get_inputs()]
+        self.optional_inputs = [_tensor_type(arg) for arg in self._session.get_overridable_initializers()]
         self.outputs = [_tensor_type(arg) for arg in self._session.get_outputs()]
         _log.debug("loaded %s on %s with %s", model if isinstance(model, Path) else "graph", name, options)
 

@@ -108,7 +108,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Base:
 
 
 def test_integers_are_adapted_as_floats_are(llama: Base, tmp_path: Path) -> None:
-    """What integers cost with an adapter, whose numbers are then kept in float16, is what they cost without."""
+    """What integers cost with an adapter, whose numbers are bytes then, is what they cost without."""
     package = build_package(llama.checkpoint, tmp_path, precision="int8", lora_slots=1, max_rank=4)
     with tiny.loaded(package) as llm:
         llm.load_adapter("one", llama.paths["one"])
@@ -208,21 +208,24 @@ def test_logits_are_never_the_bases_because_an_adapter_has_gone(llama: Base) -> 
             llm.loop.call(lambda engine: engine.score(PROMPTS[0], gone))
 
 
-def test_a_text_without_an_adapter_has_its_bits_beside_others(llama: Base, tmp_path: Path) -> None:
+def test_texts_have_their_bits_beside_others(llama: Base, tmp_path: Path) -> None:
+    """With an adapter and without: whole, and one by one beside rows with others."""
     package = build_package(llama.checkpoint, tmp_path, precision="auto", lora_slots=2, max_rank=8)
     with tiny.loaded(package, max_batch=8, kv_cache_bytes=12_000_000) as llm:
         assert llm.same_bits.padding is not None
         for name in ("one", "two"):
             llm.load_adapter(name, llama.paths[name])
-        runner = llm._runner
+        runner, names = llm._runner, ("one", "two", None, "one")
         assert runner.adapters is not None
-        alone = llm.logits(PROMPTS[0])
-        rows = [runner.cache.allocate(64) for _ in range(3)]
-        for row, name in zip(rows, ("one", "two", None), strict=True):
+        alone = [llm.logits(PROMPTS[0], adapter=name) for name in names]
+        assert len({logits.tobytes() for logits in alone}) == 3
+        rows = [runner.cache.allocate(64) for _ in names]
+        for row, name in zip(rows, names, strict=True):
             runner.adapters.use(row, llm.adapters.get(name))
         (group,) = runner.cache.groups
-        for token, expected in zip(PROMPTS[0], alone, strict=True):
-            np.testing.assert_array_equal(runner.advance(group, [[token]] * 3)[2, 0], expected)
+        for place, token in enumerate(PROMPTS[0]):
+            together = runner.advance(group, [[token]] * len(names))[:, 0]
+            np.testing.assert_array_equal(together, [logits[place] for logits in alone])
 
 
 def test_many_loads_leave_memory_as_it_is(llama: Base) -> None:

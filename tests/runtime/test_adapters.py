@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,10 +11,12 @@ from genai import contract
 from genai.config import EngineConfig
 from genai.contract import AdaptedProduct, AdapterRoom
 from genai.errors import AdapterError
+from genai.runtime.adapter_matrices import fit
 from genai.runtime.adapters import AdapterMemory, LoadedAdapter, ScaledAdapter
 from genai.runtime.providers import provider_for
 
-ROOM = AdapterRoom(products=(AdaptedProduct("p", 3, 5), AdaptedProduct("q", 2, 2)), rank=2, dtype="float32")
+GROUPS = ((AdaptedProduct("p", 3, 5),), (AdaptedProduct("q", 2, 2),))
+ROOM = AdapterRoom(groups=GROUPS, rank=2, dtype="float32")
 NOBODY: set[LoadedAdapter | None] = set()
 
 
@@ -27,7 +31,7 @@ def loaded(held: AdapterMemory, name: str, value: float) -> LoadedAdapter:
 
 def first_matrix(held: AdapterMemory, adapter: LoadedAdapter, product: str = "p") -> np.ndarray:
     assert adapter.place is not None
-    name = contract.lora_a(product)
+    name = contract.lora_a([product])
     size = 24 if product == "p" else 16
     return held._buffers[name].read(adapter.place * size, size).view(np.float32)
 
@@ -79,7 +83,24 @@ def test_a_place_is_free_when_nobody_uses_what_has_left() -> None:
 
 
 def test_numbers_that_the_type_cannot_hold_are_refused() -> None:
-    room = AdapterRoom(products=ROOM.products, rank=2, dtype="float16")
-    held = AdapterMemory(room, 1, provider_for(EngineConfig(device="cpu")))
-    with pytest.raises(AdapterError, match="too large for float16"):
-        held.fitted("a", b"a", {"p": (np.full((3, 1), 1e6, np.float32), np.ones((1, 5), np.float32))})
+    for dtype, number in (("float16", 1e6), ("uint8", 3e38), ("uint8", np.inf), ("float32", np.nan)):
+        held = AdapterMemory(replace(ROOM, dtype=dtype), 1, provider_for(EngineConfig(device="cpu")))
+        with pytest.raises(AdapterError, match=f"its numbers for p are too large for {dtype}"):
+            held.fitted("a", b"a", {"p": (np.full((3, 1), number, np.float32), np.full((1, 5), 1e10, np.float32))})
+
+
+def test_bytes_are_the_matrices_to_a_byte_of_their_columns() -> None:
+    """Smaller ranks, products that are not changed, and columns and rows of zeros included."""
+    group = tuple(AdaptedProduct(name, 40, size) for name, size in (("q", 24), ("k", 8), ("v", 8)))
+    room, rng = AdapterRoom(groups=(group,), rank=4, dtype="uint8"), np.random.default_rng(1)
+    first, second = rng.standard_normal((40, 3), np.float32), rng.standard_normal((3, 24), np.float32)
+    first[:, 1], second[:, 5] = first[:, 1] * 1e-6, 0
+    value = (rng.standard_normal((40, 2), np.float32), rng.standard_normal((2, 8), np.float32))
+    data = fit(room, "a", b"a", {"q": (first, second), "v": value}).data
+    assert data.keys() == {each.name for each in contract.adapter_stacks(room)}
+    a = data["lora_a.q+k+v"].reshape(40, 3, 4).astype(np.float32) - 128
+    for index, (name, size, wanted) in enumerate(
+        (("q", 24, first @ second), ("k", 8, 0), ("v", 8, value[0] @ value[1]))
+    ):
+        b = (data[f"lora_b.{name}"].reshape(4, size).astype(np.float32) - 128) * data[f"lora_scales.{name}"].view("f4")
+        np.testing.assert_allclose(a[:, index] @ b, np.broadcast_to(wanted, (40, size)), atol=0.05)

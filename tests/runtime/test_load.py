@@ -228,20 +228,26 @@ def test_states_are_told_by_the_signature() -> None:
 
 def test_room_for_adapters_is_told_by_the_signature() -> None:
     caches, seven = uniform_caches(1, 8), contract.Output(contract.LOGITS, 7)
-    products = (AdaptedProduct("layer.q", 16, 32), AdaptedProduct("layer.o", 32, 16))
-    room = AdapterRoom(products=products, rank=4, dtype="float16")
+    groups = ((AdaptedProduct("layer.q", 16, 32), AdaptedProduct("layer.k", 16, 8)), (AdaptedProduct("o", 32, 16),))
+    room = AdapterRoom(groups=groups, rank=4, dtype="float16")
     inputs = contract.inputs(caches, "float32", adapters=room)
     outputs = contract.outputs(caches, "float32", seven)
     assert contract.check_signature(inputs, outputs).adapters == room
     assert contract.check_signature(contract.inputs(caches, "float32"), outputs).adapters is None
-    with pytest.raises(ContractError, match=r"input 'lora_b\.layer\.o' is unknown"):
-        contract.check_signature([each for each in inputs if each.name != "lora_a.layer.o"], outputs)
+    with pytest.raises(ContractError, match=r"input 'lora_b\.layer\.k' is unknown"):
+        contract.check_signature([each for each in inputs if each.name != "lora_a.layer.q+layer.k"], outputs)
     with pytest.raises(ContractError, match="input 'adapter_rows' is missing"):
         contract.check_signature([each for each in inputs if each.name != contract.ADAPTER_ROWS], outputs)
-    larger = TensorType(name="lora_a.layer.o", dtype="float16", shape=("G", 1, 32, 8))
-    with pytest.raises(ContractError, match=r"input 'lora_a\.layer\.o' is unknown"):
+    larger = TensorType(name="lora_a.o", dtype="float16", shape=("G", 32, 8))
+    with pytest.raises(ContractError, match=r"input 'lora_a\.o' is unknown"):
         contract.check_signature([larger if each.name == larger.name else each for each in inputs], outputs)
-    integers = AdapterRoom(products=products, rank=4, dtype="int8")
+    of_bytes = contract.inputs(caches, "float32", adapters=AdapterRoom(groups=groups, rank=4, dtype="uint8"))
+    assert [each.name for each in of_bytes if each.dtype == "float32"][-3:] == [
+        "lora_scales.layer.q", "lora_scales.layer.k", "lora_scales.o"
+    ]  # fmt: skip
+    with pytest.raises(ContractError, match=r"input 'lora_scales\.o' is missing"):
+        contract.check_signature([each for each in of_bytes if each.name != "lora_scales.o"], outputs)
+    integers = AdapterRoom(groups=groups, rank=4, dtype="int8")
     with pytest.raises(ContractError, match="the adapters are int8, allowed: float32"):
         contract.check_signature(contract.inputs(caches, "float32", adapters=integers), outputs)
 
