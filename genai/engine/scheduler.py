@@ -122,12 +122,17 @@ class Plan:
 
 
 class Scheduler:
-    """Keeps the waiting and the running, and plans steps. Knows sequences only by length, priority and time."""
+    """Keeps the waiting and the running, and plans steps. Knows sequences only by length, priority and time.
+
+    refused: who found no room, and those beside whom: what these need only grows, so that it is not asked again before
+    one of them has gone.
+    """
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
+        self.refused: tuple[Sequence, ...] = ()
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence."""
@@ -147,6 +152,7 @@ class Scheduler:
 
     def remove(self, sequence: Sequence) -> None:
         """Forget a sequence that has ended."""
+        self.refused = ()
         for queue in (self.waiting, self.running):
             if sequence in queue:
                 queue.remove(sequence)

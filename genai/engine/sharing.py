@@ -159,8 +159,13 @@ class Sharing:
         may_go: list[Sequence] = []
         for each in self._scheduler.running:
             (may_go if each.is_paused or self._is_lower(each, newcomer) else stay).append(each)
-        if not self._fits(newcomer, stay):
+        if self._scheduler.refused == (newcomer, *stay):
             return None
+        if not self._fits(newcomer, stay):
+            self._scheduler.refused = (newcomer, *stay)
+            return None
+        if not may_go:
+            return []
         may_go.sort(key=lambda each: (each.is_paused, rank(each, self._now)))
         victims: list[Sequence] = []
         while not self._fits(newcomer, [*stay, *may_go]):

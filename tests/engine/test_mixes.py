@@ -31,7 +31,6 @@ from tests.fakes import (
     FakeRunner,
     OneGroup,
     fitted_adapter,
-    greedy_continuation,
     read_tokens,
 )
 
@@ -162,8 +161,10 @@ def overflowed(*texts: Sequence) -> bool:
     return all(isinstance(text.error, NotFiniteError) for text in texts)
 
 
-def alone(request: Request, stop: int | None, poison: tuple[int, ...], adapter: int) -> Job:
-    engine, runner = engine_with(max_seq_len=MAX_SEQ_LEN, poison=poison, num_adapters=1)
+def alone(
+    request: Request, stop: int | None, poison: tuple[int, ...], adapter: int = 0, max_seq_len: int = MAX_SEQ_LEN
+) -> Job:
+    engine, runner = engine_with(max_seq_len=max_seq_len, poison=poison, num_adapters=1)
     assert runner.adapters is not None
     loaded = ScaledAdapter(engine.load_adapter(fitted_adapter(runner.adapters, adapter))) if adapter else None
     job = engine.submit(replace(request, is_manual=False, sink=Witness(stop), adapter=loaded))
@@ -352,27 +353,32 @@ def test_whatever_is_cut_short_leaves_the_others_alone(seed: int, is_beside: boo
 @pytest.mark.parametrize("share", [0.5, 0.7, 0.9, 1.0])
 @pytest.mark.parametrize("seed", range(5))
 def test_a_cache_smaller_than_the_need_changes_no_text(seed: int, share: float) -> None:
-    """Of what all texts need at once; long prompts among short ones, of any priority, with and without headroom."""
+    """Of what all texts need at once; long prompts among short ones, of any priority, some with a token that overflows.
+
+    With and without headroom.
+    """
     rng = random.Random(5000 + seed)
-    asked: list[tuple[Request, int]] = []
+    poison = rng.choice([(), (POISON,)])
+    asked: list[Request] = []
     for _ in range(rng.randint(6, 16)):
-        prompt = [rng.randrange(VOCAB_SIZE) for _ in range(rng.choice([rng.randint(1, 20), rng.randint(150, 400)]))]
-        count = rng.randint(1, 40)
-        asked.append((Request(prompt=prompt, config=config(count), priority=rng.randint(-2, 2)), count))
-    need = sum(len(request.prompt) + count for request, count in asked)
-    longest = max(len(request.prompt) + count for request, count in asked)
+        prompt = [rng.randrange(POISON) for _ in range(rng.choice([rng.randint(1, 20), rng.randint(150, 400)]))]
+        if rng.random() < 0.2:
+            prompt[rng.randrange(len(prompt))] = POISON
+        asked.append(Request(prompt=prompt, config=config(rng.randint(1, 40)), priority=rng.randint(-2, 2)))
+    needs = [len(request.prompt) + (request.config.max_new_tokens or 0) for request in asked]
     engine, runner = engine_with(
-        num_slots=max(int(share * need), longest),
+        num_slots=max(int(share * sum(needs)), *needs),
         max_batch=rng.choice([3, 16]),
-        max_seq_len=longest,
+        max_seq_len=max(needs),
         chunk=rng.choice([48, 512]),
         prefix_bytes=rng.choice([0, 10**5]),
+        poison=poison,
     )
     cost = StepCost(weights=rng.choice([1e-5, 1e-3]), row=1e-5, slot=1e-7)
     runner.cache.policy = CapacityPolicy(cost=cost, headroom=rng.choice([0, 64]))
     witnesses = [Witness() for _ in asked]
     jobs = []
-    for (request, _), witness in zip(asked, witnesses, strict=True):
+    for request, witness in zip(asked, witnesses, strict=True):
         jobs.append(engine.submit(replace(request, sink=witness)))
         for _ in range(rng.choice([0, 1, 8])):
             engine.step()
@@ -381,11 +387,13 @@ def test_a_cache_smaller_than_the_need_changes_no_text(seed: int, share: float) 
             break
         engine.step()
         runner.cache.check_integrity()
+        assert_clean(runner)
     assert not engine.has_work, "it comes to an end"
-    for job, (request, count), witness in zip(jobs, asked, witnesses, strict=True):
+    for job, request, witness in zip(jobs, asked, witnesses, strict=True):
         witness.check(job)
-        assert job.first.generated == greedy_continuation(request.prompt, count)
-        assert job.first.finish_reason == "length"
+        same = alone(request, None, poison, max_seq_len=max(needs)).first
+        assert job.first.generated == same.generated
+        assert overflowed(job.first, same) or job.first.finish_reason == same.finish_reason == "length"
 
 
 def test_a_broken_step_ends_everything() -> None:

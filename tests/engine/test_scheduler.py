@@ -15,7 +15,7 @@ from genai.decoding.sampler import Sampler
 from genai.engine.consumers import Sample
 from genai.engine.scheduler import MIN_CHUNK, STALL, STEP_SECONDS, Limits, Pace, Plan, Scheduler
 from genai.engine.sequence import Sequence, State, Timeline
-from genai.engine.sharing import AGING_SECONDS
+from genai.engine.sharing import AGING_SECONDS, Sharing
 from genai.options.generation_config import GenerationConfig, SamplingConfig
 
 DECODE, PREFILL_TOKEN = 0.02, 0.001
@@ -254,6 +254,27 @@ def test_a_large_text_is_not_overtaken_for_ever_by_small_ones_that_fit() -> None
             machine.add(text(60, 20, submitted=machine.now))
         machine.step()
         assert machine.now < 20, "starved"
+
+
+def test_who_finds_no_room_is_not_looked_at_again_before_somebody_has_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What those who run need only grows; to plan for 32 rows takes as long as a small model's run."""
+    fits, num_asked, num_steps = Sharing._fits, 0, 0
+
+    def counted(sharing: Sharing, newcomer: Sequence, others: abc.Sequence[Sequence]) -> bool:
+        nonlocal num_asked
+        num_asked += 1
+        return fits(sharing, newcomer, others)
+
+    monkeypatch.setattr(Sharing, "_fits", counted)
+    machine = Machine(600, max_batch=32)
+    for index in range(8):
+        machine.add(text(40, 60 + 10 * index))
+    while machine.scheduler.running or machine.scheduler.waiting:
+        machine.step()
+        num_steps += 1
+    assert len(machine.ended) == 8
+    assert num_steps > 100
+    assert num_asked < 20  # measured: 12; asked in each step, 95
 
 
 @pytest.mark.parametrize("num_new", [5, 800])
