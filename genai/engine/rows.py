@@ -157,6 +157,10 @@ class Rows:
         """Whether rows of these lengths find place at once."""
         return self._cache.would_hold(needs)
 
+    def has_room(self, needs: abc.Sequence[int]) -> bool:
+        """Whether rows of these lengths run together nearly as fast as with any memory."""
+        return self._cache.has_room(needs)
+
     def num_worth_running(self, needs: abc.Sequence[int]) -> int:
         """How many rows of these lengths, the first in line first, should run at once; 0: not even the first can."""
         return self._cache.num_worth_running(needs)

@@ -16,7 +16,8 @@ AGING_SECONDS = 10.0
 MAX_PARTIAL = 2
 """Prompts that are begun although they will not be done within a step, unless they are the shortest: rows are few."""
 _MIN_PIECE = 16
-"""A prompt is not given less of a step, unless that completes it."""
+"""A prompt is not given less of a step, unless that completes it: a run reads all of its row, which takes as long as 14
+tokens of it do (SmolLM2, at any length)."""
 _MIN_SHARED = 16
 """Tokens that two prompts must have in common for one to wait for the other's."""
 
@@ -39,6 +40,19 @@ def by_priority(sequence: Sequence) -> tuple[float, int, float]:
 def by_level(sequence: Sequence, now: float) -> tuple[float, int, float]:
     """The same, by level."""
     return level(sequence, now), sequence.num_left, sequence.timeline.submitted
+
+
+def needs_at_the_fullest(texts: abc.Sequence[Sequence], headroom: int) -> list[int]:
+    """What texts need when they need most at once, if each grows by `headroom` tokens, or fewer if it ends before.
+
+    Who ends leaves its room to the others: all at their longest, at once, they never are.
+    """
+    ends = {each: headroom if each.is_paused else each.max_tokens - each.need for each in texts}
+    moments = {headroom, *(end for end in ends.values() if end < headroom)}
+    needs = (
+        [each.need + (0 if each.is_paused else moment) for each in texts if ends[each] >= moment] for moment in moments
+    )
+    return max(needs, key=sum)
 
 
 class Sharing:
@@ -75,7 +89,7 @@ class Sharing:
     @property
     def num_left(self) -> int:
         """Tokens at the beginning of a text that nobody has."""
-        return min(int(self._work_left), self._tokens_left)
+        return max(min(int(self._work_left), self._tokens_left), 0)
 
     @property
     def _tokens_left(self) -> int:
@@ -91,8 +105,9 @@ class Sharing:
             if work < 1 or not self._tokens_left:
                 return
             wanted, each = sequence.num_left - self.shares.get(sequence, 0), self._each(sequence)
-            share = min(wanted, self._tokens_left, max(int(work / each), 1))
-            is_scrap = bool(self.shares.keys() - {sequence}) and share < wanted and share * each < _MIN_PIECE
+            is_alone = not self.shares.keys() - {sequence}
+            share = min(wanted, self._tokens_left, max(int(work / each), _MIN_PIECE if is_alone else 1))
+            is_scrap = not is_alone and share < wanted and share * each < _MIN_PIECE
             if not share or is_scrap or sequence in self.preempted:
                 continue
             if sequence not in self.admitted and sequence.row is None:
@@ -178,11 +193,7 @@ class Sharing:
             return self._rows.num_worth_running([newcomer.need]) == 1
         if len(others) >= self._scheduler.limits.max_batch:
             return False
-        needs = [
-            each.need if each.is_paused else min(each.need + self._rows.headroom, each.max_tokens)
-            for each in (*others, newcomer)
-        ]
-        return self._rows.num_worth_running(needs) == len(needs)
+        return self._rows.has_room(needs_at_the_fullest((*others, newcomer), self._rows.headroom))
 
     def _will_know_more(self, newcomer: Sequence) -> bool:
         """Whether a prompt that is being run has as few tokens left as it will spare a newcomer, or fewer."""

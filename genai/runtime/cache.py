@@ -155,6 +155,10 @@ class KVCache:
         """Whether rows of these lengths, and no others, would fit."""
         return self.policy.fit_together([*map(self.slots, needs)], self.num_slots)
 
+    def has_room(self, needs: Sequence[int]) -> bool:
+        """Whether rows of these lengths, and no others, run together nearly as fast as with any memory."""
+        return self.policy.has_room([*map(self.slots, needs)], self.num_slots)
+
     def num_worth_running(self, needs: Sequence[int]) -> int:
         """How many rows of these lengths, the first in line first and no others, should run together."""
         return self.policy.num_worth_running([*map(self.slots, needs)], self.num_slots)

@@ -41,6 +41,8 @@ _WORTHWHILE = 0.9
 """Rows move between groups only if that makes a step at least this much cheaper: moving copies."""
 _CLEARLY_MORE = 1.25
 """A row gives way only if the others get at least this much more done without it: it is prefilled again."""
+_HARDLY_MORE = 1.1
+"""A row comes to others only if a step of all takes at most this many times what it would with any memory."""
 _FINEST_STEP = 16
 """Capacities are multiples of it."""
 _ANY_NUMBER = 2**48
@@ -97,6 +99,14 @@ class CapacityPolicy:
     def fit_together(self, needs: Sequence[int], num_slots: int) -> bool:
         """Whether rows of these lengths, and no others, find room."""
         return self.groups(dict(enumerate(needs)), (), num_slots) is not None
+
+    def has_room(self, needs: Sequence[int], num_slots: int) -> bool:
+        """Whether rows of these lengths, and no others, run together nearly as fast as with any memory."""
+        rows = dict(enumerate(needs))
+        groups, free = self.groups(rows, (), num_slots), self.groups(rows, (), _ANY_NUMBER)
+        if groups is None or free is None:
+            return False
+        return self.cost.of_groups(groups) <= _HARDLY_MORE * self.cost.of_groups(free)
 
     def num_worth_running(self, needs: Sequence[int], num_slots: int) -> int:
         """How many of these rows, the first in line first, should run together; 0 if the first alone does not fit.

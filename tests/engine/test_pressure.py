@@ -58,7 +58,7 @@ def ragged(num_slots: int, seed: int = 0) -> Seen:
     )
 
 
-@pytest.mark.parametrize(("share", "most_runs"), [(1.0, 2.0), (0.9, 2.5), (0.8, 3.0), (0.6, 4.0)])
+@pytest.mark.parametrize(("share", "most_runs"), [(1.0, 1.25), (0.9, 1.45), (0.8, 1.8), (0.6, 2.3)])
 def test_a_cache_that_is_nearly_full_costs_a_few_passes_and_not_one_for_each_row(
     share: float, most_runs: float
 ) -> None:
@@ -67,4 +67,4 @@ def test_a_cache_that_is_nearly_full_costs_a_few_passes_and_not_one_for_each_row
     assert ample.num_preemptions == 0
     assert short.num_runs <= most_runs * ample.num_runs
     assert short.num_moved <= 4 * ample.num_moved + 16 * ample.peak
-    assert short.num_preemptions <= NUM_TEXTS // 4
+    assert short.num_preemptions <= NUM_TEXTS // 3

@@ -130,6 +130,15 @@ def test_memory_that_is_short_is_not_paid_for_in_passes_when_fewer_rows_do_more(
     assert policy.num_worth_running(needs, 10 * num_slots) == 32
 
 
+def test_who_comes_hardly_slows_down_those_who_run() -> None:
+    policy = CapacityPolicy(cost=StepCost(weights=1e-3, row=1e-5, slot=1e-8))
+    needs = [40 + 7 * (index * 11 % 32) for index in range(32)]
+    assert not policy.has_room(needs, sum(needs) + 300)
+    assert policy.has_room(needs[:18], sum(needs) + 300)
+    assert policy.has_room(needs, 10 * sum(needs))
+    assert not policy.has_room([131, 5], 130)
+
+
 def test_all_run_where_none_is_spared_a_pass() -> None:
     assert POLICY.num_worth_running([100, 4000, 90, 110], 100_000) == 4, "a long row is no matter of memory"
     assert POLICY.num_worth_running([65, 65], 130) == 2, "one after the other they would take as many passes"
