@@ -461,6 +461,16 @@ def test_logits_beyond_the_context_are_refused_though_the_arena_would_hold_them(
             llm.logits([1] * 129)
 
 
+def test_content_in_typed_parts_is_its_text(llm: LLM) -> None:
+    content = CHAT[-1]["content"]
+    parts = [{"type": "text", "text": content[:1]}, {"type": "text", "text": content[1:]}]
+    expected = llm.generate(CHAT, max_new_tokens=4)
+    result = llm.generate([*CHAT[:-1], {**CHAT[-1], "content": parts}], max_new_tokens=4)
+    assert (result.token_ids, result.usage) == (expected.token_ids, expected.usage)
+    with pytest.raises(TokenizerError, match="message 0"):
+        llm.generate([{"role": "user", "content": [{"type": "video"}]}])
+
+
 def test_a_package_without_template(tmp_path: Path) -> None:
     with LLM(tiny_package(tmp_path, has_template=False), CONFIG) as llm:
         with pytest.raises(TokenizerError, match="no chat template"):
