@@ -35,6 +35,8 @@ _log = logging.getLogger(__name__)
 _FEWEST_RUNS, _MOST_RUNS = 2, 4
 _ENOUGH_SECONDS = 0.1
 """A shape of run is measured twice, and twice more if that has taken less: long runs vary less."""
+_MANY_ROWS = 4
+"""Rows that are run to tell what one costs: no more than have states where two run together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,15 +150,16 @@ def _check_agreement(folder: Path, model: ModelConfig, graph: contract.GraphShap
 def measured_cost(runner: Runner) -> StepCost:
     """What a decode step costs on this machine: three shapes, each the best of a few runs over an empty cache.
 
-    Where the arena is too small to tell capacities apart, the default stands.
+    A row alone would not tell: where kernels ask for it, it is run as two. Where the arena is too small to tell
+    capacities apart, the default stands.
     """
     short, long = 64, min(1024, runner.cache.num_slots // 2 // 64 * 64)
     if long < 4 * short:
         return runner.cache.policy.cost
-    one, two = _decode_seconds(runner, 1, short), _decode_seconds(runner, 2, short)
+    two, many = _decode_seconds(runner, 2, short), _decode_seconds(runner, _MANY_ROWS, short)
     slot = max(_decode_seconds(runner, 2, long) - two, 0.0) / (2 * (long - short))
-    row = max(two - one - short * slot, 0.0)
-    cost = StepCost(weights=max(one - row - short * slot, 1e-5), row=row, slot=max(slot, 1e-9))
+    row = max((many - two) / (_MANY_ROWS - 2) - short * slot, 0.0)
+    cost = StepCost(weights=max(two - 2 * (row + short * slot), 1e-5), row=row, slot=max(slot, 1e-9))
     _log.info("a decode step costs %.2g s + %.2g s a row + %.2g s a slot", cost.weights, cost.row, cost.slot)
     return cost
 

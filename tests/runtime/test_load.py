@@ -16,6 +16,7 @@ from genai.config import EmbeddingConfig, EngineConfig, ModelConfig, Provenance
 from genai.contract import AdaptedProduct, AdapterRoom, Cache, State, TensorType, uniform_caches
 from genai.errors import CapacityError, ConfigError, ContractError, GraphRunError, ModelError, RuntimeUnavailableError
 from genai.runtime import load, probe
+from genai.runtime.capacity import StepCost
 from genai.runtime.layout import Group
 from genai.runtime.load import load_runner, plan_budget
 from genai.runtime.providers import choose_device
@@ -346,5 +347,14 @@ def test_long_steps_are_measured_less_often(
 
     monkeypatch.setattr(runner, "advance", counted)
     assert load.measured_cost(runner).weights > 0
-    assert runs == [1] * num_runs + [2] * 2 * num_runs
+    assert runs == [2] * num_runs + [4] * num_runs + [2] * num_runs
     assert runner.cache.rows == ()
+
+
+def test_what_a_row_costs_is_told_though_one_alone_is_run_as_two(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    true = StepCost(weights=8e-3, row=3e-3, slot=5e-7)
+    monkeypatch.setattr(load, "_decode_seconds", lambda _, num_rows, capacity: true.of(max(num_rows, 2), capacity))
+    cost = load.measured_cost(runner_for(session_of(build_random_model(tmp_path))))
+    assert (cost.weights, cost.row, cost.slot) == pytest.approx((true.weights, true.row, true.slot))
