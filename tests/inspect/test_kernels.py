@@ -18,13 +18,13 @@ def test_inlined_operators_are_those_that_were_measured(kind: str, opset: int) -
     (line,) = without_kernels({kind: 3, "MatMul": 7}, opset)
     assert line.startswith(f"3 {kind}: no kernel at opset {opset}, inlined into ")
     section = MEASURED.partition(f"### ai.onnx {kind}\n")[2].partition("###")[0]
-    rows = [row for row in section.splitlines() if f"| {opset} | float32 | inlined, " in row]
-    numbers = {int(row.partition("inlined, ")[2].split()[0]) for row in rows}
+    rows = [[cell.strip() for cell in row.split("|")] for row in section.splitlines() if "| float32 | inlined, " in row]
+    numbers = {int(how.split()[1]) for _, _, opsets, _, how, *_ in rows if str(opset) in opsets.split(", ")}
     low, high = min(numbers), max(numbers)
     assert f"into {low if low == high else f'{low} to {high}'} nodes" in line
 
 
-@pytest.mark.parametrize(("kind", "opset"), [("SwiGLU", 28), ("Swish", 26)])
+@pytest.mark.parametrize(("kind", "opset"), [("SwiGLU", 28), ("Swish", 25)])
 def test_operators_that_do_not_load(kind: str, opset: int) -> None:
     assert without_kernels({kind: 1}, opset) == (f"1 {kind}: does not load at opset {opset}",)
 

@@ -103,7 +103,6 @@ def test_what_is_not_used_is_told(folder: Path, change: dict[str, Any], entry: s
         ({"model__decoder__pipeline": [{}]}, "pipeline"),
         ({"model__decoder__inputs__block_table": "block_table"}, "block_table"),
         ({"model__decoder__inputs": {"inputs_embeds": "x"}}, "inputs_embeds"),
-        ({"model__decoder__inputs__past_recurrent_names": "past.%d.r"}, "past_recurrent_names"),
         ({"model__decoder__inputs__cross_past_key_names": "c.%d"}, "cross_past_key_names"),
     ],
 )
