@@ -38,6 +38,8 @@ _CLOSE_SECONDS = 30.0
 """How long the end of the process waits for a model that is being loaded."""
 _RETRY_SECONDS = 10.0
 """How long a model that has failed is left alone, whoever asks for it."""
+_LATEST = ":latest"
+"""What Ollama's clients add to names."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -177,17 +179,19 @@ class ModelPool:
 
     def named(self, name: str | None) -> ServedModel:
         """A model by one of its names or an adapter's, the first one without. Raises: ApiError."""
-        if name is not None and self.owner_of(name) is None and self.owner_of(plain := name.removesuffix(":latest")):
-            name = plain
-        owner = None if name is None else self.owner_of(name)
-        model = owner or (next(iter(self._models.values())) if name is None else self._found(name))
+        called = () if name is None else (name, name.removesuffix(_LATEST))
+        adapter = next((each for each in called if self.owner_of(each)), None)
+        if adapter is not None:
+            model = self.owner_of(adapter)
+        else:
+            model = next(iter(self._models.values())) if name is None else self._found(name)
         if model is None:
             adapters = [adapter for each in self.models for adapter in each.adapters]
             known = ", ".join([*self._models, *adapters, *self._elsewhere])
             message = f"no model {str(name)[:100]!r} is served here; there are: {known}"
             raise ApiError(404, message, code="model_not_found", param="model")
         request_info().model = model.name
-        request_info().adapter = name if owner else None
+        request_info().adapter = adapter
         return model
 
     def owner_of(self, adapter: str) -> ServedModel | None:
@@ -232,9 +236,9 @@ class ModelPool:
         return any(name in model.settings.aliases for model in self.models)
 
     def _found(self, name: str) -> ServedModel | None:
-        """By its name, an alias, an alias with wildcards, or else the fallback; Ollama's clients add `:latest`."""
+        """By its name, an alias, an alias with wildcards, or else the fallback."""
         if name not in self._models:
-            name = name.removesuffix(":latest")
+            name = name.removesuffix(_LATEST)
         if name in self._models:
             return self._models[name]
         models = self.models

@@ -67,9 +67,9 @@ class ContractGraph:
     """A graph that is being rewritten in place.
 
     input_ids, position_ids: the graph's own inputs where it has them; they become the contract's, and position_streams
-    is what has taken the second one's place, [B, T] or [3, B, T]. caches: all that it
-    is to have, and states the same; reserved_slots: 1 if rows begin with a slot that is no token: then every layer has
-    sinks. row_start: with what each row of a cache begins, by the cache's name.
+    is what has taken the second one's place, [B, T] or [3, B, T]. caches, states: all that it is to have;
+    reserved_slots: 1 if rows begin with a slot that is no token: then every layer has sinks. row_start: with what each
+    row of a cache begins, by the cache's name.
     """
 
     def __init__(
