@@ -50,8 +50,12 @@ class Outside:
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
 
 
+GONE = 499
+"""What the log says where a client left before its answer was whole: opencode ends without the title that it had asked for."""
+
+
 class Refusals(logging.Handler):
-    """The requests that the server did not answer with success."""
+    """The requests that the server did not answer with success, though their clients waited for it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,7 +63,7 @@ class Refusals(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         fields = getattr(record, "fields", {})
-        if fields["status"] >= 400:
+        if fields["status"] >= 400 and fields["status"] != GONE:
             self.seen.append(f"{fields['status']} {record.getMessage()}")
 
 
