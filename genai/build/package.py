@@ -112,23 +112,16 @@ def build_package(
         embedding = _embedding(checkpoint)
         spec = replace(spec_of(reader), has_head=embedding is None)
         tokenizer = _tokenizer(checkpoint)
-        config = _model_config(
-            spec,
-            plan,
-            tokenizer,
-            model_type=str(checkpoint.config["model_type"]),
-            generation=_defaults(checkpoint),
-            embedding=embedding,
-            prompt=rerank_prompt(checkpoint.metadata) if isinstance(checkpoint, GgufSource) else None,
-            provenance=Provenance(
-                source=checkpoint.path.resolve().name,
-                sha256=sha256 or source_digest(source, progress),
-                precision=precision,
-                builder=BUILDER,
-                options={"device": device, "max_seq_len": max_seq_len}
-                | _adapter_options(lora_slots, max_rank, merge_lora),
-            ),
-            adapters=AdapterConfig(slots=lora_slots, base=checkpoint.config) if lora_slots else None,
+        provenance = Provenance(
+            source=checkpoint.path.resolve().name,
+            sha256=sha256 or source_digest(source, progress),
+            precision=precision,
+            builder=BUILDER,
+            options={"device": device, "max_seq_len": max_seq_len} | _adapter_options(lora_slots, max_rank, merge_lora),
+        )
+        adapters = AdapterConfig(slots=lora_slots, base=checkpoint.config) if lora_slots else None
+        config = replace(
+            _model_config(checkpoint, spec, plan, tokenizer, provenance), embedding=embedding, adapters=adapters
         )
         with ExternalData(folder / f"{MODEL_FILE}.data") as data:
             graph, named = GraphBuilder(data), _in_our_form(checkpoint, reader)
@@ -152,21 +145,17 @@ def _adapter_options(lora_slots: int, max_rank: int, merge_lora: Path | None) ->
 
 
 def _model_config(
+    checkpoint: GgufSource | SafetensorsSource,
     spec: DecoderSpec,
     plan: Plan,
     tokenizer: TokenizerFiles,
-    *,
-    model_type: str,
-    generation: Settings,
-    embedding: EmbeddingConfig | None,
-    prompt: str | None,
     provenance: Provenance,
-    adapters: AdapterConfig | None,
 ) -> ModelConfig:
+    """What `genai.json` says, but for what only some packages have."""
     heads = spec.first_attention
     return ModelConfig(
         contract_version=CONTRACT_VERSION,
-        model_type=model_type,
+        model_type=str(checkpoint.config["model_type"]),
         num_layers=spec.num_layers,
         hidden_size=spec.hidden_size,
         vocab_size=spec.vocab_size,
@@ -179,11 +168,9 @@ def _model_config(
         bos_token_id=tokenizer.bos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         sliding_window=spec.sliding_window,
-        generation=within(generation, spec.vocab_size),
-        embedding=embedding,
-        rerank_prompt=prompt,
+        generation=within(_defaults(checkpoint), spec.vocab_size),
+        rerank_prompt=rerank_prompt(checkpoint.metadata) if isinstance(checkpoint, GgufSource) else None,
         provenance=provenance,
-        adapters=adapters,
     )
 
 

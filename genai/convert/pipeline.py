@@ -37,7 +37,7 @@ from genai.convert.recognise import find_model, rewrite
 from genai.convert.report import ConversionReport
 from genai.convert.rewritten import Rewritten
 from genai.convert.untrusted.limits import bounded_memory
-from genai.convert.untrusted.reading import read_onnx
+from genai.convert.untrusted.reading import OnnxFile, read_onnx
 from genai.convert.verify import WITHOUT_ROUNDING, Agreement, Expected, compare, sample_prompts
 from genai.errors import ConfigError, ModelError, RuntimeUnavailableError
 from genai.progress import Progress, silent
@@ -66,56 +66,62 @@ def convert(
     Raises: ModelNotFoundError, UnsupportedModelError that says what was found and what is missing, WeightsError,
     ModelError if the two disagree, TokenizerError, ConfigError for a file that is not in the precision asked for.
     """
-    options = options or ConvertOptions()
     progress("reading", 0, _STEPS)
+    options = options or ConvertOptions()
     file = find_model(Path(source).expanduser(), options.precision, options.file)
-    asked = options.precision
-    if options.precision is not None:
-        provider = available_providers()[0] if device == "auto" else provider_class(device)
-        options = in_precision(options, options.precision, file.path.name, provider.activations)
+    asked, options = options.precision, _settled(options, file.path, device)
     if options.hf_folder is not None:
         file = dataclasses.replace(file, folder=options.hf_folder)
+    built, num_nodes = _rewritten(file, options, progress)
+    with finished_folder(Path(output), CONFIG_FILE) as folder:
+        written = _written(built, options, folder, progress)
+        if asked not in (None, "auto", found_precision := precision_of(built.model)):
+            raise ConfigError(
+                f"{file.path.name} comes in {found_precision}, not in {asked}, nothing was written: name another file, "
+                "or give no precision"
+            )
+        built.tokenizer.save(folder)
+        report = ConversionReport(
+            source=str(file.path),
+            kind=built.found.kind,
+            output=str(output),
+            num_layers=built.config().num_layers,
+            operators=(num_nodes, len(built.model.graph)),
+            agreement=written.agreement,
+            rounded=written.rounded,
+            fusions=built.found.fusions,
+            quantized=written.quantized,
+            notes=(*built.found.notes, *written.notes, *_notes(options, written.rounded)),
+        )
+        write_report(report, folder)
+    return report
+
+
+def _settled(options: ConvertOptions, file: Path, device: str) -> ConvertOptions:
+    """The options with what a precision means for a file of this name on a device."""
+    if options.precision is None:
+        return options
+    provider = available_providers()[0] if device == "auto" else provider_class(device)
+    return in_precision(options, options.precision, file.name, provider.activations)
+
+
+def _rewritten(file: OnnxFile, options: ConvertOptions, progress: Progress) -> tuple[_Built, int]:
+    """A file's model on the contract, and how many nodes it had."""
     model = read_onnx(file.path)
     num_nodes = len(model.graph)
     digest = source_digest(file.path, model)
     progress("recognising", 1, _STEPS)
     with bounded_memory(_num_bytes(model)):
         found = rewrite(file, model, options.max_seq_len, is_wide=options.dtype is not None)
-    tokenizer = tokenizer_from_hf(file.folder)
-    built = _Built(
-        model=model,
-        found=found,
-        tokenizer=tokenizer,
-        provenance=Provenance(
-            source=file.folder.resolve().name,
-            sha256=digest,
-            precision="",
-            builder=CONVERTER,
-            options={"kind": found.kind, **options.as_data()},
-        ),
+    provenance = Provenance(
+        source=file.folder.resolve().name,
+        sha256=digest,
+        precision="",
+        builder=CONVERTER,
+        options={"kind": found.kind, **options.as_data()},
     )
-    with finished_folder(Path(output), CONFIG_FILE) as folder:
-        written = _written(built, options, folder, progress)
-        if asked not in (None, "auto", found_precision := precision_of(model)):
-            raise ConfigError(
-                f"{file.path.name} comes in {found_precision}, not in {asked}, nothing was written: name another file, "
-                "or give no precision"
-            )
-        tokenizer.save(folder)
-        report = ConversionReport(
-            source=str(file.path),
-            kind=found.kind,
-            output=str(output),
-            num_layers=built.config().num_layers,
-            operators=(num_nodes, len(model.graph)),
-            agreement=written.agreement,
-            rounded=written.rounded,
-            fusions=found.fusions,
-            quantized=written.quantized,
-            notes=(*found.notes, *written.notes, *_notes(options, written.rounded)),
-        )
-        write_report(report, folder)
-    return report
+    built = _Built(model=model, found=found, tokenizer=tokenizer_from_hf(file.folder), provenance=provenance)
+    return built, num_nodes
 
 
 def _notes(options: ConvertOptions, rounded: Agreement | None) -> list[str]:
