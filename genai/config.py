@@ -49,6 +49,8 @@ class EngineConfig:
     prefix_cache_bytes: host memory for keys and values of earlier prompts, 0 for none; None: `PREFIX_CACHE_SHARE` of
     the host's free memory.
     max_waiting: requests that may wait for a row, or to be prepared, before further ones are refused; None: any number.
+    same_bits: whether a text is to be the same to the bit whatever runs beside it. Where kernels ask for it runs are
+    padded then, so that a lone token costs two; without, nothing is padded, and nothing asked.
     provider_options: passed to ONNX Runtime's execution provider as they are; `device_id` chooses one of several.
     session_options: ONNX Runtime session configuration entries, passed as they are.
     """
@@ -61,6 +63,7 @@ class EngineConfig:
     prefill_chunk: int = 512
     prefix_cache_bytes: int | None = None
     max_waiting: int | None = None
+    same_bits: bool = True
     provider_options: Mapping[str, str] = field(default_factory=dict)
     session_options: Mapping[str, str] = field(default_factory=dict)
 

@@ -44,6 +44,7 @@ def serve(
     threads: options.Threads = None,
     max_seq_len: options.MaxSeqLen = None,
     max_batch: Annotated[int | None, typer.Option(min=1, metavar="N", help="Requests that run together.")] = None,
+    same_bits: options.KeepBits = None,
     replicas: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Replicas of each model, on Ray Serve (docs/cluster.md).")
     ] = None,
@@ -72,7 +73,9 @@ def serve(
         precision=precision,
         log_format=log_format,
     )
-    engine = options.given(device=device, num_threads=threads, max_seq_len=max_seq_len, max_batch=max_batch)
+    engine = options.given(
+        device=device, num_threads=threads, max_seq_len=max_seq_len, max_batch=max_batch, same_bits=same_bits
+    )
     flags |= {f"engine.{name}": value for name, value in engine.items()}
     flags |= {f"cluster.{name}": value for name, value in options.given(replicas=replicas, address=ray).items()}
     require("server", "serving")

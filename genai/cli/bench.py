@@ -33,6 +33,7 @@ def bench(
     max_seq_len: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="The cache's limit. [default: as long as needed]")
     ] = None,
+    same_bits: options.KeepBits = None,
     json_output: options.Json = False,
 ) -> None:
     """Measure prefill and decoding: over prompt lengths, and over context lengths and batch sizes.
@@ -50,7 +51,7 @@ def bench(
         new_tokens=new_tokens,
         repeats=repeats,
     )
-    config = EngineConfig(device=device, num_threads=threads, max_seq_len=max_seq_len)
+    config = EngineConfig(device=device, num_threads=threads, max_seq_len=max_seq_len, same_bits=same_bits is not False)
     chosen = None if adapter is None else options.adapter_of(adapter)
     room = None if chosen is None else models.room_for([chosen[1]], None, None)
     with bars() as progress:

@@ -37,12 +37,13 @@ def chat(
     device: options.DeviceOption = "auto",
     threads: options.Threads = None,
     max_seq_len: options.MaxSeqLen = None,
+    same_bits: options.KeepBits = None,
 ) -> None:
     """Talk with a model.
 
     /help lists what may be typed. Piped input is read line by line, each line one message.
     """
-    loading = Loading(precision=precision, device=device, threads=threads, max_seq_len=max_seq_len)
+    loading = Loading(precision=precision, device=device, threads=threads, max_seq_len=max_seq_len, same_bits=same_bits)
     with loading.open(model, adapter) as llm, loading.open_draft(draft) as drafting:
         generation |= options.given(draft=drafting, timeout=timeout, adapter=options.name_of(adapter))
         if not llm.tokenizer.has_chat_template:

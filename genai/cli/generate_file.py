@@ -35,6 +35,7 @@ def generate_file(
     threads: options.Threads = None,
     max_seq_len: options.MaxSeqLen = None,
     max_batch: Annotated[int, typer.Option(min=1, metavar="N", help="Requests that run together.")] = 8,
+    same_bits: options.KeepBits = None,
     json_output: options.Json = False,
 ) -> None:
     """Answer a file of requests in OpenAI's batch format, many at a time.
@@ -45,7 +46,10 @@ def generate_file(
     """
     from genai.batch.file import BatchFile, Settings, Summary
 
-    loading = Loading(precision=precision, device=device, threads=threads, max_seq_len=max_seq_len, max_batch=max_batch)
+    loading = Loading(
+        precision=precision, device=device, threads=threads,
+        max_seq_len=max_seq_len, max_batch=max_batch, same_bits=same_bits,
+    )  # fmt: skip
     template_options = generation.pop("template_options", {})
     started = time.perf_counter()
     with BatchFile(source, target) as batch:

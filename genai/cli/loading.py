@@ -26,10 +26,16 @@ class Loading:
     threads: int | None = None
     max_seq_len: int | None = None
     max_batch: int | None = None
+    same_bits: bool | None = None
 
     def open(self, name: str, *adapters: str | None) -> LLM:
         """Load a model; adapters: NAME=PATH of those to be loaded with it, None for none. The caller closes it."""
-        engine = given(num_threads=self.threads, max_seq_len=self.max_seq_len, max_batch=self.max_batch)
+        engine = given(
+            num_threads=self.threads,
+            max_seq_len=self.max_seq_len,
+            max_batch=self.max_batch,
+            same_bits=self.same_bits,
+        )
         with bars() as progress:
             progress(f"loading {name}", 0, 0)
             from genai.llm.llm import load

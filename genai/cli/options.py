@@ -37,6 +37,14 @@ Threads = Annotated[int | None, typer.Option(min=1, metavar="N", help="CPU threa
 MaxSeqLen = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="Longest sequence, in tokens. [default: the model's own]")
 ]
+KeepBits = Annotated[
+    bool | None,
+    typer.Option(
+        "--same-bits/--no-same-bits",
+        help="Whether texts are the same to the bit whatever runs beside; without, one alone may be faster.",
+        show_default="yes",
+    ),
+]
 System = Annotated[str | None, typer.Option("--system", "-s", metavar="TEXT", help="A system message.")]
 Draft = Annotated[str | None, typer.Option("--draft", metavar="MODEL", help="A smaller model that foresees tokens.")]
 Adapter = Annotated[

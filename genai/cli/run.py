@@ -33,6 +33,7 @@ def run(
     device: options.DeviceOption = "auto",
     threads: options.Threads = None,
     max_seq_len: options.MaxSeqLen = None,
+    same_bits: options.KeepBits = None,
     json_output: options.Json = False,
 ) -> None:
     """Answer a prompt, or continue it (--raw).
@@ -43,7 +44,7 @@ def run(
     text = _prompt(prompt)
     if not json_output and generation.keys() & {"logprobs", "prompt_logprobs"}:
         raise ConfigError("log probabilities are part of the JSON: add --json")
-    loading = Loading(precision=precision, device=device, threads=threads, max_seq_len=max_seq_len)
+    loading = Loading(precision=precision, device=device, threads=threads, max_seq_len=max_seq_len, same_bits=same_bits)
     with loading.open(model, adapter) as llm, loading.open_draft(draft) as drafting:
         request = _request(llm, text, system=system, raw=raw)
         generation |= options.given(draft=drafting, timeout=timeout, adapter=options.name_of(adapter))

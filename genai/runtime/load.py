@@ -85,7 +85,7 @@ def load_runner(folder: Path, model: ModelConfig, config: EngineConfig) -> Loade
         least=least,
         bytes_per_row=shape.bytes_per_row,
         reserved_slots=model.reserved_slots,
-        spare=max(padding.most for padding in PADDINGS),
+        spare=max(padding.most for padding in PADDINGS) if config.same_bits else 0,
     )
     cache = KVCache(shape, num_slots, session.provider, row_start, max_batch=config.max_batch)
     cache.policy = CapacityPolicy(least=min(least, num_slots))
@@ -104,7 +104,9 @@ def load_runner(folder: Path, model: ModelConfig, config: EngineConfig) -> Loade
         prefill_chunk=config.prefill_chunk,
         adapters=adapters,
     )
-    same_bits = find_padding(runner, max_seq_len, model.sliding_window)
+    same_bits = SameBits(padding=None, is_asked_for=False)
+    if config.same_bits:
+        same_bits = find_padding(runner, max_seq_len, model.sliding_window)
     if config.max_batch > 1:
         cache.policy = replace(cache.policy, cost=measured_cost(runner))
     return LoadedRunner(

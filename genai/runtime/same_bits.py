@@ -63,14 +63,18 @@ PADDINGS = (Padding(), Padding(least=2), Padding(multiple=2))
 class SameBits:
     """What was found.
 
-    padding: what it takes; None if nothing known helps, and texts may depend on what runs beside them.
+    padding: what it takes; None if nothing known helps, and texts may depend on what runs beside them;
+    is_asked_for: whether they are to be kept at all; where not, nothing is padded, and the kernels are not tried.
     """
 
     padding: Padding | None
+    is_asked_for: bool = True
 
     @property
     def summary(self) -> str:
         """It in a few words."""
+        if not self.is_asked_for:
+            return "not asked for"
         match self.padding:
             case None:
                 return "not kept"

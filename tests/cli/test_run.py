@@ -36,7 +36,7 @@ def test_prompt_from_standard_input(run_genai: Genai, llm: FakeLLM, arguments: l
 
 def test_options_are_handed_on(run_genai: Genai, llm: FakeLLM) -> None:
     sampling = "--temperature 0.5 --top-k 3 --top-p 0.9 --min-p 0.1 --repetition-penalty 1.1 --seed 7"
-    rest = "-n 9 --stop a --stop b --precision int8 --device cpu --threads 2 --max-seq-len 99"
+    rest = "-n 9 --stop a --stop b --precision int8 --device cpu --threads 2 --max-seq-len 99 --no-same-bits"
     assert run_genai("run", "m", "Hi", *sampling.split(), *rest.split()).code == 0
     assert llm.calls[0][1] == {
         "max_new_tokens": 9,
@@ -48,7 +48,8 @@ def test_options_are_handed_on(run_genai: Genai, llm: FakeLLM) -> None:
         "rng_seed": 7,
         "stop_strings": ["a", "b"],
     }
-    assert llm.loaded[0][1] == {"precision": "int8", "device": "cpu", "num_threads": 2, "max_seq_len": 99}
+    how = {"precision": "int8", "device": "cpu", "num_threads": 2, "max_seq_len": 99, "same_bits": False}
+    assert llm.loaded[0][1] == how
 
 
 def test_raw_and_models_without_template_get_plain_text(run_genai: Genai, llm: FakeLLM) -> None:

@@ -19,13 +19,16 @@ from genai.runtime import load, probe
 from genai.runtime.capacity import StepCost
 from genai.runtime.layout import Group
 from genai.runtime.load import load_runner, plan_budget
+from genai.runtime.logits import FloatArray
 from genai.runtime.providers import choose_device
+from genai.runtime.runner import BoundShape
 from genai.runtime.same_bits import PADDINGS, Padding
 from genai.runtime.session import Session
 from tests.random_model import build_random_model
 from tests.runtime.test_runner import runner_for, session_of
 
 CPU = EngineConfig(device="cpu", num_threads=1)
+FREE = EngineConfig(device="cpu", num_threads=1, same_bits=False)
 GIB = 2**30
 
 
@@ -47,6 +50,30 @@ def test_one_row_is_as_long_as_was_asked_for_though_runs_are_padded(
     row = loaded.runner.cache.allocate(64)
     assert loaded.runner.score(row, [*range(63)]).shape[0] == 63
     assert loaded.runner.run_row(row, [1], 1).shape[0] == 1, "the last token, by itself"
+
+
+@pytest.mark.parametrize(
+    ("config", "told", "positions"), [(CPU, "kept by at least 2 positions a run", 2), (FREE, "not asked for", 1)]
+)
+def test_runs_are_padded_unless_the_same_bits_are_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: EngineConfig, told: str, positions: int
+) -> None:
+    """On kernels that ask for two positions."""
+    monkeypatch.setattr("genai.runtime.same_bits.PADDINGS", (Padding(least=2),))
+    loaded = load_runner(tmp_path, package(tmp_path), dataclasses.replace(config, max_seq_len=64))
+    sizes: list[int] = []
+
+    def run(bound: BoundShape, num_logits: int) -> FloatArray:
+        sizes.append(bound.input_ids.size)
+        return run_of(bound, num_logits)
+
+    run_of = loaded.runner._run
+    monkeypatch.setattr(loaded.runner, "_run", run)
+    row = loaded.runner.cache.allocate(8)
+    loaded.runner.prefill(row, [1])
+    loaded.runner.advance(loaded.runner.cache.groups[0], [[2]])
+    assert (loaded.same_bits.summary, sizes) == (told, [positions] * 2)
+    assert loaded.runner.cache.policy.spare == positions - 1
 
 
 def test_a_small_budget_shortens_the_longest_sequence() -> None:

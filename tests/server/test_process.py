@@ -84,11 +84,17 @@ def test_a_port_that_is_taken_ends_the_server(package: Path) -> None:
 def test_print_config(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GENAI_API_KEYS", "my-secret")
     monkeypatch.setenv("GENAI_SERVER_MAX_CHOICES", "3")
-    assert exit_code(["serve", "small=a/b", "--port", "99", "--set", "engine.max_batch=2", "--print-config"]) == 0
+    assert (
+        exit_code(
+            ["serve", "small=a/b", "--port", "99", "--set", "engine.max_batch=2", "--no-same-bits", "--print-config"]
+        )
+        == 0
+    )
     out = capsys.readouterr().out
     assert "port = 99" in out
     assert "max_choices = 3" in out
     assert "max_batch = 2" in out
+    assert "same_bits = false" in out
     assert '[models."small"]\nsource = "a/b"' in out
     assert "my-secret" not in out
 
