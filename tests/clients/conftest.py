@@ -51,7 +51,7 @@ class Outside:
 
 
 GONE = 499
-"""What the log says where a client left before its answer was whole: opencode ends without the title that it had asked for."""
+"""What the log says where a client left before its answer was whole: opencode ends without the title that it wanted."""
 
 
 class Refusals(logging.Handler):
