@@ -20,13 +20,13 @@ _Change: TypeAlias = tuple[IntArray, FloatArray, FloatArray]
 
 
 class Scratch:
-    """Memory that the rows of a step use in turn, so that it is not had anew, and zeroed, for each. Both [V] float32.
+    """Memory that the rows of a step use in turn, so that it is not had anew, and zeroed, for each; float32.
 
-    masked: a row less what a mask rules out; work: for whoever looks at a row.
+    masked: [V], a row less what a mask rules out; work: [2, V], for whoever looks at a row.
     """
 
     def __init__(self, vocab_size: int) -> None:
-        self.masked, self.work = np.empty((2, vocab_size), np.float32)
+        self.masked, self.work = np.empty(vocab_size, np.float32), np.empty((2, vocab_size), np.float32)
 
 
 class Altered:

@@ -17,8 +17,12 @@ from genai.decoding.candidates import Candidates, narrowed, passing, ranked, rea
 from genai.decoding.processors import DoubleArray, FloatArray, IntArray
 from genai.options.generation_config import SamplingConfig
 
-_LEAST_SHARES = (2**-13, 2**-16, 2**-19, 2**-22)
-"""Where no top-k says how many tokens matter: those of at least such a probability are looked at, and then all."""
+_LEAST_SHARES = (2**-13, 2**-16)
+"""Where no top-k says how many tokens matter: those of at least such a probability are looked at first."""
+_ONE_OF = 61
+"""Where those are not enough, one of so many tokens tells how far down a top-p or typical-p reaches."""
+_SAFETY = 0.8
+"""The part of what those leave out that the sample's tail is to weigh: it is known roughly."""
 _FEW = 1024
 """Candidates up to which rows are filtered together: each has as many columns as the one with most."""
 _BELOW = 1e-3
@@ -28,8 +32,6 @@ _MARGIN = 1 + 1e-6
 _NO_LIMIT = np.iinfo(np.int64).max
 _LEAST_TEMPERATURE = 1e-30
 """What lower temperatures are taken as: float32 would make them 0."""
-_NEGLIGIBLE = -200.0
-"""A log whose weight is 0 in float32."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,42 +64,65 @@ def has_filters(config: SamplingConfig) -> bool:
 def look(config: SamplingConfig, logits: FloatArray, work: FloatArray | None = None) -> Look:
     """Look at the best tokens of logits [V], at more where filters reach beyond them.
 
-    work: [V], written to; None for a new array.
+    work: [2, V], written to; None for a new array.
     """
     if config.top_k:
         return Look(config=config, candidates=narrowed(logits, config.top_k), total=math.nan, entropy=math.nan)
     best = float(logits.max())
     total = entropy = math.nan
+    weights = None
     if not math.isfinite(best):
         return Look(config=config, candidates=reaching(logits, best, best), total=total, entropy=entropy)  # refused
     if config.top_p < 1 or config.typical_p < 1:
-        total, entropy = _sums(config, logits, best, work)
-    for floor in _floors(config, best, total):
+        weights, total, entropy = _weighed(config, logits, best, work)
+    for floor in _floors(config, best, weights, total):
         candidates = reaching(logits, floor, best)
         if _is_enough(config, candidates, total, entropy):
             break
     return Look(config=config, candidates=candidates, total=total, entropy=entropy)
 
 
-def _floors(config: SamplingConfig, best: float, total: float) -> list[float]:
-    """The logits down to which a row is looked at, one after the other until it is enough; the last is all there is."""
+def _floors(config: SamplingConfig, best: float, weights: FloatArray | None, total: float) -> Iterator[float]:
+    """The logits down to which a row is looked at, one after the other until it is enough; the last is all there is.
+
+    weights: [V], and their total, where top-p or typical-p is on.
+    """
     temperature = float(temperature_of(config))
-    floors = [] if math.isnan(total) else [best + temperature * math.log(share * total) for share in _LEAST_SHARES]
+    floors = [] if weights is None else [best + temperature * math.log(share * total) for share in _LEAST_SHARES]
     if config.min_p:
         floors.append(best + temperature * (math.log(config.min_p) - _BELOW) - _BELOW * abs(best) * 2**-10)
-    return [*sorted(floors, reverse=True), -math.inf]
+    yield from sorted(floors, reverse=True)
+    if weights is not None and (least := _least_weight(config, weights, total)) > 0:
+        yield best + temperature * math.log(min(least, _LEAST_SHARES[-1] / 8 * total))
+    yield -math.inf
 
 
-def _sums(config: SamplingConfig, logits: FloatArray, best: float, work: FloatArray | None) -> tuple[float, float]:
-    """The weight of all tokens, and the entropy if a filter needs it, else NaN."""
-    logs = processors.scaled(logits, np.float32(best), temperature_of(config), work)
+def _least_weight(config: SamplingConfig, weights: FloatArray, total: float) -> float:
+    """About the least of weights [V] that is kept: those below, as a sample has them, weigh less than is left out."""
+    sample = np.sort(weights[::_ONE_OF])
+    left_out = (1 - (config.typical_p if config.typical_p < 1 else config.top_p)) * total
+    place = sample.cumsum(dtype=np.float64).searchsorted(_SAFETY * left_out / _ONE_OF)
+    return float(sample[min(int(place), sample.size - 1)])
+
+
+def _weighed(
+    config: SamplingConfig, logits: FloatArray, best: float, work: FloatArray | None
+) -> tuple[FloatArray, float, float]:
+    """The weights [V] of all tokens, in `work` if there is some, their sum, and the entropy if needed, else NaN."""
+    work = np.empty((2, logits.size), np.float32) if work is None else work
+    logs = processors.scaled(logits, np.float32(best), temperature_of(config), work[0])
     if config.typical_p == 1:
-        return processors.total(np.exp(logs, out=logs)), math.nan
-    weights = np.exp(logs)
+        weights = np.exp(logs, out=logs)
+        return weights, processors.total(weights), math.nan
+    weights = np.exp(logs, out=work[1])
     total = processors.total(weights)
-    np.maximum(logs, _NEGLIGIBLE, out=logs)  # 0 * -inf is no number
-    logs *= weights
-    return total, math.log(total) - processors.total(logs) / total
+    with np.errstate(invalid="ignore"):
+        logs *= weights
+    mean = processors.total(logs)
+    if math.isnan(mean):  # 0 * -inf, of tokens that are ruled out
+        np.copyto(logs, 0, where=np.isnan(logs))
+        mean = processors.total(logs)
+    return weights, total, math.log(total) - mean / total
 
 
 def _is_enough(config: SamplingConfig, candidates: Candidates, total: float, entropy: float) -> bool:

@@ -295,7 +295,7 @@ class _Choice:
                 chosen |= zip(indices, _drawn([self._samplers[index] for index in indices], kept), strict=True)
             for index, best in self._bests.items():
                 with self._rows[index] as row:
-                    chosen[index] = _drawn_from_all(self._samplers[index], row, best, self._scratch.work)
+                    chosen[index] = _drawn_from_all(self._samplers[index], row, best, self._scratch.work[0])
         return [chosen[index] for index in range(len(self._samplers))]
 
 

@@ -38,7 +38,7 @@ def _chosen(sampler: Sampler, row: FloatArray) -> int:
         return drawn_from_all(weights, sampler.random())
     total = entropy = math.nan
     if not config.top_k and (config.top_p < 1 or config.typical_p < 1):
-        total, entropy = filters._sums(config, row, best, None)
+        _, total, entropy = filters._weighed(config, row, best, None)
     found = Look(config=config, candidates=narrowed(row, row.size), total=total, entropy=entropy)
     tokens, values = ranked([found.candidates])
     kept = filters._filtered(values, [found])

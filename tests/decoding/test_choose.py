@@ -54,6 +54,7 @@ def samplers_of(options: list[dict[str, object]], size: int) -> list[Sampler]:
 def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that small vocabularies take every way: several looks, many candidates, parts on threads."""
     monkeypatch.setattr(filters, "_LEAST_SHARES", (2**-5, 2**-7))
+    monkeypatch.setattr(filters, "_ONE_OF", 300)
     monkeypatch.setattr(filters, "_FEW", 50)
     monkeypatch.setattr(sampler, "_ENTRIES_OF_A_THREAD", 2000)
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genai.decoding import filters
+from genai.decoding.candidates import Candidates
 from genai.decoding.filters import filtered, has_filters, look
 from genai.decoding.processors import FloatArray
 from genai.options.generation_config import SamplingConfig
@@ -55,6 +56,7 @@ def all_filtered(rows: list[tuple[FloatArray, SamplingConfig]]) -> list[np.ndarr
 def few_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that small vocabularies are looked at again, and rows are filtered apart."""
     monkeypatch.setattr(filters, "_LEAST_SHARES", (0.2, 0.02))
+    monkeypatch.setattr(filters, "_ONE_OF", 40)
     monkeypatch.setattr(filters, "_FEW", 40)
 
 
@@ -79,6 +81,23 @@ def test_no_more_is_looked_at_than_it_takes(options: dict[str, float], most: int
     logits = (np.random.default_rng(0).standard_normal(20_000) * 2).astype(np.float32)
     logits[:3] = 18
     assert look(SamplingConfig(do_sample=True, **options), logits).candidates.tokens.size <= most
+
+
+def test_a_flat_row_is_looked_at_three_times_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sample of its weights says how far down its filters reach, so that not all of it has to be ranked."""
+    monkeypatch.undo()
+    floors: list[float] = []
+
+    def reaching(logits: FloatArray, floor: float, best: float) -> Candidates:
+        floors.append(floor)
+        return found(logits, floor, best)
+
+    found = filters.reaching
+    monkeypatch.setattr(filters, "reaching", reaching)
+    logits = (np.random.default_rng(0).standard_normal(262_144) * 2.35).astype(np.float32)
+    size = look(SamplingConfig(do_sample=True, top_p=0.95), logits).candidates.tokens.size
+    assert len(floors) <= 3
+    assert size < logits.size / 3
 
 
 def test_logits_that_are_not_finite_are_left_to_the_caller() -> None:
