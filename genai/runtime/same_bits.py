@@ -32,22 +32,27 @@ _NUM_TOKENS = 17
 _LONG = 300
 """Tokens that rows which run together have room for: far from the 17 of those that run alone."""
 _PIECES = (4, 1, 2, 3)
+_TILE = 128
+"""Rows of a product that MLAS gives to one call of a kernel when it works on several threads: of 129 one is alone."""
 _MOST_BLOCK = 1024
 """Parts of caches begin at multiples of it, or of a half, a quarter or an eighth of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Padding:
-    """How many rows products are given at least, and of which number a multiple."""
+    """How many rows products are given at least, and of which number a multiple; rows of a tile count by themselves."""
 
     least: int = 1
     multiple: int = 1
 
     def positions(self, num_rows: int, num_positions: int) -> int:
         """How many positions each row of a run has for so many that are asked for."""
-        while num_rows * num_positions < self.least or num_rows * num_positions % self.multiple:
+        while not self._suits(num_rows * num_positions):
             num_positions += 1
         return num_positions
+
+    def _suits(self, num_rows: int) -> bool:
+        return not 0 < num_rows % _TILE < self.least and num_rows % self.multiple == 0
 
     @property
     def most(self) -> int:

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from genai.config import Precision
+from genai.config import EngineConfig, Precision
 from genai.errors import CapacityError
 from genai.runtime.runner import BoundShape, Runner
 from genai.runtime.same_bits import PADDINGS, Padding, SameBits, find_padding
+from genai.runtime.session import Session
 from tests.random_model import build_random_model
 from tests.runtime.test_runner import runner_for, session_of
 
@@ -108,6 +109,31 @@ def test_the_longest_run_is_not_repeated_for_each_padding(path: Path, monkeypatc
     runner.differs = differs
     assert find_padding(runner, 512).padding == Padding(least=2)
     assert lengths.count(17) == 2, "its tokens and its logits, once"
+
+
+def test_no_tile_has_a_row_alone() -> None:
+    """Kernels get 128 rows at a time, and take one of these by itself as they take a lone row."""
+    padding = Padding(least=2)
+    assert [padding.positions(1, count) for count in (1, 2, 128, 129, 130, 257)] == [2, 2, 128, 130, 130, 258]
+    assert [padding.positions(3, count) for count in (1, 43, 128)] == [1, 44, 128]
+    assert Padding().positions(1, 129) == 129
+    for rows in range(1, 9):
+        assert all(padding.positions(rows, count) - count <= padding.most for count in range(1, 600))
+
+
+def test_a_run_of_129_tokens_has_the_bits_of_its_pieces(tmp_path: Path) -> None:
+    """On two threads, of products that are large enough for both of them."""
+    path = build_random_model(tmp_path, "int4")
+    config = EngineConfig(device="cpu", num_threads=2)
+    runner = runner_for(Session(path, config))
+    assert find_padding(runner, 512).padding is not None
+    tokens = [3 + index * 7 % 90 for index in range(129)]
+    whole, pieces = (runner.cache.allocate(200) for _ in range(2))
+    expected = runner.run_row(pieces, tokens[:60], 60)[-1].copy()
+    rest = runner.run_row(pieces, tokens[60:], 69).copy()
+    scored = runner.run_row(whole, tokens, 129)
+    assert scored[59].tobytes() == expected.tobytes()
+    assert scored[60:].tobytes() == rest.tobytes()
 
 
 def test_a_cache_too_small_to_tell_promises_nothing(path: Path) -> None:
