@@ -120,9 +120,10 @@ class Follower(StoppingCriteria):
         self._tell(self.text)
 
     def _num_held(self) -> int:
-        """How much of the text's end may become something else: half a letter, or the beginning of a stop string."""
-        begun = [size for stop in self._stops for size in range(1, len(stop)) if self.text.endswith(stop[:size])]
-        return 0 if self.is_stopped else max([*begun, int(self.text.endswith("\ufffd"))])
+        """How much of the text's end may become something else: half a letter, before it a stop string's beginning."""
+        known = self.text.removesuffix("\ufffd")
+        begun = [size for stop in self._stops for size in range(1, len(stop)) if known.endswith(stop[:size])]
+        return 0 if self.is_stopped else len(self.text) - len(known) + max([0, *begun])
 
     def _tell(self, text: str) -> None:
         piece = text[self._num_told :]

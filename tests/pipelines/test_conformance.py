@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -113,6 +113,27 @@ class Swallowing(Altered):
 class Stammering(Altered):
     def streaming(self, streamer: Streamer) -> Streamer:
         return lambda piece: streamer(piece + piece)
+
+
+class Parting(Altered):
+    """Tells each token's own text, which may be half a letter."""
+
+    def told(self, tokens: Sequence[int]) -> list[str]:
+        return [self._llm.tokenizer.decode([token]) for token in tokens]
+
+    def __call__(self, source: GenerationInput | str, streamer: Streamer | None = None) -> GenerationResult:
+        result = super().__call__(source)
+        for piece in self.told(result.token_ids) if streamer is not None else ():
+            streamer(piece)
+        return result
+
+
+class Hasty(Parting):
+    """Tells whole letters, at once: the beginning of a stop string, too."""
+
+    def told(self, tokens: Sequence[int]) -> list[str]:
+        detokenizer = self._llm.tokenizer.detokenizer()
+        return [*map(detokenizer.push, tokens), detokenizer.finish()]
 
 
 class Misreporting(Altered):
@@ -262,6 +283,7 @@ BROKEN: dict[str, Callable[[LLM], NativePipeline]] = {
     "max_length_counts_the_prompt": Longer,
     "a_stop_string_ends_a_text": Unstopped,
     "pieces_joined_are_the_text": Stammering,
+    "nothing_is_told_that_is_taken_back": Parting,
     "a_streamer_may_end_a_text": Deaf,
     "a_streamers_error_is_the_callers": Swallowing,
     "a_seed_makes_a_text": NoSeed,
@@ -296,6 +318,16 @@ def llm_fixture(folder: Path) -> Iterator[LLM]:
 def test_broken(llm: LLM, name: str) -> None:
     with pytest.raises(Violation):
         BY_NAME[name].check(Subject(create=lambda: BROKEN[name](llm)))
+
+
+def test_a_stop_strings_beginning_is_told(llm: LLM) -> None:
+    with pytest.raises(Violation, match=r"stop_strings=\('"):
+        BY_NAME["nothing_is_told_that_is_taken_back"].check(Subject(create=lambda: Hasty(llm)))
+
+
+def test_half_a_letter_is_told(llm: LLM) -> None:
+    with pytest.raises(Violation, match=r"stop_strings=\(\)"):
+        BY_NAME["nothing_is_told_that_is_taken_back"].check(Subject(create=lambda: Parting(llm)))
 
 
 def test_refused_by_name_or_missing(llm: LLM) -> None:

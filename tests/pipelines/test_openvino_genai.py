@@ -165,6 +165,19 @@ def test_streaming(pipeline: Pipeline) -> None:
         pipeline("x", broken)
 
 
+@pytest.mark.parametrize(
+    ("stop", "text", "reason"), [("bc", "a", "stop"), ("cd", "ab", "stop"), ("d~", "abcd", "length")]
+)
+def test_a_stop_string_that_is_left_is_cut_off(pipeline: Pipeline, stop: str, text: str, reason: str) -> None:
+    """It leaves one in the middle of a token, or in the last one."""
+    pipeline.set_generation_config(GenerationConfig().updated(stop_strings=(stop,), max_new_tokens=4))
+    pieces: list[str] = []
+    for streamer in (None, pieces.append):
+        result = pipeline("x", streamer)
+        assert (result.text, result.texts, result.finish_reason) == (text, (text,), reason)
+    assert "".join(pieces) == text
+
+
 def test_an_end_token_of_ones_own_is_not_the_texts(pipeline: Pipeline) -> None:
     """It decodes that, too: pieces wait for the next one, and the last is cut."""
     pipeline.set_generation_config(GenerationConfig().updated(eos_token_ids=(ord("d"), fake_openvino.EOS)))

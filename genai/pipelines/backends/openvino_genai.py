@@ -1,8 +1,9 @@
 """openvino-genai as a backend: options mapped onto its generation options, its LLM pipeline run on tokens.
 
 What it cannot do is refused by name. Its own are: the model's folder (its exporter's output, or a `.gguf` file), where
-a text ends before a stop string (whole tokens are dropped), and the form of constrained text. It has no way to go step
-by step. Written against version 2026.4.
+a text ends before a stop string (whole tokens are dropped; a stop string that is left, in the middle of a token or in
+the last that a limit allows, is cut off here), and the form of constrained text. It has no way to go step by step.
+Written against version 2026.4.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
+from genai.answer.stop import StopStrings
 from genai.errors import CapacityError, ConfigError, GraphRunError, ModelError, TokenizerError
 from genai.options.generation_config import SIZE_MAX, GenerationConfig
 from genai.pipelines.backends import openvino_images
@@ -71,14 +73,16 @@ class OpenVinoGenaiPipeline:
         if config.max_length is not None and len(prompt) >= config.max_length:
             raise CapacityError(f"max_length={config.max_length} leaves nothing: the prompt has {len(prompt)} tokens")
         has_own_ends = bool(config.eos_token_ids or config.stop_token_ids)
-        reader = None if streamer is None else _Reader(streamer, is_late=has_own_ends)
+        reader = None if streamer is None else _Reader(streamer, config.stop_strings, is_late=has_own_ends)
         with peer_errors(NAME, GraphRunError):
             tokens = self._openvino.Tensor(np.asarray([prompt], np.int64))
             options = self._options(config, len(prompt))
             found = self._pipeline.generate(tokens, options, reader)
             ends = options.stop_token_ids
-            texts = tuple(str(self._tokenizer.decode(_without_end(ids, ends))) for ids in found.tokens)
-            reason = "stop" if found.finish_reasons[0] == self._ov.GenerationFinishReason.STOP else "length"
+            wholes = [str(self._tokenizer.decode(_without_end(ids, ends))) for ids in found.tokens]
+            is_over = found.finish_reasons[0] == self._ov.GenerationFinishReason.STOP
+        texts = tuple(_without_stop(whole, config.stop_strings) for whole in wholes)
+        reason = "stop" if is_over or texts[0] != wholes[0] else "length"
         if reader is not None:
             reader.finish(texts[0])
         if reader is not None and reader.has_ended:
@@ -154,11 +158,13 @@ class OpenVinoGenaiPipeline:
 class _Reader:
     """Hands pieces on to a streamer, and remembers whether it had enough, or what it raised.
 
-    is_late: each piece waits for the next, for the last one may be an end token's, which is not the text's.
+    stop_strings: what it leaves of them is not handed on; is_late: each piece waits for the next, for the last one may
+    be an end token's, which is not the text's.
     """
 
-    def __init__(self, streamer: Streamer, *, is_late: bool) -> None:
+    def __init__(self, streamer: Streamer, stop_strings: Sequence[str], *, is_late: bool) -> None:
         self._streamer = streamer
+        self._stops = StopStrings(stop_strings)
         self._is_late = is_late
         self._held = ""
         self.texts: list[str] = []
@@ -168,12 +174,13 @@ class _Reader:
     def __call__(self, piece: str) -> bool:
         if self._is_late:
             piece, self._held = self._held, piece
-        return self._tell(piece)
+        return self._tell(self._stops.push(piece)[0])
 
     def finish(self, text: str) -> None:
         """Tell what waits and is the text's."""
-        if self._is_late:
-            self._tell(text.removeprefix("".join(self.texts)))
+        told = "".join(self.texts)
+        if text.startswith(told):
+            self._tell(text[len(told) :])
 
     def _tell(self, piece: str) -> bool:
         if not piece or self.has_ended:  # it is told the rest of what was decoded, too
@@ -189,6 +196,12 @@ class _Reader:
 def _without_end(token_ids: Sequence[int], ends: Collection[int]) -> list[int]:
     """A text's tokens without the end token that they may close with."""
     return list(token_ids[:-1] if token_ids and token_ids[-1] in ends else token_ids)
+
+
+def _without_stop(text: str, stop_strings: Sequence[str]) -> str:
+    """What is before the first stop string in a text."""
+    stops = StopStrings(stop_strings)
+    return stops.push(text)[0] + stops.finish()
 
 
 def create(models_path: Path, devices: Sequence[Device]) -> OpenVinoGenaiPipeline:

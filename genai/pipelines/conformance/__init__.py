@@ -83,6 +83,7 @@ RULES: tuple[Rule, ...] = (
             rules.max_length_counts_the_prompt,
             rules.a_stop_string_ends_a_text,
             rules.pieces_joined_are_the_text,
+            rules.nothing_is_told_that_is_taken_back,
             rules.a_streamer_may_end_a_text,
             rules.a_streamers_error_is_the_callers,
             rules.a_seed_makes_a_text,

@@ -140,6 +140,26 @@ def pieces_joined_are_the_text(subject: Subject) -> None:
         expect(result.token_ids == whole.token_ids, f"{result.token_ids} streamed, {whole.token_ids} whole")
 
 
+def nothing_is_told_that_is_taken_back(subject: Subject) -> None:
+    """Pieces join to the text with stop strings, too, and where a letter takes several tokens: half of either waits."""
+    num_tried = 0
+    for options in ({}, *({**_HOT, "max_new_tokens": 12, "rng_seed": seed} for seed in range(4))):
+        whole = subject.run(None, None, **options).text
+        stops = [stop for stop in _stops_of(whole) if "\ufffd" not in stop]
+        num_tried += len(stops)
+        for given in ((), *((stop,) for stop in stops)):
+            pieces: list[str] = []
+            text = subject.run(None, pieces.append, **options, stop_strings=given).text
+            seen = f"pieces {pieces} and text {text!r} with stop_strings={given!r}"
+            expect("".join(pieces) == text, seen)
+            expect(not any(stop in text for stop in given), seen)
+            if not options:  # greedy: the same again
+                before, found, _ = whole.partition(given[0]) if given else (whole, "", "")
+                expect(before.startswith(text) if found else text == whole, f"{seen}, not of {whole!r}")
+    if not num_tried:
+        raise Undecided("the texts have less than eight letters")
+
+
 def a_streamer_may_end_a_text(subject: Subject) -> None:
     """A streamer that returns True gets no more pieces; the text ends there, for the reason "cancelled"."""
     pieces: list[str] = []
@@ -313,6 +333,15 @@ def _first_new(tokens: tuple[int, ...]) -> int:
         if tokens[place] not in tokens[:place]:
             return place
     raise Undecided(f"the text repeats itself: {tokens}")
+
+
+def _stops_of(text: str) -> list[str]:
+    """Stop strings: three that are in a text, one that only begins in it, and one that begins at its end."""
+    middle = len(text) // 2
+    if middle < 4:
+        return []
+    other = next(letter for letter in "~^|" if letter not in text)
+    return [text[1:4], text[middle - 1 : middle + 2], text[-3:], text[1:3] + other, text[-2:] + other]
 
 
 def _finish(generator: Generator) -> None:
