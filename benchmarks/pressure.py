@@ -6,8 +6,9 @@ line    time to first token of short prompts, alone and while long prompts keep 
         --model if it is kept here; and of an urgent prompt of three tokens behind an unimportant long one. The cache is
         written once beforehand: on a virtual machine the first write to new memory may take as long as a prompt does
 rows    one boundary that 64, 128 and 256 equal rows reach at once: planning, and planning with the copies
+cost    what loading has measured of --model, over what it is for rows that hold tokens: a slot, and a whole step
 
-python -m benchmarks.pressure [--only memory,line,rows] [--model MODEL, or "" for the tiny one alone] [--rounds 5]
+python -m benchmarks.pressure [--only memory,line,rows,cost] [--model MODEL, or "" for the tiny one alone] [--rounds 5]
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from genai.inspect import inspect
 from genai.llm.llm import LLM
 from genai.runtime.cache import CacheShape, KVCache
 from genai.runtime.providers.cpu import CpuProvider
+from genai.runtime.runner import Runner
 from tests.tiny_package import tiny_package
 
 Row = dict[str, float]
@@ -217,6 +219,38 @@ def rows(rounds: int) -> Row:
     return row
 
 
+def cost(llm: LLM, rounds: int) -> Row:
+    """Two and eight rows of 1,024 and 4,096 slots; slots are told by a step of rows of 64."""
+    runner = llm._runner
+    policy = runner.cache.policy
+    write_all(runner.cache)
+    row: Row = {"slot_us": policy.cost.slot * 1e6}
+    for num_rows in (2, 8):
+        steps = [64, 1024, 4096]
+        times = interleaved([*map(str, steps)], rounds, lambda name, num=num_rows: full_step(runner, num, int(name)))
+        short, *longer = (min(times[str(capacity)]) for capacity in steps)
+        for capacity, seconds in zip(steps[1:], longer, strict=True):
+            slot = (seconds - short) / (num_rows * (capacity - steps[0]))
+            row[f"slot, {num_rows} rows of {capacity}"] = policy.cost.slot / slot
+            row[f"step, {num_rows} rows of {capacity}"] = policy.cost.of(num_rows, capacity) / seconds
+    return row
+
+
+def full_step(runner: Runner, num_rows: int, capacity: int) -> float:
+    """Seconds of a step of rows that are full with it."""
+    cache = runner.cache
+    length = capacity - cache.reserved_slots - cache.policy.spare
+    rows = [cache.allocate(length) for _ in range(num_rows)]
+    for row in rows:
+        cache.extend(row, length - 1)
+    started = time.perf_counter()
+    runner.advance(cache.groups[0], [[0]] * num_rows)
+    seconds = time.perf_counter() - started
+    for row in rows:
+        cache.free(row)
+    return seconds
+
+
 def measured(names: Sequence[str], model: str, rounds: int) -> Iterator[tuple[str, Row]]:
     """Each part's numbers as they come."""
     with tempfile.TemporaryDirectory() as folder:
@@ -225,6 +259,9 @@ def measured(names: Sequence[str], model: str, rounds: int) -> Iterator[tuple[st
             yield "memory", memory(package, rounds)
         if "rows" in names:
             yield "rows", rows(rounds)
+        if "cost" in names and model:
+            with genai.load(model, max_batch=8, prefix_cache_bytes=0, max_seq_len=4200) as llm:
+                yield f"cost, {model}", llm.loop.call(lambda _: cost(llm, rounds))
         if "line" in names:
             options = {"max_batch": 8, "prefix_cache_bytes": 0, "max_seq_len": LONG + 100}
             with LLM(package, EngineConfig(device="cpu", **options)) as llm:  # type: ignore[arg-type]
@@ -243,7 +280,7 @@ def measured(names: Sequence[str], model: str, rounds: int) -> Iterator[tuple[st
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2-135m-instruct")
-    parser.add_argument("--only", default="memory,line,rows")
+    parser.add_argument("--only", default="memory,line,rows,cost")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)

@@ -150,10 +150,11 @@ def _check_agreement(folder: Path, model: ModelConfig, graph: contract.GraphShap
 
 
 def measured_cost(runner: Runner) -> StepCost:
-    """What a decode step costs on this machine: three shapes, each the best of a few runs over an empty cache.
+    """What a decode step costs on this machine: three shapes, each the best of a few runs.
 
-    A row alone would not tell: where kernels ask for it, it is run as two. Where the arena is too small to tell
-    capacities apart, the default stands.
+    Rows are written to before: memory that never was is one page of zeros, which processors keep at hand. A row alone
+    would not tell: where kernels ask for it, it is run as two. Where the arena is too small to tell capacities apart,
+    the default stands.
     """
     short, long = 64, min(1024, runner.cache.num_slots // 2 // 64 * 64)
     if long < 4 * short:
@@ -170,6 +171,8 @@ def _decode_seconds(runner: Runner, num_rows: int, capacity: int) -> float:
     cache = runner.cache
     capacity -= cache.reserved_slots + cache.policy.spare
     rows = [cache.allocate(capacity) for _ in range(num_rows)]
+    for row in rows:
+        cache.clear_behind(row)
     seconds: list[float] = []
     while len(seconds) < (_MOST_RUNS if sum(seconds) < _ENOUGH_SECONDS else _FEWEST_RUNS):
         started = time.perf_counter()

@@ -378,6 +378,25 @@ def test_long_steps_are_measured_less_often(
     assert runner.cache.rows == ()
 
 
+def test_what_a_slot_costs_is_measured_over_memory_that_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = runner_for(session_of(build_random_model(tmp_path)))
+    buffer = runner.cache._buffers[0]
+    slot_bytes = runner.cache.shape.caches[0].width * 4
+    buffer.write(0, np.full(runner.cache.num_slots * slot_bytes, 1, np.uint8))
+    untouched, advance = [], runner.advance
+
+    def looked(group: Group, tokens: Sequence[Sequence[int]]) -> np.ndarray:
+        slots = buffer.read(0, len(tokens) * group.capacity * slot_bytes).reshape(-1, slot_bytes)
+        untouched.append(int((slots == 1).all(axis=1).sum()))
+        return advance(group, tokens)
+
+    monkeypatch.setattr(runner, "advance", looked)
+    load.measured_cost(runner)
+    assert set(untouched) == {0}
+
+
 def test_what_a_row_costs_is_told_though_one_alone_is_run_as_two(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
