@@ -1,12 +1,9 @@
-"""Giving back the memory of mapped files that have been read: a package's when it is loaded, a checkpoint's when built.
+"""Giving back the memory of a checkpoint's mapped files while it is built from: what has been read of them.
 
-What ONNX Runtime has read of `model.onnx.data` stays resident, the file's pages beside its packed copy, until the
-mapping goes; those of weights that have a second reader, an embedding that is the head, too, never go. They are clean
-pages of a file: given back, they are read again from the page cache where they are needed.
-
-Pages are told by their addresses. Between looking these up and giving back what lies there a mapping must not go: the
-memory that another thread gets at the same place would be emptied. So nothing is given back while ONNX Runtime loads,
-which maps and unmaps as it packs, but once when it is done; and who unmaps a checkpoint does it in `unmapping`.
+What has been read of a mapped file stays resident until the mapping goes; these are clean pages, read again from the
+page cache where they are needed. The mappings are others', so their pages are told by their addresses. Between looking
+these up and giving back what lies there a mapping must not go: the memory that another thread gets at the same place
+would be emptied. So who unmaps a checkpoint does it in `unmapping`. Packages are mapped otherwise (`weight_files.py`).
 """
 
 from __future__ import annotations
@@ -20,7 +17,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _INTERVAL_SECONDS = 0.02
-_SMALLEST_BYTES = 1 << 20
 _MAPS = Path("/proc/self/maps")
 _lock = threading.RLock()
 """Held from looking up addresses to having given back what lies there."""
@@ -55,31 +51,13 @@ def unmapping() -> Iterator[None]:
         yield
 
 
-def data_files(model: Path) -> list[Path]:
-    """The large files beside a model."""
-    try:
-        return [file for file in model.parent.iterdir() if file.is_file() and file.stat().st_size > _SMALLEST_BYTES]
-    except OSError:
-        return []
-
-
-def give_back(files: Iterable[Path]) -> int:
-    """Give back the pages of these files that this process has mapped; returns how many bytes the mappings span.
-
-    They are those of somebody who keeps them meanwhile, or lets them go in `unmapping`.
-    """
-    return _give_back(frozenset(str(file.resolve()) for file in files))
-
-
-def _give_back(names: frozenset[str]) -> int:
-    advise, total = _madvise(), 0
-    if advise is None or not names or not _MAPS.is_file():
-        return 0
+def _give_back(names: frozenset[str]) -> None:
+    advise = _madvise()
+    if advise is None:
+        return
     with _lock:
         for start, stop in _mappings(_MAPS.read_text(encoding="utf-8", errors="replace"), names):
-            if advise(start, stop - start, mmap.MADV_DONTNEED) == 0:
-                total += stop - start
-    return total
+            advise(start, stop - start, mmap.MADV_DONTNEED)
 
 
 def _mappings(text: str, names: frozenset[str]) -> Iterator[tuple[int, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import ModuleType
@@ -57,6 +58,23 @@ def wrapped_errors() -> Iterator[None]:
 def first_line(error: Exception) -> str:
     """What an exception says, in one line that is not too long."""
     return str(error).strip().split("\n", 1)[0][:500]
+
+
+class SessionOptions(Protocol):
+    """The part of onnxruntime.SessionOptions that is used."""
+
+    intra_op_num_threads: int
+    log_severity_level: int
+
+    def add_session_config_entry(self, key: str, value: str) -> None:
+        """Set an option that has no property of its own."""
+        ...
+
+    def add_external_initializers_from_files_in_memory(
+        self, names: Sequence[str], contents: Sequence[mmap.mmap], lengths: Sequence[int]
+    ) -> None:
+        """Give the contents of files that graphs name."""
+        ...
 
 
 class IOBinding(Protocol):

@@ -16,14 +16,16 @@ from genai.config import EngineConfig
 from genai.contract import TensorType
 from genai.errors import ModelError, RuntimeUnavailableError
 from genai.runtime.host import default_threads
-from genai.runtime.mapped import data_files, give_back
-from genai.runtime.ort import Array, Binding, first_line, import_onnxruntime, wrapped_errors
+from genai.runtime.ort import Array, Binding, SessionOptions, first_line, import_onnxruntime, wrapped_errors
 from genai.runtime.providers import provider_for
+from genai.runtime.weight_files import WeightFiles
 
 _log = logging.getLogger(__name__)
 
-_DEFAULT_OPTIONS = {"session.prepack.enable_parallel": "1"}
-"""Weights are packed on all threads: of 1.6 s of a 1 GB package a third goes to the second."""
+_DEFAULT_OPTIONS = {
+    "session.prepack.enable_parallel": "1",  # of 1.6 s of a 1 GB package a third goes to the second thread
+    "session.use_external_initializer_file_buffers_directly": "1",  # or the weights that it is given would be copied
+}
 
 _NUMPY_NAMES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(bfloat16)": "bfloat16"}
 
@@ -39,13 +41,15 @@ class Session:
         self.provider = provider_for(config)
         name, options = self.provider.execution_provider, dict(self.provider.options)
         source = str(model) if isinstance(model, Path) else model
+        self._weights = WeightFiles.of(model) if isinstance(model, Path) else WeightFiles({})
+        session_options = _session_options(ort, config)
+        self._weights.give(session_options)
         try:
-            self._session = ort.InferenceSession(source, _session_options(ort, config), providers=[(name, options)])
+            with self._weights.given_back():
+                self._session = ort.InferenceSession(source, session_options, providers=[(name, options)])
         except Exception as error:
             what = model if isinstance(model, Path) else "the graph"
             raise ModelError(f"ONNX Runtime cannot load {what}: {first_line(error)}") from error
-        if isinstance(model, Path):
-            give_back(data_files(model))
         if name not in self._session.get_providers():
             installed = self.provider.name.upper()
             raise RuntimeUnavailableError(f"ONNX Runtime could not start {name}; is {installed} installed?")
@@ -83,8 +87,8 @@ class _NodeArg(Protocol):
     shape: list[int | str | None]
 
 
-def _session_options(ort: ModuleType, config: EngineConfig) -> object:
-    options = ort.SessionOptions()
+def _session_options(ort: ModuleType, config: EngineConfig) -> SessionOptions:
+    options: SessionOptions = ort.SessionOptions()
     options.intra_op_num_threads = config.num_threads or default_threads()
     options.log_severity_level = _severity()
     for key, value in {**_DEFAULT_OPTIONS, **config.session_options}.items():
