@@ -35,6 +35,7 @@ _NARROW = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 class Heads:
     """What one layer's attention computes.
 
+    value_dim: elements of a head of values, None for as many as keys have, head_dim;
     scale: of the products of queries and keys, None for 1/sqrt(head_dim); softcap: `cap * tanh(score / cap)`;
     window: a query sees that many of the newest keys, its own included; chunk: it sees those of its own chunk of so
     many positions; slopes: how much a score falls with each token between query and key, one for each head (ALiBi);
@@ -44,6 +45,7 @@ class Heads:
     num_heads: int
     num_kv_heads: int
     head_dim: int
+    value_dim: int | None = None
     scale: float | None = None
     softcap: float | None = None
     window: int | None = None
@@ -53,14 +55,19 @@ class Heads:
 
     @property
     def kv_size(self) -> int:
-        """Elements of K, and of V, that one token takes; K has `num_heads` more where there are sinks."""
+        """Elements of K that one token takes; `num_heads` more where there are sinks."""
         return self.num_kv_heads * self.head_dim
+
+    @property
+    def value_size(self) -> int:
+        """Elements of a head of values, and of the result."""
+        return self.value_dim or self.head_dim
 
     def caches(self, layer: int) -> tuple[Cache, Cache]:
         """The caches that a layer of this kind needs."""
         added = 0 if self.sinks is None else self.num_heads
         keys = Cache(contract.key_cache(layer), self.kv_size + added)
-        return keys, Cache(contract.value_cache(layer), self.kv_size)
+        return keys, Cache(contract.value_cache(layer), self.num_kv_heads * self.value_size)
 
 
 class ContractGraph:
@@ -108,7 +115,8 @@ class ContractGraph:
     def cached_attention(self, layer: int, q: ir.Value, k: ir.Value, v: ir.Value, heads: Heads) -> ir.Value:
         """Write new keys and values into a layer's caches, and attend over them.
 
-        q: [B, T, num_heads * head_dim]; k, v: [B, T, num_kv_heads * head_dim]; returns [B, T, num_heads * head_dim].
+        q: [B, T, num_heads * head_dim]; k, v: [B, T, num_kv_heads * head_dim, or value_size]; returns
+        [B, T, num_heads * value_size].
         """
         scale = heads.scale
         if heads.sinks is not None:
@@ -125,7 +133,7 @@ class ContractGraph:
             is_causal=1, q_num_heads=heads.num_heads, kv_num_heads=heads.num_kv_heads, scale=scale,
             softcap=heads.softcap, softmax_precision=int(ir.DataType.FLOAT) if self.cache_dtype in _NARROW else None,
             dtype=self.cache_dtype,
-            shape=[*self._dims, heads.num_heads * heads.head_dim],  # as the graph calls them
+            shape=[*self._dims, heads.num_heads * heads.value_size],  # as the graph calls them
         )  # fmt: skip
 
     def cache(self, name: str) -> ir.Value:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from genai.build.graph import CONTRIB
 from genai.config import CONFIG_FILE, Precision
 from genai.convert.fusions import fuse
 from genai.convert.fusions.attention import PATTERN
@@ -32,6 +33,10 @@ _INSTEAD = (
     "here, genai export ORGANISATION/NAME OUT"
 )
 
+_PACKED = ("GatedDeltaNet", "GatedDeltaNetStateReplay", "Mamba2Verify", "SparsePagedAttention")
+"""Operators that are parts of an engine: tokens of all its texts lie one behind the other. More begin as these do:"""
+_PACKED_BEGINNINGS = ("Packed", "Varlen")
+
 
 def find_model(source: Path, precision: Precision | None = None, asked: str | None = None) -> OnnxFile:
     """The graph that a path means, as its configuration names it where it has one.
@@ -52,6 +57,7 @@ def rewrite(file: OnnxFile, model: ir.Model, max_seq_len: int | None, *, is_wide
     is_wide: in float32, whatever it was. Raises: UnsupportedModelError that says what was found; ModelError for a
     configuration that is damaged.
     """
+    _check_packed(file, model)
     plain = make_plain(file.path, model, is_wide=is_wide)
     found = _rewritten(file, model, plain.original, max_seq_len)
     _check_window(found.facts, configured_window(file.folder))
@@ -108,6 +114,17 @@ def _check_operators(file: OnnxFile, model: ir.Model) -> None:
             f"{file.path.name} reads inputs_embeds, embeddings that another graph computes (embed_tokens.onnx): models "
             f"in several graphs cannot be converted; {_INSTEAD}"
         )
+
+
+def _check_packed(file: OnnxFile, model: ir.Model) -> None:
+    """Refuse graphs without rows. Raises: UnsupportedModelError."""
+    operators = Counter(node.op_type for node in model.graph if node.domain == CONTRIB)
+    for name, count in operators.items():
+        if name in _PACKED or name.startswith(_PACKED_BEGINNINGS):
+            raise UnsupportedModelError(
+                f"{file.path.name} has {count} {name} nodes, to which the tokens of all texts come as one, without "
+                f"rows: not supported; {_INSTEAD}"
+            )
 
 
 def _past_present(file: OnnxFile, model: ir.Model, load: Callable[[], Session], max_seq_len: int | None) -> Rewritten:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,12 +50,19 @@ STATES = {
     "past_key_values.1.value": (KV_HEADS, 0, SIZE),
     "past_conv.2": (HIDDEN, KERNEL - 1),
 }
-PRESENTS = {name: name.replace("past_key_values", "present").replace("past_", "present_") for name in STATES}
+
+
+def present_of(past: str) -> str:
+    """The output that continues an input."""
+    return past.replace("past_key_values", "present").replace("past_", "present_")
+
+
+PRESENTS = {name: present_of(name) for name in STATES}
 
 
 def decoder(form: Form) -> onnx.ModelProto:
     """Three layers: a convolution and LinearAttention, Attention that joins its own past, a convolution alone."""
-    graph = _Graph(form)
+    graph = Graph(form)
     x = graph.op("Gather", graph.weight("embed", tiny.VOCAB_SIZE, HIDDEN), "input_ids")
     x = graph.op("Add", x, graph.linear(_recurrence(graph, x), HEADS * VALUE_SIZE, HIDDEN))
     x = graph.op("Add", x, graph.linear(_attention(graph, x), HEADS * SIZE, HIDDEN))
@@ -64,7 +71,7 @@ def decoder(form: Form) -> onnx.ModelProto:
     return graph.model()
 
 
-def _recurrence(graph: _Graph, x: str) -> str:
+def _recurrence(graph: Graph, x: str) -> str:
     sizes = [HEADS * SIZE, KV_HEADS * SIZE, KV_HEADS * VALUE_SIZE]
     mixed = graph.conv(graph.linear(x, HIDDEN, sum(sizes)), 0, sum(sizes))
     parts = [graph.name("part") for _ in sizes]
@@ -88,7 +95,7 @@ def _recurrence(graph: _Graph, x: str) -> str:
     return result
 
 
-def _attention(graph: _Graph, x: str) -> str:
+def _attention(graph: Graph, x: str) -> str:
     q, k, v = (graph.linear(x, HIDDEN, heads * SIZE) for heads in (HEADS, KV_HEADS, KV_HEADS))
     pasts = [f"past_key_values.1.{part}" for part in ("key", "value")]
     result = graph.name("y")
@@ -101,7 +108,7 @@ def _attention(graph: _Graph, x: str) -> str:
     return result
 
 
-class _Graph:
+class Graph:
     """Nodes and weights of a graph that is being written."""
 
     def __init__(self, form: Form) -> None:
@@ -131,6 +138,9 @@ class _Graph:
     def integers(self, numbers: Sequence[int]) -> str:
         return self._stored(np.array(numbers, np.int64))
 
+    def integer(self, value: int) -> str:
+        return self._stored(np.array(value, np.int64))
+
     def number(self, value: float) -> str:
         return self._stored(np.array(value, np.float32))
 
@@ -149,7 +159,7 @@ class _Graph:
         )  # fmt: skip
         return self.op("Transpose", result, perm=[0, 2, 1]) if self.form.channels_first else result
 
-    def model(self) -> onnx.ModelProto:
+    def model(self, states: Mapping[str, Sequence[int]] = STATES) -> onnx.ModelProto:
         def declared(name: str, shape: Sequence[int], length: str) -> onnx.ValueInfoProto:
             sizes = [length if size == 0 else size for size in shape]
             if "conv" in name and not self.form.channels_first:
@@ -161,11 +171,11 @@ class _Graph:
             "decoder",
             [
                 helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["B", "T"]),
-                *(declared(name, shape, "P") for name, shape in STATES.items()),
+                *(declared(name, shape, "P") for name, shape in states.items()),
             ],
             [
                 helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["B", "T", tiny.VOCAB_SIZE]),
-                *(declared(PRESENTS[name], shape, "S") for name, shape in STATES.items()),
+                *(declared(present_of(name), shape, "S") for name, shape in states.items()),
             ],
             list(self._weights.values()),
         )

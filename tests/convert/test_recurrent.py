@@ -167,3 +167,19 @@ def test_refused_by_name(tmp_path: Path, change: Callable[[onnx.ModelProto], Non
     with pytest.raises(UnsupportedModelError, match=message):
         convert(write(model, tmp_path / "source"), tmp_path / "package")
     assert not (tmp_path / "package").exists()
+
+
+@pytest.mark.parametrize(
+    ("known", "other", "message"),
+    [
+        ("LinearAttention", "GatedDeltaNet", "has 1 GatedDeltaNet nodes, to which the tokens of all texts come as one"),
+        ("CausalConvWithState", "VarlenCausalConvWithState", "has 2 VarlenCausalConvWithState nodes"),
+        ("LinearAttention", "Novel", "input 'past_recurrent.0', read by Novel: neither keys nor values"),
+    ],
+)
+def test_other_recurrences_are_refused_by_name(tmp_path: Path, known: str, other: str, message: str) -> None:
+    model = recurrent.decoder(Form(domain=CONTRIB, opset=24))
+    for node in model.graph.node:
+        node.op_type = other if node.op_type == known else node.op_type
+    with pytest.raises(UnsupportedModelError, match=message):
+        convert(write(model, tmp_path / "source"), tmp_path / "package")

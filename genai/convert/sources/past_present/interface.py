@@ -158,7 +158,7 @@ def interface_of(model: ir.Model, presents: dict[str, str], states: Sequence[Sta
     roles = {name: _role(value) for name, value in inputs.items() if name not in continued}
     unknown = [name for name, role in roles.items() if role is None]
     if unknown:
-        raise UnsupportedModelError(f"the model has an input {unknown[0]!r}; {_ADVICE}")
+        raise UnsupportedModelError(f"the model has an input {unknown[0]!r}{_why_not(inputs[unknown[0]])}")
     by_role = {role: name for name, role in roles.items()}
     if "input_ids" not in by_role:
         raise UnsupportedModelError(f"the model has no input for token ids, only {', '.join(inputs)}")
@@ -184,6 +184,17 @@ _ADVICE = (
     "a text decoder takes input_ids, attention_mask, position_ids, cache_position and past keys and values: export the "
     "model without merging, and without images or audio"
 )
+
+
+def _why_not(value: ir.Value) -> str:
+    """What an input is that nobody knows how to fill, as a sentence goes on."""
+    readers = sorted({node.op_type for node in value.consumers()})
+    if "past" in (value.name or "").lower() and readers:
+        return (
+            f", read by {' and '.join(readers)}: neither keys nor values of an attention, nor a state of "
+            "LinearAttention or CausalConvWithState"
+        )
+    return f"; {_ADVICE}"
 
 
 def _role(value: ir.Value) -> str | None:

@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_ir as ir
 
-from genai import contract
 from genai.convert.emit import ContractGraph, Heads, as_heads, as_split
 from genai.convert.flat import as_flat
 from genai.convert.fusions.attention import AttentionSite, attention_sites, token_dependent
@@ -110,11 +109,7 @@ def rewrite(model: ir.Model, decoder: Decoder, pristine: ir.Model) -> None:
         model,
         input_ids=inputs[interface.input_ids],
         position_ids=inputs.get(interface.position_ids),
-        caches=[
-            contract.Cache(name(numbers[layer.site.node]), layer.heads.kv_size)
-            for layer in decoder.layers
-            for name in (contract.key_cache, contract.value_cache)
-        ],
+        caches=[cache for layer in decoder.layers for cache in layer.heads.caches(numbers[layer.site.node])],
         cache_dtype=first.key.past.dtype or ir.DataType.FLOAT,
         states=[each.state(numbers[each.node]) for each in decoder.recurrences],
     )
@@ -157,10 +152,9 @@ def _joint(past: ir.Value, node: ir.Node, index: int) -> Joint | None:
 def _layer(site: AttentionSite, joints: Sequence[Joint], interface: PastPresent, sampler: Sampler) -> Layer:
     key, value = _origin(site, site.k, 1, joints), _origin(site, site.v, 2, joints)
     info, other = (next(cache for cache in interface.caches if cache.past == joint.past.name) for joint in (key, value))
-    if (info.num_heads, info.size) != (other.num_heads, other.size):
+    if info.num_heads != other.num_heads:
         raise UnsupportedModelError(
-            f"{site.name} keeps {info.num_heads} heads of {info.size} elements as keys and {other.num_heads} of "
-            f"{other.size} as values: keys and values of different sizes are not supported"
+            f"{site.name} keeps {info.num_heads} heads of keys and {other.num_heads} of values: not supported"
         )
     if site.raw is None or site.scores is None:
         return _operator_layer(site, key, value, sampler)
@@ -175,6 +169,7 @@ def _layer(site: AttentionSite, joints: Sequence[Joint], interface: PastPresent,
         num_heads=num_heads,
         num_kv_heads=info.num_heads,
         head_dim=info.size,
+        value_dim=other.size,
         scale=scores.scale * key_factor * q_factor,
         softcap=scores.softcap,
         window=scores.reach.window,
@@ -216,6 +211,7 @@ def _operator_layer(site: AttentionSite, key: Joint, value: Joint, sampler: Samp
         num_heads=num_heads,
         num_kv_heads=kv_heads,
         head_dim=size,
+        value_dim=_static(value.past, 3),
         scale=scale * key_factor,
         softcap=attributes.get_float("softcap", 0.0) or None,
         window=min((size for size in (reach.window, left + 1) if size), default=None),
@@ -248,7 +244,7 @@ def _write_layer(target: ContractGraph, index: int, layer: Layer) -> None:
     q = site.q if site.is_flat else as_flat(nodes, site.q, q_size)
     is_flat_past = site.is_flat and layer.key.own is not None
     k = layer.key.new if is_flat_past else as_flat(nodes, layer.key.new, heads.kv_size)
-    v = layer.value.new if is_flat_past else as_flat(nodes, layer.value.new, heads.kv_size)
+    v = layer.value.new if is_flat_past else as_flat(nodes, layer.value.new, heads.num_kv_heads * heads.value_size)
     result = target.cached_attention(index, q, k, v, heads)
     if layer.value_factor != 1.0:
         factor = nodes.constant(layer.value_factor, target.cache_dtype.numpy())
@@ -264,9 +260,9 @@ def _replace_result(nodes: Nodes, site: AttentionSite, result: ir.Value, heads: 
         return
     for user in list(old.consumers()):
         if user.op_type == "Transpose" and list(user.attributes.get_ints("perm", ())) == [0, 2, 1, 3]:
-            user.outputs[0].replace_all_uses_with(as_split(nodes, result, heads.num_heads, heads.head_dim))
+            user.outputs[0].replace_all_uses_with(as_split(nodes, result, heads.num_heads, heads.value_size))
     if old.uses():
-        old.replace_all_uses_with(as_heads(nodes, result, heads.num_heads, heads.head_dim))
+        old.replace_all_uses_with(as_heads(nodes, result, heads.num_heads, heads.value_size))
 
 
 def _static(value: ir.Value, axis: int) -> int:
