@@ -68,6 +68,9 @@ clean: ## remove the environments and what tools have cached here
 override PROMPT := $(value PROMPT)
 export PROMPT
 
+# Bytecode is kept even where an image says not to: every process that tests start would compile thousands of modules anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 # What was tested is what is installed: the locks name every release and its hashes. Compiling ten thousand files of which
 # a few hundred are imported would double the time.
 PIP = $(BIN)/python -m pip --disable-pip-version-check install -qq --no-compile

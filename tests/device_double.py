@@ -22,7 +22,8 @@ from genai.runtime.providers import PROVIDERS
 from genai.runtime.providers.base import Bytes, Provider, device_id
 from genai.runtime.providers.device_memory import Block, DeviceBuffer, DeviceMemory
 
-_FIRST_ADDRESS = 1 << 60
+_FIRST_ADDRESS, _BLOCK_BITS = 1 << 60, 40
+"""Where blocks begin, and the bits of an address within one."""
 _SIZES = {1: 4, 7: 8, 10: 2, 16: 2, 2: 1}
 
 
@@ -34,7 +35,7 @@ class Memory:
         self.num_copies = 0
 
     def allocate(self, size: int) -> Block:
-        start = _FIRST_ADDRESS + (len(self.blocks) << 40)
+        start = _FIRST_ADDRESS + (len(self.blocks) << _BLOCK_BITS)
         self.blocks[start] = np.full(size, 255, np.uint8)
         return Block(pointer=start, size=size, owner=None)
 
@@ -55,8 +56,8 @@ class Memory:
         self.range(target, source.size)[:] = source
 
     def range(self, address: int, size: int) -> Bytes:
-        start = max((start for start in self.blocks if start <= address), default=-1)
-        assert start >= 0, f"{address} is no address on the device"
+        start = address >> _BLOCK_BITS << _BLOCK_BITS
+        assert start in self.blocks, f"{address} is no address on the device"
         offset = address - start
         assert 0 < size <= self.blocks[start].size - offset, "a range leaves its block"
         return self.blocks[start][offset : offset + size]
