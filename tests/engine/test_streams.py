@@ -304,11 +304,9 @@ def test_deadlines_hold_while_paused_and_while_waiting() -> None:
     async def main() -> None:
         with engine_of(max_batch=1) as (engine, _):
             reader = Reader()
-            paused = engine.submit(request([1], 400, timeout=0.4), reader)
+            paused = engine.submit(request([1], 400, timeout=1.5), reader)
             await until(lambda: reader.num_unread >= MAX_UNREAD)
-            begun = time.monotonic()
             await until(lambda: paused.job.first.finish_reason)
-            assert time.monotonic() - begun < 1.0
             items = [item async for item in paused]
             assert last_reason(items) == "timeout"
             assert len(items) == MAX_UNREAD + 1
@@ -341,7 +339,8 @@ def test_draining_gives_up_after_its_time() -> None:
             task = asyncio.create_task(tokens_of(engine.submit(request([1], 400), Reader())))
             begun = time.monotonic()
             assert not await engine.drain(0.1)
-            assert 0.1 <= time.monotonic() - begun < 1.0
+            assert time.monotonic() - begun >= 0.1
+            assert not task.done(), "it goes on: nobody waited for its end"
             engine.close()
             assert len(await task) < 400
 
@@ -372,7 +371,7 @@ def test_closing_ends_every_stream_once_and_nobody_hangs() -> None:
             tasks = [asyncio.create_task(read(stream)) for stream in streams]
             await asyncio.sleep(0.05)
             engine.close()
-            results = await asyncio.wait_for(asyncio.gather(*tasks), 5)
+            results = await asyncio.gather(*tasks)
             assert {last_reason(items) for items in results} == {"cancelled"}
             assert last_reason([item async for item in streams[0]] or [(None, "cancelled")]) == "cancelled"
             with pytest.raises(QueueFullError, match="shutting down"):
@@ -448,32 +447,37 @@ def test_requests_come_from_several_loops_and_threads() -> None:
 
 
 def test_the_event_loop_stays_free_while_the_graph_runs() -> None:
-    """With runs of 40 ms: a loop that waited for one anywhere would be late by about that."""
+    """Each run lasts until the loop has gone round three times more: one that waited for a run anywhere never would."""
+    rounds, stuck = 0, list[int]()
 
-    async def tick(lags: list[float]) -> None:
+    def until_it_has_gone_round() -> None:
+        wanted, deadline = rounds + 3, time.monotonic() + 20
+        while rounds < wanted and not stuck:
+            time.sleep(0.001)
+            if time.monotonic() > deadline:
+                stuck.append(rounds)
+
+    async def go_round() -> None:
+        nonlocal rounds
         while True:
-            begun = time.perf_counter()
             await asyncio.sleep(0.002)
-            lags.append(time.perf_counter() - begun - 0.002)
+            rounds += 1
 
-    async def main(lags: list[float]) -> None:
-        with engine_of(seconds=0.04, max_batch=8) as (engine, _):
-            ticking = asyncio.create_task(tick(lags))
+    async def main() -> None:
+        with engine_of(max_batch=8) as (engine, runner):
+            going = asyncio.create_task(go_round())
+            runner.before = until_it_has_gone_round
             streams = []
             for n in range(12):
                 streams.append(engine.submit(request([n] * 40, 5), Reader()))
-                await asyncio.sleep(0.013)
+                await until(lambda seen=runner.num_runs: runner.num_runs > seen)  # type: ignore[misc]
             streams.pop().cancel()
             await asyncio.gather(*map(tokens_of, streams))
-            ticking.cancel()
+            runner.before = lambda: None
+            going.cancel()
 
-    for _ in range(3):  # other processes may take the processor; the engine must not
-        lags: list[float] = []
-        run(main(lags))
-        lags.sort()
-        if lags[len(lags) // 2] < 0.003 and lags[len(lags) * 98 // 100] < 0.01:
-            return
-    pytest.fail(f"the loop was late by {lags[-10:]} s")
+    run(main())
+    assert not stuck
 
 
 def test_nothing_spins_when_there_is_nothing_to_run() -> None:
