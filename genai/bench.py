@@ -30,7 +30,7 @@ from genai.llm.llm import LLM
 from genai.options.generation_config import GenerationConfig
 from genai.progress import Progress, silent
 from genai.runtime.adapters import ScaledAdapter
-from genai.runtime.host import default_threads
+from genai.runtime.host import cpu_info, default_threads
 from genai.runtime.providers import choose_device
 
 WARM_UP = 2
@@ -325,18 +325,12 @@ def _decode_result(length: int, batch: int, steps: Sequence[StepTime]) -> Decode
 
 
 def _cpu_flags() -> set[str]:
-    return set(_cpu_info("flags").split()) | set(_cpu_info("Features").split())
+    info = cpu_info()
+    return set(info.get("flags", "").split()) | set(info.get("Features", "").split())
 
 
 def _cpu_name() -> str:
-    return _cpu_info("model name") or platform.processor() or platform.machine()
-
-
-def _cpu_info(key: str) -> str:
-    """The first processor's entry in Linux's list; empty elsewhere."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == key), "")
+    return cpu_info().get("model name") or platform.processor() or platform.machine()
 
 
 def _version(package: str) -> str | None:

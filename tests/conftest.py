@@ -6,6 +6,7 @@ import logging
 import resource
 import signal
 import sys
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,13 @@ def _log_as_it_was() -> Iterator[None]:
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
+
+
+@pytest.fixture(autouse=True)
+def _answers_of_its_own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test's models asked of the processor counts in that test alone: others put other kernels there."""
+    folder = tmp_path_factory.getbasetemp() / "answers" / uuid.uuid4().hex  # made by who keeps something
+    monkeypatch.setattr("genai.runtime.kept_answers.answers_folder", lambda: folder)
 
 
 @pytest.fixture(scope="session")

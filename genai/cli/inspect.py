@@ -41,7 +41,8 @@ def inspect(
         bool, typer.Option("--fusions", help="Also say which decomposed operators could be fused, and why others not.")
     ] = False,
     bits: Annotated[
-        bool, typer.Option("--bits", help="Also load the package, and say if texts are the same here in any batch.")
+        bool,
+        typer.Option("--bits", help="Also load the package, and find out if texts are the same here in any batch."),
     ] = False,
     json_output: options.Json = False,
 ) -> None:
@@ -132,7 +133,7 @@ def _bits(report: GraphReport) -> str:
     if report.config is None:
         raise ConfigError(f"{report.path} lies in no package: --bits runs what genai build and genai convert make")
     small = EngineConfig(max_seq_len=min(1024, report.config.max_position), max_batch=3, prefix_cache_bytes=0)
-    return load_runner(report.path.parent, report.config, small).same_bits.summary
+    return load_runner(report.path.parent, report.config, small, is_asked_anew=True).same_bits.summary
 
 
 def _head(report: GraphReport) -> str:

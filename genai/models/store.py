@@ -5,6 +5,7 @@
       packages/<label>-<precision>-<key>/        model packages, built on demand
       downloads/<name>/                          wheels on their way; empty but for what an interrupted pull left
       locks/<name>.lock                          one process at a time pulls, or builds, one thing
+      answers/<digest>.json                      what was asked of processors (`runtime/kept_answers.py`)
       index.json                                 what need not be worked out again; may be deleted at any time
 
 Everything appears under its final name by a rename, when it is whole.

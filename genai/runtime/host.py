@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import platform
+from pathlib import Path
 
 from genai.runtime import cgroups
 
@@ -22,3 +24,27 @@ def free_host_memory() -> int:
 
     available, left = int(psutil.virtual_memory().available), cgroups.free_memory()
     return available if left is None else min(available, left)
+
+
+def cpu_info() -> dict[str, str]:
+    """What Linux tells of the first processor, by name; nothing elsewhere."""
+    try:
+        first = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").partition("\n\n")[0]
+    except OSError:
+        return {}
+    entries = (line.partition(":") for line in first.splitlines())
+    return {name.strip(): value.strip() for name, _, value in entries}
+
+
+def processor() -> str:
+    """What kernels choose by: the processor's name and what it can do, of which a virtual machine may hide some."""
+    info = cpu_info()
+    told = [f"{name}: {info[name]}" for name in _PROCESSOR if name in info]
+    return "; ".join(told) or f"{platform.processor()} {platform.machine()}"
+
+
+_PROCESSOR = (
+    *("vendor_id", "cpu family", "model", "model name", "stepping", "flags"),
+    *("CPU implementer", "CPU architecture", "CPU variant", "CPU part", "CPU revision", "Features"),
+)
+"""Of what Linux tells, what stays the same: of x86, and of Arm."""

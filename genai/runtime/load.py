@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,23 +19,20 @@ from genai.contract import Output
 from genai.errors import CapacityError, ContractError
 from genai.runtime.adapters import AdapterMemory
 from genai.runtime.cache import CacheShape, KVCache
-from genai.runtime.capacity import CapacityPolicy, StepCost, least_slots
+from genai.runtime.capacity import CapacityPolicy, least_slots
 from genai.runtime.host import free_host_memory
+from genai.runtime.kept_answers import Answers
 from genai.runtime.probe import check_kernels, check_layers
 from genai.runtime.probe_states import check_states
+from genai.runtime.providers.base import Provider
 from genai.runtime.row_start import read_row_start
 from genai.runtime.runner import Runner
-from genai.runtime.same_bits import PADDINGS, SameBits, find_padding
+from genai.runtime.same_bits import PADDINGS, SameBits, keep_bits, sizes_that_matter
 from genai.runtime.session import Session
 from genai.runtime.states import num_state_slots
+from genai.runtime.step_cost import long_slots, step_cost
 
 _log = logging.getLogger(__name__)
-
-_FEWEST_RUNS, _MOST_RUNS = 2, 4
-_ENOUGH_SECONDS = 0.1
-"""A shape of run is measured twice, and twice more if that has taken less: long runs vary less."""
-_MANY_ROWS = 4
-"""Rows that are run to tell what one costs: no more than have states where two run together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,11 +48,48 @@ class LoadedRunner:
     same_bits: SameBits
 
 
-def load_runner(folder: Path, model: ModelConfig, config: EngineConfig) -> LoadedRunner:
+def load_runner(folder: Path, model: ModelConfig, config: EngineConfig, *, is_asked_anew: bool = False) -> LoadedRunner:
     """Load a package's graph and allocate its cache.
 
-    Raises: CapacityError if the budget does not hold what was asked for, ContractError for a graph that does not follow
-    the contract, RuntimeUnavailableError for missing or wrong kernels.
+    is_asked_anew: what was asked of the processor before and kept does not count. Raises: CapacityError if the budget
+    does not hold what was asked for, ContractError for a graph that does not follow the contract,
+    RuntimeUnavailableError for missing or wrong kernels.
+    """
+    session, graph = _checked_session(folder, model, config)
+    prefix_bytes = config.prefix_cache_bytes
+    if prefix_bytes is None:
+        prefix_bytes = int(free_host_memory() * PREFIX_CACHE_SHARE)
+    adapters = _adapter_memory(folder, model, graph, session)
+    cache, max_seq_len = _new_cache(folder, model, config, graph, provider=session.provider, adapters=adapters)
+    runner = Runner(
+        session,
+        cache,
+        output=graph.output,
+        vocab_size=model.vocab_size,
+        num_heads=model.num_heads,
+        prefill_chunk=config.prefill_chunk,
+        adapters=adapters,
+    )
+    answers = Answers.about(folder / MODEL_FILE, config, session.provider, is_asked_anew=is_asked_anew)
+    same_bits = SameBits(padding=None, is_asked_for=False)
+    if config.same_bits:
+        sizes = sizes_that_matter(cache.num_slots, max_seq_len, model.sliding_window)
+        same_bits = keep_bits(runner, max_seq_len, model.sliding_window, answers.to("same bits", sizes))
+    if config.max_batch > 1:
+        sizes = [long_slots(runner), runner.padding.most]
+        cache.policy = replace(cache.policy, cost=step_cost(runner, answers.to("step cost", sizes)))
+    return LoadedRunner(
+        runner=runner,
+        max_seq_len=min(max_seq_len, cache.num_slots - model.reserved_slots - cache.policy.spare),
+        prefix_cache_bytes=prefix_bytes,
+        same_bits=same_bits,
+    )
+
+
+def _checked_session(folder: Path, model: ModelConfig, config: EngineConfig) -> tuple[Session, contract.GraphShape]:
+    """A package's graph, which follows the contract, on kernels that compute what they should.
+
+    Raises: as `load_runner`, but for the budget.
     """
     path = folder / MODEL_FILE
     if not path.is_file():
@@ -67,13 +100,22 @@ def load_runner(folder: Path, model: ModelConfig, config: EngineConfig) -> Loade
     _check_agreement(folder, model, graph)
     check_layers(config, graph.cache_dtype, graph.caches)
     check_states(config, () if model.provenance.precision == "f32" else graph.states)
+    return session, graph
+
+
+def _new_cache(
+    folder: Path,
+    model: ModelConfig,
+    config: EngineConfig,
+    graph: contract.GraphShape,
+    *,
+    provider: Provider,
+    adapters: AdapterMemory | None,
+) -> tuple[KVCache, int]:
+    """The arena that the budget allows, and the longest sequence in it. Raises: CapacityError."""
     shape = CacheShape(caches=graph.caches, dtype=graph.cache_dtype, states=graph.states)
     row_start = read_row_start(folder, model, shape)
-    prefix_bytes = config.prefix_cache_bytes
-    if prefix_bytes is None:
-        prefix_bytes = int(free_host_memory() * PREFIX_CACHE_SHARE)
-    free_bytes = session.provider.free_memory()
-    adapters = _adapter_memory(folder, model, graph, session)
+    free_bytes = provider.free_memory()
     if adapters is not None and free_bytes is not None:
         free_bytes -= AdapterMemory.num_bytes(adapters.room, adapters.num_places)
     least = least_slots(model.head_dim)
@@ -87,7 +129,7 @@ def load_runner(folder: Path, model: ModelConfig, config: EngineConfig) -> Loade
         reserved_slots=model.reserved_slots,
         spare=max(padding.most for padding in PADDINGS) if config.same_bits else 0,
     )
-    cache = KVCache(shape, num_slots, session.provider, row_start, max_batch=config.max_batch)
+    cache = KVCache(shape, num_slots, provider, row_start, max_batch=config.max_batch)
     cache.policy = CapacityPolicy(least=min(least, num_slots))
     _log.info(
         "KV cache: %d tokens, %d bytes; longest sequence %d", num_slots, num_slots * shape.bytes_per_token, max_seq_len
@@ -95,26 +137,7 @@ def load_runner(folder: Path, model: ModelConfig, config: EngineConfig) -> Loade
     if graph.states:
         num_states = num_state_slots(config.max_batch)
         _log.info("states: %d, %d bytes", num_states, num_states * shape.bytes_per_row)
-    runner = Runner(
-        session,
-        cache,
-        output=graph.output,
-        vocab_size=model.vocab_size,
-        num_heads=model.num_heads,
-        prefill_chunk=config.prefill_chunk,
-        adapters=adapters,
-    )
-    same_bits = SameBits(padding=None, is_asked_for=False)
-    if config.same_bits:
-        same_bits = find_padding(runner, max_seq_len, model.sliding_window)
-    if config.max_batch > 1:
-        cache.policy = replace(cache.policy, cost=measured_cost(runner))
-    return LoadedRunner(
-        runner=runner,
-        max_seq_len=min(max_seq_len, num_slots - model.reserved_slots - cache.policy.spare),
-        prefix_cache_bytes=prefix_bytes,
-        same_bits=same_bits,
-    )
+    return cache, max_seq_len
 
 
 def _adapter_memory(
@@ -147,43 +170,6 @@ def _check_agreement(folder: Path, model: ModelConfig, graph: contract.GraphShap
             f"{folder}: its layers' caches differ, or it has states or room for adapters; genai.json says contract "
             f"version {CONTRACT_VERSION}, in which they are all alike and there is neither; build it again"
         )
-
-
-def measured_cost(runner: Runner) -> StepCost:
-    """What a decode step costs on this machine: three shapes, each the best of a few runs.
-
-    Rows are written to before: memory that never was is one page of zeros, which processors keep at hand. A row alone
-    would not tell: where kernels ask for it, it is run as two. Where the arena is too small to tell capacities apart,
-    the default stands.
-    """
-    short, long = 64, min(1024, runner.cache.num_slots // 2 // 64 * 64)
-    if long < 4 * short:
-        return runner.cache.policy.cost
-    two, many = _decode_seconds(runner, 2, short), _decode_seconds(runner, _MANY_ROWS, short)
-    slot = max(_decode_seconds(runner, 2, long) - two, 0.0) / (2 * (long - short))
-    row = max((many - two) / (_MANY_ROWS - 2) - short * slot, 0.0)
-    cost = StepCost(weights=max(two - 2 * (row + short * slot), 1e-5), row=row, slot=max(slot, 1e-9))
-    _log.info("a decode step costs %.2g s + %.2g s a row + %.2g s a slot", cost.weights, cost.row, cost.slot)
-    return cost
-
-
-def _decode_seconds(runner: Runner, num_rows: int, capacity: int) -> float:
-    cache = runner.cache
-    capacity -= cache.reserved_slots + cache.policy.spare
-    rows = [cache.allocate(capacity) for _ in range(num_rows)]
-    for row in rows:
-        cache.clear_behind(row)
-    seconds: list[float] = []
-    while len(seconds) < (_MOST_RUNS if sum(seconds) < _ENOUGH_SECONDS else _FEWEST_RUNS):
-        started = time.perf_counter()
-        runner.advance(cache.groups[0], [[0]] * num_rows)
-        seconds.append(time.perf_counter() - started)
-        for row in rows:
-            cache.truncate(row, 0)
-            cache.reserve({row: capacity})
-    for row in rows:
-        cache.free(row)
-    return min(seconds)
 
 
 def plan_budget(

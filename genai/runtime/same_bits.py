@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from genai.errors import CapacityError, NotFiniteError
+from genai.runtime.kept_answers import KeptAnswer
 from genai.runtime.logits import FloatArray
 
 if TYPE_CHECKING:
@@ -103,6 +104,25 @@ def find_padding(runner: Runner, max_seq_len: int, window: int | None = None) ->
     result = SameBits(padding=found)
     _log.info("the same bits whatever runs beside: %s", result.summary)
     return result
+
+
+def keep_bits(runner: Runner, max_seq_len: int, window: int | None, kept: KeptAnswer) -> SameBits:
+    """As `find_padding`, or as was found before, which is kept."""
+    match kept.value:
+        case {"padding": None}:
+            return SameBits(padding=None)
+        case {"padding": [int(least), int(multiple)]} if Padding(least=least, multiple=multiple) in PADDINGS:
+            runner.pad(Padding(least=least, multiple=multiple))
+            return SameBits(padding=runner.padding)
+    found = find_padding(runner, max_seq_len, window)
+    kept.keep({"padding": None if found.padding is None else [found.padding.least, found.padding.multiple]})
+    return found
+
+
+def sizes_that_matter(num_slots: int, max_seq_len: int, window: int | None) -> list[int]:
+    """What a finding depends on of a cache and its longest sequence: no more than is tried."""
+    enough = 4 * _LONG if window is None else 4 * _LONG + 2 * (_far(window) + _NUM_TOKENS)
+    return [min(num_slots, enough), min(max_seq_len, enough), window or 0]
 
 
 class _Probe:

@@ -245,10 +245,16 @@ def test_experts_are_told(tmp_path: Path, run_genai: Genai) -> None:
     assert json.loads(run_genai("inspect", package, "--json").out)["experts"]["active_bytes"] == experts.active_bytes
 
 
-def test_the_same_bits_are_told_where_the_package_runs(tmp_path: Path, run_genai: Genai) -> None:
+def test_the_same_bits_are_told_where_the_package_runs(
+    tmp_path: Path, run_genai: Genai, monkeypatch: pytest.MonkeyPatch
+) -> None:
     built, written = tiny_package(tmp_path / "built"), mixed_package(tmp_path / "mixed", has_sinks=False)
     assert "the same bits in any batch, on this machine: kept" in run_genai("inspect", built, "--bits").out
     assert json.loads(run_genai("inspect", written, "--bits", "--json").out)["same_bits"] == "not kept"
+    with monkeypatch.context() as patch:
+        patch.setattr("genai.runtime.same_bits.PADDINGS", ())
+        assert "on this machine: not kept" in run_genai("inspect", built, "--bits").out, "asked anew"
+    assert "on this machine: kept" in run_genai("inspect", built, "--bits").out
     (built / "genai.json").unlink()
     refused = run_genai("inspect", built / "model.onnx", "--bits")
     assert (refused.code, "lies in no package" in refused.err) == (2, True)

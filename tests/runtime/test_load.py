@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +14,7 @@ from genai import contract
 from genai.config import EmbeddingConfig, EngineConfig, ModelConfig, Provenance
 from genai.contract import AdaptedProduct, AdapterRoom, Cache, State, TensorType, uniform_caches
 from genai.errors import CapacityError, ConfigError, ContractError, GraphRunError, ModelError, RuntimeUnavailableError
-from genai.runtime import load, probe
-from genai.runtime.capacity import StepCost
-from genai.runtime.layout import Group
+from genai.runtime import probe
 from genai.runtime.load import load_runner, plan_budget
 from genai.runtime.logits import FloatArray
 from genai.runtime.providers import choose_device
@@ -25,7 +22,6 @@ from genai.runtime.runner import BoundShape
 from genai.runtime.same_bits import PADDINGS, Padding
 from genai.runtime.session import Session
 from tests.random_model import build_random_model
-from tests.runtime.test_runner import runner_for, session_of
 
 CPU = EngineConfig(device="cpu", num_threads=1)
 FREE = EngineConfig(device="cpu", num_threads=1, same_bits=False)
@@ -358,49 +354,3 @@ def test_cuda_without_cuda_says_what_to_install() -> None:
 def test_an_unknown_session_option_is_an_error_not_a_crash(tmp_path: Path) -> None:
     path = build_random_model(tmp_path)
     Session(path, EngineConfig(device="cpu", session_options={"session.intra_op.allow_spinning": "0"}))
-
-
-@pytest.mark.parametrize(("bound", "num_runs"), [(0.0, 2), (1e9, 4)])
-def test_long_steps_are_measured_less_often(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: float, num_runs: int
-) -> None:
-    monkeypatch.setattr(load, "_ENOUGH_SECONDS", bound)
-    runner = runner_for(session_of(build_random_model(tmp_path)))
-    runs, advance = [], runner.advance
-
-    def counted(group: Group, tokens: Sequence[Sequence[int]]) -> np.ndarray:
-        runs.append(len(tokens))
-        return advance(group, tokens)
-
-    monkeypatch.setattr(runner, "advance", counted)
-    assert load.measured_cost(runner).weights > 0
-    assert runs == [2] * num_runs + [4] * num_runs + [2] * num_runs
-    assert runner.cache.rows == ()
-
-
-def test_what_a_slot_costs_is_measured_over_memory_that_was_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    runner = runner_for(session_of(build_random_model(tmp_path)))
-    buffer = runner.cache._buffers[0]
-    slot_bytes = runner.cache.shape.caches[0].width * 4
-    buffer.write(0, np.full(runner.cache.num_slots * slot_bytes, 1, np.uint8))
-    untouched, advance = [], runner.advance
-
-    def looked(group: Group, tokens: Sequence[Sequence[int]]) -> np.ndarray:
-        slots = buffer.read(0, len(tokens) * group.capacity * slot_bytes).reshape(-1, slot_bytes)
-        untouched.append(int((slots == 1).all(axis=1).sum()))
-        return advance(group, tokens)
-
-    monkeypatch.setattr(runner, "advance", looked)
-    load.measured_cost(runner)
-    assert set(untouched) == {0}
-
-
-def test_what_a_row_costs_is_told_though_one_alone_is_run_as_two(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    true = StepCost(weights=8e-3, row=3e-3, slot=5e-7)
-    monkeypatch.setattr(load, "_decode_seconds", lambda _, num_rows, capacity: true.of(max(num_rows, 2), capacity))
-    cost = load.measured_cost(runner_for(session_of(build_random_model(tmp_path))))
-    assert (cost.weights, cost.row, cost.slot) == pytest.approx((true.weights, true.row, true.slot))

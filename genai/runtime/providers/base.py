@@ -88,6 +88,10 @@ class Provider(Protocol):
         """Bytes free on the device; None if it cannot be told."""
         ...
 
+    def processor(self) -> str | None:
+        """What runs graphs on it, as far as kernels choose by that; None if it cannot be told."""
+        return None
+
     def advice(self, cache_dtype: str) -> str | None:
         """What to do where the kernels for a cache type are missing; None: nothing but another ONNX Runtime."""
         return None

@@ -8,7 +8,7 @@ import numpy as np
 
 from genai.config import EngineConfig
 from genai.errors import ConfigError
-from genai.runtime.host import free_host_memory
+from genai.runtime.host import free_host_memory, processor
 from genai.runtime.layout import Move
 from genai.runtime.ort import Binding, InferenceSession
 from genai.runtime.providers.base import Bytes, Provider, device_id
@@ -81,6 +81,10 @@ class CpuProvider(Provider):
     def free_memory(self) -> int:
         """Bytes that this process may still take."""
         return free_host_memory()
+
+    def processor(self) -> str:
+        """Its name and what it can do."""
+        return processor()
 
     def advice(self, cache_dtype: str) -> str | None:
         """Its kernels are for float32."""
