@@ -15,8 +15,9 @@ from genai.convert.plain.bnb4 import dequantize_bnb4
 from genai.convert.plain.integers import dequantize_products
 from genai.convert.plain.merged import unfold
 from genai.convert.plain.newer import lower_opset, write_out_gates
-from genai.convert.plain.widen import has_cast_caches, is_narrow, widen
+from genai.convert.plain.widen import has_cast_caches, is_bfloat, is_narrow, widen
 from genai.convert.verify import WITHOUT_ROUNDING
+from genai.runtime.providers import available_providers
 from genai.runtime.session import Session
 
 
@@ -48,7 +49,12 @@ def make_plain(path: Path, model: ir.Model, *, is_wide: bool) -> Plain:
         notes.append(f"opset {opset} became {contract.OPSET}, for which there are kernels")
     if count := dequantize_bnb4(model.graph):
         notes.append(f"{count} products of bitsandbytes' four bits became float ones: --quantize int8 makes them fast")
-    if is_narrow(model.graph) and (is_wide or has_cast_caches(model.graph)):
+    if is_bfloat(model.graph) and available_providers()[0].activations == "float32":
+        widen(model)
+        notes.append("bfloat16 was read as float32, and compared with that: there are no kernels for it here")
+        in_float = model.clone()
+        original = lambda: loaded(in_float)  # noqa: E731
+    elif is_narrow(model.graph) and (is_wide or has_cast_caches(model.graph)):
         widen(model)
         notes.append("weights in 16 bits were read as float32")
         is_exact = False

@@ -24,6 +24,11 @@ def is_narrow(graph: ir.Graph) -> bool:
     return any(value.dtype in _NARROW for value in graph.initializers.values())
 
 
+def is_bfloat(graph: ir.Graph) -> bool:
+    """Whether some weight is in bfloat16, for which CPUs have kernels of few operators."""
+    return any(value.dtype == ir.DataType.BFLOAT16 for value in graph.initializers.values())
+
+
 def has_cast_caches(graph: ir.Graph) -> bool:
     """Whether past keys and values are float32 and are rounded to 16 bits before anything reads them."""
     caches = [value for value in graph.inputs if value.shape is not None and len(value.shape) == 4]
