@@ -45,6 +45,10 @@ are neighbours in the runtime's memory, which is bound where they begin; with G 
 question, and their matrices need not be bound: empty ones are their defaults. A row uses one at most. Their numbers are
 floats, or bytes of which 128 stands for 0; `{products}` are joined by "+".
 
+A graph may let a lone token of one row be run *twice*, for processors whose products of one row have bits of their own:
+it says so by another name for the length of its `input_ids`, [B, N]. Then N = 2 and T = P = 1 in such a run, and N = T
+in others: layers' products have two rows, attention, caches and head the one token. Others take equal lengths alone.
+
 Graphs whose layers all have both caches, all of one width, no reserved slots, no states and no room for adapters, are
 contract 1; others contract 2.
 Nothing else in the project spells these names.
@@ -74,6 +78,7 @@ LOGITS = "logits"
 EMBEDDINGS = "embeddings"
 
 BATCH, TOKENS, POSITIONS, CAPACITY = "B", "T", "P", "S"
+REPEATED_TOKENS = "N"
 ADAPTERS, MEMBERS = "G", "M"
 
 CACHE_DTYPES = ("float32", "float16", "bfloat16")
@@ -221,7 +226,8 @@ class TensorType:
 class GraphShape:
     """What a valid graph's signature tells: the dimensions that the runtime needs to allocate and bind.
 
-    caches: as `in_order`; states: as `states_in_order`, none in most graphs; adapters: None in most graphs.
+    caches: as `in_order`; states: as `states_in_order`, none in most graphs; adapters: None in most graphs; repeats:
+    whether a lone token may be run twice.
     """
 
     caches: tuple[Cache, ...]
@@ -229,14 +235,20 @@ class GraphShape:
     cache_dtype: str
     states: tuple[State, ...] = ()
     adapters: AdapterRoom | None = None
+    repeats: bool = False
 
 
 def inputs(
-    caches: Sequence[Cache], cache_dtype: str, states: Sequence[State] = (), adapters: AdapterRoom | None = None
+    caches: Sequence[Cache],
+    cache_dtype: str,
+    states: Sequence[State] = (),
+    adapters: AdapterRoom | None = None,
+    *,
+    repeats: bool = False,
 ) -> list[TensorType]:
-    """The contract's inputs, in order."""
+    """The contract's inputs, in order. repeats: of a graph that may run a lone token twice."""
     return [
-        TensorType(name=INPUT_IDS, dtype="int64", shape=(BATCH, TOKENS)),
+        TensorType(name=INPUT_IDS, dtype="int64", shape=(BATCH, REPEATED_TOKENS if repeats else TOKENS)),
         TensorType(name=POSITION_IDS, dtype="int64", shape=(BATCH, TOKENS)),
         TensorType(name=WRITE_INDICES, dtype="int64", shape=(BATCH,)),
         TensorType(name=NONPAD_KV_SEQLEN, dtype="int64", shape=(BATCH,)),
@@ -382,7 +394,10 @@ def check_signature(graph_inputs: Iterable[TensorType], graph_outputs: Iterable[
         differences.append(f"the caches are {dtype}, allowed: {', '.join(CACHE_DTYPES)}")
     if differences:
         raise ContractError("the graph does not follow the decoder contract: " + "; ".join(differences))
-    return GraphShape(caches=caches, output=output, cache_dtype=dtype, states=states, adapters=adapters)
+    repeats = have_in[INPUT_IDS].shape == (BATCH, REPEATED_TOKENS) and have_in[POSITION_IDS].shape == (BATCH, TOKENS)
+    return GraphShape(
+        caches=caches, output=output, cache_dtype=dtype, states=states, adapters=adapters, repeats=repeats
+    )
 
 
 def _output_of(have: dict[str, TensorType]) -> Output | None:

@@ -54,7 +54,9 @@ def build_decoder(spec: DecoderSpec, weights: Weights, metadata: dict[str, str])
     weights.refuse_unused([*_IGNORED, *_unread(spec), *([f"{_HEAD}.weight"] if head in (None, embedding) else [])])
     all_caches, all_states = [*itertools.chain(*caches)], [*itertools.chain(*states)]
     return graph.model(
-        contract.inputs(all_caches, weights.plan.dtype, all_states, weights.adapter_room),
+        contract.inputs(
+            all_caches, weights.plan.dtype, all_states, weights.adapter_room, repeats=ctx.repeated is not None
+        ),
         contract.outputs(all_caches, weights.plan.dtype, output, all_states),
         metadata,
     )
@@ -106,7 +108,7 @@ def _block(ctx: Context, x: str, delta: str | None, block: BlockSpec, *, narrows
         for writer, part, value in zip(writers, block.parts, read, strict=True)
     ]
     if narrows:
-        kept = {value: context.at_logits_positions(ctx.graph, value) for value in dict.fromkeys([*values, x])}
+        kept = {value: ctx.at_logits_positions(value) for value in dict.fromkeys([*values, x])}
         values, x = [kept[value] for value in values], kept[x]
     results = [
         writer.finish(ctx, part, value, layer) for writer, part, value in zip(writers, block.parts, values, strict=True)
@@ -130,7 +132,7 @@ def _norms(ctx: Context, x: str, delta: str | None, block: BlockSpec) -> tuple[s
 
 def _embeddings(ctx: Context, x: str, delta: str | None) -> contract.Output:
     """What the final norm gives, in float32."""
-    _, normed = context.add_and_norm(ctx, x, delta, "model.norm")
+    normed = _final_norm(ctx, x, delta)
     ctx.graph.op_into(contract.EMBEDDINGS, "Identity", ctx.graph.cast(normed, ctx.dtype, _F32))
     return contract.Output(contract.EMBEDDINGS, ctx.spec.hidden_size)
 
@@ -138,11 +140,17 @@ def _embeddings(ctx: Context, x: str, delta: str | None) -> contract.Output:
 def _head(ctx: Context, x: str, delta: str | None, name: str) -> contract.Output:
     """Logits, in float32."""
     graph, spec = ctx.graph, ctx.spec
-    _, normed = context.add_and_norm(ctx, x, delta, "model.norm")
+    normed = _final_norm(ctx, x, delta)
     logits = ctx.weights.head(normed, name, spec.vocab_size, spec.hidden_size, _HEAD)
     logits = context.scaled(graph, graph.cast(logits, ctx.dtype, _F32), spec.logits_scale, _F32)
     graph.op_into(contract.LOGITS, "Identity", context.softcapped(graph, logits, spec.logits_softcap))
     return contract.Output(contract.LOGITS, spec.vocab_size)
+
+
+def _final_norm(ctx: Context, x: str, delta: str | None) -> str:
+    """What the head reads, [B, P, H]."""
+    _, normed = context.add_and_norm(ctx, x, delta, "model.norm")
+    return normed if ctx.repeated is None else ctx.repeated.once(ctx.graph, normed)
 
 
 def _unread(spec: DecoderSpec) -> list[str]:

@@ -1,6 +1,7 @@
 """Additive masks of windows, of distances, and of queries picked out, written with whatever makes nodes.
 
-keys: the cache indices of the slots that attention is given, [S] for a whole cache or [B, 1, 1, S] for a part of it.
+tokens: any value [B, T]; keys: the cache indices of the slots that attention is given, [S] for a whole cache or
+[B, 1, 1, S] for a part of it.
 """
 
 from __future__ import annotations
@@ -38,42 +39,42 @@ def all_slots(nodes: NodeMaker[V], key_cache: V) -> V:
 
 
 def window_mask(
-    nodes: NodeMaker[V], input_ids: V, write_indices: V, keys: V, window: int, *, reserved_slots: int = 0
+    nodes: NodeMaker[V], tokens: V, write_indices: V, keys: V, window: int, *, reserved_slots: int = 0
 ) -> V:
     """Additive mask [B, 1, T, S] float32 that hides keys older than the window; causality is Attention's own.
 
     Query t of a row stands at cache index `write_indices + t` and sees the keys j > that - window, and reserved slots.
     """
-    queries = _queries(nodes, input_ids, write_indices)
+    queries = _queries(nodes, tokens, write_indices)
     oldest = nodes.op("Sub", queries, nodes.constant(window - 1, np.int64))
     return _additive(nodes, _older(nodes, keys, oldest, reserved_slots))
 
 
-def chunk_mask(nodes: NodeMaker[V], input_ids: V, write_indices: V, keys: V, size: int) -> V:
+def chunk_mask(nodes: NodeMaker[V], tokens: V, write_indices: V, keys: V, size: int) -> V:
     """Additive mask [B, 1, T, S] float32 that hides keys before the query's own chunk of so many positions."""
-    queries, length = _queries(nodes, input_ids, write_indices), nodes.constant(size, np.int64)
+    queries, length = _queries(nodes, tokens, write_indices), nodes.constant(size, np.int64)
     first = nodes.op("Mul", nodes.op("Div", queries, length), length)
     return _additive(nodes, nodes.op("Less", keys, first))
 
 
-def distance_mask(nodes: NodeMaker[V], input_ids: V, write_indices: V, keys: V, slopes: Sequence[float]) -> V:
+def distance_mask(nodes: NodeMaker[V], tokens: V, write_indices: V, keys: V, slopes: Sequence[float]) -> V:
     """Additive mask [B, heads, T, S] float32: each head's slope times how far a key lies before the query, as less.
 
     ALiBi (arXiv 2108.12409): `slope * min(j - query, 0)`; what lies behind the query Attention hides.
     """
-    distances = nodes.op("Sub", keys, _queries(nodes, input_ids, write_indices))
+    distances = nodes.op("Sub", keys, _queries(nodes, tokens, write_indices))
     distances = nodes.op("Cast", nodes.op("Min", distances, nodes.constant(0, np.int64)), to=_FLOAT)
     return nodes.op("Mul", distances, nodes.constant(np.reshape(slopes, (1, -1, 1, 1)), np.float32))
 
 
-def _queries(nodes: NodeMaker[V], input_ids: V, write_indices: V) -> V:
+def _queries(nodes: NodeMaker[V], tokens: V, write_indices: V) -> V:
     """Each query's cache index, [B, 1, T, 1]."""
     zero, one = nodes.constant(0, np.int64), nodes.constant(1, np.int64)
-    tokens = nodes.op("Squeeze", nodes.op("Shape", input_ids, start=1, end=2))
+    count = nodes.op("Squeeze", nodes.op("Shape", tokens, start=1, end=2))
     return nodes.op(
         "Add",
         nodes.op("Unsqueeze", write_indices, nodes.constant([1, 2, 3], np.int64)),
-        nodes.op("Unsqueeze", nodes.op("Range", zero, tokens, one), nodes.constant([0, 1, 3], np.int64)),
+        nodes.op("Unsqueeze", nodes.op("Range", zero, count, one), nodes.constant([0, 1, 3], np.int64)),
     )
 
 

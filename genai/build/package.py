@@ -53,7 +53,7 @@ from genai.progress import Progress, silent
 from genai.runtime.mapped import given_back
 from genai.tokenizer.files import TokenizerFiles
 
-BUILDER = "genai-9"
+BUILDER = "genai-10"
 """Changes whenever the same source and options would give another package: cached packages are keyed by it."""
 
 

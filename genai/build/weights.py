@@ -17,6 +17,7 @@ from genai.build.adapter_products import AdapterProducts, Fused, split
 from genai.build.graph import CONTRIB, GraphBuilder, numpy_dtype
 from genai.build.precision import IntegerForm, Plan, read_quantized
 from genai.build.quantize import ByteArray, num_offset_columns, pack, with_offset_columns
+from genai.build.repeated import Repeated, is_large
 from genai.build.source import BlockWeight, FloatArray, WeightSource
 from genai.build.sums import followed_by_sums
 from genai.contract import AdapterRoom
@@ -51,10 +52,14 @@ class Weights:
     def __init__(
         self, graph: GraphBuilder, source: WeightSource, plan: Plan, adapters: AdapterProducts | None = None
     ) -> None:
-        """adapters: what writes their part of products, None for a graph without room for any."""
+        """adapters: what writes their part of products, None for a graph without room for any.
+
+        repeated: how a lone token is there twice in what products read, None in graphs without that.
+        """
         self.graph = graph
         self.plan = plan
         self.adapters = adapters
+        self.repeated: Repeated | None = None
         self.dtype = numpy_dtype(plan.dtype)
         self._source = source
         self._present = frozenset(source.names())
@@ -258,7 +263,10 @@ class Weights:
         label = "+".join(names)
         bias = self._fused_bias(names, outputs, label)
         if blocks:
-            return self._block_product(x, self._store(label, [_concatenated(blocks)], sum(outputs)), bias)
+            stored = self._store(label, [_concatenated(blocks)], sum(outputs))
+            if self.repeated is None or not is_large(stored.bits, math.prod(stored.shape)):
+                return self._block_product(x, stored, bias)
+            return self.repeated.again(self.graph, self._block_product(self.repeated.once(self.graph, x), stored, bias))
         product = self.graph.op("MatMul", x, self._transposed(label, names, outputs, num_inputs))
         return product if bias is None else self.graph.op("Add", product, bias)
 

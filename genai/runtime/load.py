@@ -69,6 +69,7 @@ def load_runner(folder: Path, model: ModelConfig, config: EngineConfig, *, is_as
         num_heads=model.num_heads,
         prefill_chunk=config.prefill_chunk,
         adapters=adapters,
+        can_repeat=graph.repeats,
     )
     answers = Answers.about(folder / MODEL_FILE, config, session.provider, is_asked_anew=is_asked_anew)
     same_bits = SameBits(padding=None, is_asked_for=False)

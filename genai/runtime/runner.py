@@ -50,9 +50,10 @@ _ATTENTION_BYTES = 256 * 2**20
 class BoundShape:
     """One shape of run: its buffers and their bindings.
 
-    input_ids, position_ids: [B, T]; write_indices, nonpad_kv_seqlen: [B]; logits_positions: [B, P];
-    offsets: [T] from a place in the cache to the positions of the tokens from there on; adapter_rows: [G, M], empty
-    where no row uses an adapter; adapter_places: [B, 2]; adapter_scales: [B, 1, 1].
+    input_ids: [B, N]; position_ids: [B, T], N = T but for a lone token that is run twice; write_indices,
+    nonpad_kv_seqlen: [B]; logits_positions: [B, P]; offsets: [T] from a place in the cache to the positions of the
+    tokens from there on; adapter_rows: [G, M], empty where no row uses an adapter; adapter_places: [B, 2];
+    adapter_scales: [B, 1, 1].
     """
 
     input_ids: IntArray
@@ -74,7 +75,8 @@ class Runner:
     output: what the graph gives; what is called logits [V] below are embeddings [H] if it gives those; vocab_size: of
     what goes in; num_heads: of queries; prefill_chunk: most tokens of a row in one run; logits: where runs write them;
     graph_seconds: time spent inside runs of the graph, for benchmarks; padding: positions that are added to runs;
-    adapters: those that rows may use, of a graph with room for some.
+    can_repeat: whether the graph takes a lone token twice, so that it needs no position added; adapters: those that
+    rows may use, of a graph with room for some.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class Runner:
         num_heads: int,
         prefill_chunk: int,
         adapters: AdapterMemory | None = None,
+        can_repeat: bool = False,
     ) -> None:
         self.cache = cache
         self.vocab_size = vocab_size
@@ -98,6 +101,7 @@ class Runner:
         self._session = session
         self._num_heads = num_heads
         self._prefill_chunk = prefill_chunk
+        self.can_repeat = can_repeat
         self._shapes: OrderedDict[tuple[int, ...], BoundShape] = OrderedDict()
         self._changing = (
             *_CHANGING,
@@ -263,14 +267,17 @@ class Runner:
         rows = view.num_rows
         of_tokens = np.arange(self.padding.positions(rows, num_tokens))
         of_logits = np.arange(self.padding.positions(rows, num_logits)) + num_tokens - num_logits
+        own = of_tokens
+        if self.padding.repeats and rows == num_tokens == 1:
+            own, of_logits = own[:1], of_logits[:1]
         binding = self._session.binding()
         bound = BoundShape(
             input_ids=np.zeros((rows, of_tokens.size), np.int64),
-            position_ids=np.zeros((rows, of_tokens.size), np.int64),
+            position_ids=np.zeros((rows, own.size), np.int64),
             write_indices=np.zeros(rows, np.int64),
             nonpad_kv_seqlen=np.zeros(rows, np.int64),
             logits_positions=np.tile(np.minimum(of_logits, num_tokens - 1), (rows, 1)),
-            offsets=of_tokens - self.cache.reserved_slots,
+            offsets=own - self.cache.reserved_slots,
             adapter_rows=np.zeros(use.shape, np.int64),
             adapter_places=np.zeros((rows, 2), np.int64),
             adapter_scales=np.zeros((rows, 1, 1), np.float32),

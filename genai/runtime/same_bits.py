@@ -16,7 +16,7 @@ import contextlib
 import itertools
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from genai.errors import CapacityError, NotFiniteError
@@ -41,10 +41,15 @@ _MOST_BLOCK = 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Padding:
-    """How many rows products are given at least, and of which number a multiple; rows of a tile count by themselves."""
+    """How many rows products are given at least, and of which number a multiple; rows of a tile count by themselves.
+
+    repeats: a lone token gets its second row in the graph (`build/repeated.py`), where products need it, and not
+    as a position of the run.
+    """
 
     least: int = 1
     multiple: int = 1
+    repeats: bool = False
 
     def positions(self, num_rows: int, num_positions: int) -> int:
         """How many positions each row of a run has for so many that are asked for."""
@@ -61,7 +66,7 @@ class Padding:
         return max(self.least, self.multiple) - 1
 
 
-PADDINGS = (Padding(), Padding(least=2), Padding(multiple=2))
+PADDINGS = (Padding(), Padding(least=2, repeats=True), Padding(least=2), Padding(multiple=2))
 """What may be needed, the least costly first."""
 
 
@@ -86,6 +91,8 @@ class SameBits:
                 return "not kept"
             case Padding(least=1, multiple=1):
                 return "kept"
+            case Padding(repeats=True):
+                return "kept by a second row for a lone token's products"
             case Padding(least=least, multiple=1):
                 return f"kept by at least {least} positions a run"
             case Padding(multiple=multiple):
@@ -99,7 +106,8 @@ def find_padding(runner: Runner, max_seq_len: int, window: int | None = None) ->
     promised. Raises: GraphRunError.
     """
     probe = _Probe(runner, max_seq_len, window)
-    found = next((padding for padding in PADDINGS if probe.keeps(padding)), None)
+    known = [padding for padding in PADDINGS if runner.can_repeat or not padding.repeats]
+    found = next((padding for padding in known if probe.keeps(padding)), None)
     runner.pad(found or Padding())
     result = SameBits(padding=found)
     _log.info("the same bits whatever runs beside: %s", result.summary)
@@ -111,11 +119,13 @@ def keep_bits(runner: Runner, max_seq_len: int, window: int | None, kept: KeptAn
     match kept.value:
         case {"padding": None}:
             return SameBits(padding=None)
-        case {"padding": [int(least), int(multiple)]} if Padding(least=least, multiple=multiple) in PADDINGS:
-            runner.pad(Padding(least=least, multiple=multiple))
-            return SameBits(padding=runner.padding)
+        case {"padding": {**fields}}:
+            known = next((padding for padding in PADDINGS if asdict(padding) == fields), None)
+            if known is not None:
+                runner.pad(known)
+                return SameBits(padding=known)
     found = find_padding(runner, max_seq_len, window)
-    kept.keep({"padding": None if found.padding is None else [found.padding.least, found.padding.multiple]})
+    kept.keep({"padding": None if found.padding is None else asdict(found.padding)})
     return found
 
 

@@ -36,7 +36,7 @@ def test_the_default_budget_is_half_of_free_memory_and_no_more_than_useful() -> 
     assert longest == 100_000
 
 
-@pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.parametrize("padding", [padding for padding in PADDINGS if not padding.repeats])
 def test_one_row_is_as_long_as_was_asked_for_though_runs_are_padded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, padding: Padding
 ) -> None:
@@ -199,6 +199,19 @@ def test_a_graph_may_give_embeddings_in_place_of_logits() -> None:
     both = [*contract.outputs(caches, "float32", output), logits]
     with pytest.raises(ContractError, match="output 'embeddings' is unknown"):
         contract.check_signature(inputs, both)
+
+
+def test_a_graph_tells_that_it_takes_a_lone_token_twice() -> None:
+    caches = contract.uniform_caches(1, 8)
+    outputs = contract.outputs(caches, "float32", contract.Output(contract.LOGITS, 9))
+    plain, repeats = (contract.inputs(caches, "float32", repeats=each) for each in (False, True))
+    assert not contract.check_signature(plain, outputs).repeats
+    assert contract.check_signature(repeats, outputs).repeats
+    others = [
+        dataclasses.replace(each, shape=("b", "n")) if each.dtype == "int64" and len(each.shape) == 2 else each
+        for each in repeats
+    ]
+    assert not contract.check_signature(others, outputs).repeats, "names of somebody else's"
 
 
 def test_layers_caches_are_told_by_the_signature() -> None:

@@ -7,7 +7,8 @@ given to the operator as so many tokens of one head, that see all there is; the 
 
     [B, 1, kv_heads · group · D]  ─►  [B, group, kv_heads · D]  ─►  Attention of kv_heads heads  ─►  and back
 
-A head that shares its keys with no other is given twice.
+A head that shares its keys with no other is given twice. Where the one token may be there twice for the products
+(`build/repeated.py`), it is again in what comes out.
 """
 
 from __future__ import annotations
@@ -71,7 +72,8 @@ def _attended(ctx: Context, what: Attending) -> str:
         return _attention(ctx, what, what.queries, what.mask, num_heads=what.num_heads, is_causal=is_causal)
 
     def of_one() -> str:
-        return _doubled(ctx, what) if what.group == 1 else _as_tokens(ctx, what)
+        made = _doubled(ctx, what) if what.group == 1 else _as_tokens(ctx, what)
+        return made if ctx.repeated is None or ctx.is_narrowed else ctx.repeated.again(ctx.graph, made)
 
     if ctx.has_one_token is None:
         return of_several()

@@ -32,6 +32,7 @@ def mix(ctx: Context, heads: AttentionSpec, x: str, layer: int) -> str:
     graph, prefix = ctx.graph, f"model.layers.{layer}.{heads.name}"
     q, *new = _products(ctx, heads, x, prefix)
     q, gate = _gated_apart(ctx, q, heads) if heads.has_gate else (q, None)
+    q, *new = _once(ctx, [q, *new])
     q = _position_encoded(ctx, q, f"{prefix}.q_norm", heads.num_heads, heads)
     if heads.temperature is not None:
         q = graph.op("Mul", q, ctx.temperatures[heads.temperature])
@@ -74,6 +75,15 @@ def _products(ctx: Context, heads: AttentionSpec, x: str, prefix: str) -> list[s
     )
     made = weights.linears(x, [f"{prefix}.{part}" for part in parts], [sizes[part] for part in parts], hidden)
     return [*made, made[1]] if len(made) == 2 else made
+
+
+def _once(ctx: Context, values: Sequence[str]) -> list[str]:
+    """Queries, keys and values [B, T, …] of what products have given, where that may be a lone token twice."""
+    repeated = ctx.repeated
+    if repeated is None or ctx.is_narrowed:
+        return [*values]
+    cut = {value: repeated.once(ctx.graph, value) for value in dict.fromkeys(values)}
+    return [cut[value] for value in values]
 
 
 def _gated_apart(ctx: Context, q: str, heads: AttentionSpec) -> list[str]:

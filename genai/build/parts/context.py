@@ -15,6 +15,7 @@ from genai import contract
 from genai.build.graph import CONTRIB, GraphBuilder
 from genai.build.masks import all_slots, chunk_mask, distance_mask, mask_of_chosen, window_mask
 from genai.build.parts.reach import Reach, is_worthwhile
+from genai.build.repeated import Repeated, pays
 from genai.build.spec import (
     AttentionSpec,
     BlockSpec,
@@ -42,7 +43,8 @@ class Context:
     graph: where to write; dtype, residual: the types of activations and of the residual stream; angles: (cos, sin) by
     frequencies, masks by window or slopes, what windows reach (others reach whole caches) and factors of queries by
     temperature, which layers share; per_layer: the layers' own embeddings [B, T, layers, size], if they have some;
-    has_one_token: whether parts read one token of each row, where the graph tells this apart (`attending.py`); is_own:
+    has_one_token: whether parts read one token of each row, where the graph tells this apart (`attending.py`);
+    logits_positions: which tokens go on to the head, [B, P], for values of T tokens; is_own:
     which tokens are a row's own, no padding, [B, T, 1], if the graph has states; tails: where a row's last inputs lie
     when a step is done, [B, kernel - 1, 1], by the convolution's kernel, counted from the first that its state held
     before; is_narrowed: all of these, and what parts read, are of the P tokens that get logits alone. Masks then hide
@@ -60,6 +62,7 @@ class Context:
     reaches: dict[int | ChunkSpec, Reach] = field(default_factory=dict)
     per_layer: str | None = None
     has_one_token: str | None = None
+    logits_positions: str = contract.LOGITS_POSITIONS
     is_own: str | None = None
     tails: dict[int, str] = field(default_factory=dict)
     is_narrowed: bool = False
@@ -74,6 +77,8 @@ class Context:
         temperatures = dict.fromkeys(each.temperature for each in attentions if each.temperature)
         tells_one = bool(spec.attentions or spec.latents) and weights.dtype == F32
         reaches = _reaches(weights, spec)
+        repeated = Repeated.build(weights.graph) if tells_one and pays(spec, weights.plan) else None
+        weights.repeated = repeated
         return cls(
             weights=weights,
             graph=weights.graph,
@@ -84,7 +89,8 @@ class Context:
             masks={key: _mask(weights, spec, key, reaches) for key in masks if key},
             reaches=reaches,
             temperatures={temperature: _query_factors(weights, temperature) for temperature in temperatures},
-            has_one_token=_is_one(weights.graph, contract.INPUT_IDS) if tells_one else None,
+            has_one_token=_is_one(weights.graph, contract.POSITION_IDS) if tells_one else None,
+            logits_positions=repeated.of_logits(weights.graph) if repeated else contract.LOGITS_POSITIONS,
             is_own=own_tokens(weights.graph, contract.INPUT_IDS, contract.TOKEN_COUNTS) if spec.kernels else None,
             tails={kernel: tail(weights.graph, contract.TOKEN_COUNTS, kernel) for kernel in sorted(spec.kernels)},
         )
@@ -99,13 +105,23 @@ class Context:
         per_layer = self.per_layer if any(isinstance(part, PerLayerSpec) for part in parts) else None
         return replace(
             self,
-            angles={each: tuple(at_logits_positions(self.graph, x) for x in self.angles[each]) for each in rotaries},
-            masks={window: _mask_of_chosen(self.weights, self.spec, window, self.reaches) for window in windows},
-            temperatures={each: at_logits_positions(self.graph, self.temperatures[each]) for each in temperatures},
-            per_layer=per_layer and at_logits_positions(self.graph, per_layer),
-            has_one_token=_is_one(self.graph, contract.LOGITS_POSITIONS) if attentions and self.has_one_token else None,
+            angles={each: tuple(self.at_logits_positions(x) for x in self.angles[each]) for each in rotaries},
+            masks={window: _mask_of_chosen(self, window) for window in windows},
+            temperatures={each: self.at_logits_positions(self.temperatures[each]) for each in temperatures},
+            per_layer=per_layer and self.at_logits_positions(per_layer),
+            has_one_token=_is_one(self.graph, self.logits_positions) if attentions and self.has_one_token else None,
             is_narrowed=True,
         )
+
+    @property
+    def repeated(self) -> Repeated | None:
+        """How a lone token is run twice, None in graphs without that."""
+        return self.weights.repeated
+
+    def at_logits_positions(self, x: str) -> str:
+        """[B, T, …] -> [B, P, …]: each row's chosen positions."""
+        indices = self.graph.op("Unsqueeze", self.logits_positions, self.graph.constant([2], np.int64))
+        return self.graph.op("GatherND", x, indices, batch_dims=1)
 
 
 def scaled(graph: GraphBuilder, x: str, factor: float, dtype: np.dtype[np.generic]) -> str:
@@ -241,12 +257,6 @@ def _query_factors(weights: Weights, spec: TemperatureSpec) -> str:
     return graph.cast(factors, F32, weights.dtype)
 
 
-def at_logits_positions(graph: GraphBuilder, x: str) -> str:
-    """[B, T, …] -> [B, P, …]: each row's chosen positions."""
-    indices = graph.op("Unsqueeze", contract.LOGITS_POSITIONS, graph.constant([2], np.int64))
-    return graph.op("GatherND", x, indices, batch_dims=1)
-
-
 def _reaches(weights: Weights, spec: DecoderSpec) -> dict[int | ChunkSpec, Reach]:
     """What each window and each chunk reaches, where CPU kernels run, which take time for what is out of it."""
     sizes: dict[int | ChunkSpec, int] = {}
@@ -271,7 +281,7 @@ def _mask(
 ) -> str:
     """The mask of a window, of chunks, or of heads with these slopes."""
     graph = weights.graph
-    inputs = (graph, contract.INPUT_IDS, contract.WRITE_INDICES, _keys(graph, spec, key, reaches))
+    inputs = (graph, contract.POSITION_IDS, contract.WRITE_INDICES, _keys(graph, spec, key, reaches))
     if isinstance(key, int):
         mask = window_mask(*inputs, key, reserved_slots=spec.reserved_slots)
     elif isinstance(key, ChunkSpec):
@@ -281,13 +291,11 @@ def _mask(
     return graph.cast(mask, F32, weights.dtype)
 
 
-def _mask_of_chosen(
-    weights: Weights, spec: DecoderSpec, window: int | tuple[()], reaches: Mapping[int | ChunkSpec, Reach]
-) -> str:
-    graph = weights.graph
-    inputs = (graph, contract.LOGITS_POSITIONS, contract.WRITE_INDICES, _keys(graph, spec, window, reaches))
+def _mask_of_chosen(ctx: Context, window: int | tuple[()]) -> str:
+    graph, spec = ctx.graph, ctx.spec
+    inputs = (graph, ctx.logits_positions, contract.WRITE_INDICES, _keys(graph, spec, window, ctx.reaches))
     mask = mask_of_chosen(*inputs, window=window or None, reserved_slots=spec.reserved_slots)
-    return graph.cast(mask, F32, weights.dtype)
+    return graph.cast(mask, F32, ctx.dtype)
 
 
 def _keys(

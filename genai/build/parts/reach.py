@@ -52,7 +52,7 @@ class Reach:
 
         block, one = block_slots(head_dim), number(1)
         capacity = size(key_cache, 1)
-        most = graph.op("Add", size(contract.INPUT_IDS, 1), number(window + block + reserved_slots + _ROUNDED - 3))
+        most = graph.op("Add", size(contract.POSITION_IDS, 1), number(window + block + reserved_slots + _ROUNDED - 3))
         most = graph.op("Mul", graph.op("Div", most, number(_ROUNDED)), number(_ROUNDED))
         is_part = graph.op("Less", graph.op("Mul", most, number(_WORTHWHILE)), capacity)
         count = graph.op("Where", is_part, most, capacity)
