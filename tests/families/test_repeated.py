@@ -9,6 +9,7 @@ import pytest
 
 from genai.build import repeated
 from genai.build.package import build_package
+from genai.runtime import same_bits
 from genai.runtime.runner import BoundShape, Runner
 from genai.runtime.same_bits import Padding
 from tests.build import tiny
@@ -109,6 +110,9 @@ def test_what_is_found_on_kernels_that_take_a_lone_row_in_another_way(
     with loaded(twice if can_repeat else plain) as llm:
         assert llm.same_bits.summary == f"kept by {told}"
         assert llm._runner.padding == Padding(least=2, repeats=can_repeat)
+    monkeypatch.setattr(same_bits, "find_padding", lambda *_: pytest.fail("asked again"))
+    with loaded(twice if can_repeat else plain) as llm:
+        assert llm._runner.padding == Padding(least=2, repeats=can_repeat), "as was kept"
 
 
 @pytest.mark.usefixtures("small")
