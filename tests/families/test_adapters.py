@@ -67,6 +67,24 @@ def test_logits_are_pefts(model_type: str, tmp_path: Path) -> None:
         oracle.close([llm.logits(prompt) for prompt in PROMPTS], before)
 
 
+@pytest.mark.parametrize("router", ["mlp.router", "block_sparse_moe.gate"])
+def test_phimoes_router_by_both_of_its_names(tmp_path: Path, router: str) -> None:
+    """Transformers' module is a product that PEFT cannot wrap today: its weight is changed as an adapter would."""
+    model = save(CASES[MODEL_TYPES["phimoe"]], tmp_path / "checkpoint")
+    path, wrapped = adapted(model, tmp_path / "adapter", ATTENTION)
+    rng, layer = np.random.default_rng(0), "model.layers.0"
+    weight = wrapped.get_submodule(f"base_model.model.{layer}.mlp.router").weight
+    a, b = (rng.standard_normal(shape).astype(np.float32) for shape in ((4, weight.shape[1]), (weight.shape[0], 4)))
+    weight.data += weight.new_tensor(6 / 4 * b @ a)
+    file = path / "adapter_model.safetensors"
+    names = {f"base_model.model.{layer}.{router}.lora_{part}.weight": each for part, each in (("A", a), ("B", b))}
+    save_file(load_file(file) | names, file)
+    package = build_package(tmp_path / "checkpoint", tmp_path / "package", precision="f32", lora_slots=1, max_rank=4)
+    with tiny.loaded(package) as llm:
+        llm.load_adapter("mine", path)
+        oracle.close([llm.logits(prompt, adapter="mine") for prompt in PROMPTS], published.logits(wrapped, PROMPTS))
+
+
 def test_experts_in_stacks_are_refused_by_name(tmp_path: Path) -> None:
     model = save(CASES[MODEL_TYPES["qwen3_moe"]], tmp_path / "checkpoint")
     path, _ = adapted(model, tmp_path / "adapter", "all-linear")

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import openai
+import psutil
 import pytest
 
 from genai.build.package import build_package
@@ -185,6 +186,18 @@ def test_many_loads_and_unloads_beside_a_stream(live: LiveServer, made: Made) ->
         done.set()
         asking.result()
     assert set(texts) == {made.texts["one"]}
+
+
+def test_many_loads_leave_the_servers_memory_as_it_is(live: LiveServer, made: Made) -> None:
+    process, before = psutil.Process(), 0
+    for turn in range(200):
+        assert load(live, "two", made.paths["two"]).status_code == 200
+        if turn % 10 == 0:
+            assert ask(live, "two") == made.texts["two"]
+        assert unload(live, "two").status_code == 200
+        if turn == 49:
+            before = process.memory_info().rss
+    assert process.memory_info().rss - before < 4_000_000
 
 
 class Pool:

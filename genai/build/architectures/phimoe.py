@@ -25,5 +25,5 @@ def decoder_spec(config: ConfigReader) -> DecoderSpec:
 
 
 def stored_form(config: ConfigReader) -> StoredForm:
-    """Experts stand in `block_sparse_moe`, their products are w1, w3 and w2."""
-    return StoredForm(inside=MIXTRAL_NAMES)
+    """Mixtral's names; modules of transformers, which adapters are named after, call the router so."""
+    return StoredForm(inside={**MIXTRAL_NAMES, "mlp.router": "mlp.gate"})
