@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from starlette.types import Scope
@@ -15,6 +16,12 @@ _log = logging.getLogger(__name__)
 
 ALWAYS_ANSWERED = ("/health", "/ready", "/metrics")
 """What is asked while the server drains or is full, and keeps nobody waiting."""
+
+
+def hangups() -> Sequence[signal.Signals]:
+    """SIGHUP, which comes when a terminal goes; none where the process was begun to ignore it (nohup)."""
+    hangup = getattr(signal, "SIGHUP", None)
+    return () if hangup is None or signal.getsignal(hangup) is signal.SIG_IGN else (hangup,)
 
 
 class Lifecycle:

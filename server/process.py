@@ -2,6 +2,7 @@
 
 SIGTERM or Ctrl-C   new requests get 503, /ready says so; the process ends when all accepted ones have ended,
                     or after `drain_timeout`: then what still runs is cancelled and told so
+SIGHUP              the same, unless it was started to ignore that (nohup)
 a second one        ends at once
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import time
 from types import FrameType
 from typing import cast
@@ -18,6 +20,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from genai.errors import GenAIError
 from server.app import create_app
+from server.lifecycle import hangups
 from server.logs import configure_logging
 from server.models import ModelPool
 from server.settings import Settings
@@ -34,6 +37,8 @@ def run(settings: Settings) -> None:
     configure_logging(settings.log_format, settings.log_level)
     models = ModelPool(settings)
     server = DrainingServer(settings, models)
+    for number in hangups():  # uvicorn handles the others
+        signal.signal(number, server.handle_exit)
     try:
         server.run()
     except SystemExit:  # how uvicorn says that it cannot listen; the log has the reason

@@ -2,6 +2,7 @@
 
 SIGTERM or Ctrl-C   replicas answer new requests with 503; when all accepted ones have ended, or after
                     `drain_timeout`, the applications go, and with them the Ray if it was ours
+SIGHUP              the same, unless it was started to ignore that (nohup)
 a second one        ends at once
 """
 
@@ -20,6 +21,7 @@ from genai.progress import Progress
 from genai.runtime.host import default_threads
 from server.cluster.own_ray import own_ray
 from server.cluster.plan import plans
+from server.lifecycle import hangups
 from server.logs import configure_logging
 from server.settings import Settings
 
@@ -82,7 +84,8 @@ class Signals:
 @contextmanager
 def _signals() -> Iterator[Signals]:
     asked = Signals()
-    before = {number: signal.signal(number, asked.handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = (signal.SIGINT, signal.SIGTERM, *hangups())
+    before = {number: signal.signal(number, asked.handle) for number in numbers}
     try:
         yield asked
     finally:

@@ -43,13 +43,14 @@ def process(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
             running.stderr.close()
 
 
-def test_sigterm_lets_a_stream_end(package: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_lets_a_stream_end(package: Path, number: signal.Signals) -> None:
     with process(f"tiny={package}") as (running, url):
         body = {"prompt": "a", "max_tokens": 1000, "stream": True, "ignore_eos": True}
         with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=120) as answer:
             lines = answer.iter_lines()
             first = next(lines)
-            running.send_signal(signal.SIGTERM)
+            running.send_signal(number)
             rest = [line for line in lines if line]
         assert json.loads(first.removeprefix("data: "))["model"] == "tiny"
         assert rest[-1] == "data: [DONE]"
@@ -59,6 +60,14 @@ def test_sigterm_lets_a_stream_end(package: Path) -> None:
         entries = [json.loads(line) for line in running.stderr.read().splitlines()]
         (access,) = [entry for entry in entries if entry["logger"] == "server.access"]
         assert (access["status"], access["model"], access["completion_tokens"]) == (200, "tiny", 1000)
+
+
+def test_a_hangup_is_ignored_where_it_was() -> None:
+    code = "import server.lifecycle as it; print(it.hangups())"
+    for before, expected in (("", "SIGHUP"), ("trap '' HUP; ", "()")):
+        command = ["sh", "-c", f'{before}exec "$0" -c "$1"', sys.executable, code]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert expected in done.stdout
 
 
 def test_a_model_that_cannot_be_had_ends_the_server(tmp_path: Path) -> None:

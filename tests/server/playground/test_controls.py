@@ -124,11 +124,14 @@ def test_a_server_that_loads_its_models(api: FakeApi, open_page: OpenPage) -> No
 
 
 def test_phone(api: FakeApi, open_page: OpenPage) -> None:
+    api.models["a-model-with-a-longer-name"] = "ready"
     page = open_page(width=360, height=640)
     wide = "W" * 300
     exchange(api, page, f"{wide}\n\n```\n{wide}\n```\n\n|{'a|' * 30}\n|{'-|' * 30}\n", wide)
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     assert page.evaluate("document.querySelector('#log').scrollWidth <= document.querySelector('#log').clientWidth")
+    heights = page.evaluate("[...document.querySelectorAll('h1, #new')].map((node) => node.offsetHeight)")
+    assert max(heights) < 45, "words in the header are broken over lines"
     bottom, height = page.evaluate("[document.querySelector('#prompt').getBoundingClientRect().bottom, innerHeight]")
     assert 0 < bottom <= height
     for name in ("cache", "settings"):
