@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from genai.cli import options, results
 from genai.cli.loading import Loading, Message
+from genai.cli.typed import typed
 from genai.errors import CapacityError, ConfigError
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ HELP = """\
 /reset        forget the conversation
 /system TEXT  forget the conversation and set the system message (without TEXT: remove it)
 /exit         leave (also Ctrl-D)
-Ctrl-C        stop the answer"""
+Ctrl-C        stop the answer
+\\             at the end of a line: the message goes on in the next one; what is pasted is one message"""
 
 
 @options.taking(options.GENERATION, options.CHAT, max_new_tokens=1024)
@@ -41,7 +43,7 @@ def chat(
 ) -> None:
     """Talk with a model.
 
-    /help lists what may be typed. Piped input is read line by line, each line one message.
+    /help lists what may be typed. Piped input is read line by line, each line one message; there, Ctrl-C leaves.
     """
     loading = Loading(precision=precision, device=device, threads=threads, max_seq_len=max_seq_len, same_bits=same_bits)
     with loading.open(model, adapter) as llm, loading.open_draft(draft) as drafting:
@@ -49,8 +51,8 @@ def chat(
         if not llm.tokenizer.has_chat_template:
             raise ConfigError(f"{model} has no chat template; continue plain text with `genai run {model} --raw`")
         conversation = Conversation(llm, system, generation)
-        for line in _lines(model):
-            if not conversation.take(line):
+        for message in _messages(model):
+            if not conversation.take(message):
                 break
 
 
@@ -64,8 +66,8 @@ class Conversation:
         self._begin(system)
 
     def take(self, line: str) -> bool:
-        """Obey a command, or answer a message; False if the conversation is over."""
-        command, _, rest = line.strip().partition(" ")
+        """Obey a command, or answer a message, of one line or several; False if the conversation is over."""
+        command, *rest = line.split(maxsplit=1) or [""]
         match command:
             case "":
                 pass
@@ -77,9 +79,9 @@ class Conversation:
                 self._begin(self._system)
                 _note("the conversation is forgotten")
             case "/system":
-                self._begin(rest.strip() or None)
+                self._begin("".join(rest).strip() or None)
                 _note("the conversation is forgotten; the system message is " + ("set" if self._system else "removed"))
-            case _ if command.startswith("/"):
+            case _ if command.startswith("/") and "\n" not in line.strip():
                 _note(f"no command {command}; /help lists them")
             case _:
                 self._answer(line)
@@ -105,38 +107,38 @@ class Conversation:
         """Stream the answer into `said` and onto the screen, until it ends or Ctrl-C; returns the closing note."""
         note, screen = None, results.Screen()
         stream = self._llm.stream(messages, None, **self._generation)
-        with contextlib.suppress(KeyboardInterrupt), contextlib.closing(stream), _interruptions() as is_interrupted:
-            for chunk in stream:
-                said.append(chunk.text)
-                screen.write(chunk)
-                if chunk.result:
-                    note = results.summary(chunk.result)
-                if is_interrupted():
-                    break
+        try:
+            with contextlib.closing(stream), _interruptions() as is_interrupted:
+                for chunk in stream:
+                    said.append(chunk.text)
+                    screen.write(chunk)
+                    if chunk.result:
+                        note = results.summary(chunk.result)
+                    if is_interrupted():
+                        raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            if not _is_typed():  # nobody is there to say something else
+                raise
         if note is None:
             sys.stdout.write("\n")
         return note or "stopped"
 
 
-def _lines(model: str) -> Iterator[str]:
-    """What is typed, line by line, until Ctrl-D; or the lines of a pipe."""
-    if not sys.stdin.isatty():
-        yield from sys.stdin
-        return
-    with contextlib.suppress(ImportError):
-        import readline  # noqa: F401 (gives input() its line editing and history)
-    from rich.console import Console
+def _is_typed() -> bool:
+    return sys.stdin.isatty()
 
-    console = Console()
-    _note(f"{model}: /help lists the commands, Ctrl-D leaves")
-    while True:
+
+def _messages(model: str) -> Iterator[str]:
+    """What is typed, until Ctrl-D; or the lines of a pipe. Raises: ConfigError."""
+    if _is_typed():
+        _note(f"{model}: /help lists the commands, Ctrl-D leaves")
+        yield from typed(">>> ")
+        return
+    for number, line in enumerate(sys.stdin.buffer, start=1):
         try:
-            yield console.input("[bold]>>>[/bold] ")
-        except EOFError:
-            console.print()
-            return
-        except KeyboardInterrupt:
-            console.print("\n[dim]Ctrl-D or /exit leaves[/dim]")
+            yield line.decode("utf-8")
+        except UnicodeDecodeError:
+            raise ConfigError(f"line {number} of standard input is not UTF-8") from None
 
 
 @contextlib.contextmanager
