@@ -2,7 +2,8 @@
 
     python examples/own_backend.py MODEL_DIR
 
-MODEL_DIR is any causal model that transformers reads. What this backend has not it refuses by name.
+MODEL_DIR is any causal model that transformers reads (pip install torch transformers). What this backend has not it
+refuses by name.
 """
 
 from __future__ import annotations

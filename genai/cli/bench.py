@@ -36,10 +36,10 @@ def bench(
     same_bits: options.KeepBits = None,
     json_output: options.Json = False,
 ) -> None:
-    """Measure prefill and decoding: over prompt lengths, and over context lengths and batch sizes.
+    """Measure prefill and decoding on this machine.
 
-    Medians over interleaved rounds. "outside" is the share of a decode step spent outside the graph run. An adapter
-    is in use by all rows.
+    Over prompt lengths, and over context lengths and batch sizes: medians over interleaved rounds. "outside" is the
+    share of a decode step spent outside the graph run. An adapter is in use by all rows.
     """
     from genai import models
     from genai.bench import Plan, measure

@@ -33,10 +33,10 @@ def conformance(
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the matrix as a page.")] = None,
     json_output: options.Json = False,
 ) -> None:
-    """Try each operator that generation stands on: has it a kernel, is it right, does it write in place.
+    """Try each operator that generation stands on.
 
-    Every input and attribute, opset and type has a row; each is compared with onnx.reference or NumPy. Rows run in a
-    process of their own: one that crashes is told of as such.
+    Has it a kernel, is it right, does it write in place? Every input and attribute, opset and type has a row; each is
+    compared with onnx.reference or NumPy. Rows run in a process of their own: one that crashes is told of as such.
     """
     from genai.conformance import all_cases
     from genai.conformance.check import check

@@ -45,7 +45,7 @@ def convert(
     force: options.Force = False,
     json_output: options.Json = False,
 ) -> None:
-    """Convert an ONNX decoder that somebody exported into a model package.
+    """Make a model package of somebody's ONNX decoder.
 
     Read are exports with past and present caches (torch, optimum, transformers), folders of onnxruntime-genai, and
     those of transformers.js (onnx-community), whose files in several precisions lie in `onnx`. The original and the

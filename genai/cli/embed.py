@@ -40,7 +40,7 @@ def embed(
     threads: options.Threads = None,
     max_seq_len: options.MaxSeqLen = None,
 ) -> None:
-    """Embed texts, with an embedding model such as Qwen3-Embedding.
+    """Embed texts with a model for that (Qwen3-Embedding, …).
 
     A line of JSON for each text, in their order: the list of its numbers.
     """

@@ -32,7 +32,7 @@ def export(
     force: options.Force = False,
     json_output: options.Json = False,
 ) -> None:
-    """Export a checkpoint to ONNX with torch.export, and make a model package of it.
+    """Make a model package of a checkpoint, with torch.export.
 
     Each layer's attention becomes one Attention operator, norms and rotary embeddings are fused; the report says where
     not. The package ran on the same tokens as the traced model before it was written.

@@ -38,11 +38,11 @@ def generate_file(
     same_bits: options.KeepBits = None,
     json_output: options.Json = False,
 ) -> None:
-    """Answer a file of requests in OpenAI's batch format, many at a time.
+    """Answer a file of requests in OpenAI's batch format.
 
-    A batch that was interrupted goes on where it was when the same command is given again. A request that cannot be
-    answered gets an answer that says why. Options of generation are for requests that do not say. A request whose
-    `model` is an adapter's name is answered with that adapter.
+    Many run at a time. A batch that was interrupted goes on where it was when the same command is given again. A
+    request that cannot be answered gets an answer that says why. Options of generation are for requests that do not
+    say. A request whose `model` is an adapter's name is answered with that adapter.
     """
     from genai.batch.file import BatchFile, Settings, Summary
 

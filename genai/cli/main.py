@@ -11,12 +11,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib.metadata
 import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 
@@ -38,6 +39,7 @@ from genai.errors import GenAIError
 from genai.extras import extra_of, how_to_install
 
 _DISTRIBUTION = "onnx-kv-runtime"
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _COMMANDS: tuple[Callable[..., None], ...] = (
     run,
     chat,
@@ -77,7 +79,11 @@ def application() -> typer.Typer:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
-    sys.exit(exit_code(sys.argv[1:] if arguments is None else arguments))
+    _open_closed_streams()
+    code = exit_code(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        _let_go(stream)
+    sys.exit(code)
 
 
 def exit_code(arguments: Sequence[str]) -> int:
@@ -89,7 +95,7 @@ def exit_code(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return 130
     except BrokenPipeError:
-        return _leave_pipe()
+        return 128 + 13
     except SystemExit as leaving:  # how typer ends on a closed pipe
         return leaving.code if isinstance(leaving.code, int) else 1
     except GenAIError as error:
@@ -97,6 +103,8 @@ def exit_code(arguments: Sequence[str]) -> int:
     except _UsageError as error:
         return _failed(2, _usage_message(error))
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+            return _failed(2, f"cannot write {error.filename or 'the output'}: {error.strerror}")
         hint = "" if is_debugging() else " (GENAI_DEBUG=1 shows where)"
         return _failed(1, f"unexpected {type(error).__name__}: {error}{hint}")
 
@@ -161,7 +169,19 @@ def _usage_message(error: Exception) -> str:
     return f"{text}; see {context.command_path if context else 'genai'} --help"
 
 
-def _leave_pipe() -> int:
-    """The reader of our output has gone: keep the interpreter from complaining about it at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 128 + 13
+def _open_closed_streams() -> None:
+    """Give what was started without one of its streams (`2>&-`) one that says nothing.
+
+    Otherwise the next file that is opened would take its number, and what libraries print would go there.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 (until the process ends)
+
+
+def _let_go(stream: TextIO) -> None:
+    """Drop what a stream cannot take, its reader gone or its disk full: the interpreter would complain of it."""
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

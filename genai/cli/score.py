@@ -30,9 +30,10 @@ def score(
     max_seq_len: options.MaxSeqLen = None,
     json_output: options.Json = False,
 ) -> None:
-    """Tell how well documents answer a query, from 0 to 1, with a reranker such as Qwen3-Reranker.
+    """Score documents by how well they answer a query.
 
-    A line for each document, in their order: its score, a tab, and the document.
+    Scores go from 0 to 1, the model is a reranker such as Qwen3-Reranker. A line for each document, in their order:
+    its score, a tab, and the document.
     """
     texts = given_texts(documents, "document")
     loading = Loading(precision=precision, device=device, threads=threads, max_seq_len=max_seq_len)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import typer
@@ -23,6 +24,7 @@ def test_no_command_and_help_list_the_commands(run_genai: Genai) -> None:
         outcome = run_genai(*arguments)
         assert (outcome.code, outcome.err) == (0, "")
         assert all(f"\n  {command} " in outcome.out for command in COMMANDS)
+        assert "...\n  " not in outcome.out, "a command's first sentence is cut off"
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -155,6 +157,27 @@ def test_closed_pipe_is_quiet() -> None:
     assert process.stderr.read() == b""
     process.stderr.close()
     assert process.wait() in (1, 141)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_full_disk_is_told_once() -> None:
+    done = run_in_shell(">/dev/full")
+    assert (done.returncode, done.stderr) == (2, "genai: cannot write the output: No space left on device\n")
+    assert run_in_shell("2>/dev/full", "fly").returncode == 2
+
+
+@pytest.mark.parametrize(("redirection", "out"), [("<&-", "genai"), (">&-", ""), ("2>&-", "genai")])
+def test_closed_streams_are_as_good_as_none(redirection: str, out: str) -> None:
+    done = run_in_shell(redirection)
+    assert (done.returncode, done.stdout.partition(" ")[0], done.stderr) == (0, out, "")
+    assert run_in_shell(redirection, "fly").returncode == 2
+
+
+def run_in_shell(redirection: str, argument: str = "--version") -> subprocess.CompletedProcess[str]:
+    """`genai ARGUMENT` with a redirection as shells write it."""
+    code = f"from genai.cli import main; main.main([{argument!r}])"
+    command = ["sh", "-c", f'"$0" -c "$1" {redirection}', sys.executable, code]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def test_usage_error_class_is_what_typer_raises() -> None:
