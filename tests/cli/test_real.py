@@ -83,10 +83,10 @@ def test_reader_that_leaves_is_no_error() -> None:
 def test_cached_package_is_found_in_milliseconds() -> None:
     from genai import models
 
-    begun = time.perf_counter()
+    begun = time.process_time()  # whatever else runs on the machine
     for _ in range(10):
         models.package(MODEL, device="cpu")
-    assert (time.perf_counter() - begun) / 10 < 0.05
+    assert (time.process_time() - begun) / 10 < 0.05
 
 
 def test_inspect_accounts_for_the_file(package: Path) -> None:

@@ -374,8 +374,11 @@ def test_timings_add_up(llm: LLM) -> None:
 
 def test_deadlines_and_priorities(package: Path) -> None:
     with LLM(package, EngineConfig(device="cpu", num_threads=1, max_batch=1)) as llm:
-        late = llm.generate("hello", max_new_tokens=4000, ignore_eos=True, timeout=0.05)
-        assert late.finish_reason == "timeout"
+        for timeout in (0.05, 0.5, 5.0):  # where there is no token in so long, 4000 take longer than the next
+            late = llm.generate("hello", max_new_tokens=4000, ignore_eos=True, timeout=timeout)
+            assert late.finish_reason == "timeout"
+            if late.token_ids:
+                break
         assert 0 < len(late.token_ids) < 4000
         assert late.text == llm.tokenizer.decode(late.token_ids)
         assert llm.generate("hello", timeout=0.0).finish_reason == "timeout"
