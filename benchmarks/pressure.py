@@ -6,7 +6,7 @@ line    time to first token of short prompts, alone and while long prompts keep 
         --model if it is kept here; and of an urgent prompt of three tokens behind an unimportant long one. The cache is
         written once beforehand: on a virtual machine the first write to new memory may take as long as a prompt does
 rows    one boundary that 64, 128 and 256 equal rows reach at once: planning, and planning with the copies
-cost    what loading has measured of --model, over what it is for rows that hold tokens: a slot, and a whole step
+cost    what loading measures of --model, over what it is for rows that hold tokens: a slot, and a whole step
 
 python -m benchmarks.pressure [--only memory,line,rows,cost] [--model MODEL, or "" for the tiny one alone] [--rounds 5]
 """
@@ -37,6 +37,7 @@ from genai.llm.llm import LLM
 from genai.runtime.cache import CacheShape, KVCache
 from genai.runtime.providers.cpu import CpuProvider
 from genai.runtime.runner import Runner
+from genai.runtime.step_cost import long_slots, measured_seconds
 from tests.tiny_package import tiny_package
 
 Row = dict[str, float]
@@ -219,20 +220,21 @@ def rows(rounds: int) -> Row:
     return row
 
 
-def cost(llm: LLM, rounds: int) -> Row:
+def step_cost(llm: LLM, rounds: int) -> Row:
     """Two and eight rows of 1,024 and 4,096 slots; slots are told by a step of rows of 64."""
     runner = llm._runner
-    policy = runner.cache.policy
+    long = long_slots(runner)
+    cost = measured_seconds(runner, long).cost(long)
     write_all(runner.cache)
-    row: Row = {"slot_us": policy.cost.slot * 1e6}
+    row: Row = {"slot_us": cost.slot * 1e6}
     for num_rows in (2, 8):
         steps = [64, 1024, 4096]
         times = interleaved([*map(str, steps)], rounds, lambda name, num=num_rows: full_step(runner, num, int(name)))
         short, *longer = (min(times[str(capacity)]) for capacity in steps)
         for capacity, seconds in zip(steps[1:], longer, strict=True):
             slot = (seconds - short) / (num_rows * (capacity - steps[0]))
-            row[f"slot, {num_rows} rows of {capacity}"] = policy.cost.slot / slot
-            row[f"step, {num_rows} rows of {capacity}"] = policy.cost.of(num_rows, capacity) / seconds
+            row[f"slot, {num_rows} rows of {capacity}"] = cost.slot / slot
+            row[f"step, {num_rows} rows of {capacity}"] = cost.of(num_rows, capacity) / seconds
     return row
 
 
@@ -261,7 +263,7 @@ def measured(names: Sequence[str], model: str, rounds: int) -> Iterator[tuple[st
             yield "rows", rows(rounds)
         if "cost" in names and model:
             with genai.load(model, max_batch=8, prefix_cache_bytes=0, max_seq_len=4200) as llm:
-                yield f"cost, {model}", llm.loop.call(lambda _: cost(llm, rounds))
+                yield f"cost, {model}", llm.loop.call(lambda _: step_cost(llm, rounds))
         if "line" in names:
             options = {"max_batch": 8, "prefix_cache_bytes": 0, "max_seq_len": LONG + 100}
             with LLM(package, EngineConfig(device="cpu", **options)) as llm:  # type: ignore[arg-type]
