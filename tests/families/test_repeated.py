@@ -14,8 +14,9 @@ from genai.runtime.runner import BoundShape, Runner
 from genai.runtime.same_bits import Padding
 from tests.build import tiny
 from tests.families.cases import CASES
-from tests.families.made import Made
-from tests.families.test_features import loaded
+from tests.families.made import Made, save
+from tests.families.test_adapters import adapted
+from tests.families.test_features import loaded, logprobs
 
 TOKENS = tiny.tokens(30)
 
@@ -131,3 +132,21 @@ def test_which_graphs_are_written_so(made: Made, tmp_path: Path, name: str, prec
     package = build_package(made.checkpoint(CASES[name]).folder, tmp_path / "package", precision=precision)  # type: ignore[arg-type]
     with loaded(package) as llm:
         assert llm._runner.can_repeat == is_so
+
+
+def test_an_adapter_is_added_to_a_token_given_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("peft")
+    path, _ = adapted(save(CASES["llama"], tmp_path / "checkpoint"), tmp_path / "adapter")
+    results = []
+    for large, padding in ((repeated._LARGE, Padding(least=2)), (1, Padding(least=2, repeats=True))):
+        monkeypatch.setattr(repeated, "_LARGE", large)
+        package = build_package(
+            tmp_path / "checkpoint", tmp_path / str(large), precision="int4", lora_slots=1, max_rank=4
+        )
+        with loaded(package) as llm:
+            llm.load_adapter("mine", path)
+            llm._runner.pad(padding)
+            told = {"max_new_tokens": 12, "ignore_eos": True, "logprobs": True}
+            results += [llm.generate(TOKENS[:5], **told, adapter=name).choices[0] for name in ("mine", None)]
+    assert [logprobs(each) for each in results[:2]] == [logprobs(each) for each in results[2:]]
+    assert logprobs(results[0]) != logprobs(results[1])
