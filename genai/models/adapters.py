@@ -45,11 +45,11 @@ def room_for(paths: Iterable[str | Path], lora_slots: int | None, max_rank: int 
 
     Raises: AdapterError.
     """
-    from genai.build.adapters.open import adapter_rank
-
     paths = [*paths]
     if not paths and (lora_slots == 0 or (lora_slots is None and max_rank is None)):
         return None
+    from genai.build.adapters.open import adapter_rank
+
     ranks = []
     for path in paths:
         with _readable(path) as place:

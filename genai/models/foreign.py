@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from genai.build.open import files_digest
 from genai.config import Precision
 from genai.convert.files import choose_graph, folder_of, graphs_in, weights_of
 from genai.convert.options import CONVERTER, ConvertOptions
@@ -54,6 +53,8 @@ def files_of(graph: Path) -> list[Path]:
 
 def digest_of(graph: Path) -> str:
     """A SHA-256 over everything that a conversion reads, and the converter's version."""
+    from genai.build.open import files_digest  # imports every architecture, and gguf
+
     return f"{CONVERTER} {files_digest(files_of(graph))}"
 
 

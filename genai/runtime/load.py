@@ -21,9 +21,8 @@ from genai.runtime.adapters import AdapterMemory
 from genai.runtime.cache import CacheShape, KVCache
 from genai.runtime.capacity import CapacityPolicy, least_slots
 from genai.runtime.host import free_host_memory
-from genai.runtime.kept_answers import Answers
-from genai.runtime.probe import check_kernels, check_layers
-from genai.runtime.probe_states import check_states
+from genai.runtime.kept_answers import Answers, KeptAnswer
+from genai.runtime.providers import provider_for
 from genai.runtime.providers.base import Provider
 from genai.runtime.row_start import read_row_start
 from genai.runtime.runner import Runner
@@ -55,7 +54,11 @@ def load_runner(folder: Path, model: ModelConfig, config: EngineConfig, *, is_as
     does not hold what was asked for, ContractError for a graph that does not follow the contract,
     RuntimeUnavailableError for missing or wrong kernels.
     """
-    session, graph = _checked_session(folder, model, config)
+    path = folder / MODEL_FILE
+    if not path.is_file():
+        raise ContractError(f"{folder} is not a model package: it has no {MODEL_FILE}")
+    answers = Answers.about(path, config, provider_for(config), is_asked_anew=is_asked_anew)
+    session, graph = _checked_session(folder, model, config, answers.to("kernels", []))
     prefix_bytes = config.prefix_cache_bytes
     if prefix_bytes is None:
         prefix_bytes = int(free_host_memory() * PREFIX_CACHE_SHARE)
@@ -71,7 +74,6 @@ def load_runner(folder: Path, model: ModelConfig, config: EngineConfig, *, is_as
         adapters=adapters,
         can_repeat=graph.repeats,
     )
-    answers = Answers.about(folder / MODEL_FILE, config, session.provider, is_asked_anew=is_asked_anew)
     same_bits = SameBits(padding=None, is_asked_for=False)
     if config.same_bits:
         sizes = sizes_that_matter(cache.num_slots, max_seq_len, model.sliding_window)
@@ -87,20 +89,30 @@ def load_runner(folder: Path, model: ModelConfig, config: EngineConfig, *, is_as
     )
 
 
-def _checked_session(folder: Path, model: ModelConfig, config: EngineConfig) -> tuple[Session, contract.GraphShape]:
+def _checked_session(
+    folder: Path, model: ModelConfig, config: EngineConfig, kept: KeptAnswer
+) -> tuple[Session, contract.GraphShape]:
     """A package's graph, which follows the contract, on kernels that compute what they should.
 
-    Raises: as `load_runner`, but for the budget.
+    kept: true where they were found to. Raises: as `load_runner`, but for the budget.
     """
-    path = folder / MODEL_FILE
-    if not path.is_file():
-        raise ContractError(f"{folder} is not a model package: it has no {MODEL_FILE}")
+    if kept.value is True:
+        return _session(folder, model, config)
+    from genai.runtime.probe import check_kernels, check_layers  # builds graphs with onnx, which nobody else needs
+    from genai.runtime.probe_states import check_states
+
     check_kernels(config, model.cache_dtype)  # first: of a type without kernels the graph would not even load
-    session = Session(path, config)
-    graph = contract.check_signature([*session.inputs, *session.optional_inputs], session.outputs)
-    _check_agreement(folder, model, graph)
+    session, graph = _session(folder, model, config)
     check_layers(config, graph.cache_dtype, graph.caches)
     check_states(config, () if model.provenance.precision == "f32" else graph.states)
+    kept.keep(True)
+    return session, graph
+
+
+def _session(folder: Path, model: ModelConfig, config: EngineConfig) -> tuple[Session, contract.GraphShape]:
+    session = Session(folder / MODEL_FILE, config)
+    graph = contract.check_signature([*session.inputs, *session.optional_inputs], session.outputs)
+    _check_agreement(folder, model, graph)
     return session, graph
 
 
