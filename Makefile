@@ -8,6 +8,7 @@ BIN := $(VENV)/bin
 LOCKS := deploy/locks
 UV := .venv-lock/bin/uv
 ON_ALL_CORES := $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal
+IN_PAIRS := $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-quick test-newest test-oldest lint docs operators lock bench bench-peers clean
@@ -18,8 +19,8 @@ help: ## show this list
 demo: $(VENV)/.cpu ## fetch SmolLM2, build it, stream an answer (PROMPT="..." to ask something else)
 	@$(BIN)/genai run $(MODEL) "$$PROMPT"
 
-test: $(VENV)/.dev ## run every test: on all cores those that need no real weights, then, alone, those that do
-	@status=0; $(ON_ALL_CORES) -m "not slow" || status=1; $(BIN)/python -m pytest -m slow || status=1; exit $$status
+test: $(VENV)/.dev ## run every test: on all cores those that need no real weights, then, two files at a time, those that do
+	@status=0; $(ON_ALL_CORES) -m "not slow" || status=1; $(IN_PAIRS) -m slow || status=1; exit $$status
 
 test-quick: $(VENV)/.dev ## run the tests that need no real weights, on all cores: for the loop while editing
 	$(ON_ALL_CORES) -m "not slow and not long"

@@ -13,6 +13,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import filelock
+
 FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parents[1]
 UV = ROOT / ".venv-lock" / "bin" / "uv"
@@ -44,11 +46,13 @@ def installed(lock: Path) -> Path:
     """The environment of a lock, named after the lock's folder."""
     folder = FOLDER / ".envs" / lock.parent.name
     digest, stamp = hashlib.sha256(lock.read_bytes()).hexdigest(), folder / "installed"
-    if not stamp.is_file() or stamp.read_text() != digest:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        (_install_python if lock.name == PYTHON_LOCK else _install_node)(lock, folder)
-        stamp.write_text(digest)
+    folder.parent.mkdir(exist_ok=True)
+    with filelock.FileLock(folder.parent / "lock"):  # the other tests of this run may install, too, and need one uv
+        if not stamp.is_file() or stamp.read_text() != digest:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            (_install_python if lock.name == PYTHON_LOCK else _install_node)(lock, folder)
+            stamp.write_text(digest)
     return folder
 
 
