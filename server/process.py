@@ -9,6 +9,7 @@ a second one        ends at once
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import logging
 import signal
 import time
@@ -37,6 +38,7 @@ def run(settings: Settings) -> None:
     configure_logging(settings.log_format, settings.log_level)
     models = ModelPool(settings)
     server = DrainingServer(settings, models)
+    faulthandler.enable()  # what kills the process, such as a mapped file that was cut, leaves a word on standard error
     for number in hangups():  # uvicorn handles the others
         signal.signal(number, server.handle_exit)
     try:

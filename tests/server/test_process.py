@@ -70,6 +70,14 @@ def test_a_hangup_is_ignored_where_it_was() -> None:
         assert expected in done.stdout
 
 
+def test_what_kills_the_process_is_told(package: Path) -> None:
+    with process(f"tiny={package}") as (running, _):
+        running.send_signal(signal.SIGBUS)  # as when the weights' file is cut while it is mapped
+        assert running.wait(60) == -signal.SIGBUS
+        assert running.stderr
+        assert "Fatal Python error: Bus error" in running.stderr.read()
+
+
 def test_a_model_that_cannot_be_had_ends_the_server(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "server", str(tmp_path), "--port", "0"], capture_output=True, text=True, check=False
