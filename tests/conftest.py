@@ -80,9 +80,11 @@ def _package(name: str, precision: Precision) -> Path:
 
 
 def pytest_configure() -> None:
-    """Tests interrupt programs: that must reach them also where this run was started in the background."""
+    """Tests interrupt programs: that must reach them also where this run was started in the background, or by nohup."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: None)  # ignored here, and not by what is started
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
