@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 
+import psutil
 import pytest
 
 pytest.importorskip("pty", reason="no pseudo-terminals here")
@@ -31,9 +32,15 @@ class Terminal:
         os.close(its)
 
     def press(self, keys: str, expected: str) -> str:
-        """Press keys, and return what appears once the pattern is in it."""
-        os.write(self._end, keys.encode())
+        """Press keys once the program waits for them, and return what appears once the pattern is in it.
+
+        Before it waits, an interrupt is seen with the next key only, and an end by the terminal itself.
+        """
         shown, until = "", time.monotonic() + 20
+        while psutil.Process(self.process.pid).status() != psutil.STATUS_SLEEPING:
+            assert time.monotonic() < until, "it does not wait"
+            time.sleep(0.001)
+        os.write(self._end, keys.encode())
         while not re.search(expected, shown):
             assert time.monotonic() < until, f"{expected!r} did not come: {shown!r}"
             if select.select([self._end], [], [], 0.1)[0]:
@@ -80,6 +87,6 @@ def test_a_backslash_continues_a_message(terminal: Terminal) -> None:
 def test_interrupt_drops_the_line_and_the_end_leaves(terminal: Terminal) -> None:
     terminal.press("one", "one")
     terminal.press(INTERRUPT, r"Ctrl-D leaves[^>]*>>>")
-    assert got(terminal.press("two\r", r"got.*\n")) == "two"
+    assert got(terminal.press("two\r", r"got.*\n[^>]*>>>")) == "two"
     terminal.press(END, "left")
     assert terminal.process.wait(20) == 0
