@@ -147,6 +147,22 @@ class AdapterConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WindowConfig:
+    """What a graph whose windowed layers keep their windows alone has to be told of them.
+
+    size: how many newest keys their queries see at most, themselves included; block: keys that move by a multiple of so
+    many slots give the same bits.
+    """
+
+    size: int
+    block: int
+
+    def __post_init__(self) -> None:
+        if self.size < 1 or self.block < 1:
+            raise ValueError(f"kept_window: size={self.size}, block={self.block}: must be at least 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
     """A model package's `genai.json`: what the runtime has to know beside the graph.
 
@@ -154,7 +170,8 @@ class ModelConfig:
     differ (what the caches are is the graph's to say); generation: the model's own generation defaults
     (`GenerationConfig.updated` options); reserved_slots: 0, or 1 if each row begins with the bytes of `row_start.bin`;
     embedding: of a model without a head, which makes embeddings and writes no text; rerank_prompt: of a reranker that
-    brings its own, with `{query}` and `{document}` in it; adapters: of a graph that has room for some.
+    brings its own, with `{query}` and `{document}` in it; adapters: of a graph that has room for some; kept_window: of
+    one some of whose layers keep their windows alone.
     """
 
     contract_version: int
@@ -177,6 +194,7 @@ class ModelConfig:
     embedding: EmbeddingConfig | None = None
     rerank_prompt: str | None = None
     adapters: AdapterConfig | None = None
+    kept_window: WindowConfig | None = None
 
     def __post_init__(self) -> None:
         most = 0 if self.contract_version == CONTRACT_VERSION else 1
@@ -218,6 +236,8 @@ class ModelConfig:
                 data["embedding"] = EmbeddingConfig(**embedding)
             if adapters := data.get("adapters"):
                 data["adapters"] = AdapterConfig(**adapters)
+            if window := data.get("kept_window"):
+                data["kept_window"] = WindowConfig(**window)
             return cls(**data)
         except FileNotFoundError:
             raise ContractError(f"{folder} is not a model package: it has no {CONFIG_FILE}") from None
@@ -225,7 +245,7 @@ class ModelConfig:
             raise ContractError(f"{path} is damaged ({error}); build the package again") from None
 
 
-_NEWER = ("embedding", "rerank_prompt", "adapters")
+_NEWER = ("embedding", "rerank_prompt", "adapters", "kept_window")
 """Fields that older runtimes do not know, left out where they say nothing."""
 
 

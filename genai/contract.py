@@ -10,6 +10,8 @@ One ONNX graph (opset 24) serves prefill, decoding, verification of drafts and s
     logits_positions       [B, P]           int64    which of the T positions get logits, or embeddings
     key_cache.{i}          [B, S, width]    float    layer i's keys, S = capacity of a row
     value_cache.{i}        [B, S, width]    float    layer i's values
+    window_write_indices   [B]              int64    as write_indices, and nonpad_kv_seqlen, in caches [B, W, width],
+    window_kv_seqlen       [B]              int64    whose layers see a window: W = what a row keeps there
     token_counts           [B]              int64    how many of the T tokens are a row's own, 0 if it sits the run out
     conv_state.{i}         [B, …]           float    layer i's last inputs of a short convolution
     recurrent_state.{i}    [B, …]           float32  layer i's recurrent state
@@ -35,6 +37,13 @@ sink's key, say). Then the tokens lie behind them, and
 
     write_indices = tokens that the row holds + reserved slots       position_ids count tokens
 
+Layers that see a window may keep no more than that: then their caches have a capacity of their own, W, and begin with
+another token of the row, its *base*, the same in all of them:
+
+    window_write_indices = write_indices - base        window_kv_seqlen = nonpad_kv_seqlen - base
+
+Slots that are reserved stay where they are. A graph without such caches has none of both inputs.
+
 A *state* has one size, however many tokens a row holds, and is what they all have made of it: zeros in a row that holds
 none. It cannot be cut back to fewer tokens, so a run may change it by a row's own tokens alone; that is what
 `token_counts` is for, and a graph without states has no such input. Which shape a state has is the graph's business.
@@ -49,8 +58,8 @@ A graph may let a lone token of one row be run *twice*, for processors whose pro
 it says so by another name for the length of its `input_ids`, [B, N]. Then N = 2 and T = P = 1 in such a run, and N = T
 in others: layers' products have two rows, attention, caches and head the one token. Others take equal lengths alone.
 
-Graphs whose layers all have both caches, all of one width, no reserved slots, no states and no room for adapters, are
-contract 1; others contract 2.
+Graphs whose layers all have both caches, all of one width and capacity, no reserved slots, no states and no room for
+adapters, are contract 1; others contract 2.
 Nothing else in the project spells these names.
 """
 
@@ -72,12 +81,14 @@ POSITION_IDS = "position_ids"
 WRITE_INDICES = "write_indices"
 NONPAD_KV_SEQLEN = "nonpad_kv_seqlen"
 LOGITS_POSITIONS = "logits_positions"
+WINDOW_WRITE_INDICES = "window_write_indices"
+WINDOW_KV_SEQLEN = "window_kv_seqlen"
 TOKEN_COUNTS = "token_counts"
 ADAPTER_ROWS, ADAPTER_PLACES, ADAPTER_SCALES = "adapter_rows", "adapter_places", "adapter_scales"
 LOGITS = "logits"
 EMBEDDINGS = "embeddings"
 
-BATCH, TOKENS, POSITIONS, CAPACITY = "B", "T", "P", "S"
+BATCH, TOKENS, POSITIONS, CAPACITY, WINDOW_CAPACITY = "B", "T", "P", "S", "W"
 REPEATED_TOKENS = "N"
 ADAPTERS, MEMBERS = "G", "M"
 
@@ -92,10 +103,14 @@ _FIRST, _SECOND, _SCALES = "lora_a.", "lora_b.", "lora_scales."
 
 @dataclass(frozen=True, slots=True)
 class Cache:
-    """One cache of a graph: its input's name, and how many elements a token takes in it."""
+    """One cache of a graph: its input's name, and how many elements a token takes in it.
+
+    is_windowed: whether it holds a row's last tokens alone.
+    """
 
     name: str
     width: int
+    is_windowed: bool = False
 
     @property
     def layer(self) -> int:
@@ -106,6 +121,11 @@ class Cache:
     def is_key(self) -> bool:
         """Whether it holds keys."""
         return self.name == key_cache(self.layer)
+
+    @property
+    def shape(self) -> tuple[int | str, ...]:
+        """Its dimensions, free ones by name."""
+        return BATCH, WINDOW_CAPACITY if self.is_windowed else CAPACITY, self.width
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +229,7 @@ def states_in_order(states: Iterable[State]) -> tuple[State, ...]:
 
 
 def is_uniform(caches: Sequence[Cache]) -> bool:
-    """Whether each of the layers 0, 1, … has both caches, and all are of one width."""
+    """Whether each of the layers 0, 1, … has both caches, and all are of one width and of whole texts."""
     return tuple(caches) == uniform_caches(len(caches) // 2, caches[0].width)
 
 
@@ -254,9 +274,11 @@ def inputs(
         TensorType(name=NONPAD_KV_SEQLEN, dtype="int64", shape=(BATCH,)),
         TensorType(name=LOGITS_POSITIONS, dtype="int64", shape=(BATCH, POSITIONS)),
         *(
-            TensorType(name=cache.name, dtype=cache_dtype, shape=(BATCH, CAPACITY, cache.width))
-            for cache in in_order(caches)
+            TensorType(name=name, dtype="int64", shape=(BATCH,))
+            for name in (WINDOW_WRITE_INDICES, WINDOW_KV_SEQLEN)
+            if any(cache.is_windowed for cache in caches)
         ),
+        *(TensorType(name=cache.name, dtype=cache_dtype, shape=cache.shape) for cache in in_order(caches)),
         *([TensorType(name=TOKEN_COUNTS, dtype="int64", shape=(BATCH,))] if states else []),
         *(
             TensorType(name=state.name, dtype=state.dtype, shape=(BATCH, *state.shape))
@@ -295,10 +317,7 @@ def outputs(
     """The contract's outputs, in order."""
     return [
         TensorType(name=output.name, dtype="float32", shape=(BATCH, POSITIONS, output.width)),
-        *(
-            TensorType(name=updated(cache.name), dtype=cache_dtype, shape=(BATCH, CAPACITY, cache.width))
-            for cache in in_order(caches)
-        ),
+        *(TensorType(name=updated(cache.name), dtype=cache_dtype, shape=cache.shape) for cache in in_order(caches)),
         *(
             TensorType(name=updated(state.name), dtype=state.dtype, shape=(BATCH, *state.shape))
             for state in states_in_order(states)
@@ -313,9 +332,11 @@ def is_cache(name: str) -> bool:
 
 def caches_of(graph_inputs: Iterable[TensorType]) -> tuple[Cache, ...]:
     """The caches among a graph's inputs, in order; those whose width is not fixed are left out."""
+    tensors = [*graph_inputs]
+    has_windows = any(tensor.name == WINDOW_WRITE_INDICES for tensor in tensors)
     return in_order(
-        Cache(tensor.name, width)
-        for tensor in graph_inputs
+        Cache(tensor.name, width, is_windowed=has_windows and tensor.shape[1] == WINDOW_CAPACITY)
+        for tensor in tensors
         if is_cache(tensor.name) and (width := _width(tensor)) is not None
     )
 

@@ -16,10 +16,11 @@ from genai.runtime.adapters import AdapterMemory
 from genai.runtime.cache import CacheShape, KVCache
 from genai.runtime.capacity import CapacityPolicy
 from genai.runtime.finite import settle, settle_prompt
-from genai.runtime.layout import Group
+from genai.runtime.layout import Group, Place
 from genai.runtime.logits import LogitsMemory
 from genai.runtime.providers.base import Provider
 from genai.runtime.providers.cpu import CpuProvider
+from genai.runtime.windows import WindowRoom
 
 VOCAB_SIZE = 97
 POISON = 96
@@ -28,6 +29,8 @@ SHAPE = CacheShape(caches=uniform_caches(1, 1), dtype="float32")
 BY_LAYER = CacheShape(
     caches=(Cache("key_cache.0", 2), Cache("value_cache.0", 1), Cache("key_cache.5", 3)), dtype="float32"
 )
+WINDOWED = replace(BY_LAYER, caches=tuple(replace(each, is_windowed=each.layer == 5) for each in BY_LAYER.caches))
+WINDOW = WindowRoom(window=5, block=4, longest=16, margin=2, reserved_slots=1)
 STATES = (State("conv_state.1", (3, 1), "float32"), State("recurrent_state.1", (2,), "float32"))
 ROW_START = [np.arange(1, cache.width + 1, dtype=np.float32).view(np.uint8) for cache in BY_LAYER.caches]
 ADAPTER_ROOM = AdapterRoom(groups=((AdaptedProduct("p", 1, 1),),), rank=1, dtype="float32")
@@ -40,11 +43,13 @@ is_by_layer = False
 """Whether caches have several widths, and rows a reserved slot; the fixture `each_memory` changes it, too."""
 has_states = False
 """Whether rows have states; the fixture `each_memory` changes it, too."""
+has_windows = False
+"""Whether one of several caches keeps what a window sees of a row, alone; the fixture `each_memory` changes it, too."""
 
 
 def shape() -> CacheShape:
     """Of the caches that are made now."""
-    plain = BY_LAYER if is_by_layer else SHAPE
+    plain = WINDOWED if has_windows else BY_LAYER if is_by_layer else SHAPE
     return replace(plain, states=STATES) if has_states else plain
 
 
@@ -55,25 +60,38 @@ def num_reserved() -> int:
 
 def small_cache(num_slots: int, max_batch: int = 32) -> KVCache:
     start = ROW_START if is_by_layer else ()
-    return KVCache(shape(), num_slots, provider(EngineConfig()), start, max_batch=max_batch)
+    window = WINDOW if has_windows else None
+    return KVCache(shape(), num_slots, provider(EngineConfig()), start, max_batch=max_batch, window=window)
 
 
 def write_tokens(cache: KVCache, row: int, start: int, tokens: Sequence[float]) -> None:
     """What a graph would do: the new tokens' "keys" (the token) and "values" (its negative) behind the valid part."""
     assert start + len(tokens) <= cache.capacity(row), "a write beyond the row's capacity"
-    first = cache._layout.place(row).start + cache.slots(start)
     for buffer, each in zip(cache._buffers, cache.shape.caches, strict=True):
+        place, base = place_in(cache, row, each), cache.base(row) if each.is_windowed else 0
+        first = cache.slots(start) - base
+        assert first + len(tokens) <= place.capacity, "a write beyond the room for windows"
         data = np.repeat(np.array(tokens, np.float32) * (1 if each.is_key else -1), each.width)
-        buffer.write(first * each.width * data.itemsize, data.view(np.uint8))
+        buffer.write((place.start + first) * each.width * data.itemsize, data.view(np.uint8))
+
+
+def place_in(cache: KVCache, row: int, each: Cache) -> Place:
+    """Where a row is in one of the caches."""
+    return (cache._near if each.is_windowed else cache._layout).place(row)
 
 
 def read_tokens(cache: KVCache, row: int, end: int | None = None) -> list[int]:
-    """The tokens that a row holds (up to `end`), checked to be the same in all buffers, behind what rows begin with."""
+    """The tokens that a row holds (up to `end`), checked to be the same in all buffers, behind what rows begin with.
+
+    Where a window sees the last ones alone, these are what has to be there.
+    """
     caches = cache.shape.caches
     held = [data.view(np.float32) for data in cache.export_row(row, 0, end)]
     tokens = held[0][:: caches[0].width]
     for data, each in zip(held, caches, strict=True):
-        check_same(data, np.repeat(tokens * (1 if each.is_key else -1), each.width))
+        base = cache.base(row) if each.is_windowed else 0
+        assert base <= max(len(tokens) - WINDOW.window + 1, 0), "the next token sees what is gone"
+        check_same(data, np.repeat(tokens[base:] * (1 if each.is_key else -1), each.width))
     check_start(cache, row)
     if end is None:
         check_states(cache, row)
@@ -110,8 +128,8 @@ def check_states(cache: KVCache, row: int) -> None:
 
 def check_start(cache: KVCache, row: int) -> None:
     """Whether a row begins with its reserved slot, where it has one."""
-    first = cache._layout.place(row).start
-    for buffer, start in zip(cache._buffers, cache._row_start, strict=False):
+    for buffer, each, start in zip(cache._buffers, cache.shape.caches, cache._row_start, strict=False):
+        first = place_in(cache, row, each).start
         check_same(buffer.read(first * start.size, start.size), start)
 
 
@@ -168,16 +186,20 @@ class FakeRunner:
         return logits
 
     def chunk(self, row: int) -> int:
-        return 2048
+        return min(2048, self.cache.longest_run)
 
     def score_chunk(self, row: int) -> int:
         return 5
 
     def prefill(self, row: int, tokens: Sequence[int]) -> np.ndarray:
-        return self.prefill_chunk(row, tokens)
+        for start in range(0, len(tokens), self.chunk(row)):
+            logits = self.prefill_chunk(row, tokens[start : start + self.chunk(row)])
+        return logits
 
     def score(self, row: int, tokens: Sequence[int]) -> np.ndarray:
-        return self.run_row(row, tokens, len(tokens)).copy()
+        size = self.chunk(row)
+        parts = [tokens[start : start + size] for start in range(0, len(tokens), size)]
+        return np.concatenate([self.run_row(row, part, len(part)) for part in parts])
 
     def run_row(self, row: int, tokens: Sequence[int], num_logits: int) -> np.ndarray:
         return self._run_alone(row, tokens, num_logits, settle)
@@ -188,6 +210,7 @@ class FakeRunner:
         assert tokens, "the graph refuses an empty run"
         self._count(len(tokens))
         self.cache.reserve({row: self.cache.valid(row) + len(tokens)})
+        self.cache.make_room([row], len(tokens))
         with self.cache.kept(row):
             for look in (settle, last_look):
                 logits = self.logits.take((1, num_logits, VOCAB_SIZE))
@@ -201,6 +224,7 @@ class FakeRunner:
         longest = max(map(len, tokens))
         self._count(longest)
         self.group_sizes.append((len(group.rows), group.capacity))
+        self.cache.make_room(group.rows, longest)
         logits = self.logits.take((len(tokens), longest, VOCAB_SIZE))
         for index, (row, new) in enumerate(zip(group.rows, tokens, strict=True)):
             logits[index] = self._logits(row, new, longest)
@@ -209,7 +233,7 @@ class FakeRunner:
         return logits
 
     def most_tokens(self, num_rows: int, capacity: int) -> int:
-        return 2048
+        return min(2048, self.cache.longest_run)
 
     def prefill_rows(self, rows: Sequence[int], tokens: Sequence[Sequence[int]]) -> np.ndarray:
         (group,) = [group for group in self.cache.groups if rows[0] in group.rows]
@@ -218,6 +242,7 @@ class FakeRunner:
         longest = max(map(len, tokens))
         self._count(longest)
         self.prefill_sizes.append(len(rows))
+        self.cache.make_room(rows, longest)
         logits = self.logits.take((len(rows), 1, VOCAB_SIZE))
         for index, (row, new) in enumerate(zip(rows, tokens, strict=True)):
             logits[index] = self._logits(row, new, longest)[len(new) - 1]
@@ -228,6 +253,7 @@ class FakeRunner:
     def _logits(self, row: int, tokens: Sequence[int], num_positions: int) -> np.ndarray:
         """Write tokens, and padding behind them as the graph does; what follows each position, [num_positions, V]."""
         valid = self.cache.valid(row)
+        assert self.cache.base(row) <= max(valid - WINDOW.window + 1, 0), "the first of the tokens sees what is gone"
         check_start(self.cache, row)
         check_states(self.cache, row)
         written = [*tokens, *[0] * (num_positions - len(tokens))]

@@ -109,7 +109,7 @@ def test_every_package_is_known_here() -> None:
 
 
 def test_contract_names_are_spelled_in_one_place() -> None:
-    names = {"nonpad_kv_seqlen", "write_indices", "logits_positions"}
+    names = {"nonpad_kv_seqlen", "write_indices", "logits_positions", "window_write_indices", "window_kv_seqlen"}
     for path in modules():
         if name_of(path) == "genai.contract":
             continue

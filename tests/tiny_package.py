@@ -8,7 +8,10 @@ from pathlib import Path
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
-from genai.config import CONTRACT_VERSION, ModelConfig, Provenance
+from genai.build.architectures import spec_of
+from genai.build.architectures.config import ConfigReader
+from genai.build.windows import window_config
+from genai.config import CONTRACT_BY_LAYER, CONTRACT_VERSION, ModelConfig, Provenance
 from genai.tokenizer.tokenizer import Tokenizer
 from tests.random_model import CONFIG, RandomSource, build_random_model
 
@@ -47,13 +50,15 @@ def tiny_package(
     folder.mkdir(parents=True, exist_ok=True)
     backend = byte_tokenizer() if tokenizer is None else tokenizer.backend
     vocab_size = backend.get_vocab_size()
-    build_random_model(folder, weights_of=weights_of, vocab_size=vocab_size, max_position_embeddings=max_position)
+    sizes = {"vocab_size": vocab_size, "max_position_embeddings": max_position}
+    build_random_model(folder, weights_of=weights_of, **sizes)
+    window = window_config(spec_of(ConfigReader(weights_of(**sizes).config)))
     backend.save(str(folder / "tokenizer.json"))
     template = TEMPLATE if tokenizer is None else tokenizer.chat_template
     if has_template and template is not None:
         (folder / "chat_template.jinja").write_text(template)
     ModelConfig(
-        contract_version=CONTRACT_VERSION,
+        contract_version=CONTRACT_VERSION if window is None else CONTRACT_BY_LAYER,
         model_type=str(CONFIG["model_type"]),
         num_layers=2,
         hidden_size=64,
@@ -65,6 +70,7 @@ def tiny_package(
         cache_dtype="float32",
         eos_token_ids=(END_ID,) if tokenizer is None else tokenizer.eos_token_ids,
         generation=generation,  # type: ignore[arg-type]
+        kept_window=window,
         provenance=Provenance(source="random", sha256="", precision="f32", builder="tests"),
     ).write(folder)
     return folder

@@ -21,6 +21,7 @@ from genai.build.parts import WRITERS, caches_of, context, per_layer, states_of
 from genai.build.parts.context import Context
 from genai.build.spec import BlockSpec, DecoderSpec
 from genai.build.weights import Weights
+from genai.build.windows import windowed_layers
 from genai.errors import UnsupportedModelError, WeightsError
 
 _EMBEDDING = "model.embed_tokens"
@@ -52,7 +53,8 @@ def build_decoder(spec: DecoderSpec, weights: Weights, metadata: dict[str, str])
     with graph.scope("head"):
         output = _embeddings(ctx, x, delta) if head is None else _head(ctx, x, delta, head)
     weights.refuse_unused([*_IGNORED, *_unread(spec), *([f"{_HEAD}.weight"] if head in (None, embedding) else [])])
-    all_caches, all_states = [*itertools.chain(*caches)], [*itertools.chain(*states)]
+    windowed, all_states = windowed_layers(spec), [*itertools.chain(*states)]
+    all_caches = [replace(cache, is_windowed=cache.layer in windowed) for cache in itertools.chain(*caches)]
     return graph.model(
         contract.inputs(
             all_caches, weights.plan.dtype, all_states, weights.adapter_room, repeats=ctx.repeated is not None

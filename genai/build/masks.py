@@ -1,7 +1,7 @@
 """Additive masks of windows, of distances, and of queries picked out, written with whatever makes nodes.
 
-tokens: any value [B, T]; keys: the cache indices of the slots that attention is given, [S] for a whole cache or
-[B, 1, 1, S] for a part of it.
+tokens: any value [B, T]; keys: the indices of the slots that attention is given, [S], or [B, 1, 1, S] where rows
+differ; write_indices: [B], in the same terms.
 """
 
 from __future__ import annotations

@@ -37,6 +37,7 @@ from genai.build.source import WeightSource
 from genai.build.spec import DecoderSpec
 from genai.build.stored import StoredSource
 from genai.build.weights import Weights
+from genai.build.windows import window_config
 from genai.config import (
     CONFIG_FILE,
     CONTRACT_VERSION,
@@ -53,7 +54,7 @@ from genai.progress import Progress, silent
 from genai.runtime.mapped import given_back
 from genai.tokenizer.files import TokenizerFiles
 
-BUILDER = "genai-10"
+BUILDER = "genai-11"
 """Changes whenever the same source and options would give another package: cached packages are keyed by it."""
 
 
@@ -171,6 +172,7 @@ def _model_config(
         generation=within(_defaults(checkpoint), spec.vocab_size),
         rerank_prompt=rerank_prompt(checkpoint.metadata) if isinstance(checkpoint, GgufSource) else None,
         provenance=provenance,
+        kept_window=window_config(spec),
     )
 
 

@@ -173,7 +173,11 @@ def _memory(report: GraphReport, batch: int, length: int) -> str:
     sizes = {f"weights: {part}": size for part, size in report.weight_bytes.items() if size}
     per_token = report.cache_bytes_per_token
     if per_token is not None:
-        sizes[f"cache: {batch} × {length} tokens of {per_token:,} B"] = batch * length * per_token
+        of_windows, near = report.window_bytes_per_token, min(length, report.window_slots or length)
+        if (per_token := per_token - of_windows) or not of_windows:
+            sizes[f"cache: {batch} × {length} tokens of {per_token:,} B"] = batch * length * per_token
+        if of_windows:
+            sizes[f"windows: {batch} × {near} tokens of {of_windows:,} B"] = batch * near * of_windows
     if per_row := report.state_bytes_per_row:
         sizes[f"states: {batch} rows of {per_row:,} B"] = batch * per_row
     total = sum(sizes.values())
@@ -201,7 +205,9 @@ def _as_json(report: GraphReport, batch: int, length: int) -> dict[str, JSON]:
             "reserved_slots": report.reserved_slots,
             "batch": batch,
             "length": length,
-            "bytes": batch * length * per_token,
+            "bytes": report.cache_bytes(batch, length),
+            "window_bytes_per_token": report.window_bytes_per_token,
+            "window_slots": report.window_slots,
             "state_bytes_per_row": report.state_bytes_per_row,
         },
     }

@@ -112,12 +112,12 @@ def _fork(parent: Sequence, beam: Sequence, cache: KVCache) -> bool:
         return True
     shared = min(shared, beam.num_computed)
     has_less = parent.row is None or parent.num_computed <= shared
-    if has_less and not cache.has_states:
+    if has_less and cache.can_keep(beam.row, shared):
         cache.truncate(beam.row, shared)
         beam.num_computed = shared
         return True
     if parent.row is None:
-        return False  # states are not cut back
+        return False  # it is not cut back so far
     try:
         cache.copy(parent.row, beam.row, min(shared, parent.num_computed), parent.num_computed)
     except CapacityError:

@@ -270,12 +270,11 @@ class Engine:
         job, sequence = job_of(request, self._model)
         self.append(sequence, generated)
         count = len(sequence.tokens)
-        shape = self._cache.shape
-        if [data.size for data in cache] != [*(count * size for size in shape.slot_bytes), *shape.state_bytes]:
+        if not self._cache.is_row(cache, count):
             raise ConfigError("the session's keys, values or states are not of this model's shape")
         if logits.size != self._model.vocab_size:
             raise ConfigError(f"the session's logits are {logits.size}, not {self._model.vocab_size}")
-        if not (np.isfinite(logits.max()) and shape.is_finite_row(cache)):
+        if not (np.isfinite(logits.max()) and self._cache.shape.is_finite_row(cache)):
             raise ConfigError("the session's keys, values, states and logits are not all finite numbers")
         self._check_room(sequence)
         self._rows.restore(sequence, list(cache))

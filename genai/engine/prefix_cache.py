@@ -182,24 +182,30 @@ class PrefixCache:
                 return Known(num_tokens=snapshots[tail].num_tokens, num_blocks=num_blocks, snapshot=snapshots[tail])
         return Known()
 
-    def take(self, keys: Sequence[bytes]) -> Iterator[Bytes]:
-        """Keys and values of these blocks, which `lookup` found: one array of bytes for each buffer, copied."""
+    def take(self, keys: Sequence[bytes], firsts: Sequence[int] = ()) -> Iterator[Bytes]:
+        """Keys and values of these blocks, which `lookup` found: one array of bytes for each buffer, copied.
+
+        firsts: of each buffer, the first token that is asked for; blocks before it are left out.
+        """
         self._touch(keys)
         places = [place for key in keys for place in self._places[key]]
-        return (self._memory[places, part].reshape(-1) for part in self._parts)
+        starts = [first // BLOCK_SIZE for first in firsts or [0] * len(self._parts)]
+        return (self._memory[places[start:], part].reshape(-1) for part, start in zip(self._parts, starts, strict=True))
 
-    def take_known(self, keys: Sequence[bytes], known: Known) -> tuple[Iterable[Bytes], Sequence[Bytes]]:
+    def take_known(
+        self, keys: Sequence[bytes], known: Known, firsts: Sequence[int] = ()
+    ) -> tuple[Iterable[Bytes], Sequence[Bytes]]:
         """Keys and values of all that `find` found, as `take` gives them, and the states; copied."""
         keys = keys[: known.num_blocks]
         if known.snapshot is None:
-            return self.take(keys), ()
+            return self.take(keys, firsts), ()
         held = self._memory[[*self._places[known.snapshot.key]]].reshape(-1)
         self._places.move_to_end(known.snapshot.key)
         tail = len(known.snapshot.tail)
         sizes = [*self._state_bytes, *(tail * size for size in self._slot_bytes)]
         parts = np.split(held[: sum(sizes)], np.cumsum(sizes)[:-1])
         states, tails = parts[: len(self._state_bytes)], parts[len(self._state_bytes) :]
-        return (np.concatenate(pair) for pair in zip(self.take(keys), tails, strict=True)), states
+        return (np.concatenate(pair) for pair in zip(self.take(keys, firsts), tails, strict=True)), states
 
     def put(
         self,

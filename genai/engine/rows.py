@@ -8,6 +8,9 @@ of it, to a snapshot, or to nothing, and what its sequence has beyond that is ru
                                                    and the third one begins there
     before the end of a long prompt                who asks again needs it, or what a chat template writes otherwise
                                                    once there is an answer
+
+What windows see of a row no longer goes while it runs. It is remembered before that, so that a row which cannot be cut
+back any further (`KVCache.can_keep`) gets what it had there from the prefix cache, and others may begin with it.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from __future__ import annotations
 import bisect
 import contextlib
 import itertools
+import weakref
 from collections import abc
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -95,6 +99,14 @@ class Rows:
         self._adapters = adapters
         self._prefixes = prefixes
         self._idle: dict[int, IdleText] = {}
+        self._owners: dict[int, Sequence] = {}
+        remember = weakref.WeakMethod(self._remember_row)  # or the cache would live until the collector comes
+
+        def before_loss(row: int) -> None:
+            if (method := remember()) is not None:
+                method(row)
+
+        cache.before_loss = before_loss
 
     def watch_prefixes(self, listener: Listener) -> None:
         """Tell somebody of the prefix cache's changes."""
@@ -118,23 +130,23 @@ class Rows:
     @property
     def status(self) -> CacheStatus:
         """What the cache holds at this moment. Any thread may ask; a row that comes or goes meanwhile is left out."""
-        rows = []
+        rows, used = [], []
         for group in self._cache.groups:
             for row in group.rows:
                 with contextlib.suppress(KeyError):
                     valid, capacity = self._cache.valid(row), self._cache.capacity(row)
+                    used.append(self._cache.held_bytes(row))
                     rows.append(RowStatus(valid=valid, capacity=capacity, state_bytes=self._cache.shape.bytes_per_row))
         idle = []
         for row in self._cache.idle:
             with contextlib.suppress(KeyError):
-                idle.append(self._cache.valid(row))
-        per_token = self._cache.shape.bytes_per_token
+                idle.append(self._cache.held_bytes(row))
         return CacheStatus(
             rows=tuple(rows),
             num_idle=len(idle),
-            used_bytes=sum(row.valid for row in rows) * per_token,
-            idle_bytes=sum(idle) * per_token,
-            total_bytes=self._cache.num_slots * per_token,
+            used_bytes=sum(used),
+            idle_bytes=sum(idle),
+            total_bytes=self._cache.num_bytes,
             prefix_bytes=self._prefixes.num_bytes,
             num_snapshots=self._prefixes.num_snapshots,
         )
@@ -204,11 +216,11 @@ class Rows:
             self._cache.revive(idle, num_known, room=sequence.need)
             sequence.row = idle
         elif num_known:
-            data, states = self._prefixes.take_known(keys, known)
+            data, states = self._prefixes.take_known(keys, known, self._cache.firsts(num_known))
             sequence.row = self._cache.import_row(data, num_known, room=sequence.need, states=states)
         else:
             sequence.row = self._cache.allocate(sequence.need)
-        self._use_adapter(sequence)
+        self._own(sequence)
         sequence.num_computed, sequence.num_known = num_known, 0
         if self._cache.has_states:
             sequence.checkpoints = self._checkpoints(sequence, keys)
@@ -235,7 +247,7 @@ class Rows:
         """The idle row that has most of a sequence's first tokens, and how many; None if a copy serves better.
 
         keys: of the blocks that it may have; known: how many tokens can be copied. A row that holds much else is left
-        to who goes on with that; one with states that holds anything else is of no use.
+        to who goes on with that; one that cannot be cut back is of no use.
         """
         best, most = None, max(known, 1)
         for row in () if sequence.needs_all else self._cache.idle:
@@ -243,14 +255,14 @@ class Rows:
             shared = min(shared, len(sequence.tokens) - 1)
             held = self._cache.valid(row)
             is_its_own = 2 * shared >= held or shared - known >= BLOCK_SIZE
-            if shared >= most and is_its_own and (shared == held or not self._cache.has_states):
+            if shared >= most and is_its_own and self._cache.can_keep(row, shared):
                 best, most = row, shared
         return best, known if best is None else most
 
     def fork(self, source: Sequence, fork: Sequence) -> None:
         """A row for a sequence that begins as another one. Raises: CapacityError."""
         fork.row = self._cache.fork(row_of(source), source.num_computed, room=fork.need)
-        self._use_adapter(fork)
+        self._own(fork)
         fork.num_computed = source.num_computed
 
     @contextlib.contextmanager
@@ -267,7 +279,7 @@ class Rows:
                 self._adapters.use(row, adapter)
             yield row
         finally:
-            self._leave_adapter(row)
+            self._disown(row)
             self._cache.free(row)
 
     def restore(self, sequence: Sequence, data: list[Bytes]) -> None:
@@ -276,7 +288,7 @@ class Rows:
         sequence.row = self._cache.import_row(
             data[:count], len(sequence.tokens), room=sequence.need, states=data[count:]
         )
-        self._use_adapter(sequence)
+        self._own(sequence)
         sequence.num_computed = len(sequence.tokens)
 
     def export(self, sequence: Sequence) -> list[Bytes]:
@@ -295,11 +307,11 @@ class Rows:
         self._cache.drop(row)
 
     def _is_whole(self, sequence: Sequence) -> bool:
-        """Whether a row's states, if it has any, are those after what counts as computed."""
-        return not self._cache.has_states or self._cache.valid(row_of(sequence)) == sequence.num_computed
+        """Whether a row can go on from what counts as computed: has the states after that, and all that windows see."""
+        return self._cache.can_keep(row_of(sequence), sequence.num_computed)
 
     def _go_back(self, sequence: Sequence, row: int) -> None:
-        """Have a row hold the last states that are known from before what counts as computed, if any."""
+        """Have a row hold the most that is known of what counts as computed, if anything is."""
         kept = self._cache.num_kept(row)
         if kept is not None and kept <= sequence.num_computed:
             sequence.num_computed = self._cache.go_back(row)
@@ -308,7 +320,7 @@ class Rows:
         known = self._prefixes.find(keys, sequence.tokens, sequence.num_computed)
         self._cache.truncate(row, 0)
         if known.num_tokens:
-            data, states = self._prefixes.take_known(keys, known)
+            data, states = self._prefixes.take_known(keys, known, self._cache.firsts(known.num_tokens))
             self._cache.fill(row, data, known.num_tokens, states=states)
         sequence.num_computed = known.num_tokens
 
@@ -343,22 +355,28 @@ class Rows:
         count, row = sequence.num_computed, row_of(sequence)
         keys = self._keys(sequence, count)
         known = self._prefixes.find(keys, sequence.tokens, count)
-        if keys and count <= self._prefixes.max_tokens and count - known.num_tokens >= _MIN_GAIN:
+        is_held = self._prefixes.lookup(keys) == len(keys) > 0
+        if is_held and count <= self._prefixes.max_tokens and count - known.num_tokens >= _MIN_GAIN:
             start = len(keys) * BLOCK_SIZE
             data = self._cache.export_row(row, start, count)
             self._prefixes.put_snapshot(keys, sequence.tokens[start:count], self._cache.export_states(row), data)
 
     def remember(self, sequence: Sequence) -> None:
-        """Put a sequence's whole blocks into the prefix cache."""
+        """Put a sequence's whole blocks into the prefix cache, unless some are neither held there nor in the row."""
         if self._cache.is_damaged:
             return
         keys = self._keys(sequence, min(sequence.num_computed, self._prefixes.max_tokens))
         known = self._prefixes.lookup(keys)
-        if known < len(keys):
+        if known < len(keys) and known * BLOCK_SIZE >= self._cache.base(row_of(sequence)):
             start, end = known * BLOCK_SIZE, len(keys) * BLOCK_SIZE
             data = self._cache.export_row(row_of(sequence), start, end)
             adapter = None if sequence.adapter is None else sequence.adapter.loaded.name
             self._prefixes.put(keys, known, data, sequence.tokens[start:end], adapter)
+
+    def _remember_row(self, row: int) -> None:
+        """Remember what a row holds, some of which is about to go."""
+        if (sequence := self._owners.get(row)) is not None:
+            self.remember(sequence)
 
     def _keys_to_find(self, sequence: Sequence) -> list[bytes]:
         """The keys of the blocks that need not be run where they are known."""
@@ -379,7 +397,7 @@ class Rows:
             return
         self._cache.truncate(row, sequence.num_computed)
         self._cache.retire(row)
-        self._leave_adapter(row)
+        self._disown(row)
         tokens = sequence.tokens[: sequence.num_computed]
         self._idle[row] = IdleText(tokens=tokens, keys=keys, adapter=_adapter_of(sequence))
         for old in self._cache.idle[:-_MAX_IDLE]:
@@ -390,16 +408,19 @@ class Rows:
     def release(self, sequence: Sequence) -> None:
         """Free a sequence's row, if it has one."""
         if sequence.row is not None:
-            self._leave_adapter(sequence.row)
+            self._disown(sequence.row)
             self._cache.free(sequence.row)
             sequence.row, sequence.num_computed = None, 0
 
-    def _use_adapter(self, sequence: Sequence) -> None:
-        """Have a sequence's row computed with its adapter from now on."""
+    def _own(self, sequence: Sequence) -> None:
+        """Know whose a row is, and have it computed with the sequence's adapter from now on."""
+        self._owners[row_of(sequence)] = sequence
         if self._adapters is not None:
             self._adapters.use(row_of(sequence), sequence.adapter)
 
-    def _leave_adapter(self, row: int) -> None:
+    def _disown(self, row: int) -> None:
+        """Let go of a row that is no sequence's any more."""
+        self._owners.pop(row, None)
         if self._adapters is not None:
             self._adapters.use(row, None)
 

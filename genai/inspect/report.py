@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 from onnx import helper
 
 from genai import contract
-from genai.config import CONFIG_FILE, ModelConfig
+from genai.config import CONFIG_FILE, EngineConfig, ModelConfig
 from genai.contract import Cache, GraphShape, TensorType
 from genai.convert.files import choose_graph, graphs_in
 from genai.errors import ContractError, ModelNotFoundError
@@ -23,6 +23,8 @@ from genai.inspect.experts import Experts, experts_of
 from genai.inspect.kernels import without_kernels
 from genai.inspect.layers import layer_of
 from genai.inspect.tensors import num_bytes, place_of
+from genai.runtime.same_bits import PADDINGS
+from genai.runtime.windows import WindowRoom
 
 PARTS = ("embedding", "attention", "recurrence", "mlp", "experts", "norms", "head", "other")
 """The parts of a model that weights are counted by. A head that shares the embedding's tensor is counted there."""
@@ -89,6 +91,29 @@ class GraphReport:
         return sum(cache.width for cache in self.shape.caches) * _CACHE_ITEM_BYTES[self.shape.cache_dtype]
 
     @property
+    def window_bytes_per_token(self) -> int:
+        """Those of them that lie where windows alone are kept."""
+        caches = self.shape.caches if self.shape else ()
+        item = _CACHE_ITEM_BYTES[self.shape.cache_dtype] if self.shape else 0
+        return sum(cache.width for cache in caches if cache.is_windowed) * item
+
+    @property
+    def window_slots(self) -> int | None:
+        """How much of a row is kept there, with prompts' pieces as long as usual; None where nothing is known of it."""
+        window = self.config.kept_window if self.config else None
+        if window is None:
+            return None
+        spare = max(padding.most for padding in PADDINGS)
+        chunk = EngineConfig().prefill_chunk
+        return WindowRoom.of(window, chunk, spare=spare, reserved_slots=self.reserved_slots).slots
+
+    def cache_bytes(self, batch: int, length: int) -> int:
+        """Bytes of keys and values of so many rows of so many tokens; 0 if the graph has no caches."""
+        near = min(length, self.window_slots or length)
+        per_token, of_windows = self.cache_bytes_per_token or 0, self.window_bytes_per_token
+        return batch * (length * (per_token - of_windows) + near * of_windows)
+
+    @property
     def state_bytes_per_row(self) -> int:
         """Bytes of states that a row takes in all layers, however many tokens it holds."""
         states = self.shape.states if self.shape else ()
@@ -118,6 +143,9 @@ class GraphReport:
         for cache in caches:
             kind = f"{'keys' if cache.is_key else 'values'} of {cache.width:,}"
             kept[cache.layer] = kind if cache.is_key else f"{kept[cache.layer]}, {kind}"
+        for layer in {cache.layer for cache in caches if cache.is_windowed}:
+            last = "the last" if self.window_slots is None else f"at most {self.window_slots:,}"
+            kept[layer] += f", of {last} tokens alone"
         for what in dict.fromkeys(kept[layer] for layer in sorted(kept)):
             layers = [str(layer) for layer in sorted(kept) if kept[layer] == what]
             yield f"layer{'s' if len(layers) > 1 else ''} {', '.join(layers)}: {what}"

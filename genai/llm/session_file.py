@@ -24,6 +24,8 @@ from genai.runtime.cache import CacheShape
 _VERSION = "2"
 _WITH_STATES = "3"
 """Of models whose rows have states, which stand behind the caches."""
+_WITH_WINDOWS = "4"
+"""Of models some of whose layers keep their windows alone: their caches hold the last tokens, and may have states."""
 _WITHOUT_CACHES = "1"
 """Files of this version are read, too: all caches were of one width, and went without saying."""
 T = TypeVar("T", bound=np.generic)
@@ -34,9 +36,9 @@ Bytes = npt.NDArray[np.uint8]
 class SessionFile:
     """What goes on bit for bit.
 
-    prompt, generated: tokens; shape: the model's; cache: keys and values of all tokens, raw bytes, one array for each
-    cache, and each of the states; logits: [V] float32, what follows; sampler: the random stream; identity: the model
-    that they belong to.
+    prompt, generated: tokens; shape: the model's; cache: keys and values of all tokens, or of the last ones where a
+    window is kept alone, raw bytes, one array for each cache, and each of the states; logits: [V] float32, what
+    follows; sampler: the random stream; identity: the model that they belong to.
     """
 
     identity: str
@@ -116,9 +118,9 @@ def _check(path: Path, metadata: dict[str, str], identity: str, shape: CacheShap
     if metadata.get("format") != "genai-session":
         raise ConfigError(f"{path} is no saved session")
     version = metadata.get("version")
-    if version not in (_WITHOUT_CACHES, _VERSION, _WITH_STATES):
+    if version not in (_WITHOUT_CACHES, _VERSION, _WITH_STATES, _WITH_WINDOWS):
         raise ConfigError(
-            f"{path} is of version {version}, this runtime reads {_WITHOUT_CACHES} to {_WITH_STATES}; save it again"
+            f"{path} is of version {version}, this runtime reads {_WITHOUT_CACHES} to {_WITH_WINDOWS}; save it again"
         )
     if metadata.get("identity") != identity:
         raise ConfigError(
@@ -133,6 +135,8 @@ def _check(path: Path, metadata: dict[str, str], identity: str, shape: CacheShap
 
 def _version(shape: CacheShape) -> str:
     """The oldest version that says all there is to say."""
+    if any(cache.is_windowed for cache in shape.caches):
+        return _WITH_WINDOWS
     return _WITH_STATES if shape.states else _VERSION
 
 

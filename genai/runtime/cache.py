@@ -7,11 +7,14 @@ Tokens are counted here, and what the layout counts are slots. They differ where
 bytes come with the package (`genai/contract.py`):
 
     row   ▓████████▒▒▒···      ▓ reserved   █ valid tokens   ▒ being written   · free
+
+Caches of layers that see a window hold a row's last tokens alone (`windows.py`). They have a layout of their own, with
+the same groups, whose rows are no longer than they have to be.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -19,9 +22,13 @@ from genai.contract import Cache, State
 from genai.errors import CapacityError
 from genai.runtime.capacity import CapacityPolicy
 from genai.runtime.floats import ITEM_SIZE, is_finite
-from genai.runtime.layout import Group, Layout
+from genai.runtime.layout import Group, Layout, Move
 from genai.runtime.providers.base import Buffer, Bytes, Provider
 from genai.runtime.states import RowStates, num_state_slots, sizes_of
+from genai.runtime.windows import WindowRoom
+
+_ROOMY_WINDOWS = 0.5
+"""The share of the room for windows that rows may take for idle ones to be spared."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +48,17 @@ class CacheShape:
     def bytes_per_token(self) -> int:
         """Bytes that one token takes in all buffers."""
         return sum(self.slot_bytes)
+
+    @property
+    def window_bytes_per_token(self) -> int:
+        """Those of them that are in caches of a row's last tokens."""
+        pairs = zip(self.caches, self.slot_bytes, strict=True)
+        return sum(size for cache, size in pairs if cache.is_windowed)
+
+    def num_bytes(self, num_slots: int, num_window_slots: int) -> int:
+        """Bytes of so many slots, and of so many in caches of a row's last tokens."""
+        of_windows = self.window_bytes_per_token
+        return num_slots * (self.bytes_per_token - of_windows) + num_window_slots * of_windows
 
     @property
     def state_bytes(self) -> tuple[int, ...]:
@@ -67,13 +85,16 @@ class CacheShape:
 class View:
     """Neighbouring rows as one tensor: [num_rows, capacity, width] from slot `start`; capacity in slots.
 
-    first_state: where the first row's states lie, those of the others behind it.
+    first_state: where the first row's states lie, those of the others behind it; window_start, window_capacity: the
+    same of what is kept for windows, 0 where nothing is.
     """
 
     start: int
     num_rows: int
     capacity: int
     first_state: int
+    window_start: int
+    window_capacity: int
 
 
 class KVCache:
@@ -85,7 +106,8 @@ class KVCache:
 
     States cannot be cut back. So a row with states goes on from all of its tokens, or from those at which they were
     kept, or from none. lost: rows that a run has left without tokens, because their states were no finite numbers any
-    more; who makes them whole empties it.
+    more; who makes them whole empties it. A row some of whose tokens are gone from what is kept for windows can be cut
+    back by a few (`can_keep`). before_loss: told of a row some of whose tokens are about to go there.
     """
 
     def __init__(
@@ -96,19 +118,29 @@ class KVCache:
         row_start: Sequence[Bytes] = (),
         *,
         max_batch: int = 1,
+        window: WindowRoom | None = None,
     ) -> None:
         """row_start: the reserved slot's bytes, one array for each buffer; none if rows have no such slot.
 
-        max_batch: rows that run together, which states have to have slots for.
+        max_batch: rows that run together, which states and what windows see have to have room for; window: how much of
+        a row is kept for them, where some of the caches are theirs.
         """
         self.shape = shape
         self.policy = CapacityPolicy()
         self.reserved_slots = 1 if row_start else 0
         self.is_damaged = False
         self._row_start = row_start
+        assert any(cache.is_windowed for cache in shape.caches) == (window is not None), "windowed caches are told of"
+        self.window = window
+        self.before_loss: Callable[[int], None] = lambda row: None
         self._layout = Layout(num_slots)
+        self._near = Layout(num_window_slots(num_slots, window, max_batch), roomy=_ROOMY_WINDOWS)
+        self._layouts = [self._near if cache.is_windowed else self._layout for cache in shape.caches]
         self._slot_bytes = shape.slot_bytes
-        self._buffers: list[Buffer] = [provider.allocate(num_slots * slot_bytes) for slot_bytes in self._slot_bytes]
+        self._buffers: list[Buffer] = [
+            provider.allocate(layout.num_slots * slot_bytes)
+            for layout, slot_bytes in zip(self._layouts, self._slot_bytes, strict=True)
+        ]
         self._states = RowStates(shape.states, num_state_slots(max_batch), provider)
         self.lost: set[int] = set()
         self._needs: dict[int, int] = {}  # slots that each row asked room for
@@ -138,6 +170,21 @@ class KVCache:
     def has_states(self) -> bool:
         """Whether rows have states, which cannot be cut back."""
         return bool(self.shape.states)
+
+    @property
+    def longest_run(self) -> int:
+        """Most positions that a row has room for in one run, however long it is."""
+        return self.num_slots if self.window is None else self.window.longest
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all buffers for keys and values."""
+        return self.shape.num_bytes(self._layout.num_slots, self._near.num_slots)
+
+    def held_bytes(self, row: int) -> int:
+        """Bytes of a row's keys and values."""
+        near = 0 if self.window is None else self._near.valid(row) - self.reserved_slots
+        return self.shape.num_bytes(self.valid(row), near)
 
     def valid(self, row: int) -> int:
         """How many tokens a row holds."""
@@ -187,6 +234,8 @@ class KVCache:
     def retire(self, row: int) -> None:
         """Free a row, but keep what it holds for `revive`, if that takes no copy, until others need the room."""
         self._layout.retire(row)
+        if self.window is not None:
+            self._near.retire(row)
         self._states.retire(row)
         self.free(row)
 
@@ -196,21 +245,29 @@ class KVCache:
         Raises: CapacityError; nothing has changed then.
         """
         self._require_whole(row, num_tokens)
-        held = self._layout.valid(row)
-        self._layout.set_valid(row, self.slots(num_tokens))
+        held = self.valid(row)
+        self._set_valid(row, num_tokens)
         try:
             self._arrange({**self._needs, row: self.slots(max(num_tokens, room))})
         except CapacityError:
-            self._layout.set_valid(row, held)
+            self._set_valid(row, held)
             raise
 
     def forget(self, row: int) -> None:
         """Let go of what an idle row holds."""
         self._layout.forget(row)
+        if self.window is not None:
+            self._near.forget(row)
         self._states.forget(row)
 
+    def can_keep(self, row: int, num_tokens: int) -> bool:
+        """Whether a row can go on from so many of its first tokens: not from any where it has states, or windows."""
+        if self.has_states and num_tokens != self.valid(row):
+            return False
+        return self.window is None or self.window.reaches(num_tokens, self._near.base(row))
+
     def truncate(self, row: int, num_tokens: int) -> None:
-        """Keep a row's first tokens only: rewinding costs nothing. Of one with states all are kept, or none."""
+        """Keep a row's first tokens only, as many as `can_keep` allows, or none: rewinding costs nothing."""
         if num_tokens > self.valid(row):
             raise CapacityError(f"cannot keep {num_tokens} tokens of a row that holds {self.valid(row)}")
         if num_tokens:
@@ -218,12 +275,47 @@ class KVCache:
         elif self.valid(row):
             self._states.clear(row)
             self._states.drop(row)
-        self._layout.set_valid(row, self.slots(num_tokens))
+        self._set_valid(row, num_tokens)
         self._needs[row] = self.slots(max(num_tokens, 1))
 
     def extend(self, row: int, num_tokens: int) -> None:
         """Count tokens that the graph has just written."""
-        self._layout.set_valid(row, self._layout.valid(row) + num_tokens)
+        self._set_valid(row, self.valid(row) + num_tokens)
+
+    def assume(self, row: int, num_tokens: int) -> None:
+        """Take an empty row's first tokens for written, whatever lies there: for probes and measurements."""
+        if self.window is not None:
+            self._near.set_base(row, self.first_kept(num_tokens))
+        self._set_valid(row, num_tokens)
+
+    def first_kept(self, num_tokens: int) -> int:
+        """The first token of so many that a row has to hold for windows: 0 of a row that fits there as a whole."""
+        if self.window is None or self.slots(num_tokens) <= self.window.slots:
+            return 0
+        return self.window.base(num_tokens)
+
+    def firsts(self, num_tokens: int) -> list[int]:
+        """The first token of so many that each buffer needs of a row."""
+        first = self.first_kept(num_tokens)
+        return [first if layout is self._near else 0 for layout in self._layouts]
+
+    def base(self, row: int) -> int:
+        """How many of a row's first tokens are gone from what is kept for windows."""
+        return 0 if self.window is None else self._near.base(row)
+
+    def make_room(self, rows: Sequence[int], num_positions: int) -> None:
+        """Let go of tokens that windows see no longer, of rows where a run of so many positions finds no room else.
+
+        A row that has lost some already loses others as soon as a block of them can go: so its views stay short.
+        """
+        if self.window is None:
+            return
+        for row in rows:
+            base, later = self._near.base(row), self.window.base(self.valid(row))
+            is_full = self._near.valid(row) + num_positions > self._near.place(row).capacity
+            if later > base and (base or is_full):
+                self.before_loss(row)
+                self._move_down(row, later)
 
     def is_finite(self, row: int, start: int, end: int) -> bool:
         """Whether what lies in a row's slots from `start` to `end`, valid or not, are finite numbers."""
@@ -267,15 +359,17 @@ class KVCache:
     def go_back(self, row: int) -> int:
         """Let a row hold what it did when its states were kept, or nothing; returns how many tokens those are."""
         num_tokens = self._states.go_back(row)
-        self._layout.set_valid(row, self.slots(num_tokens))
+        if num_tokens and self.window is not None and not self.window.reaches(num_tokens, self._near.base(row)):
+            self._states.drop(row)
+            num_tokens = self._states.go_back(row)
+        self._set_valid(row, num_tokens)
         return num_tokens
 
     def clear_behind(self, row: int) -> None:
         """Zero what lies in a row's slots behind its valid part."""
-        place, valid = self._layout.place(row), self._layout.valid(row)
-        start, size = place.start + valid, place.capacity - valid
-        for buffer, slot_bytes in self._sized():
-            buffer.clear(start * slot_bytes, size * slot_bytes)
+        for buffer, slot_bytes, layout in self._sized():
+            place, valid = layout.place(row), layout.valid(row)
+            buffer.clear((place.start + valid) * slot_bytes, (place.capacity - valid) * slot_bytes)
 
     def fork(self, row: int, num_tokens: int, room: int = 0) -> int:
         """A new row that begins with a copy of another's first tokens, with room for `room`. Raises: CapacityError."""
@@ -284,7 +378,7 @@ class KVCache:
         self._require_whole(row, num_tokens)
         with self._new_row(max(num_tokens, room)) as new:
             self._copy(row, new, 0, num_tokens)
-            self._layout.set_valid(new, self.slots(num_tokens))
+            self._set_valid(new, num_tokens)
         return new
 
     def copy(self, source: int, target: int, start: int, end: int) -> None:
@@ -297,18 +391,36 @@ class KVCache:
         self._require_whole(source, end)
         self.reserve({target: end})
         self._copy(source, target, start, end)
-        self._layout.set_valid(target, self.slots(end))
+        self._set_valid(target, end)
 
     def export_row(self, row: int, start: int = 0, end: int | None = None) -> Iterator[Bytes]:
-        """A copy of a row's tokens from `start` to `end` (default: all) as raw bytes, one array for each buffer."""
+        """A copy of a row's tokens from `start` to `end` (default: all) as raw bytes, one array for each buffer.
+
+        Of what is kept for windows: no more than is there.
+        """
         end = self.valid(row) if end is None else end
-        first = self._slot(row, start)
-        for buffer, slot_bytes in self._sized():
-            yield buffer.read(first * slot_bytes, (end - start) * slot_bytes)
+        for buffer, slot_bytes, layout in self._sized():
+            first, room = max(start, layout.base(row)), layout.place(row).capacity - self.reserved_slots
+            count = max(min(end, layout.base(row) + room) - first, 0)
+            yield buffer.read(self._slot(layout, row, first) * slot_bytes, count * slot_bytes)
 
     def export_states(self, row: int) -> Iterator[Bytes]:
         """A copy of a row's states as raw bytes, one array for each."""
         return self._states.read(row)
+
+    def is_row(self, data: Sequence[Bytes], num_tokens: int) -> bool:
+        """Whether arrays are as large as `export_row` and `export_states` give them of a row of so many tokens."""
+        count, near = len(self._buffers), set()
+        for content, slot_bytes, layout in zip(data, self._slot_bytes, self._layouts, strict=False):
+            size = content.size // slot_bytes
+            if size * slot_bytes != content.size or (size != num_tokens and layout is self._layout):
+                return False
+            near |= {size} if layout is self._near else set()
+        states = [content.size for content in data[count:]]
+        if len(data) < count or states != [*self.shape.state_bytes] or len(near) > 1:
+            return False
+        base = num_tokens - max(near, default=num_tokens)
+        return base >= 0 and (self.window is None or self.window.reaches(num_tokens, base))
 
     def import_row(self, data: Iterable[Bytes], num_tokens: int, room: int = 0, *, states: Sequence[Bytes] = ()) -> int:
         """A new row of so many tokens from what `export_row` gave, with room for more. Raises: CapacityError.
@@ -320,26 +432,29 @@ class KVCache:
         return row
 
     def fill(self, row: int, data: Iterable[Bytes], num_tokens: int, *, states: Sequence[Bytes] = ()) -> None:
-        """Overwrite all that a row holds, as `import_row` fills a new one. Raises: CapacityError."""
+        """Overwrite all that a row holds, as `import_row` fills a new one. Raises: CapacityError.
+
+        Of what is kept for windows: arrays of its last tokens, at least those from `first_kept` on.
+        """
         self.reserve({row: num_tokens})
-        first = self._slot(row, 0)
-        for (buffer, slot_bytes), content in zip(self._sized(), data, strict=True):
-            buffer.write(first * slot_bytes, content)
+        least = self.first_kept(num_tokens)
+        for (buffer, slot_bytes, layout), content in zip(self._sized(), data, strict=True):
+            base = num_tokens - content.size // slot_bytes
+            first = max(base, least) if layout is self._near else 0
+            if layout is self._near:
+                layout.set_base(row, first)
+            buffer.write(self._slot(layout, row, first) * slot_bytes, content[(first - base) * slot_bytes :])
         self._states.write(row, states)
         self._states.drop(row)
-        self._layout.set_valid(row, self.slots(num_tokens))
+        self._set_valid(row, num_tokens)
 
     def view(self, row: int, num_tokens: int) -> View:
         """One row alone, no longer than it has to be for this many tokens."""
-        place = self._layout.place(row)
-        capacity = min(self.policy.capacity(self.slots(num_tokens)), place.capacity)
-        return View(start=place.start, num_rows=1, capacity=capacity, first_state=self._states.slot(row))
+        return self._view([row], num_tokens)
 
     def rows_view(self, rows: Sequence[int]) -> View:
         """Neighbours in a group, in the order in which they lie."""
-        place = self._layout.place(rows[0])
-        first_state = self._states.slot(rows[0])
-        return View(start=place.start, num_rows=len(rows), capacity=place.capacity, first_state=first_state)
+        return self._view(rows, None)
 
     def group_view(self, group: Group, num_tokens: int) -> View:
         """All rows of a group; a row that is alone gets no more capacity than so many further tokens need."""
@@ -347,9 +462,14 @@ class KVCache:
             return self.view(group.rows[0], self.valid(group.rows[0]) + num_tokens)
         return self.rows_view(group.rows)
 
-    def pointers(self, view: View) -> list[int]:
-        """Where a view begins in each cache's buffer."""
-        return [buffer.pointer + view.start * slot_bytes for buffer, slot_bytes in self._sized()]
+    def pointers(self, view: View) -> list[tuple[int, int]]:
+        """Where a view begins in each cache's buffer, and its capacity there."""
+        return [
+            (buffer.pointer + view.window_start * slot_bytes, view.window_capacity)
+            if layout is self._near
+            else (buffer.pointer + view.start * slot_bytes, view.capacity)
+            for buffer, slot_bytes, layout in self._sized()
+        ]
 
     def state_pointers(self, view: View) -> list[int]:
         """Where a view begins in each state's buffer."""
@@ -359,6 +479,27 @@ class KVCache:
         """Raises: AssertionError if rows overlap or leave the arena."""
         self._layout.check_integrity()
         self._states.check_integrity()
+        self._near.check_integrity()
+        for row in (*self.rows, *self.idle) if self.window is not None else ():
+            held = self._near.valid(row) + self._near.base(row)
+            assert held == self._layout.valid(row), "what is kept for windows ends elsewhere"
+
+    def _view(self, rows: Sequence[int], num_tokens: int | None) -> View:
+        """Rows as they lie; no longer than so many tokens of the one row need, if it is one."""
+        place, near = self._layout.place(rows[0]), None if self.window is None else self._near.place(rows[0])
+        capacity, near_capacity = place.capacity, near.capacity if near else 0
+        if num_tokens is not None:
+            slots, base = self.slots(num_tokens), self.base(rows[0])
+            capacity = min(self.policy.capacity(slots), capacity)
+            near_capacity = min(self.policy.capacity(slots - base), near_capacity)
+        return View(
+            start=place.start,
+            num_rows=len(rows),
+            capacity=capacity,
+            first_state=self._states.slot(rows[0]),
+            window_start=near.start if near else 0,
+            window_capacity=near_capacity,
+        )
 
     @contextmanager
     def _new_row(self, room: int) -> Iterator[int]:
@@ -373,6 +514,7 @@ class KVCache:
     def _arrange(self, needs: dict[int, int]) -> None:
         """Lay rows out anew so that each has room for what it needs; nothing moves if nothing has to."""
         self._states.check_room(len(needs))
+        self._check_near_room(len(needs))
         groups = self.policy.groups(needs, self.groups, self.num_slots)
         if groups is None:
             raise CapacityError(
@@ -380,54 +522,107 @@ class KVCache:
                 + (", a reserved one in each included" if self.reserved_slots else "")
             )
         if [(group.capacity, group.rows) for group in groups] != [(old.capacity, old.rows) for old in self.groups]:
-            moves = self._layout.arrange(groups)
-            was_damaged, self.is_damaged = self.is_damaged, True
-            for buffer, slot_bytes in self._sized():
-                buffer.arrange(moves, slot_bytes)
-            self._states.arrange(self.groups)
-            self._forget_parts()
-            self.is_damaged = was_damaged
+            moves, near_moves = self._layout.arrange(groups), self._arranged_near()
+            with self._copying():
+                for buffer, slot_bytes, layout in self._sized():
+                    buffer.arrange(near_moves if layout is self._near else moves, slot_bytes)
+                self._states.arrange(self.groups)
+                self._forget_parts()
         self._needs = needs
         self.is_damaged = self.is_damaged and bool(needs)
 
     def _begin(self, row: int) -> None:
         """Write what a new row begins with; the row is gone if that fails."""
-        start = self._layout.place(row).start
         try:
             if self.reserved_slots:
-                for (buffer, slot_bytes), content in zip(self._sized(), self._row_start, strict=True):
-                    buffer.write(start * slot_bytes, content)
+                for (buffer, slot_bytes, layout), content in zip(self._sized(), self._row_start, strict=True):
+                    buffer.write(layout.place(row).start * slot_bytes, content)
             self._states.clear(row)
         except BaseException:
             self.free(row)
             raise
-        self._layout.set_valid(row, self.reserved_slots)
+        self._set_valid(row, 0)
+
+    def _check_near_room(self, num_rows: int) -> None:
+        """Raises: CapacityError if so many rows, as long as they may be, find no room in the caches of windows."""
+        near = self._near.num_slots
+        if self.window is not None and near < self.num_slots and num_rows * self.window.slots > near:
+            raise CapacityError(
+                f"there is room for what windows see of {near // self.window.slots} rows, not {num_rows}"
+            )
+
+    def _arranged_near(self) -> list[Move]:
+        """Lay out what is kept for windows as the groups are; returns the copies to make."""
+        if self.window is None:
+            return []
+        most = self.window.slots
+        return self._near.arrange([Group(capacity=min(group.capacity, most), rows=group.rows) for group in self.groups])
+
+    def _move_down(self, row: int, base: int) -> None:
+        """Let a row's last tokens, from a later base on, lie where its first ones do."""
+        near = self._near
+        gone, place = base - near.base(row), near.place(row)
+        first, left = place.start + self.reserved_slots, near.valid(row) - self.reserved_slots - gone
+        with self._copying():
+            for buffer, slot_bytes, layout in self._sized():
+                if layout is near:
+                    buffer.arrange([Move(row, first + gone, first, left)], slot_bytes)
+        near.set_base(row, base)
+        near.set_valid(row, self.reserved_slots + left)
+
+    @contextmanager
+    def _copying(self) -> Iterator[None]:
+        """What rows hold may not be theirs if the copies inside are broken off."""
+        was_damaged, self.is_damaged = self.is_damaged, True
+        yield
+        self.is_damaged = was_damaged
 
     def _forget_parts(self) -> None:
         """Of an idle row that is only half there, keys and values or states, nothing is of use."""
-        if self.has_states:
-            for row in {*self._layout.idle} ^ {*self._states.idle}:
-                (self._layout if row in self._layout.idle else self._states).forget(row)
+        parts: list[Layout | RowStates] = [self._layout]
+        parts += [self._near] if self.window is not None else []
+        parts += [self._states] if self.has_states else []
+        whole = set.intersection(*({*part.idle} for part in parts))
+        for part in parts:
+            for row in {*part.idle} - whole:
+                part.forget(row)
 
     def _require_whole(self, row: int, num_tokens: int) -> None:
-        """States belong to all of a row's tokens: who cuts it back has to go back to others, or begin anew."""
-        held = self.valid(row)
-        assert not self.has_states or num_tokens == held, (
-            f"{num_tokens} tokens of a row with states, which holds {held}"
+        """Who cuts a row back further than `can_keep` allows has to go back to other tokens, or begin anew."""
+        assert self.can_keep(row, num_tokens), (
+            f"{num_tokens} tokens of a row with states or windows, which holds {self.valid(row)}"
         )
 
-    def _sized(self) -> Iterator[tuple[Buffer, int]]:
-        """Each cache's buffer, and the bytes of a slot in it."""
-        return zip(self._buffers, self._slot_bytes, strict=True)
+    def _set_valid(self, row: int, num_tokens: int) -> None:
+        """Count so many tokens as a row's."""
+        self._layout.set_valid(row, self.slots(num_tokens))
+        if self.window is not None:
+            if not num_tokens:
+                self._near.set_base(row, 0)
+            self._near.set_valid(row, self.slots(num_tokens) - self._near.base(row))
 
-    def _slot(self, row: int, token: int) -> int:
+    def _sized(self) -> Iterator[tuple[Buffer, int, Layout]]:
+        """Each cache's buffer, the bytes of a slot in it, and where rows lie there."""
+        return zip(self._buffers, self._slot_bytes, self._layouts, strict=True)
+
+    def _slot(self, layout: Layout, row: int, token: int) -> int:
         """Where a row's token lies."""
-        return self._layout.place(row).start + self.slots(token)
+        return layout.place(row).start + self.slots(token) - layout.base(row)
 
     def _copy(self, source: int, target: int, start: int, end: int) -> None:
-        """Tokens of one row over those of another, and its states."""
-        first, target_first, size = self._slot(source, start), self._slot(target, start), end - start
-        for buffer, slot_bytes in self._sized():
-            buffer.copy(target_first * slot_bytes, first * slot_bytes, size * slot_bytes)
+        """Tokens of one row over those of another, and its states; all that windows see if they began elsewhere."""
+        near_start, base = start, self.base(source)
+        if base != self.base(target):
+            near_start = base
+            self._near.set_base(target, base)
+        for buffer, slot_bytes, layout in self._sized():
+            first = max(near_start, base) if layout is self._near else start
+            place, target_place = (self._slot(layout, row, first) for row in (source, target))
+            buffer.copy(target_place * slot_bytes, place * slot_bytes, (end - first) * slot_bytes)
         self._states.copy(source, target)
         self._states.drop(target)
+
+
+def num_window_slots(num_slots: int, window: WindowRoom | None, max_batch: int) -> int:
+    """Slots for what windows see of so many rows, and two beside them, in an arena of so many; 0 without windows."""
+    return 0 if window is None else min(num_slots, num_state_slots(max_batch) * window.slots)

@@ -11,6 +11,8 @@ a group's rows lie side by side, so that the group (or any one row, or a prefix 
 Every change goes through `arrange`: it takes the groups as they should be and answers with the copies that get there.
 Only valid prefixes are copied, in an order in which no copy overwrites what another still has to read.
 
+A row may be there from a later token on: its *base*. What is before that is gone.
+
 A row may stay where it lies without running: idle, between the groups. Its slots are free. Groups that have to be
 placed go elsewhere if that costs nothing, and onto it otherwise; then it is gone.
 """
@@ -62,7 +64,7 @@ _ROOMY = 0.25
 
 
 class Layout:
-    """The groups, the idle rows (the oldest first), and each row's valid length.
+    """The groups, the idle rows (the oldest first), and each row's valid length and base.
 
     roomy: the share of the arena that groups may take for idle rows to be spared.
     """
@@ -73,6 +75,7 @@ class Layout:
         self.groups: tuple[Group, ...] = ()
         self.idle: tuple[int, ...] = ()
         self._valid: dict[int, int] = {}
+        self._bases: dict[int, int] = {}  # of those that have one
         self._places: dict[int, Place] = {}
 
     def place(self, row: int) -> Place:
@@ -89,6 +92,14 @@ class Layout:
             raise CapacityError(f"valid length {length} of a row with capacity {self._places[row].capacity}")
         self._valid[row] = length
 
+    def base(self, row: int) -> int:
+        """How many of a row's first tokens are not there."""
+        return self._bases.get(row, 0)
+
+    def set_base(self, row: int, num_tokens: int) -> None:
+        """Count so many of a row's first tokens as gone; its valid length is the caller's to set."""
+        self._bases[row] = num_tokens
+
     def retire(self, row: int) -> None:
         """Make a row idle: the next arrangement has no place for it, and spares what it holds if it can."""
         self.idle = (*self.idle, row)
@@ -97,6 +108,7 @@ class Layout:
         """Let go of an idle row."""
         self.idle = tuple(other for other in self.idle if other != row)
         del self._places[row], self._valid[row]
+        self._bases.pop(row, None)
 
     def arrange(self, groups: Sequence[Group]) -> list[Move]:
         """Make the groups these (their `start` is chosen here); rows that are in none of them are freed, unless idle.
@@ -125,6 +137,7 @@ class Layout:
         self.idle = tuple(row for row in idle if _is_free(self._held(row), taken))
         self.groups, self._places = tuple(placed), places | {row: self._places[row] for row in self.idle}
         self._valid = {row: self._valid.get(row, 0) for row in self._places}
+        self._bases = {row: base for row, base in self._bases.items() if base and row in self._places}
         return _ordered(moves)
 
     def _held(self, row: int) -> tuple[int, int]:

@@ -18,7 +18,7 @@ from genai.config import (
 from genai.contract import Output
 from genai.errors import CapacityError, ContractError
 from genai.runtime.adapters import AdapterMemory
-from genai.runtime.cache import CacheShape, KVCache
+from genai.runtime.cache import CacheShape, KVCache, num_window_slots
 from genai.runtime.capacity import CapacityPolicy, least_slots
 from genai.runtime.host import free_host_memory
 from genai.runtime.kept_answers import Answers, KeptAnswer
@@ -30,6 +30,7 @@ from genai.runtime.same_bits import PADDINGS, SameBits, keep_bits, sizes_that_ma
 from genai.runtime.session import Session
 from genai.runtime.states import num_state_slots
 from genai.runtime.step_cost import long_slots, step_cost
+from genai.runtime.windows import WindowRoom
 
 _log = logging.getLogger(__name__)
 
@@ -76,8 +77,8 @@ def load_runner(folder: Path, model: ModelConfig, config: EngineConfig, *, is_as
     )
     same_bits = SameBits(padding=None, is_asked_for=False)
     if config.same_bits:
-        sizes = sizes_that_matter(cache.num_slots, max_seq_len, model.sliding_window)
-        same_bits = keep_bits(runner, max_seq_len, model.sliding_window, answers.to("same bits", sizes))
+        sizes = sizes_that_matter(cache.num_slots, max_seq_len, cache.window)
+        same_bits = keep_bits(runner, max_seq_len, answers.to("same bits", sizes))
     if config.max_batch > 1:
         sizes = [long_slots(runner), runner.padding.most]
         cache.policy = replace(cache.policy, cost=step_cost(runner, answers.to("step cost", sizes)))
@@ -131,7 +132,10 @@ def _new_cache(
     free_bytes = provider.free_memory()
     if adapters is not None and free_bytes is not None:
         free_bytes -= AdapterMemory.num_bytes(adapters.room, adapters.num_places)
-    least = least_slots(model.head_dim)
+    spare = max(padding.most for padding in PADDINGS) if config.same_bits else 0
+    least, reserved, window = least_slots(model.head_dim), model.reserved_slots, None
+    if model.kept_window is not None:
+        window = WindowRoom.of(model.kept_window, config.prefill_chunk, spare=spare, reserved_slots=reserved)
     num_slots, max_seq_len = plan_budget(
         model.max_position,
         shape.bytes_per_token,
@@ -139,14 +143,16 @@ def _new_cache(
         free_bytes,
         least=least,
         bytes_per_row=shape.bytes_per_row,
-        reserved_slots=model.reserved_slots,
-        spare=max(padding.most for padding in PADDINGS) if config.same_bits else 0,
+        reserved_slots=reserved,
+        spare=spare,
+        window_bytes_per_token=shape.window_bytes_per_token,
+        window=window,
     )
-    cache = KVCache(shape, num_slots, provider, row_start, max_batch=config.max_batch)
+    cache = KVCache(shape, num_slots, provider, row_start, max_batch=config.max_batch, window=window)
     cache.policy = CapacityPolicy(least=min(least, num_slots))
-    _log.info(
-        "KV cache: %d tokens, %d bytes; longest sequence %d", num_slots, num_slots * shape.bytes_per_token, max_seq_len
-    )
+    _log.info("KV cache: %d tokens, %d bytes; longest sequence %d", num_slots, cache.num_bytes, max_seq_len)
+    if window is not None:
+        _log.info("layers with windows keep at most %d tokens of a row", window.slots)
     if graph.states:
         num_states = num_state_slots(config.max_batch)
         _log.info("states: %d, %d bytes", num_states, num_states * shape.bytes_per_row)
@@ -177,6 +183,12 @@ def _check_agreement(folder: Path, model: ModelConfig, graph: contract.GraphShap
             f"{folder}: its graph gives {graph.output.name} of {graph.output.width} numbers, genai.json says "
             f"{told.name} of {told.width}; build it again"
         )
+    if any(cache.is_windowed for cache in graph.caches) != (model.kept_window is not None):
+        said, has = ("none", "some") if model.kept_window is None else ("some", "none")
+        raise ContractError(
+            f"{folder}: genai.json says that {said} of its layers keep their windows alone, its graph has {has}; build "
+            "it again"
+        )
     has_more = graph.states or graph.adapters or not contract.is_uniform(graph.caches)
     if model.contract_version == CONTRACT_VERSION and has_more:
         raise ContractError(
@@ -195,12 +207,15 @@ def plan_budget(
     bytes_per_row: int = 0,
     reserved_slots: int = 0,
     spare: int = 0,
+    window_bytes_per_token: int = 0,
+    window: WindowRoom | None = None,
 ) -> tuple[int, int]:
     """(slots in the arena, longest sequence), of what states leave of the budget.
 
     free_bytes: None where the device does not tell; least: of each row; bytes_per_row: its states; reserved_slots: of
     each row, beside its tokens; spare: those behind the last row's tokens that padded runs need, where there is memory
-    for them. Raises: CapacityError with the arithmetic.
+    for them; window_bytes_per_token: the part of `bytes_per_token` that is kept for windows alone, of which rows have
+    so much. Raises: CapacityError with the arithmetic.
     """
     wanted = config.max_seq_len
     if wanted is not None and wanted > max_position:
@@ -214,20 +229,31 @@ def plan_budget(
         budget = int(free_bytes * KV_CACHE_SHARE)
         origin = f"{KV_CACHE_SHARE:.0%} of {free_bytes:,} free bytes"
     num_states = num_state_slots(config.max_batch)
-    num_slots = min(max(budget - num_states * bytes_per_row, 0) // bytes_per_token, useful)
+    left = max(budget - num_states * bytes_per_row, 0)
+    near = num_window_slots(useful, window, config.max_batch)  # at most: shorter rows have no more there than elsewhere
+    num_slots = left // bytes_per_token
+    if num_slots >= near > 0:
+        whole = bytes_per_token - window_bytes_per_token
+        num_slots = (left - near * window_bytes_per_token) // whole if whole else useful
+    num_slots = min(num_slots, useful)
     needed = (wanted or 1) + reserved_slots
     if free_bytes is not None and budget > free_bytes:
         raise CapacityError(f"kv_cache_bytes={budget:,}: only {free_bytes:,} bytes are free")
     if num_slots < needed:
-        states, remedy = "", "lower max_seq_len"
+        what, more, remedy = f"{needed:,} × {bytes_per_token:,}", "", "lower max_seq_len"
+        num_bytes = needed * bytes_per_token
+        if needed > near > 0:
+            whole = bytes_per_token - window_bytes_per_token
+            num_bytes = needed * whole + near * window_bytes_per_token
+            what = f"{needed:,} × {whole:,} + {near:,} × {window_bytes_per_token:,} (max_batch + 2 rows' windows)"
         if bytes_per_row:
-            states = (
+            more = (
                 f", its states {num_states} × {bytes_per_row:,} = {num_states * bytes_per_row:,} (max_batch + 2 rows')"
             )
+        if bytes_per_row or needed > near > 0:
             remedy += " or max_batch,"
         raise CapacityError(
-            f"a KV cache for {needed:,} tokens{' (one of them reserved)' if reserved_slots else ''} takes {needed:,} × "
-            f"{bytes_per_token:,} = {needed * bytes_per_token:,} bytes{states}, more than {origin}; {remedy} or raise "
-            "kv_cache_bytes"
+            f"a KV cache for {needed:,} tokens{' (one of them reserved)' if reserved_slots else ''} takes {what} = "
+            f"{num_bytes:,} bytes{more}, more than {origin}; {remedy} or raise kv_cache_bytes"
         )
     return num_slots, min(wanted or max_position, num_slots - reserved_slots)

@@ -5,8 +5,9 @@ A run covers neighbouring rows of the cache, each bringing up to T new tokens, r
     row 0   ████████▒▒▒···      █ valid before   ▒ new tokens   · free
     row 1   ███▒○○·········     ○ padding: written behind the valid part, overwritten by the next run
 
-A reserved slot that rows begin with counts for places in the cache, not for the tokens' positions. A graph with states
-is told how many tokens of each row are its own: padding leaves no trace in them.
+A reserved slot that rows begin with counts for places in the cache, not for the tokens' positions. In caches of a row's
+last tokens places are counted from the first of them. A graph with states is told how many tokens of each row are its
+own: padding leaves no trace in them.
 
 Between two runs of one shape a few small arrays change in place. On the host nothing is allocated then, and nothing
 rebound; a device is sent what has changed.
@@ -39,6 +40,7 @@ _MAX_SHAPES = 24
 """Shapes kept bound; the least recently used goes. A conversation needs one per capacity it passes through."""
 _CHANGING = (contract.INPUT_IDS, contract.POSITION_IDS, contract.WRITE_INDICES, contract.NONPAD_KV_SEQLEN)
 """The inputs that are others in every run of a shape."""
+_OF_WINDOWS = (contract.WINDOW_WRITE_INDICES, contract.WINDOW_KV_SEQLEN)
 _OF_ADAPTERS = (contract.ADAPTER_ROWS, contract.ADAPTER_PLACES, contract.ADAPTER_SCALES)
 _SCORE_BYTES = 64 * 2**20
 """Largest logits of one scoring run."""
@@ -51,9 +53,9 @@ class BoundShape:
     """One shape of run: its buffers and their bindings.
 
     input_ids: [B, N]; position_ids: [B, T], N = T but for a lone token that is run twice; write_indices,
-    nonpad_kv_seqlen: [B]; logits_positions: [B, P]; offsets: [T] from a place in the cache to the positions of the
-    tokens from there on; adapter_rows: [G, M], empty where no row uses an adapter; adapter_places: [B, 2];
-    adapter_scales: [B, 1, 1].
+    nonpad_kv_seqlen: [B]; logits_positions: [B, P]; window_write_indices, window_kv_seqlen: [B], of a graph with caches
+    of rows' last tokens; offsets: [T] from a place in the cache to the positions of the tokens from there on;
+    adapter_rows: [G, M], empty where no row uses an adapter; adapter_places: [B, 2]; adapter_scales: [B, 1, 1].
     """
 
     input_ids: IntArray
@@ -61,6 +63,8 @@ class BoundShape:
     write_indices: IntArray
     nonpad_kv_seqlen: IntArray
     logits_positions: IntArray
+    window_write_indices: IntArray
+    window_kv_seqlen: IntArray
     offsets: IntArray
     adapter_rows: IntArray
     adapter_places: IntArray
@@ -105,6 +109,7 @@ class Runner:
         self._shapes: OrderedDict[tuple[int, ...], BoundShape] = OrderedDict()
         self._changing = (
             *_CHANGING,
+            *(_OF_WINDOWS if cache.window is not None else ()),
             *(_OF_ADAPTERS if adapters is not None else ()),
             *((contract.TOKEN_COUNTS,) if cache.has_states else ()),
         )
@@ -173,10 +178,12 @@ class Runner:
         """Run one row. last_look: `settle`, or `settle_prompt` for what is a prompt's."""
         valid = self.cache.valid(row)
         self.cache.reserve({row: valid + len(tokens)})
+        self.cache.make_room([row], self.padding.positions(1, len(tokens)))
         bound = self._shape(self.cache.view(row, valid + len(tokens)), [row], len(tokens), num_logits)
         bound.input_ids[0, : len(tokens)] = tokens
         bound.input_ids[0, len(tokens) :] = tokens[-1]
         bound.write_indices[0] = self.cache.slots(valid)
+        bound.window_write_indices[0] = bound.write_indices[0] - self.cache.base(row)
         if bound.token_counts is not None:
             bound.token_counts[0] = len(tokens)
         with self.cache.kept(row):
@@ -197,6 +204,7 @@ class Runner:
         Raises: CapacityError unless every row, those left alone too, has room for T more tokens.
         """
         num_tokens = max(map(len, tokens))
+        self.cache.make_room(group.rows, self.padding.positions(len(group.rows), num_tokens))
         bound = self._padded(self.cache.group_view(group, num_tokens), group.rows, tokens, num_tokens)
         logits = self._run(bound, num_tokens)
         settle(self.cache, group.rows, [len(new) for new in tokens], logits)
@@ -208,6 +216,7 @@ class Runner:
         They are valid until the next run. A row whose logits are not finite numbers is left as it is, and they are NaN.
         Raises: CapacityError unless every row has room for as many tokens as the longest gets.
         """
+        self.cache.make_room(rows, self.padding.positions(len(rows), max(map(len, tokens))))
         bound = self._padded(self.cache.rows_view(rows), rows, tokens, 1)
         bound.logits_positions[:] = [[len(new) - 1] for new in tokens]
         bound.binding.send((contract.LOGITS_POSITIONS,))
@@ -225,16 +234,20 @@ class Runner:
             bound.input_ids[index, : len(new)] = new
             bound.input_ids[index, len(new) :] = new[-1] if new else filler
             bound.write_indices[index] = self.cache.slots(self.cache.valid(row))
+            bound.window_write_indices[index] = bound.write_indices[index] - self.cache.base(row)
         if bound.token_counts is not None:
             bound.token_counts[:] = [len(new) for new in tokens]
         if bound.write_indices.max() + bound.offsets.size > view.capacity:
             raise CapacityError(f"a row is full at {view.capacity} tokens; reserve before running")
+        if bound.offsets.size > self.cache.longest_run:
+            raise CapacityError(f"a run of {bound.offsets.size} positions; rows have room for {self.cache.longest_run}")
         return bound
 
     def _run(self, bound: BoundShape, num_logits: int) -> FloatArray:
         """Run a step whose tokens and write indices are set; returns the first of its logits, [B, num_logits, V]."""
         np.add(bound.write_indices[:, None], bound.offsets, out=bound.position_ids)
         np.add(bound.write_indices, bound.offsets.size, out=bound.nonpad_kv_seqlen)
+        np.add(bound.window_write_indices, bound.offsets.size, out=bound.window_kv_seqlen)
         before = self.logits.num_bytes
         logits = self.logits.take((*bound.logits_positions.shape, self._output.width))
         bound.binding.bind_host_output(self._output.name, logits)
@@ -252,7 +265,8 @@ class Runner:
     def _shape(self, view: View, rows: Sequence[int], num_tokens: int, num_logits: int) -> BoundShape:
         use = NOBODY if self.adapters is None else self.adapters.use_of(rows)
         key = (
-            view.start, view.num_rows, view.capacity, num_tokens, num_logits, view.first_state, use.first, *use.shape
+            view.start, view.num_rows, view.capacity, num_tokens, num_logits, view.first_state,
+            view.window_start, view.window_capacity, use.first, *use.shape,
         )  # fmt: skip
         bound = self._shapes.get(key)
         if bound is None:
@@ -276,6 +290,8 @@ class Runner:
             position_ids=np.zeros((rows, own.size), np.int64),
             write_indices=np.zeros(rows, np.int64),
             nonpad_kv_seqlen=np.zeros(rows, np.int64),
+            window_write_indices=np.zeros(rows, np.int64),
+            window_kv_seqlen=np.zeros(rows, np.int64),
             logits_positions=np.tile(np.minimum(of_logits, num_tokens - 1), (rows, 1)),
             offsets=own - self.cache.reserved_slots,
             adapter_rows=np.zeros(use.shape, np.int64),
@@ -289,14 +305,17 @@ class Runner:
         binding.bind_host_input(contract.WRITE_INDICES, bound.write_indices)
         binding.bind_host_input(contract.NONPAD_KV_SEQLEN, bound.nonpad_kv_seqlen)
         binding.bind_host_input(contract.LOGITS_POSITIONS, bound.logits_positions)
+        if self.cache.window is not None:
+            binding.bind_host_input(contract.WINDOW_WRITE_INDICES, bound.window_write_indices)
+            binding.bind_host_input(contract.WINDOW_KV_SEQLEN, bound.window_kv_seqlen)
         if self.adapters is not None:
             binding.bind_host_input(contract.ADAPTER_ROWS, bound.adapter_rows)
             binding.bind_host_input(contract.ADAPTER_PLACES, bound.adapter_places)
             binding.bind_host_input(contract.ADAPTER_SCALES, bound.adapter_scales)
             self.adapters.bind(binding, use)
         dtype = self.cache.shape.dtype
-        for cache, pointer in zip(self.cache.shape.caches, self.cache.pointers(view), strict=True):
-            shape = (rows, view.capacity, cache.width)
+        for cache, (pointer, capacity) in zip(self.cache.shape.caches, self.cache.pointers(view), strict=True):
+            shape = (rows, capacity, cache.width)
             binding.bind_input(cache.name, dtype, shape, pointer)
             binding.bind_output(contract.updated(cache.name), dtype, shape, pointer)
         if bound.token_counts is not None:

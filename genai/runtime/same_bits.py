@@ -3,8 +3,8 @@
 What a kernel adds up, and in which order, may depend on how many rows a product has and on how long the cache's view
 is. Which do is the processor's business: ONNX Runtime's 4-bit products of AVX2 have an order of their own for one row,
 those of AVX-512 with blocks of 64 for the last of an odd number of rows. So the graph itself is asked when it is
-loaded: the same tokens are run in one piece, one by one, beside others, and in views of two lengths; of a model with
-windows also far from the beginning, where parts of the cache are read (`build/parts/reach.py`). Where they differ,
+loaded: the same tokens are run in one piece, one by one, beside others, and in views of two lengths; where no more than
+windows is kept of a row (`windows.py`), also far from the beginning, before and after keys move. Where they differ,
 positions that nobody reads are added to runs (`Padding`) until they do not. Adapters are not asked: what those of bytes
 add has the same bits in any run, since their sums are exact; what those of floats add has other bits for a token that
 is run alone than for one among others of its row.
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from genai.errors import CapacityError, NotFiniteError
 from genai.runtime.kept_answers import KeptAnswer
 from genai.runtime.logits import FloatArray
+from genai.runtime.windows import WindowRoom
 
 if TYPE_CHECKING:
     from genai.runtime.runner import Runner
@@ -35,8 +36,6 @@ _LONG = 300
 _PIECES = (4, 1, 2, 3)
 _TILE = 128
 """Rows of a product that MLAS gives to one call of a kernel when it works on several threads: of 129 one is alone."""
-_MOST_BLOCK = 1024
-"""Parts of caches begin at multiples of it, or of a half, a quarter or an eighth of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,13 +98,12 @@ class SameBits:
                 return f"kept by a multiple of {multiple} positions a run"
 
 
-def find_padding(runner: Runner, max_seq_len: int, window: int | None = None) -> SameBits:
+def find_padding(runner: Runner, max_seq_len: int) -> SameBits:
     """Have an empty runner pad its runs as little as keeps the bits, or not at all if nothing does; tells which.
 
-    window: how many keys a query sees in layers with a window. Where the cache is too small to tell, nothing is
-    promised. Raises: GraphRunError.
+    Where the cache is too small to tell, nothing is promised. Raises: GraphRunError.
     """
-    probe = _Probe(runner, max_seq_len, window)
+    probe = _Probe(runner, max_seq_len)
     known = [padding for padding in PADDINGS if runner.can_repeat or not padding.repeats]
     found = next((padding for padding in known if probe.keeps(padding)), None)
     runner.pad(found or Padding())
@@ -114,7 +112,7 @@ def find_padding(runner: Runner, max_seq_len: int, window: int | None = None) ->
     return result
 
 
-def keep_bits(runner: Runner, max_seq_len: int, window: int | None, kept: KeptAnswer) -> SameBits:
+def keep_bits(runner: Runner, max_seq_len: int, kept: KeptAnswer) -> SameBits:
     """As `find_padding`, or as was found before, which is kept."""
     match kept.value:
         case {"padding": None}:
@@ -124,15 +122,16 @@ def keep_bits(runner: Runner, max_seq_len: int, window: int | None, kept: KeptAn
             if known is not None:
                 runner.pad(known)
                 return SameBits(padding=known)
-    found = find_padding(runner, max_seq_len, window)
+    found = find_padding(runner, max_seq_len)
     kept.keep({"padding": None if found.padding is None else asdict(found.padding)})
     return found
 
 
-def sizes_that_matter(num_slots: int, max_seq_len: int, window: int | None) -> list[int]:
+def sizes_that_matter(num_slots: int, max_seq_len: int, window: WindowRoom | None) -> list[int]:
     """What a finding depends on of a cache and its longest sequence: no more than is tried."""
-    enough = 4 * _LONG if window is None else 4 * _LONG + 2 * (_far(window) + _NUM_TOKENS)
-    return [min(num_slots, enough), min(max_seq_len, enough), window or 0]
+    far = _far(window)
+    enough = 4 * _LONG + 2 * (far + _NUM_TOKENS) if far else 4 * _LONG
+    return [min(num_slots, enough), min(max_seq_len, enough), far]
 
 
 class _Probe:
@@ -141,9 +140,9 @@ class _Probe:
     The longest run is not repeated for a padding that leaves it as it was.
     """
 
-    def __init__(self, runner: Runner, max_seq_len: int, window: int | None) -> None:
+    def __init__(self, runner: Runner, max_seq_len: int) -> None:
         self._runner, self._max_seq_len = runner, max_seq_len
-        self._far = 0 if window is None else _far(window)
+        self._far = _far(runner.cache.window)
         self._whole: dict[int, list[FloatArray]] = {}  # those of one run, by its positions
 
     def keeps(self, padding: Padding) -> bool:
@@ -164,7 +163,7 @@ class _Probe:
     def _agree(self, tokens: Sequence[int], held: int, others: Iterable[tuple[int, FloatArray]]) -> bool:
         """Whether logits behind so many tokens are those of a run of all, in pieces, and in other places."""
         count = self._runner.padding.positions(1, len(tokens))
-        whole = None if held else self._whole.get(count)  # what others have left before a row may be other bytes by now
+        whole = None if held else self._whole.get(count)
         if whole is None:
             whole = [logits for _, logits in _alone(self._runner, tokens, [len(tokens)], held)]
         if not held:
@@ -173,19 +172,21 @@ class _Probe:
         return all(whole[place].tobytes() == logits.tobytes() for place, logits in pairs)
 
 
-def _far(window: int) -> int:
-    """Tokens of a row of whose cache parts are read, and begin elsewhere after the first piece."""
-    return (4 + window // _MOST_BLOCK) * _MOST_BLOCK + window - 1 - _PIECES[0]
+def _far(window: WindowRoom | None) -> int:
+    """Tokens of a row whose keys move after the first piece; 0 where none do."""
+    return 0 if window is None else window.slots - window.reserved_slots - _PIECES[0]
 
 
 def _alone(runner: Runner, tokens: Sequence[int], pieces: Sequence[int], held: int) -> Iterator[tuple[int, FloatArray]]:
     """Each place and its logits, from a row that is given tokens in pieces of these lengths.
 
-    held: as many are taken for written before, which are zeros or what others have left.
+    held: as many are taken for written before, which are zeros.
     """
     row, start = runner.cache.allocate(held + sum(pieces)), 0
     try:
-        runner.cache.extend(row, held)
+        if held:
+            runner.cache.clear_behind(row)
+            runner.cache.assume(row, held)
         for length in pieces:
             part = tokens[start : start + length]
             if part:

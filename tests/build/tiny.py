@@ -168,6 +168,7 @@ class Graph:
             for value in model.graph.input
             if contract.is_state(value.name)
         }
+        self._has_windows = any(value.name == contract.WINDOW_WRITE_INDICES for value in model.graph.input)
         self.valid = np.zeros(num_rows, np.int64)  # tokens
         self._reserved = self._begin(package)
         self._run = run or in_onnxruntime(package)
@@ -184,6 +185,7 @@ class Graph:
                 contract.WRITE_INDICES: self.valid + self._reserved,
                 contract.NONPAD_KV_SEQLEN: self.valid + self._reserved + longest,
                 contract.LOGITS_POSITIONS: np.tile(places, (len(rows), 1)),
+                **self._of_windows(longest),
                 **self.caches,
                 **({contract.TOKEN_COUNTS: counts} | self.states if self.states else {}),
             }
@@ -192,6 +194,13 @@ class Graph:
         self.caches, self.states = ({name: held[name] for name in names} for names in (self.caches, self.states))
         self.valid = self.valid + counts
         return [row_logits[: len(row)] for row, row_logits in zip(rows, logits, strict=True)]
+
+    def _of_windows(self, longest: int) -> dict[str, np.ndarray]:
+        """For a graph whose layers with windows may keep less than the others: here they keep as much."""
+        if not self._has_windows:
+            return {}
+        start = self.valid + self._reserved
+        return {contract.WINDOW_WRITE_INDICES: start, contract.WINDOW_KV_SEQLEN: start + longest}
 
     def _begin(self, package: Path) -> int:
         """Write what rows begin with; returns how many slots that takes: none for a graph that is no package yet."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from genai.inspect.page import page
 from tests.build import tiny
 from tests.cli.conftest import Genai
 from tests.mixed_package import mixed_package
-from tests.random_model import build_random_model
+from tests.random_model import RandomSource, build_random_model
 from tests.tiny_package import tiny_package
 
 NAME = "smollm2-135m-instruct"
@@ -57,6 +58,23 @@ def test_built_graph_follows_the_contract(tmp_path: Path, precision: str) -> Non
         assert sizes["norms"] == 4 * 5 * 64
         assert sizes["head"] == 0  # tied
         assert sizes["other"] < 1000
+
+
+def test_what_windows_keep_is_told(run_genai: Genai, tmp_path: Path) -> None:
+    """Of the four caches of 128 bytes all belong to windows, and a row keeps 1,616 tokens of each."""
+    folder = tiny_package(tmp_path / "tiny", weights_of=partial(RandomSource, sliding_window=16))
+    report = inspect(folder)
+    assert (report.cache_bytes_per_token, report.window_bytes_per_token, report.window_slots) == (512, 512, 1616)
+    assert report.cache_bytes(2, 1000) == 2 * 1000 * 512
+    assert report.cache_bytes(2, 4000) == 2 * 1616 * 512
+    note = "layers 0, 1: keys of 32, values of 32, of at most 1,616 tokens alone"
+    assert list(report.cache_notes) == [note]
+    shown = run_genai("inspect", folder, "--batch", "2", "--length", "4000").out
+    assert "windows: 2 × 1616 tokens of 512 B" in shown
+    assert "4000 tokens" not in shown
+    cache = json.loads(run_genai("inspect", folder, "--batch", "2", "--length", "4000", "--json").out)["cache"]
+    assert (cache["bytes"], cache["window_bytes_per_token"]) == (2 * 1616 * 512, 512)
+    assert note in page(report)
 
 
 def test_layers_that_differ_and_a_reserved_slot_are_told(run_genai: Genai, tmp_path: Path) -> None:

@@ -156,6 +156,8 @@ def test_a_prompt_that_begins_like_an_earlier_text_prefills_the_rest(common: int
     second = submit(engine, prompt, config(10))
     run(engine)
     is_idle_row_taken_up = 2 * common >= 59  # or else whole blocks are copied, and it stays for who began so
+    if runner.cache.window is not None:  # which sees what is gone by then
+        is_idle_row_taken_up = common == 59
     expected = common if is_idle_row_taken_up else common // 16 * 16
     if runner.cache.has_states:  # which are those after all of it
         expected = common if common == 59 else 0

@@ -16,6 +16,7 @@ from genai.engine.sequence import Sequence as Text
 from genai.errors import GenAIError, GraphRunError
 from genai.options.generation_config import GenerationConfig
 from genai.runtime.layout import Group
+from tests.engine.conftest import WITH_STATES, WITHOUT_STATES
 from tests.fakes import FakeRunner, greedy_continuation, read_tokens, shape
 
 pytestmark = pytest.mark.usefixtures("each_memory")
@@ -86,6 +87,7 @@ def test_logits_that_are_no_numbers_end_their_own_text_only(bad: float, options:
     assert runner.cache.rows == ()
 
 
+@pytest.mark.parametrize("each_memory", [*WITHOUT_STATES, *WITH_STATES], indirect=True)  # whose runs are long
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
 def test_a_step_that_is_broken_off_leaves_nothing_that_runs_on_wrongly(error: type[BaseException]) -> None:
     """Of two groups the first has run when Ctrl-C comes: its rows are a token ahead."""

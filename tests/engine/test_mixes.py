@@ -21,6 +21,7 @@ from genai.errors import NotFiniteError
 from genai.options.generation_config import GenerationConfig
 from genai.runtime.adapters import ScaledAdapter
 from genai.runtime.capacity import CapacityPolicy, StepCost
+from tests.engine.conftest import WITH_BOTH
 from tests.engine.drafting.test_drafts import Oracle
 from tests.engine.test_engine import config, engine_with, run
 from tests.fakes import (
@@ -187,7 +188,9 @@ def case_of(request: Request, rng: random.Random, poison: tuple[int, ...], adapt
 def assert_clean(runner: FakeRunner) -> None:
     """No infinity stays anywhere, in rows or between them."""
     cache = runner.cache
-    sizes = [cache.num_slots * slot_bytes for slot_bytes in cache.shape.slot_bytes]
+    layouts = [cache._near if each.is_windowed else cache._layout for each in cache.shape.caches]
+    pairs = zip(layouts, cache.shape.slot_bytes, strict=True)
+    sizes = [layout.num_slots * slot_bytes for layout, slot_bytes in pairs]
     parts = zip(cache._buffers, sizes, strict=True)
     assert cache.shape.is_finite([buffer.read(0, size) for buffer, size in parts])
 
@@ -317,6 +320,12 @@ def test_each_text_is_the_one_it_is_alone(seed: int, is_beside: bool) -> None:
             mix.step()
     mix.finish()
     assert not any(case.is_cut for case in mix.cases if not case.request.is_manual)
+
+
+@pytest.mark.parametrize("each_memory", WITH_BOTH, indirect=True)
+@pytest.mark.parametrize("seed", range(20))
+def test_windows_beside_states(seed: int) -> None:
+    test_each_text_is_the_one_it_is_alone(6000 + seed, is_beside=False)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import sys
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ from genai.runtime.layout import Group, Layout, Move
 from genai.runtime.providers.base import Provider
 from genai.runtime.providers.cpu import CpuProvider
 from tests.device_double import DeviceDouble
-from tests.fakes import SHAPE, read_tokens, small_cache, write_tokens
+from tests.fakes import ROW_START, SHAPE, WINDOW, WINDOWED, read_tokens, small_cache, write_tokens
 
 
 class CacheMachine(RuleBasedStateMachine):
@@ -32,13 +33,21 @@ class CacheMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.cache = KVCache(SHAPE, 640, self.provider(EngineConfig()))
+        self.cache = self.made()
         self.model: dict[int, list[int]] = {}
         self.idle: dict[int, list[int]] = {}
         self.asked: dict[int, int] = {}
         self.next_token = 1
 
     rows = st.integers(0, 30)
+
+    def made(self) -> KVCache:
+        return KVCache(SHAPE, 640, self.provider(EngineConfig()))
+
+    def _length(self, row: int, tokens: list[int], keep: float) -> int:
+        """A length to cut a row back to: one that is possible, at most so much of it."""
+        length = int(keep * len(tokens))
+        return length if self.cache.can_keep(row, length) else len(tokens)
 
     def _row(self, choice: int) -> int:
         return sorted(self.model)[choice % len(self.model)]
@@ -70,8 +79,11 @@ class CacheMachine(RuleBasedStateMachine):
         self.asked[row] = max(self.asked[row], len(self.model[row]) + count)
         tokens = list(range(self.next_token, self.next_token + count))
         self.next_token += count
-        write_tokens(self.cache, row, self.cache.valid(row), tokens)
-        self.cache.extend(row, count)
+        for start in range(0, count, self.cache.longest_run):
+            piece = tokens[start : start + self.cache.longest_run]
+            self.cache.make_room([row], len(piece))
+            write_tokens(self.cache, row, self.cache.valid(row), piece)
+            self.cache.extend(row, len(piece))
         self.model[row] += tokens
 
     @precondition(lambda self: self.model)
@@ -93,7 +105,7 @@ class CacheMachine(RuleBasedStateMachine):
     @rule(choice=rows, keep=st.floats(0, 1), room=st.integers(0, 200))
     def revive(self, choice: int, keep: float, room: int) -> None:
         row = self.cache.idle[choice % len(self.cache.idle)]
-        length = int(keep * len(self.idle[row]))
+        length = self._length(row, self.idle[row], keep)
         if self._fails_cleanly(lambda: self.cache.revive(row, length, room)):
             assert self.cache.valid(row) == len(self.idle[row])
             return
@@ -112,7 +124,7 @@ class CacheMachine(RuleBasedStateMachine):
     @rule(choice=rows, keep=st.floats(0, 1))
     def truncate(self, choice: int, keep: float) -> None:
         row = self._row(choice)
-        length = int(keep * len(self.model[row]))
+        length = self._length(row, self.model[row], keep)
         self.cache.truncate(row, length)
         del self.model[row][length:]
         self.asked[row] = length
@@ -121,13 +133,32 @@ class CacheMachine(RuleBasedStateMachine):
     @rule(choice=rows, keep=st.floats(0, 1))
     def fork(self, choice: int, keep: float) -> None:
         row = self._row(choice)
-        length = int(keep * len(self.model[row]))
+        length = self._length(row, self.model[row], keep)
         try:
             new = self.cache.fork(row, length)
         except CapacityError:
             return
         self.model[new] = self.model[row][:length]
         self.asked[new] = length
+
+    @precondition(lambda self: self.model)
+    @rule(choice=rows, other=rows)
+    def copy(self, choice: int, other: int) -> None:
+        source, target = self._row(choice), self._row(other)
+        pairs = zip(self.model[source], self.model[target], strict=False)
+        shared = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+        end = len(self.model[source])
+        if source == target or self._fails_cleanly(lambda: self.cache.copy(source, target, shared, end)):
+            return
+        self.model[target] = list(self.model[source])
+        self.asked[target] = max(self.asked[target], end)
+
+    @precondition(lambda self: self.model)
+    @rule(choice=rows)
+    def empty(self, choice: int) -> None:
+        row = self._row(choice)
+        self.cache.truncate(row, 0)
+        self.model[row], self.asked[row] = [], 0
 
     @precondition(lambda self: self.model)
     @rule(choice=rows)
@@ -162,6 +193,43 @@ class DeviceCacheMachine(CacheMachine):
 
 TestDeviceCacheMachine = DeviceCacheMachine.TestCase
 TestDeviceCacheMachine.settings = settings(max_examples=30, stateful_step_count=30, deadline=None)
+
+
+class WindowCacheMachine(CacheMachine):
+    """The same where one of several caches keeps a window alone, behind a reserved slot, for four rows at most."""
+
+    def made(self) -> KVCache:
+        cpu = self.provider(EngineConfig())
+        return KVCache(WINDOWED, 640, cpu, ROW_START, max_batch=2, window=WINDOW)
+
+    @rule(room=st.integers(1, 300))
+    def allocate(self, room: int) -> None:
+        if len(self.model) == 4:
+            with pytest.raises(CapacityError, match="what windows see of 4 rows, not 5"):
+                self.cache.allocate(room)
+        else:
+            super().allocate(room)
+
+    @invariant()
+    def windows_take_no_more_than_their_room(self) -> None:
+        for row in self.model:
+            near = self.cache.shape.window_bytes_per_token * WINDOW.slots
+            whole = self.cache.shape.bytes_per_token - self.cache.shape.window_bytes_per_token
+            assert self.cache.held_bytes(row) <= self.cache.valid(row) * whole + near
+
+
+TestWindowCacheMachine = WindowCacheMachine.TestCase
+TestWindowCacheMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+class DeviceWindowCacheMachine(WindowCacheMachine):
+    """The same on a device's memory, where ranges that overlap are copied by way of another."""
+
+    provider = DeviceDouble
+
+
+TestDeviceWindowCacheMachine = DeviceWindowCacheMachine.TestCase
+TestDeviceWindowCacheMachine.settings = settings(max_examples=30, stateful_step_count=40, deadline=None)
 
 
 class LayoutMachine(RuleBasedStateMachine):

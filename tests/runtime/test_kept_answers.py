@@ -17,6 +17,7 @@ from genai.runtime import kept_answers, probe, same_bits, step_cost
 from genai.runtime.kept_answers import Answers
 from genai.runtime.load import load_runner
 from genai.runtime.same_bits import Padding, sizes_that_matter
+from genai.runtime.windows import WindowRoom
 from tests import device_double
 from tests.tiny_package import tiny_package
 
@@ -185,8 +186,9 @@ def test_nothing_is_kept_of_a_device_whose_processor_is_not_told(package: Path, 
 def test_how_much_memory_is_free_does_not_matter_where_there_is_enough() -> None:
     assert sizes_that_matter(5000, 2000, None) == sizes_that_matter(6000, 4000, None)
     assert sizes_that_matter(500, 400, None) != sizes_that_matter(6000, 4000, None)
-    assert sizes_that_matter(5000, 5000, 512) != sizes_that_matter(20_000, 20_000, 512)
-    assert sizes_that_matter(20_000, 20_000, 512) == sizes_that_matter(30_000, 20_000, 512)
+    room = WindowRoom(window=512, block=128, longest=512, margin=64)
+    assert sizes_that_matter(3000, 3000, room) != sizes_that_matter(20_000, 20_000, room)
+    assert sizes_that_matter(20_000, 20_000, room) == sizes_that_matter(30_000, 20_000, room)
 
 
 def test_a_model_that_is_known_here_loads_without_what_only_builders_and_probes_need(package: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from onnx import helper
 
 from genai import contract
-from genai.config import EmbeddingConfig, EngineConfig, ModelConfig, Provenance
+from genai.config import EmbeddingConfig, EngineConfig, ModelConfig, Provenance, WindowConfig
 from genai.contract import AdaptedProduct, AdapterRoom, Cache, State, TensorType, uniform_caches
 from genai.errors import CapacityError, ConfigError, ContractError, GraphRunError, ModelError, RuntimeUnavailableError
 from genai.runtime import probe
@@ -21,7 +22,9 @@ from genai.runtime.providers import choose_device
 from genai.runtime.runner import BoundShape
 from genai.runtime.same_bits import PADDINGS, Padding
 from genai.runtime.session import Session
-from tests.random_model import build_random_model
+from genai.runtime.windows import WindowRoom
+from tests.random_model import RandomSource, build_random_model
+from tests.tiny_package import tiny_package
 
 CPU = EngineConfig(device="cpu", num_threads=1)
 FREE = EngineConfig(device="cpu", num_threads=1, same_bits=False)
@@ -321,6 +324,54 @@ def test_states_come_before_slots_and_are_named_where_they_leave_too_little() ->
         match=r"1 × 1,000 = 1,000 bytes, its states 4 × 125,000 = 500,000 .*; lower max_seq_len or max_batch",
     ):
         plan_budget(8192, 1000, config, GIB, bytes_per_row=125_000)
+
+
+ROOM = WindowRoom(window=100, block=16, longest=64, margin=21)
+"""What a row keeps, at most."""
+
+
+def test_what_windows_see_is_taken_off_once() -> None:
+    """Of 1,000 bytes a token 600 are kept for 208 tokens of a row alone, in room for four rows."""
+    assert ROOM.slots == 208
+
+    def planned(num_bytes: int) -> tuple[int, int]:
+        config = EngineConfig(kv_cache_bytes=num_bytes, max_batch=2)
+        return plan_budget(8192, 1000, config, GIB, window_bytes_per_token=600, window=ROOM)
+
+    near = 4 * ROOM.slots
+    assert planned(500_000) == (500, 500), "rows are too short to gain"
+    assert planned(near * 1000) == (near, near)
+    assert planned(near * 1000 + 400) == (near + 1, near + 1)
+    assert planned(1_000_000) == ((1_000_000 - near * 600) // 400, (1_000_000 - near * 600) // 400)
+    assert planned(10**8) == (2 * 8192, 8192)
+
+
+def test_layers_that_all_have_windows_take_as_much_for_any_length() -> None:
+    config = EngineConfig(kv_cache_bytes=900_000, max_batch=2)
+    assert plan_budget(8192, 1000, config, GIB, window_bytes_per_token=1000, window=ROOM) == (2 * 8192, 8192)
+    config = EngineConfig(kv_cache_bytes=700_000, max_batch=2, max_seq_len=8192)
+    with pytest.raises(
+        CapacityError, match=r"8,192 × 0 \+ 832 × 1,000 \(max_batch \+ 2 rows' windows\) = 832,000 .* or max_batch"
+    ):
+        plan_budget(8192, 1000, config, GIB, window_bytes_per_token=1000, window=ROOM)
+
+
+def test_a_cache_with_windows_takes_what_was_planned(tmp_path: Path) -> None:
+    folder = tiny_package(tmp_path, weights_of=partial(RandomSource, sliding_window=16))
+    config = dataclasses.replace(CPU, max_batch=2, kv_cache_bytes=10_000_000)
+    cache = load_runner(folder, ModelConfig.read(folder), config).runner.cache
+    assert cache.window is not None
+    assert cache.num_slots == 2 * 4096 + 1, "as for rows of any length"
+    assert cache.num_bytes == 4 * cache.window.slots * 512 <= 10_000_000
+
+
+@pytest.mark.parametrize(("kept", "said"), [(None, "none"), (WindowConfig(size=16, block=16), "some")])
+def test_a_graph_and_its_package_agree_on_windows(tmp_path: Path, kept: WindowConfig | None, said: str) -> None:
+    source = RandomSource if kept else partial(RandomSource, sliding_window=16)
+    folder = tiny_package(tmp_path, weights_of=source)
+    dataclasses.replace(ModelConfig.read(folder), kept_window=kept).write(folder)
+    with pytest.raises(ContractError, match=f"genai.json says that {said} of its layers keep their windows alone"):
+        load_runner(folder, ModelConfig.read(folder), CPU)
 
 
 def test_contract_differences_are_all_listed() -> None:

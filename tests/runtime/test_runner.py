@@ -20,6 +20,7 @@ from genai.runtime.ort import Binding
 from genai.runtime.row_start import read_row_start
 from genai.runtime.runner import Runner
 from genai.runtime.session import Session
+from genai.runtime.windows import WindowRoom
 from tests.device_double import DoubleIOBinding, registered
 from tests.fakes import ExactCapacities, OneGroup
 from tests.mixed_package import MixedModel, mixed_package
@@ -67,10 +68,15 @@ def whole(path: Path) -> np.ndarray:
     return runner.score(runner.cache.allocate(len(TOKENS)), TOKENS)
 
 
-def runner_for(session: Session, *, num_slots: int = 2048, chunk: int = 512) -> Runner:
+def runner_for(session: Session, *, num_slots: int = 2048, chunk: int = 512, block: int = 16) -> Runner:
+    """block: what keys move by a multiple of, where windows are kept alone: these are of 40 tokens at most."""
     shape = contract.check_signature(session.inputs, session.outputs)
     cache_shape = CacheShape(caches=shape.caches, dtype=shape.cache_dtype, states=shape.states)
-    cache = KVCache(cache_shape, num_slots, session.provider, getattr(session, "row_start", ()), max_batch=8)
+    window = None
+    if any(cache.is_windowed for cache in shape.caches):
+        window = WindowRoom(window=40, block=block, longest=max(chunk, 64) + 1, margin=8)
+    start = getattr(session, "row_start", ())
+    cache = KVCache(cache_shape, num_slots, session.provider, start, max_batch=8, window=window)
     return Runner(session, cache, output=shape.output, vocab_size=shape.output.width, num_heads=4, prefill_chunk=chunk)
 
 
@@ -275,17 +281,24 @@ def test_a_steady_step_allocates_nothing_and_rebinds_only_what_a_device_must_be_
     runner.prefill(row, TOKENS[: 225 - runner.cache.reserved_slots])  # 15 steps within one capacity
     advance(runner, [[1]])
     steps = dict(runner._shapes)
-    pointers = [runner.cache.pointers(runner.cache.group_view(runner.cache.groups[0], 1))]
+    pointers = pointers_of(runner)
     bound: list[str] = []
     bind = Binding.bind_host_input
     monkeypatch.setattr(Binding, "bind_host_input", lambda *given: (bound.append(given[1]), bind(*given)))
     logits = [advance(runner, [[1]]).ctypes.data for _ in range(14)]
     changing = ["input_ids", "nonpad_kv_seqlen", "position_ids", "write_indices"]
     changing += ["token_counts"] if runner.cache.has_states else []
+    changing += ["window_kv_seqlen", "window_write_indices"] if runner.cache.window is not None else []
     assert sorted(bound) == sorted(changing * 14 if session.provider.name == "double" else [])
     assert runner._shapes == steps
     assert len(set(logits)) == 1
-    assert pointers == [runner.cache.pointers(runner.cache.group_view(runner.cache.groups[0], 1))]
+    assert pointers == pointers_of(runner)
+
+
+def pointers_of(runner: Runner) -> list[int]:
+    """Where the first group begins in each cache."""
+    view = runner.cache.group_view(runner.cache.groups[0], 1)
+    return [pointer for pointer, _ in runner.cache.pointers(view)]
 
 
 def test_bound_shapes_are_limited(session: Session) -> None:

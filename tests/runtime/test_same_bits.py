@@ -10,6 +10,7 @@ import pytest
 
 from genai.config import EngineConfig, Precision
 from genai.errors import CapacityError
+from genai.runtime.cache import KVCache
 from genai.runtime.runner import BoundShape, Runner
 from genai.runtime.same_bits import PADDINGS, Padding, SameBits, find_padding
 from genai.runtime.session import Session
@@ -154,7 +155,7 @@ def test_a_row_has_room_for_its_padding(path: Path) -> None:
 class FarRunner(Runner):
     """Gives other logits to a single token behind so many others."""
 
-    from_place = 3000
+    from_place = 1000
 
     def _run(self, bound: BoundShape, num_logits: int) -> np.ndarray:
         logits = super()._run(bound, num_logits)
@@ -164,14 +165,18 @@ class FarRunner(Runner):
 
 
 @pytest.mark.parametrize("kind", [Runner, FarRunner])
-def test_parts_of_long_caches_are_asked_for_too(
+def test_keys_that_have_moved_are_asked_for_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Runner]
 ) -> None:
     monkeypatch.setattr("tests.runtime.test_runner.Runner", kind)
     path = build_random_model(tmp_path, sliding_window=40, max_position_embeddings=8192)
-    runner = runner_for(session_of(path), num_slots=6000)
-    assert find_padding(runner, 6000).summary == "kept", "no window is known"
-    assert find_padding(runner, 3000, window=40).summary == "kept", "no text is as long"
-    told = find_padding(runner, 6000, window=40).summary
+    runner = runner_for(session_of(path), chunk=64, block=1024)
+    assert runner.cache.window is not None
+    assert runner.cache.window.slots > 1000
+    assert find_padding(runner, 1000).summary == "kept", "no text is as long"
+    moved = []
+    monkeypatch.setattr(KVCache, "_move_down", lambda *args, move=KVCache._move_down: moved.append(1) or move(*args))
+    told = find_padding(runner, 1300).summary
     assert told == ("kept" if kind is Runner else "kept by at least 2 positions a run")
+    assert moved
     assert runner.cache.rows == ()

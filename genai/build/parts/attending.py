@@ -13,39 +13,32 @@ A head that shares its keys with no other is given twice. Where the one token ma
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from genai import contract
 from genai.build.parts.context import F32, FLOAT, Context
-from genai.build.parts.reach import Reach
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attending:
     """What attends to what.
 
-    queries: [B, T, num_heads * D]; keys, values: caches [B, S, num_kv_heads * …]; mask: [B, 1 or num_heads, T, S],
-    None for none; is_per_head: which of the two; scale, softcap: as in `AttentionSpec`; reach: the slots of the caches
-    that the mask is of, None for all.
+    queries: [B, T, num_heads * D]; keys, values: caches [B, S, num_kv_heads * …]; valid: [B], how many of their slots
+    are written; mask: [B, 1 or num_heads, T, S], None for none; is_per_head: which of the two; scale, softcap: as in
+    `AttentionSpec`.
     """
 
     queries: str
     keys: str
     values: str
+    valid: str
     num_heads: int
     num_kv_heads: int
     scale: float
     softcap: float | None = None
     mask: str | None = None
     is_per_head: bool = False
-    reach: Reach | None = None
-
-    @property
-    def valid(self) -> str:
-        """How many of the slots are written, [B]."""
-        return contract.NONPAD_KV_SEQLEN if self.reach is None else self.reach.valid
 
     @property
     def group(self) -> int:
@@ -54,19 +47,8 @@ class Attending:
 
 
 def attended(ctx: Context, what: Attending) -> str:
-    """The heads' results side by side, [B, T, num_heads * …], of the caches or of what a window reaches of them."""
-    reach = what.reach
-    if reach is None:
-        return _attended(ctx, what)
+    """The heads' results side by side, [B, T, num_heads * …]."""
 
-    def to_part() -> str:
-        keys, values = (reach.part(ctx.graph, cache) for cache in (what.keys, what.values))
-        return _attended(ctx, replace(what, keys=keys, values=values))
-
-    return ctx.graph.choose(reach.is_part, to_part, lambda: _attended(ctx, what), ctx.dtype)
-
-
-def _attended(ctx: Context, what: Attending) -> str:
     def of_several() -> str:
         is_causal = 0 if ctx.is_narrowed else 1
         return _attention(ctx, what, what.queries, what.mask, num_heads=what.num_heads, is_causal=is_causal)

@@ -9,7 +9,7 @@ import numpy as np
 from genai import contract
 from genai.build.parts import sinks
 from genai.build.parts.attending import Attending, attended
-from genai.build.parts.context import F32, FLOAT, Context, norm, norm_of_each
+from genai.build.parts.context import F32, FLOAT, Context, Sight, norm, norm_of_each
 from genai.build.spec import AttentionSpec
 from genai.contract import Cache
 
@@ -38,12 +38,13 @@ def mix(ctx: Context, heads: AttentionSpec, x: str, layer: int) -> str:
         q = graph.op("Mul", q, ctx.temperatures[heads.temperature])
     q = sinks.in_queries(ctx, q, heads)
     keys, values = _cached(ctx, heads, new, layer)
-    key = heads.sliding_window or heads.chunk or heads.alibi
-    mask = ctx.masks[key] if ctx.is_narrowed else ctx.masks.get(key)
+    place = ctx.place_of(heads, layer)
+    sight = Sight.of(heads, place)
+    mask = ctx.masks[sight] if ctx.is_narrowed else ctx.masks.get(sight)
     what = Attending(
-        queries=q, keys=keys, values=values, num_heads=heads.num_heads, num_kv_heads=heads.num_kv_heads,
-        scale=heads.scale, softcap=heads.softcap, mask=mask, is_per_head=bool(key) and key == heads.alibi,
-        reach=ctx.reaches.get(heads.sliding_window or heads.chunk or 0),
+        queries=q, keys=keys, values=values, valid=place.valid, num_heads=heads.num_heads,
+        num_kv_heads=heads.num_kv_heads, scale=heads.scale, softcap=heads.softcap, mask=mask,
+        is_per_head=bool(heads.alibi) and sight.limit == heads.alibi,
     )  # fmt: skip
     result = attended(ctx, what)
     return result if gate is None else graph.op("Mul", result, gate)
@@ -55,11 +56,9 @@ def finish(ctx: Context, heads: AttentionSpec, x: str, layer: int) -> str:
     return ctx.weights.linear(x, name, ctx.spec.hidden_size, heads.q_size)
 
 
-def scattered(ctx: Context, cache: str, new: str) -> str:
+def scattered(ctx: Context, cache: str, new: str, write_indices: str = contract.WRITE_INDICES) -> str:
     """A cache [B, S, width] after the new tokens' part [B, T, width] was written into it: a graph output."""
-    return ctx.graph.op_into(
-        contract.updated(cache), "TensorScatter", cache, new, contract.WRITE_INDICES, axis=1, mode="linear"
-    )
+    return ctx.graph.op_into(contract.updated(cache), "TensorScatter", cache, new, write_indices, axis=1, mode="linear")
 
 
 def _products(ctx: Context, heads: AttentionSpec, x: str, prefix: str) -> list[str]:
@@ -105,7 +104,8 @@ def _cached(ctx: Context, heads: AttentionSpec, new: Sequence[str], layer: int) 
     k = _position_encoded(ctx, k, f"model.layers.{layer}.{heads.name}.k_norm", heads.num_kv_heads, heads)
     k = sinks.in_keys(ctx, k, heads, layer)
     v = _value_normed(ctx, _clipped(ctx, v, heads), heads)
-    return [scattered(ctx, cache, part) for cache, part in zip(names, (k, v), strict=True)]
+    write_indices = ctx.place_of(heads, layer).write_indices
+    return [scattered(ctx, cache, part, write_indices) for cache, part in zip(names, (k, v), strict=True)]
 
 
 def _value_normed(ctx: Context, v: str, heads: AttentionSpec) -> str:

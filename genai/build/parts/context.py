@@ -5,7 +5,7 @@ Functions take and return names of graph values; shapes are in the docstrings.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -14,7 +14,6 @@ import onnx
 from genai import contract
 from genai.build.graph import CONTRIB, GraphBuilder
 from genai.build.masks import all_slots, chunk_mask, distance_mask, mask_of_chosen, window_mask
-from genai.build.parts.reach import Reach, is_worthwhile
 from genai.build.repeated import Repeated, pays
 from genai.build.spec import (
     AttentionSpec,
@@ -28,6 +27,7 @@ from genai.build.spec import (
 )
 from genai.build.steps import own_tokens, tail
 from genai.build.weights import Weights
+from genai.build.windows import windowed_layers
 
 F32 = np.dtype(np.float32)
 FLOAT = int(onnx.TensorProto.FLOAT)
@@ -37,12 +37,34 @@ _AT_A_TIME = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Caches of one capacity. keys: of any of them; write_indices, valid: [B], before and after the new tokens."""
+
+    keys: str
+    write_indices: str = contract.WRITE_INDICES
+    valid: str = contract.NONPAD_KV_SEQLEN
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sight:
+    """What a layer's queries see: a window, a chunk or by distance, () for all; and in which caches."""
+
+    limit: int | ChunkSpec | tuple[float, ...]
+    place: Place
+
+    @classmethod
+    def of(cls, heads: AttentionSpec, place: Place) -> Sight:
+        """A layer's, whose keys are in this place."""
+        return cls(limit=heads.sliding_window or heads.chunk or heads.alibi, place=place)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
     """What the parts of one decoder are written with.
 
     graph: where to write; dtype, residual: the types of activations and of the residual stream; angles: (cos, sin) by
-    frequencies, masks by window or slopes, what windows reach (others reach whole caches) and factors of queries by
-    temperature, which layers share; per_layer: the layers' own embeddings [B, T, layers, size], if they have some;
+    frequencies, masks by what is seen, and factors of queries by temperature, which layers share; places: of the layers
+    with caches of heads' keys; per_layer: the layers' own embeddings [B, T, layers, size], if they have some;
     has_one_token: whether parts read one token of each row, where the graph tells this apart (`attending.py`);
     logits_positions: which tokens go on to the head, [B, P], for values of T tokens; is_own:
     which tokens are a row's own, no padding, [B, T, 1], if the graph has states; tails: where a row's last inputs lie
@@ -57,9 +79,9 @@ class Context:
     dtype: np.dtype[np.generic]
     residual: np.dtype[np.generic]
     angles: dict[RotarySpec, tuple[str, ...]]
-    masks: dict[int | ChunkSpec | tuple[float, ...], str]
+    masks: dict[Sight, str]
     temperatures: dict[TemperatureSpec, str]
-    reaches: dict[int | ChunkSpec, Reach] = field(default_factory=dict)
+    places: dict[int, Place]
     per_layer: str | None = None
     has_one_token: str | None = None
     logits_positions: str = contract.LOGITS_POSITIONS
@@ -73,10 +95,10 @@ class Context:
         attentions = spec.attentions.values()
         latent = (each.rotary for each in spec.latents.values())
         rotaries = dict.fromkeys([*(each.rotary for each in attentions if each.rotary), *latent])
-        masks = dict.fromkeys(each.sliding_window or each.chunk or each.alibi for each in attentions)
+        places = _places(spec)
+        sights = dict.fromkeys(_sights(spec.attentions.items(), places))
         temperatures = dict.fromkeys(each.temperature for each in attentions if each.temperature)
         tells_one = bool(spec.attentions or spec.latents) and weights.dtype == F32
-        reaches = _reaches(weights, spec)
         repeated = Repeated.build(weights.graph) if tells_one and pays(spec, weights.plan) else None
         weights.repeated = repeated
         return cls(
@@ -86,8 +108,8 @@ class Context:
             dtype=weights.dtype,
             residual=F32 if spec.has_wide_residual and weights.dtype == np.float16 else weights.dtype,
             angles={rotary: rotary_angles(weights, rotary) for rotary in rotaries},
-            masks={key: _mask(weights, spec, key, reaches) for key in masks if key},
-            reaches=reaches,
+            masks={sight: _mask(weights, spec, sight) for sight in sights if sight.limit},
+            places=places,
             temperatures={temperature: _query_factors(weights, temperature) for temperature in temperatures},
             has_one_token=_is_one(weights.graph, contract.POSITION_IDS) if tells_one else None,
             logits_positions=repeated.of_logits(weights.graph) if repeated else contract.LOGITS_POSITIONS,
@@ -98,15 +120,16 @@ class Context:
     def narrowed(self, blocks: Sequence[BlockSpec]) -> Context:
         """The same for the tokens that get logits, as far as the blocks that are left need it."""
         parts = [part for block in blocks for part in block.parts]
-        attentions = [part for part in parts if isinstance(part, AttentionSpec)]
+        layers = [(block.layer, part) for block in blocks for part in block.parts if isinstance(part, AttentionSpec)]
+        attentions = [part for _, part in layers]
         rotaries = dict.fromkeys(each.rotary for each in attentions if each.rotary)
-        windows = dict.fromkeys(each.sliding_window or () for each in attentions)
+        sights = dict.fromkeys(_sights(layers, self.places))
         temperatures = dict.fromkeys(each.temperature for each in attentions if each.temperature)
         per_layer = self.per_layer if any(isinstance(part, PerLayerSpec) for part in parts) else None
         return replace(
             self,
             angles={each: tuple(self.at_logits_positions(x) for x in self.angles[each]) for each in rotaries},
-            masks={window: _mask_of_chosen(self, window) for window in windows},
+            masks={sight: _mask_of_chosen(self, sight) for sight in sights},
             temperatures={each: self.at_logits_positions(self.temperatures[each]) for each in temperatures},
             per_layer=per_layer and self.at_logits_positions(per_layer),
             has_one_token=_is_one(self.graph, self.logits_positions) if attentions and self.has_one_token else None,
@@ -122,6 +145,10 @@ class Context:
         """[B, T, …] -> [B, P, …]: each row's chosen positions."""
         indices = self.graph.op("Unsqueeze", self.logits_positions, self.graph.constant([2], np.int64))
         return self.graph.op("GatherND", x, indices, batch_dims=1)
+
+    def place_of(self, heads: AttentionSpec, layer: int) -> Place:
+        """Where the keys are that a layer reads."""
+        return self.places[layer if heads.keys_of is None else heads.keys_of]
 
 
 def scaled(graph: GraphBuilder, x: str, factor: float, dtype: np.dtype[np.generic]) -> str:
@@ -257,54 +284,47 @@ def _query_factors(weights: Weights, spec: TemperatureSpec) -> str:
     return graph.cast(factors, F32, weights.dtype)
 
 
-def _reaches(weights: Weights, spec: DecoderSpec) -> dict[int | ChunkSpec, Reach]:
-    """What each window and each chunk reaches, where CPU kernels run, which take time for what is out of it."""
-    sizes: dict[int | ChunkSpec, int] = {}
-    for each in spec.attentions.values() if weights.dtype == F32 else ():
-        if key := each.sliding_window or each.chunk:
-            sizes[key] = min(each.head_dim, sizes.get(key, each.head_dim))
-    windows = {key: key if isinstance(key, int) else key.size for key in sizes}
-    return {
-        key: Reach.build(
-            weights.graph, contract.key_cache(min(spec.attentions)), windows[key], head_dim, spec.reserved_slots
-        )
-        for key, head_dim in sizes.items()
-        if is_worthwhile(spec.max_position, windows[key], head_dim)
-    }
+def _places(spec: DecoderSpec) -> dict[int, Place]:
+    """Where each layer's own keys are: those of windows have a capacity of their own, and the row's last tokens."""
+    own = [layer for layer, heads in spec.attentions.items() if heads.keys_of is None]
+    windowed = windowed_layers(spec)
+    near, whole = (next((layer for layer in own if (layer in windowed) is kept), 0) for kept in (True, False))
+    whole_place = Place(keys=contract.key_cache(whole))
+    near_place = Place(
+        keys=contract.key_cache(near),
+        write_indices=contract.WINDOW_WRITE_INDICES,
+        valid=contract.WINDOW_KV_SEQLEN,
+    )
+    return {layer: near_place if layer in windowed else whole_place for layer in own}
 
 
-def _mask(
-    weights: Weights,
-    spec: DecoderSpec,
-    key: int | ChunkSpec | tuple[float, ...],
-    reaches: Mapping[int | ChunkSpec, Reach],
-) -> str:
+def _sights(layers: Iterable[tuple[int, AttentionSpec]], places: Mapping[int, Place]) -> Iterator[Sight]:
+    """What layers see."""
+    for layer, heads in layers:
+        yield Sight.of(heads, places[layer if heads.keys_of is None else heads.keys_of])
+
+
+def _mask(weights: Weights, spec: DecoderSpec, sight: Sight) -> str:
     """The mask of a window, of chunks, or of heads with these slopes."""
-    graph = weights.graph
-    inputs = (graph, contract.POSITION_IDS, contract.WRITE_INDICES, _keys(graph, spec, key, reaches))
-    if isinstance(key, int):
-        mask = window_mask(*inputs, key, reserved_slots=spec.reserved_slots)
-    elif isinstance(key, ChunkSpec):
-        mask = chunk_mask(*inputs, key.size)
+    graph, limit, place = weights.graph, sight.limit, sight.place
+    keys = all_slots(graph, place.keys)
+    if isinstance(limit, ChunkSpec):  # by the tokens' places in the text
+        if place.write_indices != contract.WRITE_INDICES:
+            base = graph.op("Sub", contract.WRITE_INDICES, place.write_indices)
+            keys = graph.op("Add", keys, graph.op("Unsqueeze", base, graph.constant([1, 2, 3], np.int64)))
+        mask = chunk_mask(graph, contract.POSITION_IDS, contract.WRITE_INDICES, keys, limit.size)
+    elif isinstance(limit, int):
+        mask = window_mask(
+            graph, contract.POSITION_IDS, place.write_indices, keys, limit, reserved_slots=spec.reserved_slots
+        )
     else:
-        mask = distance_mask(*inputs, key)
+        mask = distance_mask(graph, contract.POSITION_IDS, place.write_indices, keys, limit)
     return graph.cast(mask, F32, weights.dtype)
 
 
-def _mask_of_chosen(ctx: Context, window: int | tuple[()]) -> str:
-    graph, spec = ctx.graph, ctx.spec
-    inputs = (graph, ctx.logits_positions, contract.WRITE_INDICES, _keys(graph, spec, window, ctx.reaches))
-    mask = mask_of_chosen(*inputs, window=window or None, reserved_slots=spec.reserved_slots)
+def _mask_of_chosen(ctx: Context, sight: Sight) -> str:
+    graph, place = ctx.graph, sight.place
+    window = sight.limit if isinstance(sight.limit, int) else None
+    inputs = (graph, ctx.logits_positions, place.write_indices, all_slots(graph, place.keys))
+    mask = mask_of_chosen(*inputs, window=window, reserved_slots=ctx.spec.reserved_slots)
     return graph.cast(mask, F32, ctx.dtype)
-
-
-def _keys(
-    graph: GraphBuilder,
-    spec: DecoderSpec,
-    key: int | ChunkSpec | tuple[float, ...],
-    reaches: Mapping[int | ChunkSpec, Reach],
-) -> str:
-    """The slots that a mask is for."""
-    if not isinstance(key, tuple) and key in reaches:
-        return reaches[key].keys
-    return all_slots(graph, contract.key_cache(min(spec.attentions)))

@@ -43,7 +43,7 @@ def mix(ctx: Context, latent: LatentSpec, x: str, layer: int) -> str:
     queries = _in_latent_space(ctx, latent, queries, prefix)
     what = Attending(
         queries=queries, keys=cache, values=cache, num_heads=latent.num_heads, num_kv_heads=latent.num_kv_heads,
-        scale=latent.scale,
+        scale=latent.scale, valid=contract.NONPAD_KV_SEQLEN,
     )  # fmt: skip
     return attended(ctx, what)
 

@@ -138,8 +138,8 @@ class ModelProposer:
         return True
 
     def _cut(self, cache: KVCache, row: int, num_tokens: int) -> int:
-        """Let the row hold no more than so many tokens; returns how many it holds, with states maybe fewer."""
-        if cache.has_states and num_tokens < cache.valid(row):
+        """Let the row hold no more than so many tokens; returns how many it holds, maybe fewer."""
+        if not cache.can_keep(row, num_tokens):
             kept = cache.num_kept(row)
             if kept is not None and kept <= num_tokens:
                 return cache.go_back(row)
