@@ -38,7 +38,8 @@ from genai.engine.scheduler import Limits
 from genai.engine.streams import Streams
 from genai.llm.prepare import Preparer
 from genai.options.generation_config import GenerationConfig
-from genai.runtime.cache import CacheShape, KVCache
+from genai.runtime.cache import KVCache
+from genai.runtime.cache_shape import CacheShape
 from genai.runtime.host import default_threads
 from genai.runtime.providers.cpu import CpuProvider
 from genai.tokenizer.tokenizer import Tokenizer

@@ -23,7 +23,8 @@ from genai.engine.request import ModelLimits, Request, job_of
 from genai.engine.rows import Rows, row_of
 from genai.engine.sequence import Sequence as Text
 from genai.options.generation_config import GenerationConfig
-from genai.runtime.cache import CacheShape, KVCache
+from genai.runtime.cache import KVCache
+from genai.runtime.cache_shape import CacheShape
 from genai.runtime.providers.cpu import CpuProvider
 
 SHAPES = {

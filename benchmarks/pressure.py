@@ -34,7 +34,8 @@ from genai.engine.sequence import Sequence as Text
 from genai.errors import GenAIError
 from genai.inspect import inspect
 from genai.llm.llm import LLM
-from genai.runtime.cache import CacheShape, KVCache
+from genai.runtime.cache import KVCache
+from genai.runtime.cache_shape import CacheShape
 from genai.runtime.providers.cpu import CpuProvider
 from genai.runtime.runner import Runner
 from genai.runtime.step_cost import long_slots, measured_seconds

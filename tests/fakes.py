@@ -13,7 +13,8 @@ from genai.contract import AdaptedProduct, AdapterRoom, Cache, State, uniform_ca
 from genai.errors import GraphRunError, NotFiniteError
 from genai.runtime.adapter_matrices import FittedAdapter
 from genai.runtime.adapters import AdapterMemory
-from genai.runtime.cache import CacheShape, KVCache
+from genai.runtime.cache import KVCache
+from genai.runtime.cache_shape import CacheShape
 from genai.runtime.capacity import CapacityPolicy
 from genai.runtime.finite import settle, settle_prompt
 from genai.runtime.layout import Group, Place
@@ -77,7 +78,7 @@ def write_tokens(cache: KVCache, row: int, start: int, tokens: Sequence[float]) 
 
 def place_in(cache: KVCache, row: int, each: Cache) -> Place:
     """Where a row is in one of the caches."""
-    return (cache._near if each.is_windowed else cache._layout).place(row)
+    return (cache._near.layout if each.is_windowed else cache._layout).place(row)
 
 
 def read_tokens(cache: KVCache, row: int, end: int | None = None) -> list[int]:

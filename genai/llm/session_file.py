@@ -19,7 +19,7 @@ from genai.decoding.processors import FloatArray
 from genai.engine.sequence import Sequence
 from genai.errors import ConfigError
 from genai.options.generation_config import GenerationConfig, config_from_data
-from genai.runtime.cache import CacheShape
+from genai.runtime.cache_shape import CacheShape
 
 _VERSION = "2"
 _WITH_STATES = "3"

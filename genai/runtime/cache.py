@@ -8,93 +8,22 @@ bytes come with the package (`genai/contract.py`):
 
     row   ▓████████▒▒▒···      ▓ reserved   █ valid tokens   ▒ being written   · free
 
-Caches of layers that see a window hold a row's last tokens alone (`windows.py`). They have a layout of their own, with
-the same groups, whose rows are no longer than they have to be.
+Caches of layers that see a window hold a row's last tokens alone, and have a layout of their own (`row_windows.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
-from genai.contract import Cache, State
 from genai.errors import CapacityError
+from genai.runtime.cache_shape import CacheShape, View
 from genai.runtime.capacity import CapacityPolicy
-from genai.runtime.floats import ITEM_SIZE, is_finite
-from genai.runtime.layout import Group, Layout, Move
+from genai.runtime.layout import Group, Layout
 from genai.runtime.providers.base import Buffer, Bytes, Provider
-from genai.runtime.states import RowStates, num_state_slots, sizes_of
+from genai.runtime.row_windows import RowWindows
+from genai.runtime.states import RowStates, num_state_slots
 from genai.runtime.windows import WindowRoom
-
-_ROOMY_WINDOWS = 0.5
-"""The share of the room for windows that rows may take for idle ones to be spared."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CacheShape:
-    """What a model's cache is made of: a buffer for each of the graph's caches and states, in their order."""
-
-    caches: tuple[Cache, ...]
-    dtype: str
-    states: tuple[State, ...] = ()
-
-    @property
-    def slot_bytes(self) -> tuple[int, ...]:
-        """Bytes that one token takes in each buffer."""
-        return tuple(cache.width * ITEM_SIZE[self.dtype] for cache in self.caches)
-
-    @property
-    def bytes_per_token(self) -> int:
-        """Bytes that one token takes in all buffers."""
-        return sum(self.slot_bytes)
-
-    @property
-    def window_bytes_per_token(self) -> int:
-        """Those of them that are in caches of a row's last tokens."""
-        pairs = zip(self.caches, self.slot_bytes, strict=True)
-        return sum(size for cache, size in pairs if cache.is_windowed)
-
-    def num_bytes(self, num_slots: int, num_window_slots: int) -> int:
-        """Bytes of so many slots, and of so many in caches of a row's last tokens."""
-        of_windows = self.window_bytes_per_token
-        return num_slots * (self.bytes_per_token - of_windows) + num_window_slots * of_windows
-
-    @property
-    def state_bytes(self) -> tuple[int, ...]:
-        """Bytes that each of a row's states takes, however many tokens it holds."""
-        return sizes_of(self.states)
-
-    @property
-    def bytes_per_row(self) -> int:
-        """Bytes that a row's states take."""
-        return sum(self.state_bytes)
-
-    def is_finite(self, data: Iterable[Bytes]) -> bool:
-        """Whether raw keys and values are finite numbers, all of them."""
-        return all(is_finite(each, self.dtype) for each in data)
-
-    def is_finite_row(self, data: Sequence[Bytes]) -> bool:
-        """The same of raw keys and values of a row, with its states behind them."""
-        count = len(self.caches)
-        pairs = zip(data[count:], self.states, strict=True)
-        return self.is_finite(data[:count]) and all(is_finite(each, state.dtype) for each, state in pairs)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class View:
-    """Neighbouring rows as one tensor: [num_rows, capacity, width] from slot `start`; capacity in slots.
-
-    first_state: where the first row's states lie, those of the others behind it; window_start, window_capacity: the
-    same of what is kept for windows, 0 where nothing is.
-    """
-
-    start: int
-    num_rows: int
-    capacity: int
-    first_state: int
-    window_start: int
-    window_capacity: int
 
 
 class KVCache:
@@ -134,8 +63,8 @@ class KVCache:
         self.window = window
         self.before_loss: Callable[[int], None] = lambda row: None
         self._layout = Layout(num_slots)
-        self._near = Layout(num_window_slots(num_slots, window, max_batch), roomy=_ROOMY_WINDOWS)
-        self._layouts = [self._near if cache.is_windowed else self._layout for cache in shape.caches]
+        self._near = RowWindows(window, num_slots, max_batch)
+        self._layouts = [self._near.layout if cache.is_windowed else self._layout for cache in shape.caches]
         self._slot_bytes = shape.slot_bytes
         self._buffers: list[Buffer] = [
             provider.allocate(layout.num_slots * slot_bytes)
@@ -179,12 +108,11 @@ class KVCache:
     @property
     def num_bytes(self) -> int:
         """Bytes of all buffers for keys and values."""
-        return self.shape.num_bytes(self._layout.num_slots, self._near.num_slots)
+        return self.shape.num_bytes(self._layout.num_slots, self._near.layout.num_slots)
 
     def held_bytes(self, row: int) -> int:
         """Bytes of a row's keys and values."""
-        near = 0 if self.window is None else self._near.valid(row) - self.reserved_slots
-        return self.shape.num_bytes(self.valid(row), near)
+        return self.shape.num_bytes(self.valid(row), self._near.num_held(row))
 
     def valid(self, row: int) -> int:
         """How many tokens a row holds."""
@@ -233,9 +161,8 @@ class KVCache:
 
     def retire(self, row: int) -> None:
         """Free a row, but keep what it holds for `revive`, if that takes no copy, until others need the room."""
-        self._layout.retire(row)
-        if self.window is not None:
-            self._near.retire(row)
+        for layout in (self._layout, *self._near.layouts):
+            layout.retire(row)
         self._states.retire(row)
         self.free(row)
 
@@ -255,16 +182,15 @@ class KVCache:
 
     def forget(self, row: int) -> None:
         """Let go of what an idle row holds."""
-        self._layout.forget(row)
-        if self.window is not None:
-            self._near.forget(row)
+        for layout in (self._layout, *self._near.layouts):
+            layout.forget(row)
         self._states.forget(row)
 
     def can_keep(self, row: int, num_tokens: int) -> bool:
         """Whether a row can go on from so many of its first tokens: not from any where it has states, or windows."""
         if self.has_states and num_tokens != self.valid(row):
             return False
-        return self.window is None or self.window.reaches(num_tokens, self._near.base(row))
+        return self._near.reaches(row, num_tokens)
 
     def truncate(self, row: int, num_tokens: int) -> None:
         """Keep a row's first tokens only, as many as `can_keep` allows, or none: rewinding costs nothing."""
@@ -284,38 +210,29 @@ class KVCache:
 
     def assume(self, row: int, num_tokens: int) -> None:
         """Take an empty row's first tokens for written, whatever lies there: for probes and measurements."""
-        if self.window is not None:
-            self._near.set_base(row, self.first_kept(num_tokens))
+        self._near.begin(row, self._near.first_kept(num_tokens))
         self._set_valid(row, num_tokens)
 
-    def first_kept(self, num_tokens: int) -> int:
-        """The first token of so many that a row has to hold for windows: 0 of a row that fits there as a whole."""
-        if self.window is None or self.slots(num_tokens) <= self.window.slots:
-            return 0
-        return self.window.base(num_tokens)
-
     def firsts(self, num_tokens: int) -> list[int]:
-        """The first token of so many that each buffer needs of a row."""
-        first = self.first_kept(num_tokens)
-        return [first if layout is self._near else 0 for layout in self._layouts]
+        """The first token of so many that each buffer needs of a row: of those for windows no more than they see."""
+        first = self._near.first_kept(num_tokens)
+        return [0 if layout is self._layout else first for layout in self._layouts]
 
     def base(self, row: int) -> int:
         """How many of a row's first tokens are gone from what is kept for windows."""
-        return 0 if self.window is None else self._near.base(row)
+        return self._near.base(row)
 
     def make_room(self, rows: Sequence[int], num_positions: int) -> None:
-        """Let go of tokens that windows see no longer, of rows where a run of so many positions finds no room else.
-
-        A row that has lost some already loses others as soon as a block of them can go: so its views stay short.
-        """
-        if self.window is None:
-            return
+        """Let go of tokens that windows see no longer, of rows where a run of so many positions finds no room else."""
         for row in rows:
-            base, later = self._near.base(row), self.window.base(self.valid(row))
-            is_full = self._near.valid(row) + num_positions > self._near.place(row).capacity
-            if later > base and (base or is_full):
+            base = self._near.later_base(row, self.valid(row), num_positions)
+            if base is not None:
                 self.before_loss(row)
-                self._move_down(row, later)
+                with self._copying():
+                    move = self._near.move_down(row, base)
+                    for buffer, slot_bytes, layout in self._sized():
+                        if layout is self._near.layout:
+                            buffer.arrange([move], slot_bytes)
 
     def is_finite(self, row: int, start: int, end: int) -> bool:
         """Whether what lies in a row's slots from `start` to `end`, valid or not, are finite numbers."""
@@ -359,7 +276,7 @@ class KVCache:
     def go_back(self, row: int) -> int:
         """Let a row hold what it did when its states were kept, or nothing; returns how many tokens those are."""
         num_tokens = self._states.go_back(row)
-        if num_tokens and self.window is not None and not self.window.reaches(num_tokens, self._near.base(row)):
+        if num_tokens and not self._near.reaches(row, num_tokens):
             self._states.drop(row)
             num_tokens = self._states.go_back(row)
         self._set_valid(row, num_tokens)
@@ -415,7 +332,7 @@ class KVCache:
             size = content.size // slot_bytes
             if size * slot_bytes != content.size or (size != num_tokens and layout is self._layout):
                 return False
-            near |= {size} if layout is self._near else set()
+            near |= {size} if layout is self._near.layout else set()
         states = [content.size for content in data[count:]]
         if len(data) < count or states != [*self.shape.state_bytes] or len(near) > 1:
             return False
@@ -434,14 +351,15 @@ class KVCache:
     def fill(self, row: int, data: Iterable[Bytes], num_tokens: int, *, states: Sequence[Bytes] = ()) -> None:
         """Overwrite all that a row holds, as `import_row` fills a new one. Raises: CapacityError.
 
-        Of what is kept for windows: arrays of its last tokens, at least those from `first_kept` on.
+        Of what is kept for windows: arrays of its last tokens, at least those from `firsts` on.
         """
         self.reserve({row: num_tokens})
-        least = self.first_kept(num_tokens)
-        for (buffer, slot_bytes, layout), content in zip(self._sized(), data, strict=True):
+        for (buffer, slot_bytes, layout), content, least in zip(
+            self._sized(), data, self.firsts(num_tokens), strict=True
+        ):
             base = num_tokens - content.size // slot_bytes
-            first = max(base, least) if layout is self._near else 0
-            if layout is self._near:
+            first = max(base, least)
+            if layout is self._near.layout:
                 layout.set_base(row, first)
             buffer.write(self._slot(layout, row, first) * slot_bytes, content[(first - base) * slot_bytes :])
         self._states.write(row, states)
@@ -466,7 +384,7 @@ class KVCache:
         """Where a view begins in each cache's buffer, and its capacity there."""
         return [
             (buffer.pointer + view.window_start * slot_bytes, view.window_capacity)
-            if layout is self._near
+            if layout is self._near.layout
             else (buffer.pointer + view.start * slot_bytes, view.capacity)
             for buffer, slot_bytes, layout in self._sized()
         ]
@@ -477,17 +395,16 @@ class KVCache:
 
     def check_integrity(self) -> None:
         """Raises: AssertionError if rows overlap or leave the arena."""
-        self._layout.check_integrity()
+        for layout in (self._layout, *self._near.layouts):
+            layout.check_integrity()
+            for row in (*self.rows, *self.idle):
+                assert layout.valid(row) + layout.base(row) == self._layout.valid(row), "a row ends elsewhere"
         self._states.check_integrity()
-        self._near.check_integrity()
-        for row in (*self.rows, *self.idle) if self.window is not None else ():
-            held = self._near.valid(row) + self._near.base(row)
-            assert held == self._layout.valid(row), "what is kept for windows ends elsewhere"
 
     def _view(self, rows: Sequence[int], num_tokens: int | None) -> View:
         """Rows as they lie; no longer than so many tokens of the one row need, if it is one."""
-        place, near = self._layout.place(rows[0]), None if self.window is None else self._near.place(rows[0])
-        capacity, near_capacity = place.capacity, near.capacity if near else 0
+        place, near = self._layout.place(rows[0]), self._near.place(rows[0])
+        capacity, near_capacity = place.capacity, near.capacity
         if num_tokens is not None:
             slots, base = self.slots(num_tokens), self.base(rows[0])
             capacity = min(self.policy.capacity(slots), capacity)
@@ -497,7 +414,7 @@ class KVCache:
             num_rows=len(rows),
             capacity=capacity,
             first_state=self._states.slot(rows[0]),
-            window_start=near.start if near else 0,
+            window_start=near.start,
             window_capacity=near_capacity,
         )
 
@@ -514,7 +431,7 @@ class KVCache:
     def _arrange(self, needs: dict[int, int]) -> None:
         """Lay rows out anew so that each has room for what it needs; nothing moves if nothing has to."""
         self._states.check_room(len(needs))
-        self._check_near_room(len(needs))
+        self._near.check_room(len(needs))
         groups = self.policy.groups(needs, self.groups, self.num_slots)
         if groups is None:
             raise CapacityError(
@@ -522,10 +439,11 @@ class KVCache:
                 + (", a reserved one in each included" if self.reserved_slots else "")
             )
         if [(group.capacity, group.rows) for group in groups] != [(old.capacity, old.rows) for old in self.groups]:
-            moves, near_moves = self._layout.arrange(groups), self._arranged_near()
+            moves = self._layout.arrange(groups)
+            near_moves = self._near.arrange(self.groups)
             with self._copying():
                 for buffer, slot_bytes, layout in self._sized():
-                    buffer.arrange(near_moves if layout is self._near else moves, slot_bytes)
+                    buffer.arrange(moves if layout is self._layout else near_moves, slot_bytes)
                 self._states.arrange(self.groups)
                 self._forget_parts()
         self._needs = needs
@@ -543,33 +461,6 @@ class KVCache:
             raise
         self._set_valid(row, 0)
 
-    def _check_near_room(self, num_rows: int) -> None:
-        """Raises: CapacityError if so many rows, as long as they may be, find no room in the caches of windows."""
-        near = self._near.num_slots
-        if self.window is not None and near < self.num_slots and num_rows * self.window.slots > near:
-            raise CapacityError(
-                f"there is room for what windows see of {near // self.window.slots} rows, not {num_rows}"
-            )
-
-    def _arranged_near(self) -> list[Move]:
-        """Lay out what is kept for windows as the groups are; returns the copies to make."""
-        if self.window is None:
-            return []
-        most = self.window.slots
-        return self._near.arrange([Group(capacity=min(group.capacity, most), rows=group.rows) for group in self.groups])
-
-    def _move_down(self, row: int, base: int) -> None:
-        """Let a row's last tokens, from a later base on, lie where its first ones do."""
-        near = self._near
-        gone, place = base - near.base(row), near.place(row)
-        first, left = place.start + self.reserved_slots, near.valid(row) - self.reserved_slots - gone
-        with self._copying():
-            for buffer, slot_bytes, layout in self._sized():
-                if layout is near:
-                    buffer.arrange([Move(row, first + gone, first, left)], slot_bytes)
-        near.set_base(row, base)
-        near.set_valid(row, self.reserved_slots + left)
-
     @contextmanager
     def _copying(self) -> Iterator[None]:
         """What rows hold may not be theirs if the copies inside are broken off."""
@@ -579,8 +470,7 @@ class KVCache:
 
     def _forget_parts(self) -> None:
         """Of an idle row that is only half there, keys and values or states, nothing is of use."""
-        parts: list[Layout | RowStates] = [self._layout]
-        parts += [self._near] if self.window is not None else []
+        parts: list[Layout | RowStates] = [self._layout, *self._near.layouts]
         parts += [self._states] if self.has_states else []
         whole = set.intersection(*({*part.idle} for part in parts))
         for part in parts:
@@ -596,10 +486,7 @@ class KVCache:
     def _set_valid(self, row: int, num_tokens: int) -> None:
         """Count so many tokens as a row's."""
         self._layout.set_valid(row, self.slots(num_tokens))
-        if self.window is not None:
-            if not num_tokens:
-                self._near.set_base(row, 0)
-            self._near.set_valid(row, self.slots(num_tokens) - self._near.base(row))
+        self._near.set_valid(row, num_tokens)
 
     def _sized(self) -> Iterator[tuple[Buffer, int, Layout]]:
         """Each cache's buffer, the bytes of a slot in it, and where rows lie there."""
@@ -611,18 +498,12 @@ class KVCache:
 
     def _copy(self, source: int, target: int, start: int, end: int) -> None:
         """Tokens of one row over those of another, and its states; all that windows see if they began elsewhere."""
-        near_start, base = start, self.base(source)
-        if base != self.base(target):
-            near_start = base
-            self._near.set_base(target, base)
+        base = self.base(source)
+        near_start = max(start, base) if base == self.base(target) else base
+        self._near.begin(target, base)
         for buffer, slot_bytes, layout in self._sized():
-            first = max(near_start, base) if layout is self._near else start
+            first = near_start if layout is self._near.layout else start
             place, target_place = (self._slot(layout, row, first) for row in (source, target))
             buffer.copy(target_place * slot_bytes, place * slot_bytes, (end - first) * slot_bytes)
         self._states.copy(source, target)
         self._states.drop(target)
-
-
-def num_window_slots(num_slots: int, window: WindowRoom | None, max_batch: int) -> int:
-    """Slots for what windows see of so many rows, and two beside them, in an arena of so many; 0 without windows."""
-    return 0 if window is None else min(num_slots, num_state_slots(max_batch) * window.slots)

@@ -18,13 +18,15 @@ from genai.config import (
 from genai.contract import Output
 from genai.errors import CapacityError, ContractError
 from genai.runtime.adapters import AdapterMemory
-from genai.runtime.cache import CacheShape, KVCache, num_window_slots
+from genai.runtime.cache import KVCache
+from genai.runtime.cache_shape import CacheShape
 from genai.runtime.capacity import CapacityPolicy, least_slots
 from genai.runtime.host import free_host_memory
 from genai.runtime.kept_answers import Answers, KeptAnswer
 from genai.runtime.providers import provider_for
 from genai.runtime.providers.base import Provider
 from genai.runtime.row_start import read_row_start
+from genai.runtime.row_windows import num_window_slots
 from genai.runtime.runner import Runner
 from genai.runtime.same_bits import PADDINGS, SameBits, keep_bits, sizes_that_matter
 from genai.runtime.session import Session

@@ -11,7 +11,7 @@ import numpy as np
 
 from genai.config import CONFIG_FILE, ROW_START_FILE, ModelConfig
 from genai.errors import ContractError
-from genai.runtime.cache import CacheShape
+from genai.runtime.cache_shape import CacheShape
 from genai.runtime.providers.base import Bytes
 
 

@@ -26,7 +26,8 @@ import numpy.typing as npt
 from genai import contract
 from genai.errors import CapacityError, NotFiniteError
 from genai.runtime.adapters import NOBODY, AdapterMemory, AdapterUse
-from genai.runtime.cache import KVCache, View
+from genai.runtime.cache import KVCache
+from genai.runtime.cache_shape import View
 from genai.runtime.finite import settle, settle_prompt
 from genai.runtime.layout import Group
 from genai.runtime.logits import FloatArray, LogitsMemory

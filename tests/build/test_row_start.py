@@ -14,7 +14,7 @@ from genai.build.graph import ExternalData, GraphBuilder, numpy_dtype
 from genai.build.row_start import write_contract
 from genai.config import ModelConfig, Provenance
 from genai.contract import Cache, uniform_caches
-from genai.runtime.cache import CacheShape
+from genai.runtime.cache_shape import CacheShape
 from genai.runtime.row_start import read_row_start
 
 CACHES = (Cache("key_cache.1", 3), Cache("key_cache.4", 2), Cache("value_cache.4", 1))

@@ -18,7 +18,7 @@ import tokenizers
 from genai import contract
 from genai.build.package import build_package
 from genai.config import CONFIG_FILE, EngineConfig, ModelConfig
-from genai.runtime.cache import CacheShape
+from genai.runtime.cache_shape import CacheShape
 from genai.runtime.row_start import read_row_start
 
 if TYPE_CHECKING:

@@ -188,7 +188,7 @@ def case_of(request: Request, rng: random.Random, poison: tuple[int, ...], adapt
 def assert_clean(runner: FakeRunner) -> None:
     """No infinity stays anywhere, in rows or between them."""
     cache = runner.cache
-    layouts = [cache._near if each.is_windowed else cache._layout for each in cache.shape.caches]
+    layouts = [cache._near.layout if each.is_windowed else cache._layout for each in cache.shape.caches]
     pairs = zip(layouts, cache.shape.slot_bytes, strict=True)
     sizes = [layout.num_slots * slot_bytes for layout, slot_bytes in pairs]
     parts = zip(cache._buffers, sizes, strict=True)

@@ -46,12 +46,12 @@ def test_gemma_follows_transformers_beyond_its_window(gemma_f32: Path, gemma: An
         np.testing.assert_allclose(logprobs_of(one), logprobs_of(many), atol=1e-4)
 
 
-def test_parts_of_long_caches_give_the_bits_of_the_whole(gemma_auto: Path) -> None:
-    """In long chunks the window's layers read whole caches, in short ones and beside a shorter text parts of them."""
+def test_what_is_kept_of_long_texts_gives_the_bits_of_the_whole(gemma_auto: Path) -> None:
+    """With long chunks the window's layers have room for all of the text, with short ones its keys move down."""
     with load(gemma_auto, max_seq_len=1600, prefill_chunk=1024) as llm:
         prompt = english(llm, 740) * 2
         (whole,) = generate(llm, [prompt])
         assert llm.same_bits.padding is not None
     with load(gemma_auto, max_seq_len=1600, prefill_chunk=64) as llm:
-        parts, _ = generate(llm, [prompt, prompt[:300]])
-    assert (parts.token_ids, logprobs_of(parts)) == (whole.token_ids, logprobs_of(whole))
+        kept, _ = generate(llm, [prompt, prompt[:300]])
+    assert (kept.token_ids, logprobs_of(kept)) == (whole.token_ids, logprobs_of(whole))

@@ -17,7 +17,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from genai.config import EngineConfig
 from genai.contract import uniform_caches
 from genai.errors import CapacityError
-from genai.runtime.cache import CacheShape, KVCache
+from genai.runtime.cache import KVCache
+from genai.runtime.cache_shape import CacheShape
 from genai.runtime.capacity import CapacityPolicy, StepCost
 from genai.runtime.layout import Group, Layout, Move
 from genai.runtime.providers.base import Provider

@@ -10,7 +10,8 @@ import pytest
 from genai.config import EngineConfig
 from genai.contract import Cache, uniform_caches
 from genai.errors import NotFiniteError
-from genai.runtime.cache import CacheShape, KVCache
+from genai.runtime.cache import KVCache
+from genai.runtime.cache_shape import CacheShape
 from genai.runtime.finite import settle, settle_prompt
 from genai.runtime.providers.base import Provider
 from genai.runtime.providers.cpu import CpuProvider

@@ -14,7 +14,8 @@ import pytest
 from genai import contract
 from genai.config import CONFIG_FILE, EngineConfig, ModelConfig
 from genai.errors import CapacityError, GraphRunError
-from genai.runtime.cache import CacheShape, KVCache
+from genai.runtime.cache import KVCache
+from genai.runtime.cache_shape import CacheShape
 from genai.runtime.capacity import CapacityPolicy
 from genai.runtime.ort import Binding
 from genai.runtime.row_start import read_row_start

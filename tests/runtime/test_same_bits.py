@@ -10,7 +10,7 @@ import pytest
 
 from genai.config import EngineConfig, Precision
 from genai.errors import CapacityError
-from genai.runtime.cache import KVCache
+from genai.runtime.row_windows import RowWindows
 from genai.runtime.runner import BoundShape, Runner
 from genai.runtime.same_bits import PADDINGS, Padding, SameBits, find_padding
 from genai.runtime.session import Session
@@ -175,7 +175,8 @@ def test_keys_that_have_moved_are_asked_for_too(
     assert runner.cache.window.slots > 1000
     assert find_padding(runner, 1000).summary == "kept", "no text is as long"
     moved = []
-    monkeypatch.setattr(KVCache, "_move_down", lambda *args, move=KVCache._move_down: moved.append(1) or move(*args))
+    move = RowWindows.move_down
+    monkeypatch.setattr(RowWindows, "move_down", lambda *args: moved.append(1) or move(*args))
     told = find_padding(runner, 1300).summary
     assert told == ("kept" if kind is Runner else "kept by at least 2 positions a run")
     assert moved

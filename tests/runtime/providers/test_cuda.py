@@ -13,7 +13,8 @@ import pytest
 from genai import contract
 from genai.config import EngineConfig
 from genai.llm.llm import LLM
-from genai.runtime.cache import CacheShape, KVCache
+from genai.runtime.cache import KVCache
+from genai.runtime.cache_shape import CacheShape
 from genai.runtime.layout import Move
 from genai.runtime.ort import import_onnxruntime
 from genai.runtime.probe import check_kernels
