@@ -158,8 +158,8 @@ class WindowConfig:
     block: int
 
     def __post_init__(self) -> None:
-        if self.size < 1 or self.block < 1:
-            raise ValueError(f"kept_window: size={self.size}, block={self.block}: must be at least 1")
+        if not all(isinstance(number, int) and number >= 1 for number in (self.size, self.block)):
+            raise ValueError(f"kept_window: size={self.size}, block={self.block}: must be whole numbers, at least 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

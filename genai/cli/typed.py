@@ -50,7 +50,7 @@ def _prepared(prompt: str) -> str:
     from rich.console import Console
 
     screen = Console()
-    if not screen.is_terminal or screen.is_dumb_terminal:
+    if not sys.stdout.isatty() or not screen.is_terminal or screen.is_dumb_terminal:
         return prompt
     readline.parse_and_bind("set enable-bracketed-paste on")  # Python before 3.13 turns it off: a line, a message
     return f"{_BOLD}{prompt.rstrip()}{_PLAIN} "

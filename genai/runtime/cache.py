@@ -102,7 +102,7 @@ class KVCache:
 
     @property
     def longest_run(self) -> int:
-        """Most positions that a row has room for in one run, however long it is."""
+        """Most positions that a row has room for in one run, padding included, however long it is."""
         return self.num_slots if self.window is None else self.window.longest
 
     @property

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 from pathlib import Path
 
 from genai.runtime import cgroups
@@ -36,11 +35,14 @@ def cpu_info() -> dict[str, str]:
     return {name.strip(): value.strip() for name, _, value in entries}
 
 
-def processor() -> str:
-    """What kernels choose by: the processor's name and what it can do, of which a virtual machine may hide some."""
+def processor() -> str | None:
+    """What kernels choose by: the processor's name and what it can do, of which a virtual machine may hide some.
+
+    None where the system does not tell it: two that share a name may be different.
+    """
     info = cpu_info()
     told = [f"{name}: {info[name]}" for name in _PROCESSOR if name in info]
-    return "; ".join(told) or f"{platform.processor()} {platform.machine()}"
+    return "; ".join(told) or None
 
 
 _PROCESSOR = (

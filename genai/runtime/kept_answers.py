@@ -48,7 +48,7 @@ class Answers:
         if processor is None:
             return cls(None)
         ort = import_onnxruntime()
-        data = sorted(path for path in model.parent.iterdir() if path.name.startswith(model.name))
+        data = sorted(path for path in model.parent.iterdir() if path.name.startswith(model.name) and path.is_file())
         facts = {
             "graph": _digest(model),
             "package": _digest(model.with_name(CONFIG_FILE)),
@@ -88,7 +88,8 @@ class KeptAnswer:
             return None
         try:
             kept = json.loads(self._path().read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            os.utime(self._path())  # what is used stays longest
+        except (OSError, ValueError, RecursionError):
             return None
         is_ours = isinstance(kept, dict) and kept.get("facts") == self._facts
         answer: JSON = kept.get("answer") if is_ours else None
@@ -122,4 +123,7 @@ def _code_digest() -> str:
 
 
 def _digest(file: Path) -> str | None:
-    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
+    if not file.is_file():
+        return None
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()

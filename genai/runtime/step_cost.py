@@ -1,7 +1,8 @@
 """What a decode step costs on this machine: measured when a package is loaded, and kept for a day.
 
 A machine may be busy when it is asked. So what is older than a day is measured again, and of each shape of run the
-smaller time counts, for a month: other programs only make runs longer. What texts are does not depend on it.
+smaller time counts: other programs only make runs longer. After a month it begins anew, for machines change. What texts
+are does not depend on it.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from genai.runtime.capacity import StepCost
 from genai.runtime.kept_answers import JSON, KeptAnswer
@@ -48,6 +49,26 @@ class StepSeconds:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Known:
+    """What was measured, when last, and since when the smaller seconds count; in seconds since the epoch."""
+
+    measured_at: float
+    begun_at: float
+    seconds: StepSeconds
+
+    def after(self, other: _Known | None) -> _Known:
+        """What counts now, if another was known before."""
+        if other is None or not 0 <= self.measured_at - other.begun_at < _USEFUL_SECONDS:
+            return self
+        return replace(self, begun_at=other.begun_at, seconds=self.seconds.smaller(other.seconds))
+
+    def as_data(self) -> dict[str, JSON]:
+        """As `_read` takes it."""
+        seconds = [self.seconds.two, self.seconds.many, self.seconds.long]
+        return {"measured_at": self.measured_at, "begun_at": self.begun_at, "seconds": [*seconds]}
+
+
 def long_slots(runner: Runner) -> int:
     """Slots of the rows that are long when a step is measured: fewer in a small arena."""
     return min(_LONG, runner.cache.num_slots // 2 // _SHORT * _SHORT)
@@ -61,12 +82,11 @@ def step_cost(runner: Runner, kept: KeptAnswer) -> StepCost:
     long = long_slots(runner)
     if long < 4 * _SHORT:
         return runner.cache.policy.cost
-    age, seconds = _read(kept.value)
-    if seconds is None or not 0 <= age < _FRESH_SECONDS:
-        measured = measured_seconds(runner, long)
-        seconds = measured.smaller(seconds) if seconds is not None and 0 <= age < _USEFUL_SECONDS else measured
-        kept.keep({"measured_at": time.time(), "seconds": [seconds.two, seconds.many, seconds.long]})
-    cost = seconds.cost(long)
+    known, now = _read(kept.value), time.time()
+    if known is None or not 0 <= now - known.measured_at < _FRESH_SECONDS:
+        known = _Known(measured_at=now, begun_at=now, seconds=measured_seconds(runner, long)).after(known)
+        kept.keep(known.as_data())
+    cost = known.seconds.cost(long)
     _log.info("a decode step costs %.2g s + %.2g s a row + %.2g s a slot", cost.weights, cost.row, cost.slot)
     return cost
 
@@ -84,13 +104,14 @@ def measured_seconds(runner: Runner, long: int) -> StepSeconds:
     )
 
 
-def _read(kept: JSON) -> tuple[float, StepSeconds | None]:
-    """How many seconds ago it was measured, and what; nothing of what is not as it was written."""
+def _read(kept: JSON) -> _Known | None:
+    """What was kept; nothing of what is not as it was written."""
     match kept:
-        case {"measured_at": float(when), "seconds": [float(two), float(many), float(long)]}:
-            if all(math.isfinite(number) and number > 0 for number in (when, two, many, long)):
-                return time.time() - when, StepSeconds(two=two, many=many, long=long)
-    return 0.0, None
+        case {"measured_at": float(last), "begun_at": float(first), "seconds": [float(two), float(many), float(long)]}:
+            if all(math.isfinite(number) and number > 0 for number in (last, first, two, many, long)):
+                seconds = StepSeconds(two=two, many=many, long=long)
+                return _Known(measured_at=last, begun_at=first, seconds=seconds)
+    return None
 
 
 def _decode_seconds(runner: Runner, num_rows: int, capacity: int) -> float:

@@ -18,6 +18,7 @@ _ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_memory_monitor_refresh_ms": "0",  # it would end replicas where others fill the machine's memory
+    "RAY_worker_niceness": "0",  # they would give way to whatever else the machine does
 }
 _OBJECT_STORE_BYTES = 80 << 20
 """Nothing of ours goes through Ray's object store; this is about the least that it takes."""

@@ -118,6 +118,7 @@ def test_what_answers_depend_on_makes_a_load_ask_again(
         lambda text: text[:-20],
         lambda text: "",
         lambda text: "[]",
+        lambda text: "[" * 200_000,
         lambda text: text.replace('"answer": true', '"answer": 1').replace(
             '"answer": {', '"answer": {"more": 1, "padding": [7, 7], "seconds": "none"}, "was": {'
         ),

@@ -49,6 +49,7 @@ def costs(
 
 
 QUIET = StepSeconds(two=0.010, many=0.014, long=0.030)
+NOW = {"measured_at": time.time(), "begun_at": time.time()}
 BUSY = StepSeconds(two=0.030, many=0.031, long=0.029)
 
 
@@ -71,9 +72,20 @@ def test_the_first_load_of_a_day_measures_and_the_smaller_seconds_count(
     assert costs(runner, monkeypatch, kept, QUIET, 39) == (QUIET.cost(long), True), "from the future"
 
 
+def test_a_machine_that_has_become_slower_is_seen_within_a_month(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = Answers({"of": "this test"}).to("step cost", [1])
+    long = step_cost.long_slots(runner)
+    assert costs(runner, monkeypatch, kept, QUIET, 0) == (QUIET.cost(long), True)
+    slow = StepSeconds(two=0.1, many=0.14, long=0.3)
+    seen = [costs(runner, monkeypatch, kept, slow, day)[0] == slow.cost(long) for day in range(2, 60, 2)]
+    assert seen == [day >= 30 for day in range(2, 60, 2)]
+
+
 @pytest.mark.parametrize(
-    "damage", [3, {"seconds": [1.0, 1.0, 1.0]}, {"measured_at": time.time(), "seconds": [1.0, float("nan"), 1.0]},
-               {"measured_at": time.time(), "seconds": [1.0, 0.0, 1.0]}, {"measured_at": time.time(), "seconds": [1.0]}]
+    "damage", [3, {"seconds": [1.0, 1.0, 1.0]}, NOW | {"seconds": [1.0, float("nan"), 1.0]},
+               NOW | {"seconds": [1.0, 0.0, 1.0]}, NOW | {"seconds": [1.0]}]
 )  # fmt: skip
 def test_what_is_not_as_it_was_written_is_measured_anew(
     runner: Runner, monkeypatch: pytest.MonkeyPatch, damage: object

@@ -82,8 +82,8 @@ class CpuProvider(Provider):
         """Bytes that this process may still take."""
         return free_host_memory()
 
-    def processor(self) -> str:
-        """Its name and what it can do."""
+    def processor(self) -> str | None:
+        """Its name and what it can do; None where the system does not tell."""
         return processor()
 
     def advice(self, cache_dtype: str) -> str | None:

@@ -6,6 +6,7 @@ import contextlib
 import math
 import random
 from collections import abc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from genai.engine.request import Request
 from genai.engine.sequence import Sequence
 from genai.errors import GraphRunError
 from genai.options.generation_config import GenerationConfig
-from tests.engine.conftest import WITH_STATES
+from tests.engine.conftest import WITH_STATES, WITH_WINDOWS
 from tests.engine.test_engine import config, engine_with, prompts, run, submit
 from tests.fakes import POISON, VOCAB_SIZE, FakeRunner, greedy_continuation, next_logits, num_reserved, read_tokens
 
@@ -201,6 +202,20 @@ def test_a_draft_that_overflows_is_not_the_texts_fault() -> None:
     run(engine)
     assert [text.generated for text in texts] == [greedy_continuation(prompt, 20) for prompt in made]
     assert runner.longest_run > 1
+
+
+@pytest.mark.parametrize("each_memory", WITH_WINDOWS, indirect=True)
+def test_a_long_draft_leaves_room_for_padding() -> None:
+    """Where windows are kept, a row has room for so many positions of one run, those that padding adds included."""
+    engine, runner = engine_with(chunk=8)
+    runner.cache.policy = replace(runner.cache.policy, spare=1)
+    (prompt,) = prompts(1, 20)
+    text = submit(engine, prompt, config(60))
+    text.drafter = Drafter(Constant([POISON] * 60), max_length=60)
+    text.drafter.budget.length = lambda token_cost: 60  # type: ignore[method-assign]
+    run(engine)
+    assert text.generated == greedy_continuation(prompt, 60)
+    assert runner.longest_run == runner.cache.longest_run - 1
 
 
 def test_a_proposer_drops_what_did_not_come_true() -> None:
