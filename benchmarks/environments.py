@@ -45,6 +45,8 @@ def checkout_command(checkout: Path) -> list[str]:
 
 def install(peer: str) -> None:
     """Make a peer's environment, at low priority, unless it is there. Raises: PeerUnavailableError."""
+    if peer not in peers():
+        raise PeerUnavailableError(f"there is no such peer: {', '.join(peers())}")
     if _is_installed(peer):
         return
     folder = ROOT / ".envs" / peer

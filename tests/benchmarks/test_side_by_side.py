@@ -190,3 +190,9 @@ def test_a_checkout_without_an_environment_is_a_note(tmp_path: Path) -> None:
     found = compare(settings(entries=chosen.entries, lengths=(), rounds=1))
     reason = f"{tmp_path} is no checkout with an environment: make test sets one up there"
     assert f"before-auto is left out: {reason}" in found.notes
+
+
+def test_a_peer_that_there_is_not_gets_no_environment(capsys: pytest.CaptureFixture[str]) -> None:
+    assert environments.main(["llama.cpp-newest"]) == 1
+    assert "there is no such peer: llama-cpp-python, " in capsys.readouterr().err
+    assert not (environments.ROOT / ".envs" / "llama.cpp-newest").exists()
