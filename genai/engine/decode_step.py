@@ -99,8 +99,8 @@ class DecodeStep:
                 except CapacityError as error:
                     failures += self._failures({row: by_row.pop(row)}, error)
         num_kept = 0  # states, of rows with drafts
+        most = self._cache.longest_run - self._cache.policy.spare  # tokens of a run: padding comes on top
         for row, each in by_row.items():
-            most = self._cache.longest_run - self._cache.policy.spare  # of tokens: padding comes on top
             room = min(self._cache.capacity(row) - least[row], most - 1)
             if self._cache.has_states and num_kept >= self._cache.num_spare - 1:  # a row that runs alone needs one, too
                 room = 0

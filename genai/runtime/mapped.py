@@ -33,15 +33,27 @@ def given_back(files: Iterable[Path]) -> Iterator[None]:
     if not names or _madvise() is None or not _MAPS.is_file():
         yield
         return
+    with again_and_again(functools.partial(_give_back, names)):
+        yield
+
+
+@contextmanager
+def again_and_again(give_back: Callable[[], None]) -> Iterator[None]:
+    """Give back pages on a thread of its own while the work inside reads them, and once more at the end."""
     is_read = threading.Event()
-    thread = threading.Thread(target=_until, args=(is_read, names), name="given-back", daemon=True)
+
+    def until_read() -> None:
+        while not is_read.wait(_INTERVAL_SECONDS):
+            give_back()
+
+    thread = threading.Thread(target=until_read, name="given-back", daemon=True)
     thread.start()
     try:
         yield
     finally:
         is_read.set()
         thread.join()
-        _give_back(names)
+        give_back()
 
 
 @contextmanager
@@ -67,11 +79,6 @@ def _mappings(text: str, names: frozenset[str]) -> Iterator[tuple[int, int]]:
         if len(fields) == 6 and fields[5] in names:
             start, stop = fields[0].split("-")
             yield int(start, 16), int(stop, 16)
-
-
-def _until(is_read: threading.Event, names: frozenset[str]) -> None:
-    while not is_read.wait(_INTERVAL_SECONDS):
-        _give_back(names)
 
 
 @functools.cache

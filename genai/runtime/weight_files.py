@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import mmap
 import re
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from genai.runtime.mapped import again_and_again
 from genai.runtime.ort import SessionOptions
 
-_INTERVAL_SECONDS = 0.02
 _LOCATION = re.compile(rb"\n\x08location\x12(.)", re.DOTALL)
 """Where a serialized graph names a file: the key of an entry of `external_data`, then the length of what follows."""
 _LONGEST_NAME = 127
@@ -60,19 +59,8 @@ class WeightFiles:
         if not self._files or not hasattr(mmap, "MADV_DONTNEED"):
             yield
             return
-        is_read = threading.Event()
-        thread = threading.Thread(target=self._until, args=(is_read,), name="weights-given-back", daemon=True)
-        thread.start()
-        try:
+        with again_and_again(self._give_back):
             yield
-        finally:
-            is_read.set()
-            thread.join()
-            self._give_back()
-
-    def _until(self, is_read: threading.Event) -> None:
-        while not is_read.wait(_INTERVAL_SECONDS):
-            self._give_back()
 
     def _give_back(self) -> None:
         for file in self._files.values():
