@@ -121,6 +121,10 @@ class AttentionSpec:
         """Elements that each head's queries and keys have more of, for its sinks."""
         return self.num_heads // self.num_kv_heads if self.has_sinks else 0
 
+    def keys_layer(self, layer: int) -> int:
+        """The layer whose keys and values are read by these heads, if they stand in this one."""
+        return layer if self.keys_of is None else self.keys_of
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatentSpec:

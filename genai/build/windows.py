@@ -16,7 +16,7 @@ def windowed_layers(spec: DecoderSpec) -> frozenset[int]:
     """
     by_source: dict[int, list[AttentionSpec]] = {}
     for layer, heads in spec.attentions.items():
-        by_source.setdefault(layer if heads.keys_of is None else heads.keys_of, []).append(heads)
+        by_source.setdefault(heads.keys_layer(layer), []).append(heads)
     return frozenset(
         layer
         for layer, readers in by_source.items()
@@ -27,7 +27,7 @@ def windowed_layers(spec: DecoderSpec) -> frozenset[int]:
 def window_config(spec: DecoderSpec) -> WindowConfig | None:
     """What the runtime is told of these layers; None where there are none."""
     layers = windowed_layers(spec)
-    heads = [each for layer, each in spec.attentions.items() if {layer, each.keys_of} & layers]
+    heads = [each for layer, each in spec.attentions.items() if each.keys_layer(layer) in layers]
     if not heads:
         return None
     return WindowConfig(size=max(map(window_of, heads)), block=max(block_slots(each.head_dim) for each in heads))

@@ -23,7 +23,7 @@ from genai.inspect.experts import Experts, experts_of
 from genai.inspect.kernels import without_kernels
 from genai.inspect.layers import layer_of
 from genai.inspect.tensors import num_bytes, place_of
-from genai.runtime.same_bits import PADDINGS
+from genai.runtime.same_bits import MOST_PADDING
 from genai.runtime.windows import WindowRoom
 
 PARTS = ("embedding", "attention", "recurrence", "mlp", "experts", "norms", "head", "other")
@@ -103,9 +103,8 @@ class GraphReport:
         window = self.config.kept_window if self.config else None
         if window is None:
             return None
-        spare = max(padding.most for padding in PADDINGS)
         chunk = EngineConfig().prefill_chunk
-        return WindowRoom.of(window, chunk, spare=spare, reserved_slots=self.reserved_slots).slots
+        return WindowRoom.of(window, chunk, spare=MOST_PADDING, reserved_slots=self.reserved_slots).slots
 
     def cache_bytes(self, batch: int, length: int) -> int:
         """Bytes of keys and values of so many rows of so many tokens; 0 if the graph has no caches."""

@@ -28,7 +28,7 @@ from genai.runtime.providers.base import Provider
 from genai.runtime.row_start import read_row_start
 from genai.runtime.row_windows import num_window_slots
 from genai.runtime.runner import Runner
-from genai.runtime.same_bits import PADDINGS, SameBits, keep_bits, sizes_that_matter
+from genai.runtime.same_bits import MOST_PADDING, SameBits, keep_bits, sizes_that_matter
 from genai.runtime.session import Session
 from genai.runtime.states import num_state_slots
 from genai.runtime.step_cost import long_slots, step_cost
@@ -134,7 +134,7 @@ def _new_cache(
     free_bytes = provider.free_memory()
     if adapters is not None and free_bytes is not None:
         free_bytes -= AdapterMemory.num_bytes(adapters.room, adapters.num_places)
-    spare = max(padding.most for padding in PADDINGS) if config.same_bits else 0
+    spare = MOST_PADDING if config.same_bits else 0
     least, reserved, window = least_slots(model.head_dim), model.reserved_slots, None
     if model.kept_window is not None:
         window = WindowRoom.of(model.kept_window, config.prefill_chunk, spare=spare, reserved_slots=reserved)

@@ -67,6 +67,8 @@ class Padding:
 
 PADDINGS = (Padding(), Padding(least=2, repeats=True), Padding(least=2), Padding(multiple=2))
 """What may be needed, the least costly first."""
+MOST_PADDING = max(padding.most for padding in PADDINGS)
+"""Positions that any of them may add to a row."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

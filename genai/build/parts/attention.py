@@ -97,7 +97,7 @@ def _gated_apart(ctx: Context, q: str, heads: AttentionSpec) -> list[str]:
 
 def _cached(ctx: Context, heads: AttentionSpec, new: Sequence[str], layer: int) -> list[str]:
     """Keys and values of all tokens, [B, S, width] each; new: those of a step, which are written."""
-    names = [cache(layer if heads.keys_of is None else heads.keys_of) for cache in _CACHES]
+    names = [cache(heads.keys_layer(layer)) for cache in _CACHES]
     if heads.keys_of is not None:
         return [contract.updated(name) for name in names]
     k, v = new

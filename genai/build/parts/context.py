@@ -148,7 +148,7 @@ class Context:
 
     def place_of(self, heads: AttentionSpec, layer: int) -> Place:
         """Where the keys are that a layer reads."""
-        return self.places[layer if heads.keys_of is None else heads.keys_of]
+        return self.places[heads.keys_layer(layer)]
 
 
 def scaled(graph: GraphBuilder, x: str, factor: float, dtype: np.dtype[np.generic]) -> str:
@@ -301,7 +301,7 @@ def _places(spec: DecoderSpec) -> dict[int, Place]:
 def _sights(layers: Iterable[tuple[int, AttentionSpec]], places: Mapping[int, Place]) -> Iterator[Sight]:
     """What layers see."""
     for layer, heads in layers:
-        yield Sight.of(heads, places[layer if heads.keys_of is None else heads.keys_of])
+        yield Sight.of(heads, places[heads.keys_layer(layer)])
 
 
 def _mask(weights: Weights, spec: DecoderSpec, sight: Sight) -> str:
